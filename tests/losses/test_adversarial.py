@@ -1,0 +1,60 @@
+"""The GAN's two sides, against their formulas and O2-MAGVIT2's numbers."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit.losses import Hinge, NonSaturating
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+REAL, FAKE = torch.tensor([[0.3], [-2.0]]), torch.tensor([[-0.5], [1.7]])
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def test_non_saturating_is_the_sum_of_its_mean_halves():
+    loss = NonSaturating()
+    real, fake = (softplus(-0.3) + softplus(2.0)) / 2, (softplus(-0.5) + softplus(1.7)) / 2
+    assert loss.discriminator(REAL, FAKE).item() == pytest.approx(real + fake, rel=1e-6)
+    assert loss.generator(FAKE).item() == pytest.approx((softplus(0.5) + softplus(-1.7)) / 2, rel=1e-6)
+
+
+def test_hinge_is_the_sum_of_its_mean_halves():
+    loss = Hinge()
+    assert loss.discriminator(REAL, FAKE).item() == pytest.approx((0.7 + 3.0) / 2 + (0.5 + 2.7) / 2, rel=1e-6)
+    assert loss.generator(FAKE).item() == pytest.approx((0.5 - 1.7) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["o2_video_tiny", "o2_image_tiny"])
+def test_losses_match_o2_magvit2(name):
+    published = json.loads((GOLDEN / f"{name}.json").read_text())["losses"]
+    real = torch.from_numpy(np.load(GOLDEN / f"{name}.npz")["discriminator_logits_real"])
+    # The fake logits are not published, but they are nearly equal: one number follows from the generator's loss.
+    fake = torch.full_like(real, -math.log(math.expm1(published["generator_nonsaturating"])))
+    assert NonSaturating().generator(fake).item() == pytest.approx(published["generator_nonsaturating"], rel=1e-6)
+    assert NonSaturating().discriminator(real, fake).item() == pytest.approx(
+        published["discriminator_nonsaturating"], rel=1e-5)
+    assert Hinge().discriminator(real, fake).item() == pytest.approx(published["discriminator_hinge"], rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [NonSaturating(), Hinge()])
+def test_descent_moves_logits_the_right_way(loss):
+    real, fake = torch.zeros(3, 2, requires_grad=True), torch.zeros(3, 2, requires_grad=True)
+    loss.discriminator(real, fake).backward()
+    assert (real.grad < 0).all() and (fake.grad > 0).all()
+    fake.grad = None
+    loss.generator(fake).backward()
+    assert (fake.grad < 0).all()
+
+
+@pytest.mark.parametrize("loss", [NonSaturating(), Hinge()])
+def test_half_precision_logits_give_finite_float32(loss):
+    logits = torch.full((2, 1), 3000.0, dtype=torch.float16)
+    value = loss.discriminator(-logits, logits)
+    assert value.dtype == torch.float32 and value.isfinite()

@@ -1,0 +1,90 @@
+"""Perceptual losses, against the lpips package and their formula."""
+
+import lpips
+import pytest
+import torch
+import torch.nn.functional as F
+
+from toolkit.contracts import TokenizerOutput
+from toolkit.losses import LPIPS, LogitDistance
+from toolkit.pretrained import classifier
+
+LITE0 = dict(backbone="tf_efficientnet_lite0", weights="weights/efficientnet_lite0")
+
+
+def output_of(reconstruction: torch.Tensor) -> TokenizerOutput:
+    return TokenizerOutput(reconstruction, reconstruction, reconstruction, None)
+
+
+@pytest.fixture(scope="module")
+def lpips_vgg() -> LPIPS:
+    return LPIPS(net="vgg")
+
+
+@pytest.fixture(scope="module")
+def logit_distance() -> LogitDistance:
+    return LogitDistance(**LITE0, size=64)
+
+
+@pytest.fixture(params=["lpips_vgg", "logit_distance"])
+def loss(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_lpips_is_the_packages_mean_over_frames(lpips_vgg):
+    first, second = torch.rand(2, 3, 2, 24, 32) * 2 - 1, torch.rand(2, 3, 2, 24, 32) * 2 - 1
+    theirs = lpips_vgg.network.network.lpips
+    assert isinstance(theirs, lpips.LPIPS)
+    frames = [theirs(first[:, :, t], second[:, :, t]) for t in range(2)]
+    torch.testing.assert_close(lpips_vgg(output_of(first), second), torch.stack(frames).mean())
+
+
+def test_lpips_names_frames_that_are_too_small(lpips_vgg):
+    small = torch.zeros(1, 3, 1, 15, 64)
+    with pytest.raises(ValueError, match="'vgg'.*from 16 on.*15, 64"):
+        lpips_vgg(output_of(small), small)
+    assert lpips_vgg(output_of(torch.zeros(1, 3, 1, 16, 16)), torch.zeros(1, 3, 1, 16, 16)).item() == 0
+
+
+def test_logit_distance_is_the_mean_squared_distance_of_resized_frames(logit_distance):
+    first, second = torch.rand(1, 3, 2, 40, 32) * 2 - 1, torch.rand(1, 3, 2, 40, 32) * 2 - 1
+    model = classifier(LITE0["backbone"], weights=LITE0["weights"]).network.model
+
+    def logits(clip):
+        unit = (clip[0].transpose(0, 1) + 1) / 2
+        small = F.interpolate(unit, (64, 64), mode="bilinear", antialias=True, align_corners=False)
+        return model((small - 0.5) / 0.5)
+
+    expected = (logits(first) - logits(second)).square().sum() / (2 * 1000)
+    torch.testing.assert_close(logit_distance(output_of(first), second), expected)
+
+
+def test_gradient_reaches_the_reconstruction_only(loss):
+    reconstruction = (torch.rand(1, 3, 1, 32, 32) * 2 - 1).requires_grad_()
+    target = (torch.rand(1, 3, 1, 32, 32) * 2 - 1).requires_grad_()
+    loss.train()(output_of(reconstruction), target).backward()
+    assert reconstruction.grad.isfinite().all() and reconstruction.grad.abs().sum() > 0
+    assert target.grad is None
+    assert all(p.grad is None for p in loss.network.network.parameters())
+
+
+def test_gradient_is_the_slope(loss):
+    torch.manual_seed(0)
+    target, reconstruction = torch.rand(1, 3, 1, 32, 32), torch.rand(1, 3, 1, 32, 32).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(output_of(reconstruction), target), reconstruction)
+    step = 1e-2 * gradient / gradient.norm()
+    with torch.no_grad():
+        rise = loss(output_of(reconstruction + step), target) - loss(output_of(reconstruction - step), target)
+    assert (rise / 2e-2).item() == pytest.approx(gradient.norm().item(), rel=0.02)
+
+
+def test_nothing_is_trained_or_saved(loss):
+    assert not loss.state_dict() and not list(loss.parameters())
+
+
+def test_autocast_does_not_change_the_value(loss):
+    first, second = torch.rand(1, 3, 1, 32, 32), torch.rand(1, 3, 1, 32, 32)
+    plain = loss(output_of(first), second)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = loss(output_of(first), second)
+    assert cast.dtype == torch.float32 and torch.equal(cast, plain)

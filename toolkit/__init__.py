@@ -1,0 +1,37 @@
+"""A toolkit for discrete visual tokenizers: train, compare and use them.
+
+Names are resolved when they are first used, so that ``import toolkit`` loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load_config": "toolkit.config",
+    "build_tokenizer": "toolkit.build",
+    "load_tokenizer": "toolkit.build",
+    "build_objective": "toolkit.training.objective",
+    "Tokenizer": "toolkit.tokenizer",
+    **dict.fromkeys(["ENCODERS", "DECODERS", "QUANTIZERS", "DISCRIMINATORS", "LOSSES", "METRICS", "DATASETS"],
+                    "toolkit.registry"),
+    **dict.fromkeys(["Encoder", "Decoder", "Quantizer", "Discriminator", "Loss", "AdversarialLoss", "Metric",
+                     "Dataset", "QuantizerOutput", "TokenizerOutput"], "toolkit.contracts"),
+}
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from toolkit.build import build_tokenizer, load_tokenizer
+    from toolkit.config import load_config
+    from toolkit.tokenizer import Tokenizer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'toolkit' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

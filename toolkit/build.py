@@ -1,0 +1,135 @@
+"""From configs to objects: the only place that reads one and calls the registries."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from toolkit.config import ConfigError, check_keys
+from toolkit.contracts import Metric
+from toolkit.registry import DECODERS, ENCODERS, METRICS, QUANTIZERS, Registry
+from toolkit.tokenizer import Tokenizer
+
+
+def build_part(registry: Registry, config: Mapping[str, Any], **defaults: Any) -> Any:
+    """Build the part a config describes, innermost ``type`` first.
+
+    Args:
+        registry: Where the part and its children (arguments that have a ``type`` themselves, or
+            lists of such) are looked up.
+        config: ``type`` and arguments.
+        defaults: Arguments to use where the config does not state them.
+
+    Example:
+        >>> from toolkit.registry import LOSSES
+        >>> build_part(LOSSES, dict(type="L1")).config
+        {'type': 'L1'}
+    """
+    def child(value: Any) -> Any:
+        if isinstance(value, Mapping) and "type" in value:
+            return build_part(registry, value)
+        if isinstance(value, list | tuple):
+            return type(value)(child(item) for item in value)
+        return value
+
+    if not isinstance(config, Mapping):
+        return registry.build(config)  # which says what a config looks like
+    return registry.build(defaults | {key: child(value) for key, value in config.items()})
+
+
+def build_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
+    """Build a tokenizer from ``dict(encoder=..., quantizer=..., decoder=...)``.
+
+    The quantizer comes first: its ``dim`` becomes the encoder's ``out_channels`` and the decoder's
+    ``in_channels`` where the config does not state them.
+
+    Raises:
+        ConfigError: If a part is missing or another key is there.
+
+    Example:
+        >>> from toolkit import load_config
+        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer)
+        >>> tokenizer.encoder.out_channels == tokenizer.quantizer.dim == tokenizer.decoder.in_channels
+        True
+    """
+    check_keys("tokenizer", config, ("encoder", "quantizer", "decoder"))
+    missing = [key for key in ("encoder", "quantizer", "decoder") if key not in config]
+    if missing:
+        raise ConfigError(f"tokenizer needs an encoder, a quantizer and a decoder, got no {' and no '.join(missing)}.")
+    quantizer = build_part(QUANTIZERS, config["quantizer"])
+    encoder = build_part(ENCODERS, config["encoder"], out_channels=quantizer.dim)
+    decoder = build_part(DECODERS, config["decoder"], in_channels=quantizer.dim)
+    return Tokenizer(encoder, quantizer, decoder)
+
+
+def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> list[Metric]:
+    """Build metrics; those that take ``codebook_size`` and ``num_codebooks`` get the tokenizer's.
+
+    Example:
+        >>> from toolkit import load_config
+        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer)
+        >>> [type(metric).__name__ for metric in build_metrics([dict(type="PSNR")], tokenizer)]
+        ['PSNR']
+    """
+    codebook = {"codebook_size": tokenizer.codebook_size, "num_codebooks": tokenizer.num_codebooks}
+
+    def build(config: Mapping[str, Any]) -> Metric:
+        takes = inspect.signature(METRICS.get(config["type"])).parameters if "type" in config else {}
+        return build_part(METRICS, config, **{key: codebook[key] for key in codebook if key in takes})
+
+    return [build(config) for config in configs]
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Load a tokenizer written by ``save_pretrained``, in eval mode, on the CPU.
+
+    Nothing in the files is executed: the config is JSON, the weights are safetensors, and only
+    registered parts are built.
+
+    Args:
+        path: Its directory, one of its two files, or a Hugging Face hub id (``user/name``).
+
+    Raises:
+        FileNotFoundError: If there is no such directory, file or hub repository.
+        ValueError: If weights and config do not fit each other.
+
+    Example:
+        >>> load_tokenizer("no/such/place/at/all")
+        Traceback (most recent call last):
+        FileNotFoundError: no tokenizer at no/such/place/at/all: it is no directory with config.json and ...
+    """
+    directory = _tokenizer_directory(path)
+    tokenizer = build_tokenizer(json.loads((directory / "config.json").read_text()))
+    weights = load_file(directory / "model.safetensors")
+    wanted = {name: tuple(tensor.shape) for name, tensor in tokenizer.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if wanted != found:
+        odd = sorted(f"{name} {wanted.get(name, 'not in config')} / {found.get(name, 'not in weights')}"
+                     for name, _ in wanted.items() ^ found.items())
+        raise ValueError(f"tokenizer {path}: config and weights disagree on {len(set(odd))} tensors: "
+                         f"{'; '.join(sorted(set(odd))[:5])}.")
+    tokenizer.load_state_dict(weights)
+    return tokenizer.eval()
+
+
+def _tokenizer_directory(path: str | Path) -> Path:
+    local = Path(path)
+    local = local.parent if local.is_file() else local
+    if (local / "config.json").is_file() and (local / "model.safetensors").is_file():
+        return local
+    if not local.exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/", "~")):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(str(path), allow_patterns=["config.json", "model.safetensors"]))
+        except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+            raise FileNotFoundError(f"no tokenizer at {path}: no such directory, and the hub did not give "
+                                    f"it ({error}).") from error
+    raise FileNotFoundError(f"no tokenizer at {path}: it is no directory with config.json and "
+                            "model.safetensors (a run writes them to work_dir/tokenizer/) and no hub id.")

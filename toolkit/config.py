@@ -1,0 +1,93 @@
+"""Reading configs: mmengine's text configs with a closed list of top-level keys."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+TOP_LEVEL = ("tokenizer", "discriminator", "objective", "data", "training", "metrics", "seed")
+
+
+class ConfigError(ValueError):
+    """A config that cannot be what its author meant."""
+
+
+def check_keys(where: str, keys: Any, known: tuple[str, ...]) -> None:
+    """Refuse keys that are not known, naming the nearest that is.
+
+    Raises:
+        ConfigError: For the keys that are not in ``known``.
+
+    Example:
+        >>> check_keys("config", ["sead"], ("seed", "data"))
+        Traceback (most recent call last):
+        toolkit.config.ConfigError: config has no key 'sead' (did you mean 'seed'?); it takes seed, data.
+    """
+    unknown = [key for key in keys if key not in known]
+    if unknown:
+        named = []
+        for key in unknown:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            named.append(f"{key!r} (did you mean {near[0]!r}?)" if near else repr(key))
+        raise ConfigError(f"{where} has no key {', '.join(named)}; it takes {', '.join(known)}.")
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file (``.py`` with ``_base_``, or YAML or JSON with the same keys).
+
+    A ``.py`` config is code and runs when it is read: read only what you trust.
+
+    Args:
+        path: The file.
+        overrides: Dotted keys and values set on top, as from ``--cfg-options``.
+
+    Returns:
+        The resolved config, with attribute access.
+
+    Raises:
+        ConfigError: If the file is missing, or a top-level key is not one of ``tokenizer``,
+            ``discriminator``, ``objective``, ``data``, ``training``, ``metrics``, ``seed``, or an
+            override starts at a part that the config does not have.
+
+    Example:
+        >>> load_config("configs/magvit2_video.py", {"training.max_steps": 1}).training.max_steps
+        1
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.*")], n=3)
+        raise ConfigError(f"config file {path} does not exist" + (f"; did you mean {' or '.join(near)}?" if near
+                                                                  else f" (in {path.parent.resolve()})."))
+    config = Config.fromfile(path, lazy_import=False)
+    if overrides:
+        check_keys("--cfg-options", [key.split(".")[0] for key in overrides], TOP_LEVEL)
+        config.merge_from_dict(dict(overrides))
+    check_keys(f"config {path}", config.keys(), TOP_LEVEL)
+    return config
+
+
+def parse_overrides(options: list[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` words of a command line as a mapping; a value is a Python literal, or else text.
+
+    Raises:
+        ConfigError: If a word has no ``=``.
+
+    Example:
+        >>> parse_overrides(["training.max_steps=10", "data.train.dataset.path=/data/my clips", "seed=None"])
+        {'training.max_steps': 10, 'data.train.dataset.path': '/data/my clips', 'seed': None}
+    """
+    overrides = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--cfg-options takes KEY=VALUE words, got {option!r}.")
+        try:
+            overrides[key] = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            overrides[key] = {"true": True, "false": False}.get(text, text)
+    return overrides

@@ -1,0 +1,69 @@
+"""Unreadable samples: how many are too many."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolkit.contracts import DataError
+
+logger = logging.getLogger(__name__)
+
+# The share of unreadable samples is judged as if at least this many had been tried, so that one
+# torn file among the first samples does not end a run.
+MIN_TRIED = 200
+
+
+class Faults:
+    """Unreadable samples of one process: logged once per file, counted, and limited in share.
+
+    Args:
+        max_share: Largest share of unreadable samples among those tried; 0 tolerates none.
+        report: A text file that gets a line "path, tab, reason" per unreadable file.
+
+    Attributes:
+        unreadable: path -> reason.
+        num_tried: Samples tried.
+        num_unreadable: Samples that could not be read; a file counts every time.
+
+    Example:
+        >>> faults = Faults(max_share=0.1)
+        >>> faults.add(failures=[("a.mp4", "torn")], tried=8)
+        >>> faults.unreadable, faults.num_unreadable, faults.num_tried
+        ({'a.mp4': 'torn'}, 1, 8)
+    """
+
+    def __init__(self, *, max_share: float, report: str | os.PathLike | None = None):
+        if not 0.0 <= max_share <= 1.0:
+            raise ValueError(f"max_unreadable_share takes a share in [0, 1], got {max_share}.")
+        self.max_share, self.report = max_share, None if report is None else Path(report)
+        self.unreadable: dict[str, str] = {}
+        self.num_tried, self.num_unreadable = 0, 0
+
+    def add(self, *, failures: Sequence[tuple[str, str]], tried: int) -> None:
+        """Count ``tried`` samples, and those among them that failed."""
+        self.num_tried += tried
+        self.num_unreadable += len(failures)
+        for path, reason in failures:
+            if path in self.unreadable:
+                continue
+            self.unreadable[path] = reason
+            logger.warning("skipped, unreadable: %s", reason)
+            if self.report is not None:
+                with self.report.open("a", encoding="utf-8") as lines:
+                    lines.write(f"{path}\t{reason}\n")
+
+    def check(self) -> None:
+        """Raise DataError, naming the files, if more than ``max_share`` of the samples failed."""
+        if self.num_unreadable > self.max_share * max(self.num_tried, MIN_TRIED):
+            raise self.error(f"more than {self.max_share:.1%} are allowed; repair or remove the files, "
+                             "or raise max_unreadable_share")
+
+    def error(self, advice: str) -> DataError:
+        """A DataError with the counts and the first files."""
+        reasons = list(self.unreadable.values())
+        more = f"\n  ... and {len(reasons) - 10} more files" if len(reasons) > 10 else ""
+        return DataError(f"{self.num_unreadable} of {self.num_tried} samples are unreadable, {advice}:\n  "
+                         + "\n  ".join(reasons[:10]) + more)

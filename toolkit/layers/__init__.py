@@ -1,0 +1,10 @@
+"""Building blocks without a registry: plain torch modules on (B, C, T, H, W)."""
+
+from toolkit.layers.blocks import ResBlock, run_block
+from toolkit.layers.causal_conv import CausalConv3d, StreamCache
+from toolkit.layers.distributed import mean_over_processes
+from toolkit.layers.norm import AdaptiveGroupNorm, FrameGroupNorm, num_groups
+from toolkit.layers.resample import DepthToSpaceUpsample, depth_to_space, repeat_nearest
+
+__all__ = ["AdaptiveGroupNorm", "CausalConv3d", "DepthToSpaceUpsample", "FrameGroupNorm", "ResBlock",
+           "StreamCache", "depth_to_space", "mean_over_processes", "num_groups", "repeat_nearest", "run_block"]

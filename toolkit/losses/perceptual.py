@@ -1,0 +1,91 @@
+"""Distances in the features of frozen 2-D networks, frame by frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from toolkit.contracts import Loss, TokenizerOutput
+from toolkit.pretrained import classifier, lpips_network
+from toolkit.registry import LOSSES
+
+
+def _frames(pixels: Tensor) -> Tensor:
+    return rearrange(pixels.float(), "b c t h w -> (b t) c h w")
+
+
+@LOSSES.register_module()
+class LPIPS(Loss):
+    """Learned perceptual distance of the frames, v0.1 (Zhang et al., arXiv:1801.03924).
+
+    The network is frozen, is in no checkpoint, and runs in float32. The gradient reaches the
+    reconstruction only.
+
+    Args:
+        net: ``"vgg"``, the usual one to train with, or ``"alex"``, the usual one to report.
+
+    Raises:
+        ValueError: If ``net`` is another one.
+
+    Example:
+        >>> black, white = -torch.ones(1, 3, 2, 64, 64), torch.ones(1, 3, 2, 64, 64)
+        >>> round(LPIPS(net="alex")(TokenizerOutput(black, black, black, None), white).item(), 4)
+        0.814
+    """
+
+    def __init__(self, *, net: str = "vgg"):
+        super().__init__()
+        self.network = lpips_network(net)
+
+    def forward(self, output: TokenizerOutput, target: Tensor) -> Tensor:
+        """Mean distance over B * T frames of (B, 3, T, H, W) in [-1, 1] -> () float32.
+
+        Raises:
+            ValueError: If a side is below 16 (``"vgg"``) or 31 (``"alex"``).
+        """
+        return self.network(_frames(output.reconstruction), _frames(target.detach())).mean()
+
+
+@LOSSES.register_module()
+class LogitDistance(Loss):
+    """Mean squared distance of a frozen classifier's logits (MAGVIT, arXiv:2212.05199).
+
+    MAGVIT takes ResNet-50, O2-MAGVIT2 VGG-16 at 224 pixels; any timm classifier will do. The mean
+    is over frames and logits. The gradient reaches the reconstruction only.
+
+    Args:
+        backbone: A name of timm's, such as ``"tf_efficientnet_lite0"``.
+        weights: An asset (``"weights/efficientnet_lite0"``) or a local file of that backbone.
+        size: Frames are resized to size x size (bilinear, antialiased); None leaves them as they are.
+
+    Raises:
+        ValueError: If timm has no such backbone, or the weights are not found or do not fit.
+
+    Example:
+        >>> loss = LogitDistance(backbone="tf_efficientnet_lite0", weights="weights/efficientnet_lite0",
+        ...                      size=64)
+        >>> x = torch.zeros(1, 3, 1, 32, 32)
+        >>> loss(TokenizerOutput(x, x, x, None), x).item()
+        0.0
+    """
+
+    def __init__(self, *, backbone: str, weights: str | Path, size: int | None = 224):
+        super().__init__()
+        self.network = classifier(backbone, weights=weights)
+        self.size = size
+
+    def forward(self, output: TokenizerOutput, target: Tensor) -> Tensor:
+        """Mean over frames and logits for (B, 3, T, H, W) in [-1, 1] -> () float32 >= 0."""
+        with torch.no_grad():
+            wanted = self._logits(target)
+        return F.mse_loss(self._logits(output.reconstruction), wanted)
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        frames = _frames(pixels)
+        if self.size is not None and frames.shape[2:] != (self.size, self.size):
+            frames = F.interpolate(frames, (self.size, self.size), mode="bilinear", antialias=True)
+        return self.network(frames)  # (B * T, classes)

@@ -1,0 +1,101 @@
+"""Untrained codecs of the same grid and bits: what any trained tokenizer must beat."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor
+
+
+def share_bits(bits: int) -> tuple[int, int, int]:
+    """Bits shared out over R, G, B as evenly as can be; what is left goes to G, then R.
+
+    Example:
+        >>> share_bits(18), share_bits(10), share_bits(11)
+        ((6, 6, 6), (3, 4, 3), (4, 4, 3))
+    """
+    each, left = divmod(bits, 3)
+    return each + (left == 2), each + (left >= 1), each
+
+
+def quantize_uniform(x: Tensor, bits: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Colours (B, 3, t, h, w) in [0, 1] -> rounded to 2^bits levels per channel, and indices (B, t, h, w, 1).
+
+    A channel of no bits is 0.5 throughout. R has the most significant digits.
+
+    Example:
+        >>> rounded, indices = quantize_uniform(torch.tensor([0.4, 0.4, 1.0]).reshape(1, 3, 1, 1, 1), (1, 2, 1))
+        >>> [round(v, 3) for v in rounded.flatten().tolist()], indices.item()
+        ([0.0, 0.333, 1.0], 3)
+    """
+    top = torch.tensor([2**b - 1 for b in bits], dtype=x.dtype, device=x.device).view(1, 3, 1, 1, 1)
+    digits = (x * top).round()
+    place = torch.tensor([2**(bits[1] + bits[2]), 2**bits[2], 1], device=x.device).view(1, 3, 1, 1, 1)
+    indices = (digits.long() * place).sum(1).unsqueeze(-1)
+    return torch.where(top == 0, 0.5, digits / top.clamp(min=1)), indices
+
+
+class Thumbnail:
+    """Each cell's mean colour, the bits shared out over R, G and B, then bicubic interpolation.
+
+    Args:
+        stride: (s_t, s_h, s_w) of the tokenizer it stands beside; time is averaged over groups of
+            s_t frames, the first frame alone.
+        bits: Per position.
+
+    Example:
+        >>> reconstruction, indices = Thumbnail(stride=(4, 8, 8), bits=18)(torch.zeros(1, 3, 5, 16, 16))
+        >>> reconstruction.shape, indices.shape
+        (torch.Size([1, 3, 5, 16, 16]), torch.Size([1, 2, 2, 2, 1]))
+    """
+
+    num_codebooks = 1
+
+    def __init__(self, *, stride: tuple[int, int, int], bits: int):
+        self.stride, self.bits, self.codebook_size = tuple(stride), share_bits(bits), 2**bits
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, T, H, W) in [-1, 1] -> (reconstruction of that shape, indices (B, t, h, w, 1))."""
+        s_t, s_h, s_w = self.stride
+        b, _, t, h, w = pixels.shape
+        groups = [pixels[:, :, :1], *pixels[:, :, 1:].split(s_t, dim=2)] if t > 1 else [pixels]
+        frames = torch.cat([group.mean(2, keepdim=True) for group in groups], dim=2)
+        padded = F.pad(frames, (0, -w % s_w, 0, -h % s_h, 0, 0), mode="replicate")
+        cells = F.avg_pool3d(padded, (1, s_h, s_w))
+        cells, indices = quantize_uniform((cells + 1) / 2, self.bits)
+        grown = F.interpolate(rearrange(cells, "b c t h w -> (b t) c h w"), size=padded.shape[3:], mode="bicubic",
+                              align_corners=False)
+        grown = rearrange(grown, "(b t) c h w -> b c t h w", b=b).clamp(0, 1) * 2 - 1
+        repeated = torch.cat([repeat(grown[:, :, i], "b c h w -> b c n h w", n=group.shape[2])
+                              for i, group in enumerate(groups)], dim=2)
+        return repeated[..., :h, :w], indices
+
+
+class MeanColour:
+    """Each frame's mean colour, in 8 bits per channel.
+
+    Example:
+        >>> reconstruction, indices = MeanColour()(torch.ones(1, 3, 5, 16, 16))
+        >>> reconstruction.min().item(), indices.shape
+        (1.0, torch.Size([1, 5, 1, 1, 1]))
+    """
+
+    codebook_size, num_codebooks = 2**24, 1
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, T, H, W) in [-1, 1] -> (reconstruction of that shape, indices (B, T, 1, 1, 1))."""
+        colour, indices = quantize_uniform((pixels.mean((3, 4), keepdim=True) + 1) / 2, (8, 8, 8))
+        return (colour * 2 - 1).expand_as(pixels), indices
+
+
+def bits_per_position(codebook_size: int, num_codebooks: int) -> int:
+    """Whole bits that one position's indices carry.
+
+    Example:
+        >>> bits_per_position(2**18, 1), bits_per_position(1000, 2)
+        (18, 19)
+    """
+    return math.floor(num_codebooks * math.log2(codebook_size))

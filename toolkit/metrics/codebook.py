@@ -1,0 +1,125 @@
+"""How much of its codebook a tokenizer uses, and what its tokens cost."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from toolkit.contracts import Metric
+from toolkit.registry import METRICS
+
+Counts = tuple[Tensor, Tensor]  # distinct indices (U,), how often each was seen (U,), both int64 on the CPU
+
+
+@METRICS.register_module()
+class Codebook(Metric):
+    """Use of the codebook over a data set. Only the indices seen are stored, so K may be 2^30.
+
+    Scores, the first four averaged over the G codebooks:
+
+    - ``codebook_usage``: the share of the K entries that were used, in [0, 1];
+    - ``codebook_entropy``: of the observed frequencies, in nats;
+    - ``codebook_perplexity``: exp of it, as many entries used evenly have the same entropy;
+    - ``codebook_entropy_bound``: min(ln K, ln N) for N observed positions; no entropy is above it,
+      so few samples of a large codebook cannot tell an even use of it;
+    - ``bits_per_pixel``: log2 K per index, over the pixels (B * T * H * W) they stand for.
+
+    Args:
+        codebook_size: K of one codebook.
+        num_codebooks: G.
+
+    Raises:
+        ValueError: If the codebook is empty, as a continuous bottleneck's is.
+
+    Example:
+        >>> codebook, pixels = Codebook(codebook_size=8), torch.zeros(1, 3, 1, 4, 4)
+        >>> indices = torch.tensor([0, 0, 5, 5]).reshape(1, 1, 2, 2, 1)
+        >>> codebook.update(target=pixels, reconstruction=pixels, indices=indices)
+        >>> for name, score in codebook.compute().items(): print(name, round(score, 3))
+        codebook_usage 0.25
+        codebook_perplexity 2.0
+        codebook_entropy 0.693
+        codebook_entropy_bound 1.386
+        bits_per_pixel 0.75
+    """
+
+    higher_is_better = {"codebook_usage": True, "codebook_perplexity": True, "codebook_entropy": True,
+                        "codebook_entropy_bound": True, "bits_per_pixel": False}
+
+    def __init__(self, *, codebook_size: int, num_codebooks: int = 1):
+        if codebook_size < 1 or num_codebooks < 1:
+            raise ValueError(f"Codebook needs codebook_size and num_codebooks from 1 on, got "
+                             f"{codebook_size} and {num_codebooks}; a continuous bottleneck has no codebook, "
+                             "leave Codebook out of the metrics.")
+        self.codebook_size, self.num_codebooks = codebook_size, num_codebooks
+        self.reset()
+
+    def update(self, *, target: Tensor, reconstruction: Tensor, indices: Tensor | None) -> None:
+        """Add the indices (B, *positions, G) in [0, K) of a target (B, C, T, H, W).
+
+        Raises:
+            ValueError: If there are no indices, or they are of another codebook.
+        """
+        if indices is None:
+            raise ValueError("Codebook needs indices, got None: the bottleneck is continuous; "
+                             "leave Codebook out of the metrics.")
+        if indices.shape[-1] != self.num_codebooks:
+            raise ValueError(f"Codebook takes indices (B, *positions, {self.num_codebooks}), got "
+                             f"{tuple(indices.shape)}; set num_codebooks to the quantizer's.")
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codebook_size:
+            raise ValueError(f"Codebook takes indices in [0, {self.codebook_size}), got "
+                             f"{int(indices.min())} to {int(indices.max())}; set codebook_size to the quantizer's.")
+        for book, column in enumerate(indices.detach().long().reshape(-1, self.num_codebooks).unbind(1)):
+            ids, counts = column.unique(return_counts=True)
+            self._add(book, (ids.cpu(), counts.cpu()))
+        self._pixels += target[:, 0].numel()
+
+    def compute(self) -> dict[str, float]:
+        """The scores of everything that all processes have seen.
+
+        Raises:
+            ValueError: If that is nothing.
+        """
+        for chunks in self._chunks:
+            chunks[:] = [_merge(chunks)]
+        parts = [(self._chunks, self._pixels)]
+        if dist.is_available() and dist.is_initialized():
+            parts = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, (self._chunks, self._pixels))
+        pixels = sum(seen for _, seen in parts)
+        books = [_merge([chunk for chunks, _ in parts for chunk in chunks[book]])[1].double()
+                 for book in range(self.num_codebooks)]
+        positions = int(books[0].sum())  # N
+        if not positions:
+            raise ValueError("Codebook has seen no indices; call update first.")
+        entropies = [float(-torch.xlogy(p, p).sum()) for p in (counts / positions for counts in books)]
+        entropies = [max(entropy, 0.0) for entropy in entropies]  # one used entry gives -0.0
+        return {
+            "codebook_usage": sum(map(len, books)) / (self.num_codebooks * self.codebook_size),
+            "codebook_perplexity": sum(map(math.exp, entropies)) / self.num_codebooks,
+            "codebook_entropy": sum(entropies) / self.num_codebooks,
+            "codebook_entropy_bound": math.log(min(self.codebook_size, positions)),
+            "bits_per_pixel": positions * self.num_codebooks * math.log2(self.codebook_size) / pixels,
+        }
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._chunks: list[list[Counts]] = [[] for _ in range(self.num_codebooks)]
+        self._pixels = 0
+
+    def _add(self, book: int, counts: Counts) -> None:
+        """Merge only when the new chunks outweigh the old one: the cost stays n log n in all."""
+        chunks = self._chunks[book]
+        chunks.append(counts)
+        if sum(len(ids) for ids, _ in chunks[1:]) > max(len(chunks[0][0]), 1 << 16):
+            chunks[:] = [_merge(chunks)]
+
+
+def _merge(chunks: list[Counts]) -> Counts:
+    if not chunks:
+        return torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    ids, where = torch.cat([ids for ids, _ in chunks]).unique(return_inverse=True)
+    return ids, torch.zeros_like(ids).index_add_(0, where, torch.cat([counts for _, counts in chunks]))

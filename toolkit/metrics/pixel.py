@@ -1,0 +1,142 @@
+"""Distances of pixels: PSNR and SSIM.
+
+Protocol of both: pixels are clamped to [-1, 1], mapped to [0, 1] and not rounded to 8 bits; every
+frame gets a score with data range 1, and the result is the mean over all frames of all clips, so a
+clip counts by its length. Frames are compared in RGB.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+import torch.distributed as dist
+from einops import rearrange
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from toolkit.contracts import Metric
+from toolkit.registry import METRICS
+
+
+def sum_over_processes(values: list[float]) -> list[float]:
+    """The float64 sums of every process's values; the values themselves where there is one process.
+
+    Example:
+        >>> sum_over_processes([1.0, 2.0])
+        [1.0, 2.0]
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    # By backend, not by input: a process that saw no batch must still choose as the others do.
+    device = torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend() else "cpu"
+    sums = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(sums)
+    return sums.tolist()
+
+
+class FrameMean(Metric):
+    """The mean over frames of a score of two frames; an author writes :meth:`score`.
+
+    Attributes:
+        name: What the score is called in :meth:`compute`'s result.
+    """
+
+    name: str
+
+    def __init__(self) -> None:
+        self.reset()
+
+    @abstractmethod
+    def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:
+        """Two batches of frames (N, C, H, W) float32 in [0, 1] -> (N,)."""
+
+    def update(self, *, target: Tensor, reconstruction: Tensor, indices: Tensor | None = None) -> None:
+        """Add a batch of clips (B, C, T, H, W) in [-1, 1]; indices are not used.
+
+        Raises:
+            ValueError: If the two have different sizes, or their frames are too small.
+        """
+        if target.shape != reconstruction.shape or target.ndim != 5:
+            raise ValueError(f"{type(self).__name__} compares clips (B, C, T, H, W) of equal size, got "
+                             f"{tuple(target.shape)} and {tuple(reconstruction.shape)}.")
+        scores = self.score(_unit_frames(target), _unit_frames(reconstruction))  # (B * T,)
+        self._total += scores.double().sum().item()
+        self._frames += len(scores)
+
+    def compute(self) -> dict[str, float]:
+        """The mean over all frames of all processes.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        total, frames = sum_over_processes([self._total, self._frames])
+        if not frames:
+            raise ValueError(f"{type(self).__name__} has seen no frames; call update first.")
+        return {self.name: total / frames}
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._total, self._frames = 0.0, 0
+
+
+def _unit_frames(pixels: Tensor) -> Tensor:
+    return (rearrange(pixels.detach().float(), "b c t h w -> (b t) c h w").clamp(-1, 1) + 1) / 2
+
+
+@METRICS.register_module()
+class PSNR(FrameMean):
+    """Peak signal-to-noise ratio in dB, per frame, then averaged.
+
+    A frame with a squared error below 1e-10, which is float32's noise, counts as 100 dB; otherwise
+    one perfect frame would make the mean infinite.
+
+    Example:
+        >>> psnr, x = PSNR(), torch.zeros(1, 3, 1, 8, 8)
+        >>> psnr.update(target=x, reconstruction=x + 0.2, indices=None)   # error 0.1 of the range
+        >>> round(psnr.compute()["psnr"], 4)
+        20.0
+    """
+
+    name = "psnr"
+    higher_is_better = {"psnr": True}
+
+    def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:
+        """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) dB, at most 100."""
+        error = (reconstruction - target).square().mean((1, 2, 3))
+        return -10 * error.clamp_min(1e-10).log10()
+
+
+@METRICS.register_module()
+class SSIM(FrameMean):
+    """Structural similarity (Wang et al., 2004), per frame, then averaged.
+
+    Gaussian 11 x 11 window of sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance, the mean over
+    channels and over the positions where the window lies inside the frame (5 pixels at each border
+    are left out), as in Wang's code and in scikit-image with ``gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False``. (torchmetrics averages over the reflected borders too, which
+    changes the third digit.)
+
+    Example:
+        >>> ssim, x = SSIM(), torch.rand(1, 3, 1, 16, 16)
+        >>> ssim.update(target=x, reconstruction=x, indices=None)
+        >>> round(ssim.compute()["ssim"], 4)
+        1.0
+    """
+
+    name = "ssim"
+    higher_is_better = {"ssim": True}
+
+    def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:
+        """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) in [-1, 1].
+
+        Raises:
+            ValueError: If a side is below 11.
+        """
+        if min(target.shape[2:]) < 11:
+            raise ValueError(f"SSIM takes frames of at least 11 x 11, its window, got "
+                             f"{tuple(target.shape[2:])}; use larger frames or leave SSIM out.")
+        _, similarity = structural_similarity_index_measure(
+            reconstruction, target, gaussian_kernel=True, sigma=1.5, data_range=1.0, k1=0.01, k2=0.03,
+            reduction="none", return_full_image=True)
+        return similarity[..., 5:-5, 5:-5].mean((1, 2, 3))  # the rest saw reflected pixels

@@ -1,0 +1,120 @@
+"""Discriminators that judge whole clips or images."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from toolkit.contracts import Discriminator
+from toolkit.registry import DISCRIMINATORS
+
+
+def blur_pool(x: Tensor, *, time: bool) -> Tensor:
+    """Halve space, and time if asked, after the low-pass filter (1, 2, 1) / 4 (Zhang, arXiv:1904.11486).
+
+    The filter is separable, so each axis is a weighted sum of three strided views.
+
+    Args:
+        x: (B, C, T, H, W); every axis to halve has at least two entries and is padded by reflection.
+        time: Whether T is halved too.
+
+    Returns:
+        (B, C, T', ceil(H / 2), ceil(W / 2)).
+
+    Example:
+        >>> import torch
+        >>> blur_pool(torch.tensor([0., 4., 0., 4.]).expand(1, 1, 1, 4, 4), time=False)[0, 0, 0, 0].tolist()
+        [2.0, 2.0]
+    """
+    x = F.pad(x, (1, 1, 1, 1, 1, 1) if time else (1, 1, 1, 1, 0, 0), mode="reflect")
+    for dim in (2, 3, 4) if time else (3, 4):
+        length = x.shape[dim]
+        before, here, after = (
+            x[(slice(None),) * dim + (slice(start, length - 2 + start, 2),)] for start in range(3))
+        x = (before + after) * 0.25 + here * 0.5
+    return x
+
+
+class _Block(nn.Module):
+    """Two convolutions around a blur pool, and a blurred shortcut; their sum keeps its variance."""
+
+    def __init__(self, in_channels: int, out_channels: int, temporal_kernel: int):
+        super().__init__()
+        kernel, padding = (temporal_kernel, 3, 3), (temporal_kernel // 2, 1, 1)
+        self.blur_time = temporal_kernel > 1
+        self.conv1 = nn.Conv3d(in_channels, in_channels, kernel, padding=padding)
+        self.conv2 = nn.Conv3d(in_channels, out_channels, kernel, padding=padding)
+        self.shortcut = nn.Conv3d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = F.leaky_relu(self.conv1(x), 0.2)
+        residual = F.leaky_relu(self.conv2(blur_pool(residual, time=self.blur_time)), 0.2)
+        return (residual + self.shortcut(blur_pool(x, time=self.blur_time))) / math.sqrt(2)
+
+
+@DISCRIMINATORS.register_module()
+class StyleGANDiscriminator(Discriminator):
+    """StyleGAN's residual discriminator inflated to clips (MAGVIT, arXiv:2212.05199; StyleGAN, 1812.04948).
+
+    Args:
+        in_channels: C.
+        filters: Width of the first convolution.
+        channel_multipliers: Width in ``filters`` after each block; each block halves H, W and, with
+            a temporal kernel, T.
+        size: (T, H, W) of the pixels; it fixes the first linear layer.
+        temporal_kernel: 3 for clips; 1 judges frames' positions jointly but never blurs time.
+        blur_padding: How the blur is padded; "reflect".
+
+    Raises:
+        ValueError: If a side of ``size`` allows fewer halvings than there are blocks.
+
+    Example:
+        >>> import torch
+        >>> net = StyleGANDiscriminator(filters=8, channel_multipliers=(2, 4), size=(5, 16, 16))
+        >>> net(torch.zeros(2, 3, 5, 16, 16)).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, *, in_channels: int = 3, filters: int = 128,
+                 channel_multipliers: tuple[int, ...] = (2, 4, 4, 4, 4),
+                 size: tuple[int, int, int] = (17, 128, 128), temporal_kernel: int = 3,
+                 blur_padding: str = "reflect"):
+        super().__init__()
+        if blur_padding != "reflect":
+            raise ValueError(f"StyleGANDiscriminator pads its blur by 'reflect', got {blur_padding!r}.")
+        self.in_channels, self.size = in_channels, tuple(size)
+        grid = self._halved(self.size, len(channel_multipliers), temporal_kernel)
+        widths = [filters, *(filters * m for m in channel_multipliers)]
+        kernel, padding = (temporal_kernel, 3, 3), (temporal_kernel // 2, 1, 1)
+        self.conv_in = nn.Conv3d(in_channels, filters, kernel, padding=padding)
+        self.blocks = nn.ModuleList(_Block(widths[i], widths[i + 1], temporal_kernel)
+                                    for i in range(len(channel_multipliers)))
+        self.conv_out = nn.Conv3d(widths[-1], widths[-1], kernel, padding=padding)
+        self.linear1 = nn.Linear(widths[-1] * math.prod(grid), widths[-1])
+        self.linear2 = nn.Linear(widths[-1], 1)
+
+    @staticmethod
+    def _halved(size: tuple[int, int, int], times: int, temporal_kernel: int) -> tuple[int, int, int]:
+        """The grid after ``times`` blur pools; reflection needs two entries a side each time."""
+        t, h, w = size
+        for done in range(times):
+            if min(h, w) < 2 or (temporal_kernel > 1 and t < 2):
+                raise ValueError(f"StyleGANDiscriminator can halve {size} only {done} times, got {times} "
+                                 "blocks; shorten channel_multipliers, enlarge size, or set temporal_kernel=1 "
+                                 "for images.")
+            t, h, w = ((t + 1) // 2 if temporal_kernel > 1 else t), (h + 1) // 2, (w + 1) // 2
+        return t, h, w
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, C, T, H, W) of exactly ``size``, in [-1, 1] -> raw logits (B, 1)."""
+        if tuple(pixels.shape[2:]) != self.size:
+            raise ValueError(f"StyleGANDiscriminator takes pixels of size (T, H, W) = {self.size}, got "
+                             f"{tuple(pixels.shape[2:])}; set its size to the training clips'.")
+        x = F.leaky_relu(self.conv_in(pixels), 0.2)
+        for block in self.blocks:
+            x = block(x)
+        x = F.leaky_relu(self.conv_out(x), 0.2)
+        x = F.leaky_relu(self.linear1(x.flatten(1)), 0.2)
+        return self.linear2(x)

@@ -1,0 +1,5 @@
+"""Quantizers, one file each."""
+
+from toolkit.quantizers.lfq import LFQ
+
+__all__ = ["LFQ"]

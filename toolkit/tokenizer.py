@@ -1,0 +1,172 @@
+"""The tokenizer: an encoder, a quantizer and a decoder under one roof."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from toolkit.contracts import Decoder, Encoder, Part, Quantizer, QuantizerOutput, TokenizerOutput
+
+Size = tuple[int, int, int]
+
+
+class Tokenizer(Part, nn.Module):
+    """Pixels to a grid of integers and back.
+
+    Any size may come in. Sizes that do not fit the stride are padded, time by repeating the last
+    frame and space by repeating the border, and cropped back on the way out.
+
+    Args:
+        encoder: (B, C, T, H, W) -> (B, d, t, h, w).
+        quantizer: Its ``dim`` is d.
+        decoder: (B, d, t, h, w) -> (B, C, T, H, W), of the encoder's stride.
+
+    Raises:
+        ValueError: If the parts' channels, strides or framing do not agree.
+
+    Example:
+        >>> from toolkit import build_tokenizer, load_config
+        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
+        >>> indices, size = tokenizer.tokenize(torch.zeros(1, 3, 4, 31, 33), return_size=True)
+        >>> tuple(indices.shape[1:4]) == tokenizer.grid((4, 31, 33)), tokenizer.detokenize(indices, size).shape
+        (True, torch.Size([1, 3, 4, 31, 33]))
+    """
+
+    def __init__(self, encoder: Encoder, quantizer: Quantizer, decoder: Decoder):
+        super().__init__()
+        if not encoder.out_channels == quantizer.dim == decoder.in_channels:
+            raise ValueError(f"Tokenizer needs one latent width, got encoder.out_channels={encoder.out_channels}, "
+                             f"quantizer.dim={quantizer.dim}, decoder.in_channels={decoder.in_channels}; leave the "
+                             "first and the last out of the config and they follow the quantizer.")
+        shapes = [(tuple(part.stride), part.first_frame_alone) for part in (encoder, decoder)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"Tokenizer needs an encoder and a decoder of one stride, got {shapes[0][0]} and "
+                             f"{shapes[1][0]} (first frame alone: {shapes[0][1]} and {shapes[1][1]}).")
+        self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
+
+    @property
+    def stride(self) -> Size:
+        """(s_t, s_h, s_w), how many frames, rows and columns one position stands for."""
+        return tuple(self.encoder.stride)
+
+    @property
+    def codebook_size(self) -> int:
+        """K of one codebook, 0 for a continuous bottleneck."""
+        return self.quantizer.codebook_size
+
+    @property
+    def num_codebooks(self) -> int:
+        """G, codebooks per position."""
+        return self.quantizer.num_codebooks
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What :func:`toolkit.build_tokenizer` needs to build it again."""
+        return {"encoder": self.encoder.config, "quantizer": self.quantizer.config,
+                "decoder": self.decoder.config}
+
+    def encode(self, pixels: Tensor) -> QuantizerOutput:
+        """Pixels (B, C, T, H, W) in [-1, 1] -> codes (B, d, t, h, w), indices (B, *positions, G), losses.
+
+        Raises:
+            ValueError: If the pixels are not 5-D with the encoder's channels.
+        """
+        return self.quantizer(self._latents(pixels))
+
+    def decode(self, codes: Tensor, size: Size | None = None) -> Tensor:
+        """Codes (B, d, t, h, w) -> pixels (B, C, T, H, W), not clamped, cropped to ``size`` if given."""
+        pixels = self.decoder(codes)
+        if size is None:
+            return pixels
+        t, h, w = size
+        if t > pixels.shape[2] or h > pixels.shape[3] or w > pixels.shape[4]:
+            raise ValueError(f"Tokenizer.decode makes (T, H, W) = {tuple(pixels.shape[2:])} of codes "
+                             f"{tuple(codes.shape)}, which cannot be cropped to {tuple(size)}.")
+        return pixels[:, :, :t, :h, :w]
+
+    @torch.no_grad()
+    def tokenize(self, pixels: Tensor, return_size: bool = False) -> Tensor | tuple[Tensor, Size]:
+        """Pixels (B, C, T, H, W) in [-1, 1] -> indices (B, *positions, G) int64.
+
+        Args:
+            pixels: Images (T = 1) or clips of any size.
+            return_size: Also return (T, H, W), with which :meth:`detokenize` crops the padding off.
+
+        Raises:
+            ValueError: If the quantizer is continuous.
+        """
+        if self.codebook_size == 0:
+            raise ValueError(f"Tokenizer.tokenize needs a discrete quantizer, got {type(self.quantizer).__name__}; "
+                             "use encode.")
+        indices = self.encode(pixels).indices
+        return (indices, tuple(pixels.shape[2:])) if return_size else indices
+
+    @torch.no_grad()
+    def detokenize(self, indices: Tensor, size: Size | None = None) -> Tensor:
+        """Indices (B, *positions, G) -> pixels (B, C, T, H, W), not clamped, cropped to ``size`` if given."""
+        grid = None if size is None else self.grid(size)
+        codes = self.quantizer.codes_from_indices(indices, grid)
+        return self.decode(codes.to(self.decoder.last_layer.dtype), size)
+
+    def forward(self, pixels: Tensor) -> TokenizerOutput:
+        """Pixels (B, C, T, H, W) in [-1, 1] -> their reconstruction, of the same shape, and all between."""
+        latents = self._latents(pixels)
+        quantized = self.quantizer(latents)
+        reconstruction = self.decode(quantized.codes, tuple(pixels.shape[2:]))
+        return TokenizerOutput(reconstruction, latents, quantized.codes, quantized.indices, quantized.losses)
+
+    def grid(self, size: Size) -> Size:
+        """The latent grid (t, h, w) of pixels of size (T, H, W).
+
+        A first frame that stands alone takes one latent; the rest is divided by the stride, rounded up.
+        """
+        alone = int(self.encoder.first_frame_alone)
+        (frames, height, width), (s_t, s_h, s_w) = size, self.stride
+        return alone + -(-(frames - alone) // s_t), -(-height // s_h), -(-width // s_w)
+
+    def fitting_size(self, size: Size) -> Size:
+        """The smallest (T, H, W) from ``size`` up that fits the stride: what pixels are padded to."""
+        t, h, w = (cells * stride for cells, stride in zip(self.grid(size), self.stride, strict=True))
+        return t - int(self.encoder.first_frame_alone) * (self.stride[0] - 1), h, w
+
+    def _latents(self, pixels: Tensor) -> Tensor:
+        channels = self.encoder.in_channels
+        if pixels.ndim != 5 or pixels.shape[1] != channels or 0 in pixels.shape:
+            raise ValueError(f"Tokenizer takes pixels (B, {channels}, T, H, W), got {tuple(pixels.shape)}; "
+                             "an image is T = 1.")
+        return self.encoder(self._pad(pixels))
+
+    def _pad(self, pixels: Tensor) -> Tensor:
+        """Repeat the last frame, row and column until the size fits the stride."""
+        size = tuple(pixels.shape[2:])
+        t, h, w = self.fitting_size(size)
+        if (t, h, w) == size:
+            return pixels
+        return F.pad(pixels, (0, w - size[2], 0, h - size[1], 0, t - size[0]), mode="replicate")
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (float32), all that :func:`load_tokenizer` needs."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+        weights = {name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
+                   for name, tensor in self.state_dict().items()}
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()},
+                  directory / "model.safetensors", metadata={"format": "pt"})
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Upload the files of :meth:`save_pretrained` to the Hugging Face hub; returns the commit's address."""
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as directory:
+            self.save_pretrained(directory)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=directory))

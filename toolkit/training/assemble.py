@@ -1,0 +1,152 @@
+"""From a config to a trainer, ready to run."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from mmengine.config import Config
+
+import toolkit
+from toolkit.build import build_metrics, build_part, build_tokenizer
+from toolkit.config import ConfigError, check_keys
+from toolkit.contracts import Discriminator
+from toolkit.data import Source, TrainLoader, ValLoader
+from toolkit.registry import DATASETS, DISCRIMINATORS
+from toolkit.training.checkpoint import checkpoints_in
+from toolkit.training.objective import build_objective
+from toolkit.training.settings import Settings
+from toolkit.training.trainer import Trainer
+
+
+def build_sources(where: str, config: Mapping[str, Any] | list[Mapping[str, Any]]) -> list[Source]:
+    """Build the data of one split: one source, or a weighted mixture of several.
+
+    Args:
+        where: What the section is called in messages.
+        config: ``dict(dataset=dict(type=...), batch_size=..., num_workers=..., weight=...)`` or a list of those.
+
+    Raises:
+        ConfigError: For keys that are not known or missing.
+        DataError: If a dataset finds no files.
+
+    Example:
+        >>> clips = dict(type="VideoClips", num_frames=5, size=32)
+        >>> [source.batch_size for source in build_sources("data.train", dict(dataset=clips, batch_size=2))]
+        [2]
+    """
+    sources = []
+    for section in [config] if isinstance(config, Mapping) else config:
+        check_keys(where, section, ("dataset", "batch_size", "num_workers", "weight"))
+        missing = [key for key in ("dataset", "batch_size") if key not in section]
+        if missing:
+            raise ConfigError(f"{where} needs {' and '.join(missing)}.")
+        options = {key: value for key, value in section.items() if key != "dataset"}
+        sources.append(Source(build_part(DATASETS, section["dataset"]), **options))
+    return sources
+
+
+def build_discriminators(config: Mapping[str, Any] | None, modalities: Iterable[str]) -> dict[str, Discriminator]:
+    """Build a discriminator for each modality.
+
+    Args:
+        config: One discriminator's config, for a run on one modality; or modality -> config, where
+            images and clips are of different sizes; or None.
+        modalities: Those of the training data.
+
+    Raises:
+        ConfigError: If a modality has no discriminator, or several would share one config.
+
+    Example:
+        >>> small = dict(type="StyleGANDiscriminator", filters=8, channel_multipliers=(2,), size=(5, 16, 16))
+        >>> list(build_discriminators(small, ["video"]))
+        ['video']
+    """
+    modalities = sorted(set(modalities))
+    if not config:
+        return {}
+    if "type" in config:
+        if len(modalities) > 1:
+            raise ConfigError(f"data.train mixes {' and '.join(modalities)}, whose sizes differ; give each its "
+                              "discriminator: discriminator=dict(image=dict(type=...), video=dict(type=...)).")
+        config = {modalities[0]: config}
+    missing = [modality for modality in modalities if not config.get(modality)]
+    if missing:
+        raise ConfigError(f"discriminator needs an entry for {' and '.join(missing)}, got {', '.join(config)}.")
+    return {modality: build_part(DISCRIMINATORS, config[modality]) for modality in modalities}
+
+
+def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False) -> Trainer:
+    """Build everything a config describes, write the run's papers, and resume if asked.
+
+    Args:
+        config: From :func:`toolkit.load_config`.
+        work_dir: Where the run is written.
+        resume: Continue from the newest checkpoint in ``work_dir``.
+
+    Raises:
+        ConfigError: If the config does not hold together, or ``work_dir`` already holds a run that is
+            not to be resumed.
+    """
+    work_dir = Path(work_dir)
+    missing = [key for key in ("tokenizer", "objective", "data", "training") if key not in config]
+    if missing:
+        raise ConfigError(f"training needs the config sections {', '.join(missing)}.")
+    check_keys("data", config.data, ("train", "val"))
+    settings = Settings.from_config(config.training)
+    if not resume and checkpoints_in(work_dir / "checkpoints"):
+        raise ConfigError(f"{work_dir} already holds a run; add --resume to continue it, or give another --work-dir.")
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+    seed = config.get("seed", 0)
+    set_seed(seed)
+    tokenizer = build_tokenizer(config.tokenizer)
+    train, val = build_sources("data.train", config.data.train), build_sources("data.val", config.data.val)
+    modalities = sorted({source.dataset.modality for source in train})
+    discriminators = build_discriminators(config.get("discriminator"), modalities)
+    if bool(discriminators) != bool(config.objective.get("adversarial")):
+        raise ConfigError("discriminator and objective.adversarial belong together: give both, or set both to None.")
+    objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=tuple(modalities))
+    place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes,
+             "report": work_dir / "unreadable.txt", "pin_memory": accelerator.device.type == "cuda"}
+    work_dir.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(
+        tokenizer=tokenizer, objective=objective, discriminators=discriminators,
+        train_loader=TrainLoader(train, seed=seed, draws_per_choice=settings.gradient_accumulation_steps,
+                                 max_unreadable_share=settings.max_unreadable_share, **place),
+        val_loader=ValLoader(val, **place), settings=settings, accelerator=accelerator, work_dir=work_dir,
+        make_metrics=functools.partial(build_metrics, config.get("metrics", [])))
+    if accelerator.is_main_process:
+        (work_dir / "config.py").write_text(config.pretty_text)
+        (work_dir / "provenance.json").write_text(json.dumps(provenance(seed, trainer), indent=2) + "\n")
+    if resume:
+        trainer.resume()
+    return trainer
+
+
+def provenance(seed: int, trainer: Trainer) -> dict[str, Any]:
+    """What produced a run: versions, plugins, commit, seed, command, hardware."""
+    parts = [trainer.tokenizer.plain.encoder, trainer.tokenizer.plain.quantizer, trainer.tokenizer.plain.decoder,
+             *(network.plain for network in trainer.discriminators.values()), *trainer.objective.losses.values(),
+             *(source.dataset for source in [*trainer.train_loader.sources, *trainer.val_loader.sources])]
+    packages = {type(part).__module__.split(".")[0] for part in parts} - {"toolkit"}
+    offered = importlib.metadata.packages_distributions()
+    plugins = sorted({distribution for package in packages for distribution in offered.get(package, [])})
+    device = trainer.accelerator.device
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(toolkit.__file__).parent, capture_output=True,
+                         text=True, check=False)
+    return {"toolkit": toolkit.__version__, "torch": torch.__version__, "python": platform.python_version(),
+            "plugins": {name: importlib.metadata.version(name) for name in plugins},
+            "git_commit": git.stdout.strip() or None, "seed": seed, "command": sys.argv,
+            "num_processes": trainer.accelerator.num_processes,
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or device.type,
+            "num_threads": torch.get_num_threads()}

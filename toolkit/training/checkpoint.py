@@ -1,0 +1,140 @@
+"""Checkpoints: written aside and renamed, so that one that is found is whole."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoint_step(directory: Path) -> int | None:
+    """N of ``step_N``; None for anything else, such as a half-written one.
+
+    Example:
+        >>> checkpoint_step(Path("step_20")), checkpoint_step(Path(".step_20.partial"))
+        (20, None)
+    """
+    match = re.fullmatch(r"step_(\d+)", directory.name)
+    return int(match[1]) if match else None
+
+
+def checkpoints_in(directory: Path) -> list[Path]:
+    """The whole checkpoints in a folder, oldest first.
+
+    Example:
+        >>> checkpoints_in(Path("no/such/folder"))
+        []
+    """
+    found = [path for path in directory.glob("step_*") if checkpoint_step(path) is not None]
+    return sorted(found, key=checkpoint_step)
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """A module's state as safetensors, in its own precision."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Restore what :func:`save_weights` wrote; every tensor must fit.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(nn.Linear(2, 1), Path(folder) / "layer.safetensors")
+        ...     load_weights(nn.Linear(2, 1), Path(folder) / "layer.safetensors")
+    """
+    module.load_state_dict(load_file(path))
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every random stream of this process, in types that load with ``weights_only``.
+
+    Example:
+        >>> state = random_state(); first = torch.rand(())
+        >>> set_random_state(state); bool(torch.rand(()) == first)
+        True
+    """
+    name, keys, *rest = np.random.get_state()
+    return {"torch": torch.get_rng_state(), "python": random.getstate(),
+            "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what :func:`random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+class CheckpointWriter:
+    """Writes ``step_N`` folders, each under another name until it is whole.
+
+    Args:
+        directory: Where they go.
+        keep: How many to keep; None: all.
+        rank: This process; process 0 creates, renames and deletes folders.
+        barrier: Waits for all processes.
+    """
+
+    def __init__(self, directory: Path, *, keep: int | None, rank: int, barrier: Any):
+        self.directory, self.keep, self.rank, self.barrier = directory, keep, rank, barrier
+
+    def write(self, step: int, *, modules: dict[str, nn.Module], shared: dict[str, Any],
+              own: dict[str, Any]) -> Path:
+        """Write a checkpoint; every process calls it.
+
+        Args:
+            step: Optimizer steps taken.
+            modules: name -> module, saved as ``name.safetensors`` by process 0.
+            shared: State that is the same on all processes.
+            own: This process's own state (random streams, position in the data).
+        """
+        partial, final = self.directory / f".step_{step}.partial", self.directory / f"step_{step}"
+        if self.rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            for name, module in modules.items():
+                save_weights(module, partial / f"{name}.safetensors")
+            torch.save(shared, partial / "state.pt")
+        self.barrier()
+        torch.save(own, partial / f"process_{self.rank}.pt")
+        self.barrier()
+        if self.rank == 0:
+            if final.exists():
+                shutil.rmtree(final)
+            partial.rename(final)
+            for old in checkpoints_in(self.directory)[:-self.keep] if self.keep else []:
+                shutil.rmtree(old)
+        self.barrier()
+        return final
+
+    def read(self, checkpoint: Path, *, modules: dict[str, nn.Module]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Restore the modules; returns the shared state and this process's own.
+
+        Raises:
+            FileNotFoundError: If the checkpoint was written by fewer processes.
+        """
+        for name, module in modules.items():
+            load_weights(module, checkpoint / f"{name}.safetensors")
+        own = checkpoint / f"process_{self.rank}.pt"
+        if not own.is_file():
+            raise FileNotFoundError(f"{checkpoint} has no state of process {self.rank}: it was written by fewer "
+                                    "processes; resume with as many as before.")
+        states: list[dict[str, Any]] = [torch.load(path, map_location="cpu", weights_only=True)
+                                        for path in (checkpoint / "state.pt", own)]
+        return states[0], states[1]

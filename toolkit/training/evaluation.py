@@ -1,0 +1,75 @@
+"""Scores of a tokenizer, and of untrained codecs beside it, over a validation set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit.contracts import Metric
+from toolkit.data import Batch
+from toolkit.metrics.anchors import MeanColour, Thumbnail, bits_per_position
+from toolkit.tokenizer import Tokenizer
+
+Codec = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+
+
+def as_codec(tokenizer: Tokenizer) -> Codec:
+    """The tokenizer as pixels (B, C, T, H, W) -> (reconstruction of that shape, indices)."""
+    def codec(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        # Not forward, which training may have wrapped in autocast.
+        quantized = tokenizer.encode(pixels)
+        return tokenizer.decode(quantized.codes, tuple(pixels.shape[2:])), quantized.indices
+    return codec
+
+
+@torch.no_grad()
+def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *,
+             device: torch.device | str = "cpu") -> dict[str, float]:
+    """Every metric's scores over the batches, in float32.
+
+    Args:
+        codec: Pixels (B, C, T, H, W) in [-1, 1] -> (reconstruction, indices).
+        batches: Finite; each process has its own share.
+        metrics: Reset first; they reduce over processes themselves.
+        device: Where to compute.
+
+    Example:
+        >>> from toolkit.metrics import PSNR
+        >>> batch = Batch(torch.zeros(1, 3, 1, 16, 16), keys=["grey"], modality="image", unreadable=[])
+        >>> round(evaluate(MeanColour(), [batch], [PSNR()])["psnr"], 1)   # 8 bits miss 0.5 by 1 / 510
+        54.2
+    """
+    for metric in metrics:
+        metric.reset()
+    for batch in batches:
+        pixels = batch.pixels.to(device)
+        reconstruction, indices = codec(pixels)
+        for metric in metrics:
+            metric.update(target=pixels, reconstruction=reconstruction, indices=indices)
+    return {name: value for metric in metrics for name, value in metric.compute().items()}
+
+
+def compare_with_anchors(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],
+                         make_metrics: Callable[[Any], list[Metric]], *, device: torch.device | str = "cpu",
+                         ) -> dict[str, dict[str, float]]:
+    """Scores of a tokenizer beside two untrained codecs, the thumbnail with its grid and bits.
+
+    Args:
+        tokenizer: In eval mode.
+        batches: Makes a fresh pass over the validation set.
+        make_metrics: Codec -> fresh metrics for it.
+        device: Where the tokenizer is.
+
+    Returns:
+        codec -> score name -> value, the tokenizer first.
+    """
+    codecs: dict[str, Any] = {"tokenizer": tokenizer}
+    if tokenizer.codebook_size:
+        bits = bits_per_position(tokenizer.codebook_size, tokenizer.num_codebooks)
+        codecs |= {"thumbnail": Thumbnail(stride=tokenizer.stride, bits=bits), "mean colour": MeanColour()}
+    return {name: evaluate(as_codec(codec) if codec is tokenizer else codec, batches(),
+                           make_metrics(codec), device=device)
+            for name, codec in codecs.items()}

@@ -1,0 +1,242 @@
+"""What training minimises: every term with its weight, in one place.
+
+The tokenizer's total is ``sum(weight * loss) + sum(weight * quantizer loss) + weight * adversarial``;
+the discriminator's is ``weight * adversarial + lecam + r1``. A term that is absent or whose weight
+is zero at a step is not computed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.build import build_part
+from toolkit.config import ConfigError, check_keys
+from toolkit.contracts import AdversarialLoss, Loss, Quantizer, TokenizerOutput
+from toolkit.registry import LOSSES
+from toolkit.training.regularizers import LeCAM, r1_penalty
+from toolkit.training.schedules import Schedule, value_at
+
+logger = logging.getLogger(__name__)
+Scalars = dict[str, Tensor]
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[nn.Module]:
+    """Within it, the module's parameters ask for no gradients; gradients to its input still flow.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> with frozen(layer):
+        ...     layer.weight.requires_grad
+        False
+        >>> layer.weight.requires_grad
+        True
+    """
+    wanted = [p for p in module.parameters() if p.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield module
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+class Adversary(nn.Module):
+    """The GAN terms, for one discriminator.
+
+    Args:
+        loss: The game, such as ``NonSaturating``.
+        weight: Of the generator's side, a number or a schedule.
+        discriminator_weight: Of the discriminator's side, a number or a schedule.
+        lecam: The regulariser with its averages, or None.
+        lecam_weight: A number or a schedule.
+        r1_weight: Average weight of R1 per step, a number or a schedule.
+        r1_every: R1 is computed every so many steps, and then multiplied by that number.
+    """
+
+    def __init__(self, loss: AdversarialLoss, *, weight: Schedule = 0.1, discriminator_weight: Schedule = 1.0,
+                 lecam: LeCAM | None = None, lecam_weight: Schedule = 0.0, r1_weight: Schedule = 0.0,
+                 r1_every: int = 1):
+        super().__init__()
+        self.loss, self.lecam = loss, lecam
+        self.weight, self.discriminator_weight = weight, discriminator_weight
+        self.lecam_weight, self.r1_weight, self.r1_every = lecam_weight, r1_weight, r1_every
+
+    def plays(self, step: int) -> bool:
+        """Whether either side has a weight at this step; before that, neither learns from the other."""
+        return value_at(self.weight, step) > 0 or value_at(self.discriminator_weight, step) > 0
+
+    def generator_loss(self, reconstruction: Tensor, discriminator: nn.Module, step: int) -> tuple[Tensor, Scalars]:
+        """Weighted () loss of (B, C, T, H, W) reconstructions, the discriminator frozen; and its scalar."""
+        weight = value_at(self.weight, step)
+        if weight == 0:
+            return reconstruction.new_zeros((), dtype=torch.float32), {}
+        with frozen(discriminator):
+            raw = self.loss.generator(discriminator(reconstruction).float())
+        return weight * raw, {"adversarial": raw.detach()}
+
+    def discriminator_loss(self, target: Tensor, reconstruction: Tensor, discriminator: nn.Module, step: int, *,
+                           plain_discriminator: nn.Module | None = None) -> tuple[Tensor, Scalars]:
+        """Weighted () loss of the discriminator, and its scalars.
+
+        Args:
+            target: (B, C, T, H, W) real pixels in [-1, 1].
+            reconstruction: (B, C, T, H, W), detached here.
+            discriminator: Called once on both, so a data-parallel wrapper sees one forward pass.
+            step: Optimizer steps taken so far.
+            plain_discriminator: The same without a wrapper, for R1 (in float32); by default itself.
+        """
+        logits = discriminator(torch.cat([target, reconstruction.detach().to(target.dtype)])).float()
+        real, fake = logits.chunk(2)
+        game = self.loss.discriminator(real, fake)
+        total = value_at(self.discriminator_weight, step) * game
+        scalars = {"discriminator": game.detach(), "logits_real": real.detach().mean(),
+                   "logits_fake": fake.detach().mean()}
+        if self.lecam is not None and (weight := value_at(self.lecam_weight, step)):
+            penalty = self.lecam(real, fake)
+            total = total + weight * penalty
+            scalars["lecam"] = penalty.detach()
+        if (weight := value_at(self.r1_weight, step)) and step % self.r1_every == 0:
+            with torch.autocast(target.device.type, enabled=False):
+                pixels = target.detach().float().requires_grad_()
+                penalty = r1_penalty((plain_discriminator or discriminator)(pixels), pixels)
+            total = total + weight * self.r1_every * penalty
+            scalars["r1"] = penalty.detach()
+        return total, scalars
+
+
+class Objective(nn.Module):
+    """All terms of training with their weights.
+
+    Args:
+        losses: name -> (loss, weight or schedule), on the reconstruction.
+        adversaries: modality -> its GAN terms; empty for training without a GAN.
+        quantizer_weights: name -> weight or schedule of the quantizer's losses.
+
+    Example:
+        >>> from toolkit import build_objective
+        >>> objective = build_objective(dict(losses=dict(reconstruction=dict(loss=dict(type="L2"), weight=5.0))))
+        >>> clip = torch.zeros(1, 3, 1, 4, 4)
+        >>> output = TokenizerOutput(clip + 2, latents=clip, codes=clip, indices=None)
+        >>> total, scalars = objective.generator_loss(output, clip, step=0)
+        >>> total.item(), scalars["reconstruction"].item()
+        (20.0, 4.0)
+    """
+
+    def __init__(self, *, losses: Mapping[str, tuple[Loss, Schedule]],
+                 adversaries: Mapping[str, Adversary] | None = None,
+                 quantizer_weights: Mapping[str, Schedule] | None = None):
+        super().__init__()
+        self.losses = nn.ModuleDict({name: loss for name, (loss, _) in losses.items()})
+        self.weights = {name: weight for name, (_, weight) in losses.items()}
+        self.adversaries = nn.ModuleDict(adversaries or {})
+        self.quantizer_weights = dict(quantizer_weights or {})
+
+    def generator_loss(self, output: TokenizerOutput, target: Tensor, *, step: int, modality: str = "video",
+                       discriminator: nn.Module | None = None) -> tuple[Tensor, Scalars]:
+        """The tokenizer's total.
+
+        Args:
+            output: The tokenizer's output for ``target``.
+            target: (B, C, T, H, W) in [-1, 1].
+            step: Optimizer steps taken so far.
+            modality: Whose adversary judges.
+            discriminator: The discriminator of that modality, or None without a GAN.
+
+        Returns:
+            The weighted total () float32, and every term's unweighted value by name.
+
+        Raises:
+            KeyError: If the quantizer returns a loss that has no weight.
+        """
+        total, scalars = target.new_zeros((), dtype=torch.float32), {}
+        for name, loss in self.losses.items():
+            if weight := value_at(self.weights[name], step):
+                raw = loss(output, target)
+                total = total + weight * raw
+                scalars[name] = raw.detach()
+        for name, raw in output.losses.items():
+            if name not in self.quantizer_weights:
+                raise KeyError(f"the quantizer's loss {name!r} has no weight; state it in the quantizer's "
+                               "loss_weights or in objective.quantizer.")
+            total = total + value_at(self.quantizer_weights[name], step) * raw
+            scalars[name] = raw.detach()
+        if discriminator is not None:
+            weighted, more = self.adversaries[modality].generator_loss(output.reconstruction, discriminator, step)
+            total, scalars = total + weighted, scalars | more
+        return total, scalars | {"total": total.detach()}
+
+    def discriminator_loss(self, output: TokenizerOutput, target: Tensor, *, step: int, discriminator: nn.Module,
+                           modality: str = "video", plain_discriminator: nn.Module | None = None,
+                           ) -> tuple[Tensor, Scalars]:
+        """The discriminator's total () float32 and its unweighted terms; see :class:`Adversary`."""
+        return self.adversaries[modality].discriminator_loss(
+            target, output.reconstruction, discriminator, step, plain_discriminator=plain_discriminator)
+
+
+def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = None,
+                    modalities: tuple[str, ...] = ("video",)) -> Objective:
+    """Build the objective from its config.
+
+    Args:
+        config: ``losses`` (name -> ``dict(loss=dict(type=...), weight=...)``), ``adversarial``
+            (``dict(loss=..., weight=..., discriminator_weight=..., lecam=dict(weight=..., ...),
+            r1=dict(weight=..., every=...))``) and ``quantizer`` (name -> weight). A weight is a
+            number or a schedule; a term that is None is absent.
+        quantizer: Whose ``loss_weights`` hold where the config says nothing. A name in
+            ``config.quantizer`` that it does not have is ignored, and logged.
+        modalities: Each gets its own LeCAM averages.
+
+    Raises:
+        ConfigError: For keys that are not known or a weight that is missing.
+
+    Example:
+        >>> objective = build_objective(dict(losses=dict(pixels=dict(loss=dict(type="L1"), weight=1.0))))
+        >>> list(objective.losses), list(objective.adversaries)
+        (['pixels'], [])
+    """
+    check_keys("objective", config, ("losses", "adversarial", "quantizer"))
+    losses = {name: _build_term(name, term) for name, term in (config.get("losses") or {}).items() if term}
+    weights = dict(quantizer.loss_weights) if quantizer else {}
+    for name, weight in (config.get("quantizer") or {}).items():
+        if quantizer is not None and name not in weights:
+            logger.info("objective.quantizer: %s returns no loss %r; its weight is ignored.",
+                        type(quantizer).__name__, name)
+        weights[name] = weight
+    adversarial = config.get("adversarial")
+    adversaries = {modality: _build_adversary(adversarial) for modality in modalities} if adversarial else {}
+    for schedule in [*weights.values(), *(weight for _, weight in losses.values())]:
+        value_at(schedule, 0)
+    return Objective(losses=losses, adversaries=adversaries, quantizer_weights=weights)
+
+
+def _build_term(name: str, term: Mapping[str, Any]) -> tuple[Loss, Schedule]:
+    check_keys(f"objective.losses.{name}", term, ("loss", "weight"))
+    if "loss" not in term or "weight" not in term:
+        raise ConfigError(f"objective.losses.{name} needs loss=dict(type=...) and weight=..., got {dict(term)}.")
+    return build_part(LOSSES, term["loss"]), term["weight"]
+
+
+def _build_adversary(config: Mapping[str, Any]) -> Adversary:
+    check_keys("objective.adversarial", config, ("loss", "weight", "discriminator_weight", "lecam", "r1"))
+    lecam, r1 = dict(config.get("lecam") or {}), dict(config.get("r1") or {})
+    check_keys("objective.adversarial.lecam", lecam, ("weight", "decay", "per_logit"))
+    check_keys("objective.adversarial.r1", r1, ("weight", "every"))
+    lecam_weight = lecam.pop("weight", 0.0)
+    terms = Adversary(
+        build_part(LOSSES, config["loss"]), weight=config.get("weight", 0.1),
+        discriminator_weight=config.get("discriminator_weight", 1.0),
+        lecam=LeCAM(**lecam) if lecam_weight else None, lecam_weight=lecam_weight,
+        r1_weight=r1.get("weight", 0.0), r1_every=r1.get("every", 1))
+    for schedule in (terms.weight, terms.discriminator_weight, terms.lecam_weight, terms.r1_weight):
+        value_at(schedule, 0)
+    return terms
+
+

@@ -1,0 +1,73 @@
+"""What keeps a discriminator in check: LeCAM and R1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.layers import mean_over_processes
+
+
+def r1_penalty(logits: Tensor, pixels: Tensor) -> Tensor:
+    """Zero-centred gradient penalty on real data, before its weight.
+
+    Args:
+        logits: (B, ...) discriminator output for ``pixels``.
+        pixels: (B, C, T, H, W) real clips in [-1, 1] that require grad.
+
+    Returns:
+        () float32, mean over the batch of the squared gradient norm.
+
+    Raises:
+        ValueError: If ``pixels`` does not require grad.
+
+    Source: Mescheder et al., arXiv:1801.04406, eq. 9.
+
+    Example:
+        >>> x = torch.ones(1, 3, 1, 2, 2, requires_grad=True)
+        >>> r1_penalty((2 * x).sum((1, 2, 3, 4)), x).item()   # 12 entries, slope 2
+        48.0
+    """
+    if not pixels.requires_grad:
+        raise ValueError("r1_penalty needs pixels that require grad, got some that do not; call "
+                         "pixels.requires_grad_() before the discriminator.")
+    gradient, = torch.autograd.grad(logits.sum(), pixels, create_graph=True)
+    return gradient.float().square().flatten(1).sum(1).mean()
+
+
+class LeCAM(nn.Module):
+    """Keeps logits near the other side's running average (Tseng et al., arXiv:2104.03310, eq. 5).
+
+    ``relu(real - average_fake)^2 + relu(average_real - fake)^2``, the averages being updated first.
+    They are buffers, so a checkpoint has them. Statistics are of the joint batch of all processes.
+
+    Args:
+        decay: Of the running averages.
+        per_logit: False: the penalty is of the batch-mean logit (O2-MAGVIT2). True: the mean over
+            logits of each one's penalty (the paper, Open-MAGVIT2).
+
+    Example:
+        >>> lecam = LeCAM(decay=0.5)
+        >>> lecam(torch.tensor([2.0]), torch.tensor([0.0])).item()   # (2 - 0)^2 + (1 - 0)^2
+        5.0
+        >>> lecam.average_real.item()
+        1.0
+    """
+
+    def __init__(self, *, decay: float = 0.999, per_logit: bool = False):
+        super().__init__()
+        self.decay, self.per_logit = decay, per_logit
+        self.register_buffer("average_real", torch.zeros(()))
+        self.register_buffer("average_fake", torch.zeros(()))
+
+    def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """(B, ...) logits of real pixels and reconstructions -> () float32."""
+        real, fake = real_logits.float(), fake_logits.float()
+        real_mean, fake_mean = mean_over_processes(real.mean()), mean_over_processes(fake.mean())
+        if self.training:
+            self.average_real.lerp_(real_mean.detach(), 1 - self.decay)
+            self.average_fake.lerp_(fake_mean.detach(), 1 - self.decay)
+        if not self.per_logit:
+            real, fake = real_mean, fake_mean
+        return ((real - self.average_fake).relu().square().mean()
+                + (self.average_real - fake).relu().square().mean())

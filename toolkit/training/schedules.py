@@ -1,0 +1,40 @@
+"""Weights that change over a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+Schedule = float | Sequence[tuple[int, float]]
+
+
+def value_at(schedule: Schedule, step: int) -> float:
+    """The value of a weight at an optimizer step.
+
+    Args:
+        schedule: A number, or points (step, value) in rising order of steps: straight lines between
+            them, constant before the first and after the last. Two points at one step make a jump.
+        step: Optimizer steps taken so far.
+
+    Raises:
+        ValueError: If it is neither a number nor a list of points in order.
+
+    Example:
+        >>> anneal = [(0, 0.3), (2000, 0.1)]
+        >>> [round(value_at(anneal, step), 3) for step in (0, 1000, 2000, 9000)]
+        [0.3, 0.2, 0.1, 0.1]
+        >>> value_at([(500, 0.0), (500, 1.0)], 499), value_at([(500, 0.0), (500, 1.0)], 500)
+        (0.0, 1.0)
+    """
+    if isinstance(schedule, int | float):
+        return float(schedule)
+    points = [tuple(point) for point in schedule] if isinstance(schedule, list | tuple) else []
+    if not points or any(len(p) != 2 for p in points) or any(a[0] > b[0] for a, b in pairwise(points)):
+        raise ValueError(f"a weight is a number or a list of points (step, value) in rising order of steps, "
+                         f"got {schedule!r}.")
+    if step < points[0][0]:
+        return float(points[0][1])
+    for (start, first), (end, last) in pairwise(points):
+        if start <= step < end:
+            return first + (last - first) * (step - start) / (end - start)
+    return float(points[-1][1])

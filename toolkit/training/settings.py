@@ -1,0 +1,89 @@
+"""The ``training`` section of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from toolkit.config import ConfigError, check_keys
+
+
+@dataclass(kw_only=True)
+class Checkpoints:
+    """How often to write a checkpoint, and how many to keep (None: all)."""
+
+    every: int = 1000
+    keep: int | None = 3
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """How long, how fast and in what precision to train.
+
+    Attributes:
+        max_steps: Optimizer steps.
+        learning_rate: Of the tokenizer, after ``warmup_steps`` of linear warm-up; a cosine then
+            takes it to ``min_learning_rate``.
+        discriminator_learning_rate: The same for discriminators; None: as the tokenizer's.
+        betas, eps, weight_decay: Adam's.
+        gradient_accumulation_steps: Micro-batches per optimizer step.
+        mixed_precision: "no", "bf16" or "fp16".
+        activation_checkpointing: Recompute activations in the backward pass.
+        ema_decay: Of the averaged weights that are validated and exported; None: no average.
+        ema_warmup: Start the average with a shorter memory.
+        log_every, validate_every, checkpoints: In optimizer steps.
+        num_samples: Reconstructions to write at each validation, per modality.
+        max_unreadable_share: Of the samples tried, beyond which unreadable files end the run.
+
+    Example:
+        >>> Settings.from_config(dict(max_steps=10)).learning_rate
+        0.0001
+    """
+
+    max_steps: int
+    learning_rate: float = 1e-4
+    discriminator_learning_rate: float | None = None
+    min_learning_rate: float = 0.0
+    warmup_steps: int = 0
+    betas: tuple[float, float] = (0.0, 0.99)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    gradient_accumulation_steps: int = 1
+    mixed_precision: str = "no"
+    activation_checkpointing: bool = False
+    ema_decay: float | None = 0.999
+    ema_warmup: bool = False
+    log_every: int = 10
+    validate_every: int = 1000
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    num_samples: int = 4
+    max_unreadable_share: float = 0.05
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Settings:
+        """Read the section.
+
+        Raises:
+            ConfigError: For a key that is not known, a missing ``max_steps``, or a value out of range.
+        """
+        check_keys("training", config, tuple(f.name for f in fields(cls)))
+        checkpoints = config.get("checkpoints", {})
+        check_keys("training.checkpoints", checkpoints, tuple(f.name for f in fields(Checkpoints)))
+        if "max_steps" not in config:
+            raise ConfigError("training needs max_steps, the number of optimizer steps.")
+        settings = cls(**{**config, "checkpoints": Checkpoints(**checkpoints)})
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Raise a ConfigError for the first value that is out of range."""
+        for name in ("max_steps", "gradient_accumulation_steps", "log_every", "validate_every"):
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                raise ConfigError(f"training.{name} must be a whole number of at least 1, got {value!r}.")
+        if self.checkpoints.every < 1 or (self.checkpoints.keep is not None and self.checkpoints.keep < 1):
+            raise ConfigError(f"training.checkpoints must be at least 1 each, got {self.checkpoints}.")
+        if self.mixed_precision not in ("no", "bf16", "fp16"):
+            raise ConfigError(f"training.mixed_precision is 'no', 'bf16' or 'fp16', got {self.mixed_precision!r}.")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"training.ema_decay lies in [0, 1) or is None, got {self.ema_decay!r}.")

@@ -1,0 +1,272 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from toolkit.config import ConfigError
+from toolkit.contracts import Discriminator, Metric
+from toolkit.data import Batch, TrainLoader, ValLoader
+from toolkit.metrics import Codebook
+from toolkit.tokenizer import Tokenizer
+from toolkit.training.checkpoint import CheckpointWriter, checkpoint_step, checkpoints_in, random_state, set_random_state
+from toolkit.training.evaluation import as_codec, compare_with_anchors, evaluate
+from toolkit.training.interrupts import Interrupts
+from toolkit.training.log import RunLog
+from toolkit.training.objective import Objective
+from toolkit.training.optimization import Trained
+from toolkit.training.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Trains a tokenizer against its objective, and discriminators against the tokenizer.
+
+    Args:
+        tokenizer: Without a wrapper.
+        objective: With an adversary for each discriminator.
+        discriminators: modality -> discriminator; empty for training without a GAN.
+        train_loader: Endless.
+        val_loader: One pass per validation.
+        make_metrics: Codec -> fresh metrics of the validation.
+        settings: How long, how fast.
+        accelerator: Devices and processes.
+        work_dir: Where everything is written.
+    """
+
+    def __init__(self, *, tokenizer: Tokenizer, objective: Objective, discriminators: Mapping[str, Discriminator],
+                 train_loader: TrainLoader, val_loader: ValLoader, make_metrics: Callable[[Any], list[Metric]],
+                 settings: Settings, accelerator: Accelerator, work_dir: Path):
+        self.settings, self.accelerator, self.work_dir = settings, accelerator, work_dir
+        self.train_loader, self.val_loader = train_loader, val_loader
+        self.make_metrics = make_metrics
+        self.codebook_use = {}
+        if tokenizer.codebook_size:
+            self.codebook_use = {source.dataset.modality: Codebook(
+                codebook_size=tokenizer.codebook_size, num_codebooks=tokenizer.num_codebooks)
+                for source in train_loader.sources}
+        tokenizer.encoder.activation_checkpointing = settings.activation_checkpointing
+        tokenizer.decoder.activation_checkpointing = settings.activation_checkpointing
+        self.objective = objective.to(accelerator.device)
+        # Copied before the tokenizer is wrapped for its precision and processes.
+        self.ema = settings.ema_decay is not None and ModelEmaV3(
+            tokenizer.to(accelerator.device), decay=settings.ema_decay, use_warmup=settings.ema_warmup)
+        self.tokenizer = Trained(tokenizer, learning_rate=settings.learning_rate, settings=settings,
+                                 accelerator=accelerator)
+        rate = settings.discriminator_learning_rate or settings.learning_rate
+        self.discriminators = {
+            modality: Trained(network, learning_rate=rate, settings=settings, accelerator=accelerator)
+            for modality, network in discriminators.items()}
+        self.step = 0
+        self._seen: set[str] = set()
+        self.checkpoints = CheckpointWriter(work_dir / "checkpoints", keep=settings.checkpoints.keep,
+                                            rank=accelerator.process_index, barrier=accelerator.wait_for_everyone)
+
+    @property
+    def averaged(self) -> Tokenizer:
+        """The tokenizer that is validated and exported: the EMA's, where there is one."""
+        return self.ema.module if self.ema else self.tokenizer.plain
+
+    def run(self) -> bool:
+        """Train to the last step, or until interrupted; returns whether it reached the last step."""
+        started, first = time.time(), self.step
+        log = RunLog(self.work_dir, step=self.step, max_steps=self.settings.max_steps,
+                     active=self.accelerator.is_main_process)
+        try:
+            with Interrupts() as interrupts:
+                while self.step < self.settings.max_steps and not self._any(interrupts.requested):
+                    self._train_step(log)
+                    if self.step % self.settings.validate_every == 0 or self.step == self.settings.max_steps:
+                        self.validate(log)
+                    if self.step % self.settings.checkpoints.every == 0 or self.step == self.settings.max_steps:
+                        self.save_checkpoint()
+                finished = self.step == self.settings.max_steps
+                if not finished:
+                    self.save_checkpoint()
+        finally:
+            log.close()
+        if self.accelerator.is_main_process:
+            self.averaged.save_pretrained(self.work_dir / "tokenizer")
+        self.accelerator.wait_for_everyone()
+        self._report(finished, seconds=time.time() - started, steps=self.step - first)
+        return finished
+
+    def _any(self, wish: bool) -> bool:
+        """Whether any process wishes it, so that all act alike."""
+        if self.accelerator.num_processes == 1:
+            return wish
+        return bool(self.accelerator.reduce(torch.tensor(float(wish), device=self.accelerator.device)).item())
+
+    def _train_step(self, log: RunLog) -> None:
+        """One optimizer step of the tokenizer and, if it plays, of the discriminator."""
+        started, accumulated = time.time(), defaultdict(list)
+        self.tokenizer.module.train()
+        self.objective.train()
+        num_micro = self.settings.gradient_accumulation_steps
+        for micro in range(num_micro):
+            batch = next(self.train_loader)
+            self._check_fit(batch)
+            for name, value in self._accumulate(batch, share=1 / num_micro, last=micro == num_micro - 1).items():
+                accumulated[name].append(value)
+        rate = self.tokenizer.learning_rate
+        self.tokenizer.step(self.step)
+        if (opponent := self._opponent(batch.modality)) is not None:
+            opponent.step(self.step)
+        self.step += 1
+        if self.ema:
+            self.ema.update(self.tokenizer.plain, step=self.step)
+        log.advance()
+        if self.step % self.settings.log_every == 0 or self.step == self.settings.max_steps:
+            means = self._reduce({name: torch.stack(values).mean() for name, values in accumulated.items()})
+            log.scalars("train", batch.modality, self.step, {
+                **means, "learning_rate": rate, "seconds_per_step": time.time() - started})
+
+    def _opponent(self, modality: str) -> Trained | None:
+        """The discriminator that learns in this step."""
+        opponent = self.discriminators.get(modality)
+        plays = opponent is not None and self.objective.adversaries[modality].plays(self.step)
+        return opponent if plays else None
+
+    def _check_fit(self, batch: Batch) -> None:
+        """Refuse clips that the discriminator cannot take, and say once when clips will be padded."""
+        if batch.modality in self._seen:
+            return
+        self._seen.add(batch.modality)
+        size, tokenizer = tuple(batch.pixels.shape[2:]), self.tokenizer.plain
+        opponent = self.discriminators.get(batch.modality)
+        if opponent is not None and opponent.plain.size not in (None, size):
+            raise ConfigError(f"the discriminator takes (T, H, W) = {opponent.plain.size}, data.train gives "
+                              f"{batch.modality}s of {size}; set discriminator.size or the dataset's num_frames "
+                              "and size so that they agree.")
+        if (fitting := tokenizer.fitting_size(size)) != size:
+            logger.warning("%ss of (T, H, W) = %s do not fit the stride %s: they are padded to %s.", batch.modality,
+                           size, tokenizer.stride, fitting)
+
+    def _accumulate(self, batch: Batch, *, share: float, last: bool) -> dict[str, Tensor]:
+        """Add a micro-batch's gradients to both networks; returns its scalars."""
+        pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
+        opponent, step = self._opponent(batch.modality), self.step
+        with self._synchronised(self.tokenizer, last):
+            output = self.tokenizer.module(pixels)
+            with self.accelerator.autocast():
+                total, scalars = self.objective.generator_loss(
+                    output, pixels, step=step, modality=batch.modality,
+                    discriminator=opponent and opponent.plain)
+            self.accelerator.backward(total * share)
+        if opponent is not None:
+            output.reconstruction = output.reconstruction.detach()
+            with self._synchronised(opponent, last):
+                with self.accelerator.autocast():
+                    total, more = self.objective.discriminator_loss(
+                        output, pixels, step=step, modality=batch.modality, discriminator=opponent.module,
+                        plain_discriminator=opponent.plain)
+                self.accelerator.backward(total * share)
+            scalars |= more
+        if output.indices is not None:
+            self.codebook_use[batch.modality].update(target=pixels, reconstruction=output.reconstruction.detach(),
+                                                     indices=output.indices)
+        return scalars
+
+    def _synchronised(self, network: Trained, last: bool) -> contextlib.AbstractContextManager:
+        """Processes exchange gradients at the last micro-batch only."""
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(network.module)
+
+    def _reduce(self, scalars: dict[str, Tensor]) -> dict[str, float]:
+        """Means over processes."""
+        values = torch.stack([value.float() for value in scalars.values()])
+        return dict(zip(scalars, self.accelerator.reduce(values, reduction="mean").tolist(), strict=True))
+
+    @torch.no_grad()
+    def validate(self, log: RunLog) -> None:
+        """Score the averaged tokenizer in float32 on every modality, and write reconstructions."""
+        codec, device = as_codec(self.averaged.eval()), self.accelerator.device
+        for modality, batches in self.val_batches().items():
+            scores = evaluate(codec, batches(), self.make_metrics(self.averaged), device=device)
+            log.scalars("val", modality, self.step, scores)
+            first = next(batches(), None)
+            if first is not None and self.accelerator.is_main_process:
+                pixels = first.pixels[:self.settings.num_samples].to(device)
+                log.samples(modality, self.step, pixels, codec(pixels)[0])
+        for modality, metric in self.codebook_use.items():
+            log.scalars("train", modality, self.step, metric.compute())
+            metric.reset()
+
+    def val_batches(self) -> dict[str, Callable[[], Iterator[Batch]]]:
+        """modality -> a fresh pass over its validation batches."""
+        def batches(modality: str) -> Iterator[Batch]:
+            return (batch for batch in self.val_loader if batch.modality == modality)
+        modalities = dict.fromkeys(source.dataset.modality for source in self.val_loader.sources)
+        return {modality: functools.partial(batches, modality) for modality in modalities}
+
+    def compare(self) -> dict[str, dict[str, dict[str, float]]]:
+        """modality -> codec -> scores: the averaged tokenizer beside untrained codecs of its grid and bits."""
+        return {modality: compare_with_anchors(self.averaged.eval(), batches, self.make_metrics,
+                                               device=self.accelerator.device)
+                for modality, batches in self.val_batches().items()}
+
+    def _modules(self) -> dict[str, nn.Module]:
+        """Everything with weights or averages that a checkpoint holds; frozen networks have no state."""
+        modules: dict[str, nn.Module] = {"tokenizer": self.tokenizer.plain, "objective": self.objective}
+        if self.ema:
+            modules["ema"] = self.ema.module
+        return modules | {f"discriminator_{modality}": network.plain
+                          for modality, network in self.discriminators.items()}
+
+    def save_checkpoint(self) -> Path:
+        """Write ``checkpoints/step_N`` from which a run continues exactly."""
+        optimizers = {name: network.state_dict() for name, network in self._trained().items()}
+        shared = {"step": self.step, "optimizers": optimizers,
+                  "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}}
+        own = {"random": random_state(), "data": self.train_loader.state_dict()}
+        return self.checkpoints.write(self.step, modules=self._modules(), shared=shared, own=own)
+
+    def _trained(self) -> dict[str, Trained]:
+        return {"tokenizer": self.tokenizer,
+                **{f"discriminator_{modality}": network for modality, network in self.discriminators.items()}}
+
+    def resume(self) -> None:
+        """Continue from the newest whole checkpoint in ``work_dir``, or from the start if there is none."""
+        found = checkpoints_in(self.checkpoints.directory)
+        if not found:
+            logger.warning("nothing to resume in %s: starting from the first step.", self.checkpoints.directory)
+            return
+        shared, own = self.checkpoints.read(found[-1], modules=self._modules())
+        for name, network in self._trained().items():
+            network.load_state_dict(shared["optimizers"][name])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(shared["scaler"])
+        self.train_loader.load_state_dict(own["data"])
+        set_random_state(own["random"])
+        self.step = checkpoint_step(found[-1])
+        logger.info("resumed from %s.", found[-1])
+
+    def _report(self, finished: bool, *, seconds: float, steps: int) -> None:
+        """Say how the run ended and what it cost."""
+        if self.accelerator.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 2**30
+        else:
+            unit = 1 if sys.platform == "darwin" else 1024
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+        logger.info("%d steps in %.1f s (%.2f s per step, validation included), peak memory %.2f GiB.", steps,
+                    seconds, seconds / max(steps, 1), peak)
+        if self.train_loader.unreadable:
+            logger.warning("%d unreadable files were skipped; they are listed in %s.",
+                           len(self.train_loader.unreadable), self.work_dir / "unreadable.txt")
+        if not finished:
+            logger.warning("interrupted at step %d; %s has everything. Add --resume to the command to go on.",
+                           self.step, self.checkpoints.directory / f"step_{self.step}")

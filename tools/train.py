@@ -1,0 +1,71 @@
+"""Train a tokenizer from a config.
+
+    python tools/train.py configs/demo_video.py
+    python tools/train.py configs/magvit2_video.py --cfg-options data.train.dataset.path=/data/clips
+    accelerate launch --num_processes 8 tools/train.py configs/magvit2_video.py --resume
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="a config file; it is code, so run only what you trust")
+    parser.add_argument("--work-dir", type=Path, help="where the run is written (default: work_dirs/CONFIG)")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in the work dir")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE",
+                        help="settings on top of the config, such as training.max_steps=100")
+    return parser.parse_args()
+
+
+def print_table(modality: str, codecs: dict[str, dict[str, float]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = {"psnr": "PSNR (dB)", "ssim": "SSIM", "bits_per_pixel": "bits/pixel", "codebook_usage": "codebook usage"}
+    extra = [name for scores in codecs.values() for name in scores
+             if name not in columns and not name.startswith("codebook")]
+    columns = {**columns, **{name: name for name in extra}}
+    table = Table("", *columns.values(), title=f"{modality}, validation set")
+    for codec, scores in codecs.items():
+        table.add_row(codec, *(f"{scores[name]:.4g}" if name in scores else "-" for name in columns))
+    Console(width=max(100, Console().width)).print(table)
+
+
+def main() -> None:
+    arguments = parse()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    from toolkit import load_config
+    from toolkit.assets import AssetError
+    from toolkit.config import ConfigError, parse_overrides
+    from toolkit.contracts import DataError
+    from toolkit.registry import UnknownComponentError
+    from toolkit.training import build_trainer
+
+    work_dir = arguments.work_dir or Path("work_dirs") / Path(arguments.config).stem
+    try:
+        config = load_config(arguments.config, parse_overrides(arguments.cfg_options))
+        trainer = build_trainer(config, work_dir=work_dir, resume=arguments.resume)
+    except (AssetError, DataError, OSError, TypeError, UnknownComponentError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    try:
+        finished = trainer.run()
+    except (ConfigError, DataError) as error:
+        sys.exit(f"error: {error}")
+    if not finished:
+        sys.exit(130)
+    results = trainer.compare()
+    if trainer.accelerator.is_main_process:
+        (work_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        for modality, codecs in results.items():
+            print_table(modality, codecs)
+        print(f"tokenizer: {work_dir / 'tokenizer'}; samples: {work_dir / 'samples'}")
+
+
+if __name__ == "__main__":
+    main()
