@@ -30,8 +30,8 @@ class Index:
         self.folder, self.cache = folder / "index", folder / "cache"
         self.folder.mkdir()
         self.monkeypatch = monkeypatch
-        for name, value in (("TOOLKIT_CACHE", self.cache), ("PIP_FIND_LINKS", self.folder), ("PIP_NO_INDEX", 1),
-                            ("PIP_CONFIG_FILE", os.devnull)):
+        for name, value in {"TOOLKIT_CACHE": self.cache, "PIP_FIND_LINKS": self.folder, "PIP_NO_INDEX": 1,
+                            "PIP_CONFIG_FILE": os.devnull}.items():
             monkeypatch.setenv(name, str(value))
         monkeypatch.setattr(assets, "_verified", set())
 
@@ -45,8 +45,11 @@ class Index:
                 file.writestr(name, data)
         return Archive("toy", "1.0", sha256(path.read_bytes()), 1)
 
-    def pin(self, **table: Asset) -> None:
-        self.monkeypatch.setattr(assets, "ASSETS", {f"toys/{name}": asset for name, asset in table.items()})
+    def pin(self, archive: Archive, **members: tuple[str, bytes]) -> None:
+        """The whole table of assets: toys/name -> member and content."""
+        self.monkeypatch.setattr(assets, "ASSETS", {
+            f"toys/{name}": Asset(archive, member, sha256(data), "CC0")
+            for name, (member, data) in members.items()})
 
     def left(self) -> list[str]:
         return sorted(p.relative_to(self.cache).as_posix() for p in self.cache.rglob("*")
@@ -60,7 +63,7 @@ def index(tmp_path, monkeypatch) -> Index:
 
 def test_one_download_gives_all_members_of_its_archive(index, caplog):
     archive = index.publish({"toy/data/a.bin": b"a", "toy/data/b.bin": b"b", "toy/other.bin": b"c"})
-    index.pin(a=Asset(archive, "data/a.bin", sha256(b"a"), "CC0"), b=Asset(archive, "data/b.bin", sha256(b"b"), "CC0"))
+    index.pin(archive, a=("data/a.bin", b"a"), b=("data/b.bin", b"b"))
     with caplog.at_level(logging.INFO, logger="toolkit.assets"):
         assert fetch("toys/a").read_bytes() == b"a"
         assert fetch("toys/b").read_bytes() == b"b"
@@ -70,7 +73,7 @@ def test_one_download_gives_all_members_of_its_archive(index, caplog):
 
 
 def test_a_cached_file_needs_no_network(index):
-    index.pin(a=Asset(Archive("toy", "1.0", "0" * 64, 1), "a.bin", sha256(b"a"), "CC0"))  # nowhere to be had
+    index.pin(Archive("toy", "1.0", "0" * 64, 1), a=("a.bin", b"a"))  # nowhere to be had
     path = assets.asset_path("toys/a")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"a")
@@ -79,7 +82,7 @@ def test_a_cached_file_needs_no_network(index):
 
 def test_an_archive_with_another_hash_is_refused(index):
     archive = index.publish({"toy/a.bin": b"a"})
-    index.pin(a=Asset(Archive("toy", "1.0", "0" * 64, 1), "a.bin", sha256(b"a"), "CC0"))
+    index.pin(Archive("toy", "1.0", "0" * 64, 1), a=("a.bin", b"a"))
     with pytest.raises(AssetError, match=r"(?s)toys/a.*" + archive.sha256 + ".*TOOLKIT_CACHE"):
         fetch("toys/a")
     assert index.left() == []
@@ -91,7 +94,7 @@ def test_an_sdist_with_another_hash_runs_nothing(index, tmp_path):
     source.write_text(f"open({str(ran)!r}, 'w').write('x')\n")
     with tarfile.open(index.folder / "toy-1.0.tar.gz", "w:gz") as file:
         file.add(source, "toy-1.0/setup.py")
-    index.pin(a=Asset(Archive("toy", "1.0", "0" * 64, 1, sdist=True), "a.bin", sha256(b"a"), "CC0"))
+    index.pin(Archive("toy", "1.0", "0" * 64, 1, sdist=True), a=("a.bin", b"a"))
     with pytest.raises(AssetError, match="toys/a"):
         fetch("toys/a")
     assert not ran.exists() and index.left() == []
@@ -101,7 +104,7 @@ def test_an_sdist_with_another_hash_runs_nothing(index, tmp_path):
                          ids=["changed", "missing"])
 def test_a_member_that_is_not_the_pinned_one_leaves_nothing_behind(index, members):
     archive = index.publish(members)
-    index.pin(a=Asset(archive, "toy/a.bin", sha256(b"a"), "CC0"), b=Asset(archive, "toy/b.bin", sha256(b"b"), "CC0"))
+    index.pin(archive, a=("toy/a.bin", b"a"), b=("toy/b.bin", b"b"))
     with pytest.raises(AssetError, match=r"toys/b.*toy/b\.bin"):
         fetch("toys/a")
     assert index.left() == []
@@ -109,7 +112,7 @@ def test_a_member_that_is_not_the_pinned_one_leaves_nothing_behind(index, member
 
 def test_a_member_name_cannot_choose_where_it_is_written(index, tmp_path):
     archive = index.publish({"../../../slip/a.bin": b"a"})
-    index.pin(a=Asset(archive, "slip/a.bin", sha256(b"a"), "CC0"))
+    index.pin(archive, a=("slip/a.bin", b"a"))
     assert fetch("toys/a") == index.cache / "toys/a.bin"
     assert index.left() == ["toys/a.bin"] and not list(tmp_path.rglob("slip"))
 
@@ -125,7 +128,7 @@ def test_links_in_an_archive_are_never_followed(tmp_path):
 
 def test_a_damaged_cached_file_is_fetched_again(index, caplog):
     archive = index.publish({"toy/a.bin": b"a"})
-    index.pin(a=Asset(archive, "toy/a.bin", sha256(b"a"), "CC0"))
+    index.pin(archive, a=("toy/a.bin", b"a"))
     fetch("toys/a").write_bytes(b"damaged")
     assert fetch("toys/a").read_bytes() == b"a"
     assert "wrong sha256" in caplog.text
@@ -133,7 +136,7 @@ def test_a_damaged_cached_file_is_fetched_again(index, caplog):
 
 def test_a_crash_during_a_download_does_not_stay_in_the_cache(index):
     archive = index.publish({"toy/a.bin": b"a"})
-    index.pin(a=Asset(archive, "toy/a.bin", sha256(b"a"), "CC0"))
+    index.pin(archive, a=("toy/a.bin", b"a"))
     (index.cache / ".download-toy-1").mkdir(parents=True)
     (index.cache / ".download-toy-1/half.whl").write_bytes(b"half")
     fetch("toys/a")
@@ -142,14 +145,14 @@ def test_a_crash_during_a_download_does_not_stay_in_the_cache(index):
 
 def test_concurrent_fetches_download_once(index, caplog):
     archive = index.publish({"toy/a.bin": b"a" * 100_000})
-    index.pin(a=Asset(archive, "toy/a.bin", sha256(b"a" * 100_000), "CC0"))
+    index.pin(archive, a=("toy/a.bin", b"a" * 100_000))
     with caplog.at_level(logging.INFO, logger="toolkit.assets"), ThreadPoolExecutor(4) as pool:
         paths = list(pool.map(fetch, ["toys/a"] * 4))
     assert set(paths) == {index.cache / "toys/a.bin"} and caplog.text.count("fetching") == 1
 
 
 def test_an_unknown_name_gets_the_nearest():
-    with pytest.raises(ValueError, match="'clips/bike'.*clips/bikes"):
+    with pytest.raises(ValueError, match=r"'clips/bike'.*clips/bikes"):
         fetch("clips/bike")
 
 
@@ -174,11 +177,12 @@ class NumpyAttack:
         return (np.load, ("attacked",))
 
 
-@pytest.mark.parametrize("payload", [Attack(), {"w": [NumpyAttack()]}, np.array([Attack()], dtype=object), eval])
+@pytest.mark.parametrize("payload", [Attack(), {"w": [NumpyAttack()]}, np.array([Attack()], dtype=object),
+                                     eval])
 def test_a_pickle_that_asks_for_more_than_arrays_is_refused(payload, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.ckpt").write_bytes(pickle.dumps(payload))
-    with pytest.raises(AssetError, match="bad.ckpt.*which no array needs"):
+    with pytest.raises(AssetError, match=r"bad.ckpt.*which no array needs"):
         read_arrays(tmp_path / "bad.ckpt")
     assert not (tmp_path / "attacked").exists()
 
@@ -186,7 +190,8 @@ def test_a_pickle_that_asks_for_more_than_arrays_is_refused(payload, tmp_path, m
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_pickle_of_arrays_is_read(protocol, tmp_path):
     content = {"layer": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "scale": np.float32(2)}}
-    old = pickle.dumps(content, protocol).replace(b"cnumpy._core.", b"cnumpy.core.")  # protocol 2 names a module so
+    # numpy 1's name for its core; in protocol 2 a module is a line of its own
+    old = pickle.dumps(content, protocol).replace(b"cnumpy._core.", b"cnumpy.core.")
     (tmp_path / "good.ckpt").write_bytes(old)
     read = read_arrays(tmp_path / "good.ckpt")
     np.testing.assert_array_equal(read["layer"]["kernel"], content["layer"]["kernel"])
@@ -195,7 +200,7 @@ def test_a_pickle_of_arrays_is_read(protocol, tmp_path):
 
 def test_weights_are_converted_once_and_again_when_the_pin_changes(index):
     archive = index.publish({"toy/a.bin": b"\x01\x02"})
-    index.pin(a=Asset(archive, "toy/a.bin", sha256(b"\x01\x02"), "CC0"))
+    index.pin(archive, a=("toy/a.bin", b"\x01\x02"))
     calls = []
 
     def convert(path: Path) -> dict[str, np.ndarray]:
@@ -208,7 +213,7 @@ def test_weights_are_converted_once_and_again_when_the_pin_changes(index):
     path.write_bytes(b"torn")
     weights_path("toys/a", convert=convert)
     archive = index.publish({"toy/a.bin": b"\x03"})
-    index.pin(a=Asset(archive, "toy/a.bin", sha256(b"\x03"), "CC0"))
+    index.pin(archive, a=("toy/a.bin", b"\x03"))
     assert load_file(weights_path("toys/a", convert=convert))["w"].tolist() == [3]
     assert len(calls) == 3 and index.left() == ["toys/a.bin", "toys/a.safetensors"]
 

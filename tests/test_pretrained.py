@@ -1,7 +1,6 @@
 """Frozen published networks: the published numbers, and that nothing can train or save them."""
 
 import copy
-import logging
 
 import lpips
 import pytest
@@ -56,10 +55,6 @@ def test_it_stays_float32_under_autocast_and_in_a_half_precision_parent(parent):
         assert parent.perceptual(x.bfloat16()).dtype == torch.float32
 
 
-def test_it_follows_its_input_to_another_device(parent):
-    assert parent.perceptual(torch.zeros(8, 4, device="meta")).device.type == "meta"
-
-
 def test_a_copy_of_its_parent_works(parent):
     x = torch.randn(8, 4)
     assert torch.equal(copy.deepcopy(parent).perceptual(x), parent.perceptual(x))
@@ -103,20 +98,23 @@ def test_an_unknown_lpips_net_is_refused():
         lpips_network("squeeze")
 
 
-@pytest.mark.parametrize(("photo", "label"), [("chelsea", (281, 282, 285)), ("coffee", (967,)), ("rocket", (657,))])
-def test_the_classifier_knows_photos(photo, label):
+@pytest.mark.parametrize(("photo", "labels"), [("chelsea", (281, 282, 285)), ("coffee", (967,)),
+                                               ("rocket", (657,))])
+def test_the_classifier_knows_photos(photo, labels):
     """Cats (tabby, tiger, Egyptian), an espresso, a missile: weights and normalisation are right."""
     network = classifier("tf_efficientnet_lite0", weights="weights/efficientnet_lite0")
     image = torch.from_numpy(getattr(data, photo)()).permute(2, 0, 1)[None] / 127.5 - 1
     side = min(image.shape[2:])
     top, left = (image.shape[2] - side) // 2, (image.shape[3] - side) // 2
-    image = F.interpolate(image[:, :, top:top + side, left:left + side], (224, 224), mode="bilinear", antialias=True)
-    assert network(image).argmax().item() in label
+    square = image[:, :, top:top + side, left:left + side]
+    small = F.interpolate(square, (224, 224), mode="bilinear", antialias=True)
+    assert network(small).argmax().item() in labels
 
 
 def test_classifier_statistics_are_timms():
     network = classifier("tf_efficientnet_lite0", weights="weights/efficientnet_lite0").network
-    assert (network.mean.tolist(), network.std.tolist(), network.input_size) == ([0.5] * 3, [0.5] * 3, (3, 224, 224))
+    assert network.mean.tolist() == network.std.tolist() == [0.5] * 3
+    assert network.input_size == (3, 224, 224)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -125,17 +123,16 @@ def test_classifier_weights_may_be_a_local_file(suffix, tmp_path):
     path = tmp_path / f"weights{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(model.state_dict(), path)
     x = torch.rand(1, 3, 64, 64)
-    assert torch.equal(classifier("tf_efficientnet_lite0", weights=path)(x), model((x * 0.5 + 0.5 - 0.5) / 0.5))
+    torch.testing.assert_close(classifier("tf_efficientnet_lite0", weights=path)(x), model(x))
 
 
-def test_classifier_misfits_are_named(tmp_path, caplog):
-    caplog.set_level(logging.ERROR)
-    with pytest.raises(ValueError, match="did you mean .*tf_efficientnet_lite0"):
+def test_classifier_misfits_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"did you mean .*tf_efficientnet_lite0"):
         classifier("tf_efficientnet_lite00", weights="weights/efficientnet_lite0")
     with pytest.raises(ValueError, match="does not exist"):
         classifier("tf_efficientnet_lite0", weights=tmp_path / "nowhere.pth")
     with pytest.raises(ValueError, match="does not fit"):
         classifier("tf_efficientnet_lite1", weights="weights/efficientnet_lite0")
     torch.save({"w": torch.zeros(1)}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="does not fit.*conv_stem"):
+    with pytest.raises(ValueError, match=r"(?s)does not fit.*conv_stem"):
         classifier("tf_efficientnet_lite0", weights=tmp_path / "w.pth")

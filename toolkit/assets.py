@@ -129,7 +129,7 @@ ASSETS: dict[str, Asset] = {
         "Apache-2.0 (TensorFlow's EfficientNet-Lite)"),
 }
 
-_verified: set[tuple[Path, int, int]] = set()  # files this process has hashed: path, size, time
+_verified: set[tuple[Path, int, int, str]] = set()  # what this process has hashed: path, size, time, sha256
 
 
 def cache_dir() -> Path:
@@ -198,7 +198,7 @@ def fetch(name: str) -> Path:
 def _is_pinned(path: Path, sha256: str) -> bool:
     if not path.is_file():
         return False
-    stamp = (path, path.stat().st_size, path.stat().st_mtime_ns)
+    stamp = (path, path.stat().st_size, path.stat().st_mtime_ns, sha256)
     if stamp not in _verified:
         if _sha256(path) != sha256:
             return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from toolkit.config import ConfigError, check_keys
-from toolkit.contracts import Metric
+from toolkit.contracts import Metric, constructor_parameters
 from toolkit.registry import DECODERS, ENCODERS, METRICS, QUANTIZERS, Registry
 from toolkit.tokenizer import Tokenizer
 
@@ -79,7 +78,7 @@ def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> lis
     codebook = {"codebook_size": tokenizer.codebook_size, "num_codebooks": tokenizer.num_codebooks}
 
     def build(config: Mapping[str, Any]) -> Metric:
-        takes = inspect.signature(METRICS.get(config["type"])).parameters if "type" in config else {}
+        takes = constructor_parameters(METRICS.get(config["type"])) if "type" in config else {}
         return build_part(METRICS, config, **{key: codebook[key] for key in codebook if key in takes})
 
     return [build(config) for config in configs]

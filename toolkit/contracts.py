@@ -67,6 +67,18 @@ class TokenizerOutput:
     losses: dict[str, Tensor] = field(default_factory=dict)
 
 
+def constructor_parameters(part: type) -> dict[str, inspect.Parameter]:
+    """The named arguments of a class's constructor, without ``self``.
+
+    Example:
+        >>> list(constructor_parameters(nn.Linear))
+        ['in_features', 'out_features', 'bias', 'device', 'dtype']
+    """
+    parameters = list(inspect.signature(part.__init__).parameters.values())[1:]
+    # A module without a constructor of its own shows torch's catch-all arguments, which take nothing.
+    return {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
 class Part:
     """Anything a registry holds: it remembers how it was built.
 
@@ -84,8 +96,8 @@ class Part:
         # A copy is made without arguments and gets its config with the rest of its state.
         bound = inspect.signature(cls.__init__).bind_partial(part, *args, **kwargs)
         bound.apply_defaults()
-        arguments = dict(list(bound.arguments.items())[1:])
-        object.__setattr__(part, "_arguments", arguments)
+        named = constructor_parameters(cls)
+        object.__setattr__(part, "_arguments", {k: v for k, v in bound.arguments.items() if k in named})
         return part
 
     @property

@@ -99,10 +99,9 @@ class Registry(MMRegistry):
         return part(**arguments)
 
     def _check_arguments(self, part: type, name: str, arguments: Mapping[str, Any]) -> None:
-        parameters = list(inspect.signature(part.__init__).parameters.values())[1:]
-        known = [p.name for p in parameters]
+        known = contracts.constructor_parameters(part)
         unexpected = [repr(a) for a in arguments if a not in known]
-        missing = [repr(p.name) for p in parameters if p.default is p.empty and p.name not in arguments]
+        missing = [repr(p.name) for p in known.values() if p.default is p.empty and p.name not in arguments]
         if unexpected or missing:
             faults = [f"unexpected {', '.join(unexpected)}"] * bool(unexpected)
             faults += [f"missing {', '.join(missing)}"] * bool(missing)

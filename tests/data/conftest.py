@@ -1,60 +1,9 @@
-"""Real tiny videos whose frames carry their own number."""
-
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
-import torch
-
-BLOCK, ROWS, COLUMNS = 16, 4, 4  # the number's 16 bits, one per block, black or white
-
-
-def numbered_frame(number: int) -> np.ndarray:
-    """(64, 64, 3) uint8 that shows ``number`` in binary, and survives any codec."""
-    bits = [(number >> bit) & 1 for bit in range(ROWS * COLUMNS)]
-    small = np.array(bits, np.uint8).reshape(ROWS, COLUMNS) * 219 + 18
-    return np.repeat(small.repeat(BLOCK, 0).repeat(BLOCK, 1)[..., None], 3, axis=2)
-
-
-def number_of(frame: torch.Tensor) -> int:
-    """The number that a (64, 64, 3) uint8 frame shows."""
-    bright = frame.float().mean(-1).reshape(ROWS, BLOCK, COLUMNS, BLOCK)[:, 4:12, :, 4:12].mean((1, 3)) > 127
-    return sum(int(bit) << place for place, bit in enumerate(bright.flatten()))
-
-
-def numbers_of(pixels: torch.Tensor) -> list[int]:
-    """The numbers that pixels (3, T, 64, 64) in [-1, 1] show."""
-    return [number_of(frame) for frame in ((pixels + 1) * 127.5).permute(1, 2, 3, 0)]
-
-
-def encode(path: Path, *, num_frames: int, codec: str = "libx264", gop: int = 12, b_frames: int = 0,
-           fps: int = 25, ticks: list[int] | None = None, options: dict[str, str] | None = None) -> Path:
-    """Write numbered frames; ``ticks`` are their presentation times in milliseconds, if not steady."""
-    speed = {"preset": "ultrafast", "bf": str(b_frames)} if codec == "libx264" else {}
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps, options=speed | (options or {}))
-        stream.width, stream.height = COLUMNS * BLOCK, ROWS * BLOCK
-        stream.pix_fmt = "yuv420p"
-        stream.gop_size, stream.max_b_frames = gop, b_frames
-        if ticks is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for number in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
-            frame.pts = number if ticks is None else ticks[number]
-            frame.time_base = Fraction(1, fps) if ticks is None else Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
-
-
-@pytest.fixture(scope="session")
-def long_video(tmp_path_factory) -> Path:
-    """2,000 frames of H.264 with B-frames, a keyframe every 30."""
-    return encode(tmp_path_factory.mktemp("long") / "long.mp4", num_frames=2000, gop=30, b_frames=2)
+from numbered import encode
 
 
 @pytest.fixture

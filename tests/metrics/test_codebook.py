@@ -39,8 +39,9 @@ def test_codebooks_of_one_quantizer_are_averaged():
     even, constant = torch.arange(4), torch.zeros(4, dtype=torch.long)
     scores = score(torch.stack([even, constant], -1).reshape(1, 1, 2, 2, 2), codebook_size=4, num_codebooks=2)
     assert scores == pytest.approx({
-        "codebook_usage": (1 + 1 / 4) / 2, "codebook_perplexity": (4 + 1) / 2, "codebook_entropy": math.log(4) / 2,
-        "codebook_entropy_bound": math.log(4), "bits_per_pixel": 4 * 2 * 2 / 64})
+        "codebook_usage": (1 + 1 / 4) / 2, "codebook_perplexity": (4 + 1) / 2,
+        "codebook_entropy": math.log(4) / 2, "codebook_entropy_bound": math.log(4),
+        "bits_per_pixel": 4 * 2 * 2 / 64})
 
 
 def test_positions_need_not_be_a_grid():

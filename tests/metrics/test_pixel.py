@@ -16,7 +16,8 @@ from toolkit.registry import METRICS
 def clip_pair() -> tuple[torch.Tensor, torch.Tensor]:
     """A photo's crops as two clips of two frames, and the same with growing noise."""
     photo = torch.from_numpy(data.chelsea()).permute(2, 0, 1) / 127.5 - 1
-    clips = torch.stack([torch.stack([photo[:, y:y + 48, x:x + 64] for x in (60, 180)], 1) for y in (40, 140)])
+    clips = torch.stack([torch.stack([photo[:, y:y + 48, x:x + 64] for x in (60, 180)], 1)
+                         for y in (40, 140)])
     noise = torch.randn(clips.shape, generator=torch.Generator().manual_seed(0))
     return clips, clips + noise * torch.tensor([0.05, 0.4]).view(1, 1, 2, 1, 1)
 
@@ -88,7 +89,7 @@ def test_bfloat16_pixels_are_measured_in_float32(metric):
 
 def test_frames_smaller_than_ssims_window_are_refused():
     ssim, small = SSIM(), torch.zeros(1, 3, 1, 10, 32)
-    with pytest.raises(ValueError, match="SSIM.*11 x 11.*10, 32"):
+    with pytest.raises(ValueError, match=r"SSIM.*11 x 11.*10, 32"):
         ssim.update(target=small, reconstruction=small, indices=None)
     just = torch.rand(1, 3, 1, 11, 11)
     ssim.update(target=just, reconstruction=just, indices=None)
@@ -98,7 +99,8 @@ def test_frames_smaller_than_ssims_window_are_refused():
 @pytest.mark.parametrize("metric", [PSNR(), SSIM()])
 def test_different_sizes_and_no_frames_are_refused(metric):
     with pytest.raises(ValueError, match="equal size"):
-        metric.update(target=torch.zeros(1, 3, 2, 16, 16), reconstruction=torch.zeros(1, 3, 1, 16, 16), indices=None)
+        metric.update(target=torch.zeros(1, 3, 2, 16, 16), reconstruction=torch.zeros(1, 3, 1, 16, 16),
+                      indices=None)
     metric.reset()
     with pytest.raises(ValueError, match="no frames"):
         metric.compute()

@@ -14,7 +14,7 @@ from torch import Tensor
 from toolkit.contracts import Dataset
 from toolkit.data.files import list_files, unreadable
 from toolkit.data.transforms import Framing, to_frames, to_pixels
-from toolkit.data.video_io import VideoFile
+from toolkit.data.video_file import VideoFile
 from toolkit.data.videos import strided_frames, video_files
 from toolkit.registry import DATASETS
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
+from itertools import dropwhile
 from pathlib import Path
 
 import torch
@@ -15,7 +17,8 @@ from toolkit.contracts import Dataset
 from toolkit.data.files import list_files, unreadable
 from toolkit.data.samples import sample_clips
 from toolkit.data.transforms import Framing
-from toolkit.data.video_io import VIDEO_SUFFIXES, VideoFile, rgb, stack
+from toolkit.data.video_file import VIDEO_SUFFIXES, VideoFile, rgb
+from toolkit.data.video_io import stack
 from toolkit.registry import DATASETS
 
 logger = logging.getLogger(__name__)
@@ -125,7 +128,7 @@ def video_files(path: str | os.PathLike | Sequence[str | os.PathLike] | None, *,
 
 
 def strided_frames(video: VideoFile, *, start: float, num_frames: int, frame_stride: int) -> list[Tensor]:
-    """Every ``frame_stride``-th frame from the one at ``start`` on.
+    """Every ``frame_stride``-th frame from the one at ``start`` on (or at most half a period before).
 
     If the stream ends before (its frame count was an estimate, or its rate varies), the clip is
     moved towards the beginning by what is missing.
@@ -150,9 +153,8 @@ def strided_frames(video: VideoFile, *, start: float, num_frames: int, frame_str
     back = 1
     while True:
         taken, count = [], 0
-        for seconds, frame in video.frames_from(start):
-            if start > video.info.start and seconds < start - 0.5 * period:
-                continue
+        first = start - 0.5 * period if start > video.info.start else -math.inf
+        for _, frame in dropwhile(lambda item, first=first: item[0] < first, video.frames_from(start)):
             if count % frame_stride == 0:
                 taken.append(rgb(frame))
             count += 1

@@ -34,18 +34,19 @@ class ResBlock(nn.Module):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         temporal_kernel: k_t of the two convolutions; 1 gives the 2-D block.
+        num_groups: Groups of the two norms.
 
     Example:
         >>> ResBlock(32, 64, temporal_kernel=3)(torch.zeros(1, 32, 2, 4, 4)).shape
         torch.Size([1, 64, 2, 4, 4])
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, temporal_kernel: int):
+    def __init__(self, in_channels: int, out_channels: int, *, temporal_kernel: int, num_groups: int = 32):
         super().__init__()
         kernel_size = (temporal_kernel, 3, 3)
-        self.norm1 = FrameGroupNorm(in_channels)
+        self.norm1 = FrameGroupNorm(in_channels, num_groups=num_groups)
         self.conv1 = CausalConv3d(in_channels, out_channels, kernel_size=kernel_size, bias=False)
-        self.norm2 = FrameGroupNorm(out_channels)
+        self.norm2 = FrameGroupNorm(out_channels, num_groups=num_groups)
         self.conv2 = CausalConv3d(out_channels, out_channels, kernel_size=kernel_size, bias=False)
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:

@@ -6,14 +6,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
-def num_groups(channels: int, most: int = 32) -> int:
-    """The largest number of groups up to ``most`` that divides ``channels``.
+def fitting_groups(channels: int, num_groups: int = 32) -> int:
+    """The largest number of groups up to ``num_groups`` that divides ``channels``.
 
     Example:
-        >>> num_groups(128), num_groups(48), num_groups(40)
+        >>> fitting_groups(128), fitting_groups(48), fitting_groups(40)
         (32, 24, 20)
     """
-    return max(groups for groups in range(1, most + 1) if channels % groups == 0)
+    return max(groups for groups in range(1, num_groups + 1) if channels % groups == 0)
 
 
 class FrameGroupNorm(nn.GroupNorm):
@@ -21,6 +21,7 @@ class FrameGroupNorm(nn.GroupNorm):
 
     Args:
         channels: C.
+        num_groups: Groups of channels; the largest divisor of C up to it is taken.
         eps: Added to the variance.
         affine: Whether to learn a scale and a shift per channel.
 
@@ -30,8 +31,8 @@ class FrameGroupNorm(nn.GroupNorm):
         torch.Size([2, 64, 5, 8, 8])
     """
 
-    def __init__(self, channels: int, *, eps: float = 1e-5, affine: bool = True):
-        super().__init__(num_groups(channels), channels, eps=eps, affine=affine)
+    def __init__(self, channels: int, *, num_groups: int = 32, eps: float = 1e-5, affine: bool = True):
+        super().__init__(fitting_groups(channels, num_groups), channels, eps=eps, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         # A view in channels_last_3d, where the channels lie innermost.
@@ -47,6 +48,7 @@ class AdaptiveGroupNorm(nn.Module):
     Args:
         channels: C of the features.
         condition_channels: d of the codes.
+        num_groups: As of :class:`FrameGroupNorm`.
         eps: Added to the variance.
 
     Example:
@@ -56,9 +58,9 @@ class AdaptiveGroupNorm(nn.Module):
         torch.Size([1, 64, 2, 4, 4])
     """
 
-    def __init__(self, channels: int, *, condition_channels: int, eps: float = 1e-5):
+    def __init__(self, channels: int, *, condition_channels: int, num_groups: int = 32, eps: float = 1e-5):
         super().__init__()
-        self.norm = FrameGroupNorm(channels, eps=eps, affine=False)
+        self.norm = FrameGroupNorm(channels, num_groups=num_groups, eps=eps, affine=False)
         self.gamma = nn.Linear(condition_channels, channels)
         self.beta = nn.Linear(condition_channels, channels)
 

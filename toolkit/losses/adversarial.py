@@ -25,9 +25,6 @@ class NonSaturating(AdversarialLoss):
         1.3863
     """
 
-    def __init__(self) -> None:  # its own, so that the registry knows it takes nothing
-        super().__init__()
-
     def generator(self, fake_logits: Tensor) -> Tensor:
         """Mean of ``softplus(-fake)`` over (B, ...) -> () float32 >= 0."""
         return F.softplus(-fake_logits.float()).mean()
@@ -47,9 +44,6 @@ class Hinge(AdversarialLoss):
         >>> Hinge().discriminator(undecided, undecided).item()
         2.0
     """
-
-    def __init__(self) -> None:  # its own, so that the registry knows it takes nothing
-        super().__init__()
 
     def generator(self, fake_logits: Tensor) -> Tensor:
         """Mean of ``-fake`` over (B, ...) -> () float32."""

@@ -28,9 +28,6 @@ class L1(Loss):
         0.5
     """
 
-    def __init__(self) -> None:  # its own, so that the registry knows it takes nothing
-        super().__init__()
-
     def forward(self, output: TokenizerOutput, target: Tensor) -> Tensor:
         """Mean of ``|reconstruction - target|`` over (B, C, T, H, W) in [-1, 1] -> () float32 in [0, 2].
 
@@ -50,9 +47,6 @@ class L2(Loss):
         >>> L2()(TokenizerOutput(x + 0.5, x, x, None), x).item()
         0.25
     """
-
-    def __init__(self) -> None:  # its own, so that the registry knows it takes nothing
-        super().__init__()
 
     def forward(self, output: TokenizerOutput, target: Tensor) -> Tensor:
         """Mean of ``(reconstruction - target)^2`` over (B, C, T, H, W) in [-1, 1] -> () float32 in [0, 4].

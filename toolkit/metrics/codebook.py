@@ -70,8 +70,8 @@ class Codebook(Metric):
             raise ValueError(f"Codebook takes indices (B, *positions, {self.num_codebooks}), got "
                              f"{tuple(indices.shape)}; set num_codebooks to the quantizer's.")
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codebook_size:
-            raise ValueError(f"Codebook takes indices in [0, {self.codebook_size}), got "
-                             f"{int(indices.min())} to {int(indices.max())}; set codebook_size to the quantizer's.")
+            raise ValueError(f"Codebook takes indices in [0, {self.codebook_size}), got {int(indices.min())} "
+                             f"to {int(indices.max())}; set codebook_size to the quantizer's.")
         for book, column in enumerate(indices.detach().long().reshape(-1, self.num_codebooks).unbind(1)):
             ids, counts = column.unique(return_counts=True)
             self._add(book, (ids.cpu(), counts.cpu()))

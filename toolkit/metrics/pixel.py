@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from toolkit.contracts import Metric
 from toolkit.registry import METRICS
@@ -136,6 +135,8 @@ class SSIM(FrameMean):
         if min(target.shape[2:]) < 11:
             raise ValueError(f"SSIM takes frames of at least 11 x 11, its window, got "
                              f"{tuple(target.shape[2:])}; use larger frames or leave SSIM out.")
+        from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds
+
         _, similarity = structural_similarity_index_measure(
             reconstruction, target, gaussian_kernel=True, sigma=1.5, data_range=1.0, k1=0.01, k2=0.03,
             reduction="none", return_full_image=True)

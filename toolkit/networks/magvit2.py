@@ -12,8 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.contracts import Decoder, Encoder
-from toolkit.layers import (AdaptiveGroupNorm, CausalConv3d, DepthToSpaceUpsample, FrameGroupNorm, ResBlock,
-                            repeat_nearest, run_block)
+from toolkit.layers import (
+    AdaptiveGroupNorm,
+    CausalConv3d,
+    DepthToSpaceUpsample,
+    FrameGroupNorm,
+    ResBlock,
+    repeat_nearest,
+    run_block,
+)
 from toolkit.registry import DECODERS, ENCODERS
 
 
@@ -32,19 +39,22 @@ def _total(strides: list[tuple[int, int, int]]) -> tuple[int, int, int]:
     return s_t, s_h, s_w
 
 
-def _res_blocks(in_channels: int, out_channels: int, num: int, temporal_kernel: int) -> nn.ModuleList:
-    """``num`` residual blocks, of which the first changes the width."""
-    return nn.ModuleList(ResBlock(in_channels if i == 0 else out_channels, out_channels,
-                                  temporal_kernel=temporal_kernel) for i in range(num))
+def _res_blocks(in_channels: int, out_channels: int, *, num_res_blocks: int, temporal_kernel: int,
+                num_groups: int) -> nn.ModuleList:
+    """Residual blocks, of which the first changes the width."""
+    return nn.ModuleList(
+        ResBlock(in_channels if i == 0 else out_channels, out_channels, temporal_kernel=temporal_kernel,
+                 num_groups=num_groups) for i in range(num_res_blocks))
 
 
 class _DownLevel(nn.Module):
     """Residual blocks, then a strided convolution (none at the last level)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, num_res_blocks: int, temporal_kernel: int,
-                 stride: tuple[int, int, int] | None):
+                 num_groups: int, stride: tuple[int, int, int] | None):
         super().__init__()
-        self.blocks = _res_blocks(in_channels, out_channels, num_res_blocks, temporal_kernel)
+        self.blocks = _res_blocks(in_channels, out_channels, num_res_blocks=num_res_blocks,
+                                  temporal_kernel=temporal_kernel, num_groups=num_groups)
         self.downsample = stride and CausalConv3d(out_channels, out_channels, stride=stride,
                                                   kernel_size=(temporal_kernel, 3, 3))
 
@@ -53,10 +63,11 @@ class _UpLevel(nn.Module):
     """Adaptive norm, residual blocks, then depth-to-space (none at the finest level)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, condition_channels: int, num_res_blocks: int,
-                 temporal_kernel: int, stride: tuple[int, int, int] | None):
+                 temporal_kernel: int, num_groups: int, stride: tuple[int, int, int] | None):
         super().__init__()
-        self.norm = AdaptiveGroupNorm(in_channels, condition_channels=condition_channels)
-        self.blocks = _res_blocks(in_channels, out_channels, num_res_blocks, temporal_kernel)
+        self.norm = AdaptiveGroupNorm(in_channels, condition_channels=condition_channels, num_groups=num_groups)
+        self.blocks = _res_blocks(in_channels, out_channels, num_res_blocks=num_res_blocks,
+                                  temporal_kernel=temporal_kernel, num_groups=num_groups)
         self.upsample = stride and DepthToSpaceUpsample(out_channels, stride=stride,
                                                         temporal_kernel=temporal_kernel)
 
@@ -73,6 +84,7 @@ class MAGVIT2Encoder(Encoder):
         num_res_blocks: Residual blocks per level, and again after the last.
         temporal_downsample: Whether time halves after each level but the last.
         temporal_kernel: k_t of the convolutions, 3 for video and 1 for images.
+        num_groups: Of the group norms; a width it does not divide takes its largest divisor below.
 
     Raises:
         ValueError: If the numbers of levels do not agree, or time is to halve with k_t = 1.
@@ -90,7 +102,8 @@ class MAGVIT2Encoder(Encoder):
 
     def __init__(self, *, in_channels: int = 3, out_channels: int = 18, filters: int = 128,
                  channel_multipliers: tuple[int, ...] = (1, 2, 2, 4), num_res_blocks: int = 4,
-                 temporal_downsample: tuple[bool, ...] = (False, True, True), temporal_kernel: int = 3):
+                 temporal_downsample: tuple[bool, ...] = (False, True, True), temporal_kernel: int = 3,
+                 num_groups: int = 32):
         super().__init__()
         strides = _level_strides("MAGVIT2Encoder", channel_multipliers, temporal_downsample)
         if temporal_kernel == 1 and any(temporal_downsample):
@@ -100,12 +113,11 @@ class MAGVIT2Encoder(Encoder):
         self.stride = _total(strides)
         widths = [filters, *(filters * m for m in channel_multipliers)]
         self.conv_in = CausalConv3d(in_channels, filters, kernel_size=(temporal_kernel, 3, 3))
-        self.levels = nn.ModuleList(
-            _DownLevel(widths[i], widths[i + 1], num_res_blocks=num_res_blocks,
-                       temporal_kernel=temporal_kernel, stride=stride)
-            for i, stride in enumerate([*strides, None]))
-        self.mid = _res_blocks(widths[-1], widths[-1], num_res_blocks, temporal_kernel)
-        self.norm_out = FrameGroupNorm(widths[-1])
+        blocks = {"num_res_blocks": num_res_blocks, "temporal_kernel": temporal_kernel, "num_groups": num_groups}
+        self.levels = nn.ModuleList(_DownLevel(widths[i], widths[i + 1], stride=stride, **blocks)
+                                    for i, stride in enumerate([*strides, None]))
+        self.mid = _res_blocks(widths[-1], widths[-1], **blocks)
+        self.norm_out = FrameGroupNorm(widths[-1], num_groups=num_groups)
         self.conv_out = CausalConv3d(widths[-1], out_channels, kernel_size=(1, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -128,8 +140,8 @@ class MAGVIT2Decoder(Decoder):
     Args:
         in_channels: d, the quantizer's dim.
         out_channels: C.
-        filters, channel_multipliers, num_res_blocks, temporal_downsample, temporal_kernel: As the
-            encoder's, still from fine to coarse: time doubles where the encoder halves it.
+        filters, channel_multipliers, num_res_blocks, temporal_downsample, temporal_kernel,
+            num_groups: As the encoder's, still from fine to coarse: time doubles where the encoder halves it.
 
     Raises:
         ValueError: If the numbers of levels do not agree.
@@ -147,7 +159,8 @@ class MAGVIT2Decoder(Decoder):
 
     def __init__(self, *, in_channels: int = 18, out_channels: int = 3, filters: int = 128,
                  channel_multipliers: tuple[int, ...] = (1, 2, 2, 4), num_res_blocks: int = 4,
-                 temporal_downsample: tuple[bool, ...] = (False, True, True), temporal_kernel: int = 3):
+                 temporal_downsample: tuple[bool, ...] = (False, True, True), temporal_kernel: int = 3,
+                 num_groups: int = 32):
         super().__init__()
         strides = _level_strides("MAGVIT2Decoder", channel_multipliers, temporal_downsample)
         self.in_channels, self.out_channels = in_channels, out_channels
@@ -155,12 +168,12 @@ class MAGVIT2Decoder(Decoder):
         coarse_to_fine = [filters * m for m in reversed(channel_multipliers)]
         widths = [coarse_to_fine[0], *coarse_to_fine]
         self.conv_in = CausalConv3d(in_channels, widths[0], kernel_size=(temporal_kernel, 3, 3))
-        self.mid = _res_blocks(widths[0], widths[0], num_res_blocks, temporal_kernel)
+        blocks = {"num_res_blocks": num_res_blocks, "temporal_kernel": temporal_kernel, "num_groups": num_groups}
+        self.mid = _res_blocks(widths[0], widths[0], **blocks)
         self.levels = nn.ModuleList(
-            _UpLevel(widths[i], widths[i + 1], condition_channels=in_channels,
-                     num_res_blocks=num_res_blocks, temporal_kernel=temporal_kernel, stride=stride)
+            _UpLevel(widths[i], widths[i + 1], condition_channels=in_channels, stride=stride, **blocks)
             for i, stride in enumerate([*reversed(strides), None]))
-        self.norm_out = FrameGroupNorm(widths[-1])
+        self.norm_out = FrameGroupNorm(widths[-1], num_groups=num_groups)
         self.conv_out = CausalConv3d(widths[-1], out_channels, kernel_size=(temporal_kernel, 3, 3))
 
     @property

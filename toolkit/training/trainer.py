@@ -23,7 +23,13 @@ from toolkit.contracts import Discriminator, Metric
 from toolkit.data import Batch, TrainLoader, ValLoader
 from toolkit.metrics import Codebook
 from toolkit.tokenizer import Tokenizer
-from toolkit.training.checkpoint import CheckpointWriter, checkpoint_step, checkpoints_in, random_state, set_random_state
+from toolkit.training.checkpoint import (
+    CheckpointWriter,
+    checkpoint_step,
+    checkpoints_in,
+    random_state,
+    set_random_state,
+)
 from toolkit.training.evaluation import as_codec, compare_with_anchors, evaluate
 from toolkit.training.interrupts import Interrupts
 from toolkit.training.log import RunLog

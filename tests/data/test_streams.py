@@ -1,0 +1,132 @@
+"""Iterable datasets, as a third party may write them."""
+
+import itertools
+
+import pytest
+import torch
+
+from toolkit.contracts import DataError
+from toolkit.data import Source, TrainLoader, ValLoader
+
+
+def sample(number):
+    return {"pixels": torch.full((3, 1, 4, 4), number / 100) + torch.rand(()) / 1e3, "key": str(number)}
+
+
+class Shuffled(torch.utils.data.IterableDataset):
+    """Ten samples in an order drawn anew in every pass, from a generator function."""
+
+    modality = "image"
+
+    def __iter__(self):
+        for number in torch.randperm(10).tolist():
+            yield sample(number)
+
+
+class Counter:
+    """An iterator with a state; some numbers cannot be read."""
+
+    def __init__(self, torn):
+        self.torn, self.next = torn, 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.next == 10:
+            raise StopIteration
+        self.next += 1
+        if self.next - 1 in self.torn:
+            raise DataError(f"{self.next - 1}.tar: torn")
+        return sample(self.next - 1)
+
+    def state_dict(self):
+        return {"next": self.next}
+
+    def load_state_dict(self, state):
+        self.next = state["next"]
+
+
+class Counted(torch.utils.data.IterableDataset):
+    modality = "image"
+
+    def __init__(self, torn=()):
+        self.torn = torn
+
+    def __iter__(self):
+        return Counter(self.torn)
+
+
+class Sharded(torch.utils.data.IterableDataset):
+    """It skips by itself what is not its share."""
+
+    modality = "image"
+    index, count = 0, 1
+
+    def shard(self, *, index, count):
+        self.index, self.count = index, count
+
+    def __iter__(self):
+        yield from (sample(number) for number in range(10) if number % self.count == self.index)
+
+
+def keys(batches):
+    return list(itertools.chain.from_iterable(batch.keys for batch in batches))
+
+
+@pytest.mark.parametrize("dataset", [Shuffled(), Counted(), Sharded()])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_a_stream_is_exact(dataset, workers):
+    def loader():
+        return TrainLoader([Source(dataset, batch_size=3, num_workers=workers)], seed=5)
+    whole, first, second = loader(), loader(), loader()
+    expected = [next(whole) for _ in range(9)]
+    for _ in range(5):
+        next(first)
+    second.load_state_dict(first.state_dict())
+    for batch in expected[5:]:
+        resumed = next(second)
+        assert resumed.keys == batch.keys and torch.equal(resumed.pixels, batch.pixels)
+
+
+@pytest.mark.parametrize("dataset", [Shuffled(), Counted(), Sharded()])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_readers_share_a_stream_without_duplicates(dataset, workers):
+    source = Source(dataset, batch_size=2, num_workers=workers)
+    shares = [keys(ValLoader([source], rank=rank, world_size=2)) for rank in range(2)]
+    assert sorted(map(int, itertools.chain(*shares))) == list(range(10)) and all(shares)
+
+
+def test_a_stream_starts_over_in_another_order():
+    loader = TrainLoader([Source(Shuffled(), batch_size=10)], seed=5)
+    one, two = next(loader), next(loader)
+    assert set(one.keys) == set(two.keys) and one.keys != two.keys
+
+
+def test_unreadable_samples_of_a_stream_are_skipped_and_counted_once():
+    source = Source(Counted(torn=(3, 9)), batch_size=2)
+    loaders = [ValLoader([source], rank=rank, world_size=2) for rank in range(2)]
+    read = sorted(map(int, itertools.chain(*(keys(loader) for loader in loaders))))
+    assert read == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert loaders[1].unreadable == {"3.tar: torn": "3.tar: torn", "9.tar: torn": "9.tar: torn"}
+    assert loaders[0].unreadable == {}
+    train = TrainLoader([Source(Counted(torn=(3, 9)), batch_size=8)], seed=0)
+    assert len(next(train).keys) == 8 and train.unreadable == {"3.tar: torn": "3.tar: torn"}
+
+
+def test_a_stream_of_nothing_readable_ends():
+    loader = TrainLoader([Source(Counted(torn=range(10)), batch_size=2)], seed=0, max_unreadable_share=1.0)
+    with pytest.raises(DataError, match="no readable replacement"):
+        next(loader)
+
+
+def test_a_generator_that_an_unreadable_file_ends_is_refused():
+    class Torn(torch.utils.data.IterableDataset):
+        modality = "image"
+
+        def __iter__(self):
+            yield sample(0)
+            raise DataError("1.tar: torn")
+
+    with pytest.raises(ValueError, match="Torn is iterated by a generator, which an unreadable file ends"):
+        next(TrainLoader([Source(Torn(), batch_size=2)], seed=0))

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from toolkit.data.transforms import Framing, resize, to_frames, to_pixels
+
+
+def test_resizing_is_pillows_bicubic():
+    torch.manual_seed(0)
+    frames = torch.randint(0, 256, (2, 90, 160, 3), dtype=torch.uint8)
+    ours = resize(frames, size=(32, 57)).int()
+    pillow = np.stack([Image.fromarray(frame).resize((57, 32), Image.Resampling.BICUBIC)
+                       for frame in frames.numpy()])
+    assert (ours - torch.from_numpy(pillow).int()).abs().max() <= 1
+
+
+@given(height=st.integers(1, 90), width=st.integers(1, 90), rows=st.integers(1, 40),
+       columns=st.integers(1, 40), edge=st.none() | st.integers(40, 60), train=st.booleans())
+def test_any_frame_becomes_the_wanted_size(height, width, rows, columns, edge, train):
+    framing = Framing(size=(rows, columns), short_edge=edge, train=train)
+    assert framing(torch.zeros(1, height, width, 3, dtype=torch.uint8)).shape == (3, 1, rows, columns)
+
+
+def test_the_smallest_covering_resize_keeps_the_whole_short_side():
+    ramp = torch.arange(64, dtype=torch.uint8).view(1, 64, 1, 1).expand(1, 64, 200, 3)
+    pixels = Framing(size=32, train=False)(ramp)
+    half = ramp[0, :, 0, 0].float().view(32, 2).mean(1)  # halved: averages of two rows
+    assert ((pixels[0, 0, :, 16] + 1) * 127.5 - half).abs().max() <= 1
+
+
+def test_evaluation_crops_the_centre_and_training_everywhere():
+    columns = torch.arange(40, dtype=torch.uint8).view(1, 1, 40, 1).expand(1, 32, 40, 3)
+    assert torch.equal(Framing(size=32, train=False)(columns), to_pixels(columns[:, :, 4:36]))
+    torch.manual_seed(0)
+    lefts = {int(to_frames(Framing(size=32, flip=0.0)(columns))[0, 0, 0, 0]) for _ in range(200)}
+    assert lefts == set(range(9))
+
+
+def test_flips_have_the_stated_probability_and_turn_all_frames():
+    columns = torch.arange(32, dtype=torch.uint8).view(1, 1, 32, 1).expand(4, 32, 32, 3)
+    torch.manual_seed(0)
+    flipped = [bool((Framing(size=32, flip=0.25)(columns)[:, :, 0, 0] > -0.9).all()) for _ in range(400)]
+    assert 0.19 < sum(flipped) / 400 < 0.31  # 0.25 and three standard errors
+    still = Framing(size=32, flip=1.0, train=False)(columns)
+    assert torch.equal(still, to_pixels(columns))
+
+
+def test_a_range_of_short_edges_is_drawn_in_training_only():
+    frames = torch.zeros(1, 100, 200, 3, dtype=torch.uint8)
+    framing = Framing(size=32, short_edge=(32, 36))
+    assert {framing._resized(*frames.shape[1:3])[0] for _ in range(100)} == set(range(32, 37))
+    assert Framing(size=32, short_edge=(40, 50), train=False)._resized(100, 200) == (40, 80)
+
+
+@pytest.mark.parametrize("short_edge", [31, (31, 64), (50, 40), (40, 50, 60)])
+def test_a_short_edge_that_cannot_cover_the_size_is_refused(short_edge):
+    with pytest.raises(ValueError, match="short_edge"):
+        Framing(size=(64, 32), short_edge=short_edge)
+
+
+def test_pixels_and_frames_are_inverse():
+    frames = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(2, 16, 16, 3)
+    assert torch.equal(to_frames(to_pixels(frames)), frames)
