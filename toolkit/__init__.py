@@ -4,7 +4,7 @@ Names are resolved when they are first used, so that ``import toolkit`` loads no
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -20,11 +20,6 @@ _HOME = {
                      "Dataset", "QuantizerOutput", "TokenizerOutput"], "toolkit.contracts"),
 }
 __all__ = sorted(_HOME)
-
-if TYPE_CHECKING:
-    from toolkit.build import build_tokenizer, load_tokenizer
-    from toolkit.config import load_config
-    from toolkit.tokenizer import Tokenizer
 
 
 def __getattr__(name: str) -> Any:

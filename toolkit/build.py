@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from toolkit.config import ConfigError, check_keys
@@ -56,6 +57,8 @@ def build_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
         >>> tokenizer.encoder.out_channels == tokenizer.quantizer.dim == tokenizer.decoder.in_channels
         True
     """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"tokenizer is configured as dict(encoder=..., quantizer=..., decoder=...), got {config!r}.")
     check_keys("tokenizer", config, ("encoder", "quantizer", "decoder"))
     missing = [key for key in ("encoder", "quantizer", "decoder") if key not in config]
     if missing:
@@ -95,7 +98,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
     Raises:
         FileNotFoundError: If there is no such directory, file or hub repository.
-        ValueError: If weights and config do not fit each other.
+        ValueError: If a file is damaged, or weights and config do not fit each other.
 
     Example:
         >>> load_tokenizer("no/such/place/at/all")
@@ -103,8 +106,13 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         FileNotFoundError: no tokenizer at no/such/place/at/all: it is no directory with config.json and ...
     """
     directory = _tokenizer_directory(path)
-    tokenizer = build_tokenizer(json.loads((directory / "config.json").read_text()))
-    weights = load_file(directory / "model.safetensors")
+    try:
+        config = json.loads((directory / "config.json").read_text())
+        weights = load_file(directory / "model.safetensors")
+    except (ValueError, SafetensorError) as error:  # ValueError: no JSON, or no text at all
+        raise ValueError(f"tokenizer {path}: config.json or model.safetensors is damaged ({error}); "
+                         "write or download them again.") from error
+    tokenizer = build_tokenizer(config)
     wanted = {name: tuple(tensor.shape) for name, tensor in tokenizer.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if wanted != found:
@@ -123,11 +131,11 @@ def _tokenizer_directory(path: str | Path) -> Path:
         return local
     if not local.exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/", "~")):
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
             return Path(snapshot_download(str(path), allow_patterns=["config.json", "model.safetensors"]))
-        except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
             raise FileNotFoundError(f"no tokenizer at {path}: no such directory, and the hub did not give "
                                     f"it ({error}).") from error
     raise FileNotFoundError(f"no tokenizer at {path}: it is no directory with config.json and "

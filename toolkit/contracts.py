@@ -41,6 +41,10 @@ class QuantizerOutput:
         codes: (B, d, t, h, w), the quantized latents in the latents' dtype.
         indices: (B, *positions, G) int64 in [0, K), or None for a continuous bottleneck.
         losses: name -> () float32, unweighted; empty in eval mode.
+
+    Example:
+        >>> QuantizerOutput(torch.ones(1, 2, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1, dtype=torch.int64)).losses
+        {}
     """
 
     codes: Tensor
@@ -58,6 +62,10 @@ class TokenizerOutput:
         codes: (B, d, t, h, w), the quantized latents.
         indices: (B, *positions, G) int64, or None for a continuous bottleneck.
         losses: the quantizer's losses, name -> () float32.
+
+    Example:
+        >>> TokenizerOutput(*[torch.zeros(1, 3, 1, 8, 8)] * 3, indices=None).losses
+        {}
     """
 
     reconstruction: Tensor
@@ -96,8 +104,11 @@ class Part:
         # A copy is made without arguments and gets its config with the rest of its state.
         bound = inspect.signature(cls.__init__).bind_partial(part, *args, **kwargs)
         bound.apply_defaults()
+        if (args or kwargs) and cls.__init__ is object.__init__:  # which lets them pass, as __new__ is ours
+            raise TypeError(f"{cls.__name__} takes no arguments, got {[*args, *kwargs]}.")
         named = constructor_parameters(cls)
-        object.__setattr__(part, "_arguments", {k: v for k, v in bound.arguments.items() if k in named})
+        # As they are now: a list that the caller changes later was not what the part was built with.
+        object.__setattr__(part, "_arguments", {k: _as_config(v) for k, v in bound.arguments.items() if k in named})
         return part
 
     @property
@@ -128,6 +139,13 @@ class Encoder(Part, nn.Module, ABC):
         causal: Whether no latent depends on later frames than its own, so that it can be streamed.
         activation_checkpointing: Recompute activations in the backward pass instead of storing
             them; a network without support for it ignores the wish.
+
+    Example:
+        >>> class EveryOtherPixel(Encoder):
+        ...     in_channels, out_channels, stride, first_frame_alone, causal = 3, 3, (1, 2, 2), True, True
+        ...     def forward(self, pixels): return pixels[..., ::2, ::2]
+        >>> EveryOtherPixel()(torch.zeros(1, 3, 5, 8, 8)).shape
+        torch.Size([1, 3, 5, 4, 4])
     """
 
     in_channels: int
@@ -150,6 +168,10 @@ class Decoder(Part, nn.Module, ABC):
         out_channels: C.
         stride, first_frame_alone, causal, activation_checkpointing: As the encoder's.
         last_layer: The weight of the layer that makes the pixels (adaptive GAN weights need it).
+
+    Example:
+        >>> Decoder.__abstractmethods__ == {"forward", "last_layer"}   # what an author writes
+        True
     """
 
     in_channels: int
@@ -180,6 +202,16 @@ class Quantizer(Part, nn.Module, ABC):
         codebook_size: K of one codebook; 0 for a continuous bottleneck, whose indices are None.
         num_codebooks: G.
         loss_weights: The paper's weight of each loss that :meth:`quantize` returns.
+
+    Example:
+        >>> class Rounded(Quantizer):
+        ...     dim, codebook_size = 1, 5
+        ...     def quantize(self, z):
+        ...         codes = z.clamp(0, 4).round()
+        ...         return z + (codes - z).detach(), codes.long(), {}
+        ...     def lookup(self, indices): return indices.float()
+        >>> Rounded()(torch.tensor([0.2, 3.7]).reshape(1, 1, 1, 1, 2)).indices.flatten().tolist()
+        [0, 4]
     """
 
     dim: int
@@ -222,8 +254,7 @@ class Quantizer(Part, nn.Module, ABC):
                 f"{tuple(latents.shape)}; set the encoder's out_channels to {self.dim}.")
         grid = tuple(latents.shape[2:])
         with torch.autocast(latents.device.type, enabled=False):
-            flat = rearrange(latents, "b d t h w -> b (t h w) d").float()
-            codes, indices, losses = self.quantize(flat)
+            codes, indices, losses = self.quantize(rearrange(latents, "b d t h w -> b (t h w) d").float())
         codes = self._to_grid(codes, grid).to(latents.dtype)
         if indices is not None:
             indices = indices.reshape(indices.shape[0], *self.positions(grid), self.num_codebooks)
@@ -245,19 +276,19 @@ class Quantizer(Part, nn.Module, ABC):
         if self.codebook_size == 0:
             raise ValueError(f"{type(self).__name__} is continuous and has no indices; "
                              "decode its latents instead.")
-        if indices.ndim != 5 or indices.shape[-1] != self.num_codebooks:
-            raise ValueError(f"{type(self).__name__} takes indices (B, t, h, w, {self.num_codebooks}), "
-                             f"got {tuple(indices.shape)}.")
+        if indices.ndim != 5 or indices.shape[-1] != self.num_codebooks or indices.is_floating_point():
+            raise ValueError(f"{type(self).__name__} takes integer indices (B, t, h, w, {self.num_codebooks}), "
+                             f"got {tuple(indices.shape)} of {indices.dtype}.")
+        indices = indices.long()  # stored ones may be of a small dtype
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codebook_size:
             raise ValueError(f"{type(self).__name__} takes indices in [0, {self.codebook_size}), got "
                              f"{int(indices.min())} to {int(indices.max())}.")
-        codes = self.lookup(rearrange(indices.long(), "b t h w g -> b (t h w) g"))
+        codes = self.lookup(rearrange(indices, "b t h w g -> b (t h w) g"))
         return self._to_grid(codes, tuple(indices.shape[1:4]))
 
     @staticmethod
     def _to_grid(codes: Tensor, grid: tuple[int, ...]) -> Tensor:
-        t, h, w = grid
-        return rearrange(codes, "b (t h w) d -> b d t h w", t=t, h=h, w=w)
+        return rearrange(codes, "b (t h w) d -> b d t h w", t=grid[0], h=grid[1], w=grid[2])
 
 
 class Discriminator(Part, nn.Module, ABC):
@@ -266,6 +297,13 @@ class Discriminator(Part, nn.Module, ABC):
     Attributes:
         in_channels: C.
         size: (T, H, W) it takes, or None for any.
+
+    Example:
+        >>> class Brightness(Discriminator):
+        ...     in_channels, size = 3, None
+        ...     def forward(self, pixels): return pixels.mean((1, 2, 3, 4))
+        >>> Brightness()(torch.ones(2, 3, 1, 4, 4)).tolist()
+        [1.0, 1.0]
     """
 
     in_channels: int
@@ -281,7 +319,15 @@ class Discriminator(Part, nn.Module, ABC):
 
 
 class Loss(Part, nn.Module, ABC):
-    """An unweighted distance of a reconstruction from its target."""
+    """An unweighted distance of a reconstruction from its target.
+
+    Example:
+        >>> class Largest(Loss):
+        ...     def forward(self, output, target): return (output.reconstruction - target).abs().max()
+        >>> x = torch.zeros(1, 3, 1, 4, 4)
+        >>> Largest()(TokenizerOutput(x + 0.5, x, x, None), x).item()
+        0.5
+    """
 
     @abstractmethod
     def forward(self, output: TokenizerOutput, target: Tensor) -> Tensor:
@@ -289,7 +335,15 @@ class Loss(Part, nn.Module, ABC):
 
 
 class AdversarialLoss(Part, nn.Module, ABC):
-    """The two sides of a GAN's game, on raw logits of any shape."""
+    """The two sides of a GAN's game, on raw logits of any shape.
+
+    Example:
+        >>> class Wasserstein(AdversarialLoss):
+        ...     def generator(self, fake_logits): return -fake_logits.mean()
+        ...     def discriminator(self, real_logits, fake_logits): return fake_logits.mean() - real_logits.mean()
+        >>> Wasserstein().discriminator(torch.tensor([2.0]), torch.tensor([0.5])).item()
+        -1.5
+    """
 
     @abstractmethod
     def generator(self, fake_logits: Tensor) -> Tensor:
@@ -305,6 +359,10 @@ class Metric(Part, ABC):
 
     Attributes:
         higher_is_better: name of a score -> whether more of it is better.
+
+    Example:
+        >>> Metric.__abstractmethods__ == {"update", "compute", "reset"}   # what an author writes
+        True
     """
 
     higher_is_better: dict[str, bool]
@@ -330,6 +388,13 @@ class Dataset(Part, ABC):
 
     Attributes:
         modality: "image" or "video"; scalars are logged per modality.
+
+    Example:
+        >>> class Grey(Dataset):
+        ...     modality = "image"
+        ...     def __getitem__(self, index): return {"pixels": torch.zeros(3, 1, 8, 8), "key": "grey"}
+        >>> Grey()[0]["key"]
+        'grey'
     """
 
     modality: str

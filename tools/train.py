@@ -22,18 +22,24 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def print_table(modality: str, codecs: dict[str, dict[str, float]]) -> None:
+def report(results: dict, work_dir: Path) -> None:
+    """Print the scores of every modality, and write them as results.json and results.md."""
     from rich.console import Console
     from rich.table import Table
 
-    columns = {"psnr": "PSNR (dB)", "ssim": "SSIM", "bits_per_pixel": "bits/pixel", "codebook_usage": "codebook usage"}
-    extra = [name for scores in codecs.values() for name in scores
-             if name not in columns and not name.startswith("codebook")]
-    columns = {**columns, **{name: name for name in extra}}
-    table = Table("", *columns.values(), title=f"{modality}, validation set")
-    for codec, scores in codecs.items():
-        table.add_row(codec, *(f"{scores[name]:.4g}" if name in scores else "-" for name in columns))
-    Console(width=max(100, Console().width)).print(table)
+    from toolkit.training.evaluation import markdown_table, score_rows
+
+    (work_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    pages = []
+    for modality, codecs in results.items():
+        header, rows = score_rows(codecs)
+        table = Table(*header, title=f"{modality}, validation set")
+        for row in rows:
+            table.add_row(*row)
+        Console(width=max(100, Console().width)).print(table)
+        pages.append(markdown_table([modality, *header[1:]], rows))
+    (work_dir / "results.md").write_text("\n\n".join(pages) + "\n")
+    print(f"tokenizer: {work_dir / 'tokenizer'}; samples: {work_dir / 'samples'}")
 
 
 def main() -> None:
@@ -61,10 +67,7 @@ def main() -> None:
         sys.exit(130)
     results = trainer.compare()
     if trainer.accelerator.is_main_process:
-        (work_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-        for modality, codecs in results.items():
-            print_table(modality, codecs)
-        print(f"tokenizer: {work_dir / 'tokenizer'}; samples: {work_dir / 'samples'}")
+        report(results, work_dir)
 
 
 if __name__ == "__main__":

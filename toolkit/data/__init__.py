@@ -2,11 +2,12 @@
 
 from toolkit.data.images import Images, read_image, write_image
 from toolkit.data.loader import TrainLoader, ValLoader
+from toolkit.data.memory import InMemoryClips
 from toolkit.data.mixture import Source
 from toolkit.data.samples import sample_clips
 from toolkit.data.sampling import Batch
 from toolkit.data.video_io import iter_frames, read_video, write_video
 from toolkit.data.videos import VideoClips
 
-__all__ = ["Batch", "Images", "Source", "TrainLoader", "ValLoader", "VideoClips", "iter_frames", "read_image",
+__all__ = ["Batch", "Images", "InMemoryClips", "Source", "TrainLoader", "ValLoader", "VideoClips", "iter_frames", "read_image",
            "read_video", "sample_clips", "write_image", "write_video"]

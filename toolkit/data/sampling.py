@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,12 +32,16 @@ class Batch:
         keys: B names.
         modality: The dataset's, "image" or "video".
         unreadable: What was skipped to make this batch, one message per sample.
+
+    Example:
+        >>> Batch(torch.zeros(2, 3, 1, 8, 8), ["a.png", "b.png"], modality="image").unreadable
+        []
     """
 
     pixels: Tensor
     keys: list[str]
     modality: str
-    unreadable: list[str]
+    unreadable: list[str] = field(default_factory=list)
 
 
 @dataclass

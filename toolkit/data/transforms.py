@@ -94,21 +94,26 @@ class Framing:
             raise ValueError(f"short_edge {self.edges[0]} cannot cover size {self.size}; give at least "
                              f"{min(self.size)}, or None for the smallest resize that covers it.")
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """(H', W') after the resize, at least ``size`` on both sides."""
-        scale = max(self.size[0] / height, self.size[1] / width)
-        if self.edges is not None:
-            lo, hi = self.edges
-            edge = int(torch.randint(lo, hi + 1, ())) if self.train and lo < hi else lo
-            scale = max(scale, edge / min(height, width))
+    def _edge(self) -> int:
+        """The short edge to resize to; 0 for the smallest that covers ``size``."""
+        lo, hi = self.edges or (0, 0)
+        return int(torch.randint(lo, hi + 1, ())) if self.train and lo < hi else lo
+
+    def _resized(self, height: int, width: int, edge: int) -> tuple[int, int]:
+        """(H', W') with that short edge, at least ``size`` on both sides."""
+        scale = max(self.size[0] / height, self.size[1] / width, edge / min(height, width))
         return max(self.size[0], round(height * scale)), max(self.size[1], round(width * scale))
+
+    def largest(self, height: int, width: int) -> tuple[int, int]:
+        """The largest (H', W') that frames of (height, width) are ever resized to."""
+        return self._resized(height, width, (self.edges or (0, 0))[1 if self.train else 0])
 
     def __call__(self, frames: Tensor) -> Tensor:
         """(T, H, W, 3) uint8 of any size -> (3, T, *size) float32 in [-1, 1].
 
         Every draw is from torch's global generator, and the same for all frames.
         """
-        frames = resize(frames, size=self._resized(*frames.shape[1:3]))
+        frames = resize(frames, size=self._resized(*frames.shape[1:3], self._edge()))
         spare = [have - want for have, want in zip(frames.shape[1:3], self.size, strict=True)]
         if self.train:
             top, left = (int(torch.randint(rest + 1, ())) for rest in spare)

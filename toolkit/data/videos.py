@@ -84,6 +84,12 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
             raise IndexError(f"VideoClips has {len(self)} clips, got index {index}.")
         number, clip = (index, None) if self.train else divmod(index, self.clips_per_video)
         path = self.files[number]
+        key = str(path) if clip is None or self.clips_per_video == 1 else f"{path}#{clip}"
+        return {"pixels": self.framing(self._clip(number, clip)), "key": key}
+
+    def _clip(self, number: int, clip: int | None) -> Tensor:
+        """A file's frames (T, H, W, 3) uint8; ``clip`` is its number in evaluation."""
+        path = self.files[number]
         with VideoFile(path) as video:
             start = self._start(video, clip)
             if self.fps is None:
@@ -91,20 +97,21 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
                                         frame_stride=self.frame_stride)
             else:
                 frames = timed_frames(video, start=start, num_frames=self.num_frames, fps=self.fps)
-        key = str(path) if clip is None or self.clips_per_video == 1 else f"{path}#{clip}"
-        return {"pixels": self.framing(stack(frames, path=path)), "key": key}
+        return stack(frames, path=path)
 
     def _start(self, video: VideoFile, clip: int | None) -> float:
         """Seconds at which the clip starts: a frame of a steady stream, or any moment with ``fps``."""
         info = video.info
         if self.fps is None:
-            last = max(0, info.num_frames - 1 - (self.num_frames - 1) * self.frame_stride)
-            if clip is None:
-                return info.start + int(torch.randint(last + 1, ())) / info.fps
-            return info.start + round(last * self._place(clip)) / info.fps
+            return info.start + self._start_frame(info.num_frames, clip) / info.fps
         last = max(0.0, (info.num_frames - 1) / info.fps - (self.num_frames - 1) / self.fps)
         place = float(torch.rand((), dtype=torch.float64)) if clip is None else self._place(clip)
         return info.start + last * place
+
+    def _start_frame(self, num_frames: int, clip: int | None) -> int:
+        """The frame at which the clip starts, of a file with ``num_frames``."""
+        last = max(0, num_frames - 1 - (self.num_frames - 1) * self.frame_stride)
+        return int(torch.randint(last + 1, ())) if clip is None else round(last * self._place(clip))
 
     def _place(self, clip: int) -> float:
         return clip / (self.clips_per_video - 1) if self.clips_per_video > 1 else 0.5

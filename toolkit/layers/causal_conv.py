@@ -47,11 +47,12 @@ class CausalConv3d(nn.Conv3d):
         if cache is None:
             return super().forward(F.pad(x, (0, 0, 0, 0, k_t - 1, 0)))
         past = cache.get(self)
-        x = F.pad(x, (0, 0, 0, 0, k_t - 1, 0)) if past is None else torch.cat([past, x], dim=2)
-        ready = max(0, (x.shape[2] - k_t) // s_t + 1)  # outputs whose input frames are all here
-        cache[self] = x[:, :, ready * s_t:]
+        reach = max(k_t, s_t)  # frames an output stands for; a stride beyond the kernel skips its first ones
+        x = F.pad(x, (0, 0, 0, 0, reach - 1, 0)) if past is None else torch.cat([past, x], dim=2)
+        ready = max(0, (x.shape[2] - reach) // s_t + 1)  # outputs whose input frames are all here
+        cache[self] = x[:, :, ready * s_t:].clone()  # a view would keep the whole chunk alive
         # No output yet: a window of padding gives the shape, and no frame of it is kept.
-        window = x[:, :, :(ready - 1) * s_t + k_t] if ready else x.new_zeros(
+        window = x[:, :, reach - k_t:(ready - 1) * s_t + reach] if ready else x.new_zeros(
             *x.shape[:2], k_t, *x.shape[3:])
         return super().forward(window)[:, :, :ready]
 

@@ -47,6 +47,9 @@ class LFQ(Quantizer):
         super().__init__()
         if not 1 <= bits <= 62:
             raise ValueError(f"LFQ needs 1 to 62 bits per codebook, got {bits}; use several codebooks.")
+        if num_codebooks < 1 or entropy_groups < 1:
+            raise ValueError("LFQ needs at least one codebook and one entropy group, got "
+                             f"num_codebooks={num_codebooks} and entropy_groups={entropy_groups}.")
         if bits % entropy_groups or bits // entropy_groups > EXACT_BITS:
             raise ValueError(
                 f"LFQ computes entropies over groups of at most {EXACT_BITS} bits, got bits={bits} in "

@@ -97,6 +97,13 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     Raises:
         ConfigError: If the config does not hold together, or ``work_dir`` already holds a run that is
             not to be resumed.
+
+    Example:
+        >>> import tempfile
+        >>> from toolkit import load_config
+        >>> trainer = build_trainer(load_config("configs/demo_video.py"), work_dir=tempfile.mkdtemp())
+        >>> trainer.step, trainer.settings.max_steps, sorted(path.name for path in trainer.work_dir.iterdir())
+        (0, 700, ['config.py', 'provenance.json'])
     """
     work_dir = Path(work_dir)
     missing = [key for key in ("tokenizer", "objective", "data", "training") if key not in config]

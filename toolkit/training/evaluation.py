@@ -38,7 +38,7 @@ def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *,
 
     Example:
         >>> from toolkit.metrics import PSNR
-        >>> batch = Batch(torch.zeros(1, 3, 1, 16, 16), keys=["grey"], modality="image", unreadable=[])
+        >>> batch = Batch(torch.zeros(1, 3, 1, 16, 16), keys=["grey"], modality="image")
         >>> round(evaluate(MeanColour(), [batch], [PSNR()])["psnr"], 1)   # 8 bits miss 0.5 by 1 / 510
         54.2
     """
@@ -73,3 +73,35 @@ def compare_with_anchors(tokenizer: Tokenizer, batches: Callable[[], Iterable[Ba
     return {name: evaluate(as_codec(codec) if codec is tokenizer else codec, batches(),
                            make_metrics(codec), device=device)
             for name, codec in codecs.items()}
+
+
+COLUMNS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "bits_per_pixel": "bits/pixel", "codebook_usage": "codebook usage"}
+
+
+def score_rows(codecs: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
+    """Scores of :func:`compare_with_anchors` as a header and rows of text, other metrics' columns last.
+
+    Example:
+        >>> score_rows({"thumbnail": {"psnr": 18.571, "bits_per_pixel": 0.0827}})
+        (['', 'PSNR (dB)', 'bits/pixel'], [['thumbnail', '18.57', '0.0827']])
+    """
+    names = {name for scores in codecs.values() for name in scores}
+    others = sorted(name for name in names - COLUMNS.keys() if not name.startswith("codebook"))
+    columns = [name for name in [*COLUMNS, *others] if name in names]
+    rows = [[codec, *(f"{scores[name]:.4g}" if name in scores else "-" for name in columns)]
+            for codec, scores in codecs.items()]
+    return ["", *(COLUMNS.get(name, name) for name in columns)], rows
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A header and rows as a Markdown table.
+
+    Example:
+        >>> print(markdown_table(["", "PSNR (dB)"], [["thumbnail", "18.57"]]))
+        |  | PSNR (dB) |
+        |---|---|
+        | thumbnail | 18.57 |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("|" + "|".join(line) + "|" if line[0] == "---" else "| " + " | ".join(line) + " |"
+                     for line in lines)

@@ -28,7 +28,7 @@ class Trained:
 
     def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator):
         optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, betas=tuple(settings.betas),
-                                     eps=settings.eps, weight_decay=settings.weight_decay)
+                                     eps=settings.eps, weight_decay=settings.weight_decay, fused=True)
         self.plain = module
         # Built before the optimizer is wrapped, and stepped by hand once per optimizer step: a
         # prepared scheduler would step once per process.
@@ -39,7 +39,7 @@ class Trained:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """Of the last step taken."""
         return self.optimizer.param_groups[0]["lr"]
 
     def step(self, step: int) -> None:

@@ -28,8 +28,8 @@ def value_at(schedule: Schedule, step: int) -> float:
     """
     if isinstance(schedule, int | float):
         return float(schedule)
-    points = [tuple(point) for point in schedule] if isinstance(schedule, list | tuple) else []
-    if not points or any(len(p) != 2 for p in points) or any(a[0] > b[0] for a, b in pairwise(points)):
+    points = schedule if isinstance(schedule, list | tuple) else []
+    if not points or not all(map(_is_point, points)) or any(a[0] > b[0] for a, b in pairwise(points)):
         raise ValueError(f"a weight is a number or a list of points (step, value) in rising order of steps, "
                          f"got {schedule!r}.")
     if step < points[0][0]:
@@ -38,3 +38,7 @@ def value_at(schedule: Schedule, step: int) -> float:
         if start <= step < end:
             return first + (last - first) * (step - start) / (end - start)
     return float(points[-1][1])
+
+
+def _is_point(point: object) -> bool:
+    return isinstance(point, list | tuple) and len(point) == 2 and all(isinstance(x, int | float) for x in point)

@@ -53,6 +53,16 @@ class Trainer:
         settings: How long, how fast.
         accelerator: Devices and processes.
         work_dir: Where everything is written.
+
+    Example:
+        >>> import tempfile
+        >>> from toolkit import load_config
+        >>> from toolkit.training import build_trainer
+        >>> small = {"training.max_steps": 1, "data.train.batch_size": 1, "data.train.num_workers": 0,
+        ...          "data.val.dataset.num_frames": 1, "data.val.dataset.clips_per_video": 1}
+        >>> trainer = build_trainer(load_config("configs/demo_video.py", small), work_dir=tempfile.mkdtemp())
+        >>> trainer.run(), trainer.step
+        (True, 1)
     """
 
     def __init__(self, *, tokenizer: Tokenizer, objective: Objective, discriminators: Mapping[str, Discriminator],
@@ -61,11 +71,7 @@ class Trainer:
         self.settings, self.accelerator, self.work_dir = settings, accelerator, work_dir
         self.train_loader, self.val_loader = train_loader, val_loader
         self.make_metrics = make_metrics
-        self.codebook_use = {}
-        if tokenizer.codebook_size:
-            self.codebook_use = {source.dataset.modality: Codebook(
-                codebook_size=tokenizer.codebook_size, num_codebooks=tokenizer.num_codebooks)
-                for source in train_loader.sources}
+        self.codebook_use: dict[str, Codebook] = {}  # of the modalities drawn since the last validation
         tokenizer.encoder.activation_checkpointing = settings.activation_checkpointing
         tokenizer.decoder.activation_checkpointing = settings.activation_checkpointing
         self.objective = objective.to(accelerator.device)
@@ -129,7 +135,6 @@ class Trainer:
             self._check_fit(batch)
             for name, value in self._accumulate(batch, share=1 / num_micro, last=micro == num_micro - 1).items():
                 accumulated[name].append(value)
-        rate = self.tokenizer.learning_rate
         self.tokenizer.step(self.step)
         if (opponent := self._opponent(batch.modality)) is not None:
             opponent.step(self.step)
@@ -140,7 +145,7 @@ class Trainer:
         if self.step % self.settings.log_every == 0 or self.step == self.settings.max_steps:
             means = self._reduce({name: torch.stack(values).mean() for name, values in accumulated.items()})
             log.scalars("train", batch.modality, self.step, {
-                **means, "learning_rate": rate, "seconds_per_step": time.time() - started})
+                **means, "learning_rate": self.tokenizer.learning_rate, "seconds_per_step": time.time() - started})
 
     def _opponent(self, modality: str) -> Trained | None:
         """The discriminator that learns in this step."""
@@ -184,8 +189,10 @@ class Trainer:
                 self.accelerator.backward(total * share)
             scalars |= more
         if output.indices is not None:
-            self.codebook_use[batch.modality].update(target=pixels, reconstruction=output.reconstruction.detach(),
-                                                     indices=output.indices)
+            tokenizer = self.tokenizer.plain
+            use = self.codebook_use.setdefault(batch.modality, Codebook(
+                codebook_size=tokenizer.codebook_size, num_codebooks=tokenizer.num_codebooks))
+            use.update(target=pixels, reconstruction=output.reconstruction.detach(), indices=output.indices)
         return scalars
 
     def _synchronised(self, network: Trained, last: bool) -> contextlib.AbstractContextManager:
@@ -210,7 +217,7 @@ class Trainer:
                 log.samples(modality, self.step, pixels, codec(pixels)[0])
         for modality, metric in self.codebook_use.items():
             log.scalars("train", modality, self.step, metric.compute())
-            metric.reset()
+        self.codebook_use.clear()
 
     def val_batches(self) -> dict[str, Callable[[], Iterator[Batch]]]:
         """modality -> a fresh pass over its validation batches."""

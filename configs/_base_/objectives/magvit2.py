@@ -1,7 +1,8 @@
 """MAGVIT-v2's objective with O2-MAGVIT2's weights; entropies start at three times their weight.
 
-The perceptual term is LPIPS on VGG-16. MAGVIT used the distance of a ResNet-50's logits, O2-MAGVIT2 a VGG-16's; with weights
-of either at hand: loss=dict(_delete_=True, type="LogitDistance", backbone="resnet50", weights="resnet50.safetensors").
+The perceptual term is LPIPS on VGG-16. MAGVIT used the distance of a ResNet-50's logits, O2-MAGVIT2
+a VGG-16's; with weights of either at hand:
+loss=dict(_delete_=True, type="LogitDistance", backbone="resnet50", weights="resnet50.safetensors").
 R1's 0.5 per step, taken every 20th step, is O2-MAGVIT2's unscaled 10.
 """
 

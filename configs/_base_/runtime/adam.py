@@ -1,4 +1,7 @@
-"""O2-MAGVIT2's optimization: Adam (0, 0.99), warm-up then cosine, EMA 0.999; the discriminator learns at 0.8 of the rate."""
+"""O2-MAGVIT2's optimization: Adam (0, 0.99), warm-up then cosine, EMA 0.999.
+
+The discriminator learns at 0.8 of the rate.
+"""
 
 training = dict(
     max_steps=100_000, learning_rate=1e-4, discriminator_learning_rate=0.8e-4, betas=(0.0, 0.99), eps=1e-8,

@@ -1,0 +1,62 @@
+"""The residual block, and running one without storing what is inside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from toolkit.layers import ResBlock, run_block
+
+
+def reference(block: ResBlock, x: torch.Tensor) -> torch.Tensor:
+    """GN, SiLU, conv, GN, SiLU, conv, plus the input, in plain torch."""
+
+    def norm(layer, x):
+        return torch.stack([F.group_norm(frame, layer.num_groups, layer.weight, layer.bias, 1e-5)
+                            for frame in x.unbind(2)], dim=2)
+
+    def conv(layer, x):
+        k_t, k_h, k_w = layer.weight.shape[2:]
+        return F.conv3d(F.pad(x, (k_w // 2, k_w // 2, k_h // 2, k_h // 2, k_t - 1, 0)), layer.weight)
+
+    y = conv(block.conv1, F.silu(norm(block.norm1, x)))
+    y = conv(block.conv2, F.silu(norm(block.norm2, y)))
+    return y + (x if block.conv1.in_channels == block.conv2.out_channels else conv(block.shortcut, x))
+
+
+@pytest.mark.parametrize("widths", [(8, 8), (8, 12)])
+@pytest.mark.parametrize("temporal_kernel", [1, 3])
+@pytest.mark.parametrize("frames", [1, 4])
+@torch.no_grad()
+def test_block_is_the_papers_formula(widths, temporal_kernel, frames):
+    block = ResBlock(*widths, temporal_kernel=temporal_kernel, num_groups=4)
+    x = torch.randn(2, widths[0], frames, 5, 6)
+    torch.testing.assert_close(block(x), reference(block, x), rtol=1e-4, atol=1e-5)
+
+
+def test_block_has_no_bias_but_its_norms():
+    block = ResBlock(8, 12, temporal_kernel=3)
+    assert {name for name, _ in block.named_parameters() if name.endswith("bias")} == {"norm1.bias", "norm2.bias"}
+
+
+def test_checkpointing_changes_no_value_and_no_gradient():
+    block = ResBlock(8, 12, temporal_kernel=3)
+    x = torch.randn(2, 8, 3, 4, 4, requires_grad=True)
+    results = []
+    for activation_checkpointing in (False, True):
+        out = run_block(block, x, activation_checkpointing=activation_checkpointing)
+        results.append([out, *torch.autograd.grad(out.square().sum(), [x, *block.parameters()])])
+    for plain, recomputed in zip(*results, strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+def test_checkpointing_computes_the_block_twice_and_only_where_gradients_are_wanted():
+    block, calls = ResBlock(8, 8, temporal_kernel=1), []
+    block.register_forward_pre_hook(lambda *_: calls.append(1))
+    x = torch.randn(1, 8, 1, 4, 4)
+    run_block(block, x, activation_checkpointing=True).sum().backward()
+    assert len(calls) == 2
+    with torch.no_grad():
+        run_block(block, x, activation_checkpointing=True)
+    assert len(calls) == 3

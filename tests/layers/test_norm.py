@@ -1,0 +1,70 @@
+"""Per-frame normalisation against torch's on each frame."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from toolkit.layers import AdaptiveGroupNorm, FrameGroupNorm, fitting_groups
+
+
+@pytest.mark.parametrize("channels", range(1, 131))
+def test_groups_are_the_largest_divisor_up_to_32(channels):
+    groups = fitting_groups(channels)
+    assert channels % groups == 0 and groups <= 32
+    assert all(channels % more for more in range(groups + 1, min(32, channels) + 1))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("eps", [1e-5, 1e-1])
+@torch.no_grad()
+def test_frame_norm_is_group_norm_of_each_frame(memory_format, eps):
+    norm = FrameGroupNorm(12, num_groups=4, eps=eps)
+    norm.weight.copy_(torch.randn(12))
+    norm.bias.copy_(torch.randn(12))
+    x = torch.randn(2, 12, 3, 4, 5) * torch.tensor([1.0, 10.0, 0.1]).reshape(1, 1, 3, 1, 1)
+    x = x.contiguous(memory_format=memory_format)
+    expected = torch.stack([F.group_norm(frame.contiguous(), 4, norm.weight, norm.bias, eps)
+                            for frame in x.unbind(2)], dim=2)
+    torch.testing.assert_close(norm(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_frame_norm_gives_the_gradients_of_group_norm_in_either_layout():
+    norm = FrameGroupNorm(12, num_groups=4)
+    x = torch.randn(2, 12, 3, 4, 5)
+    weights = torch.randn(2, 12, 3, 4, 5)
+    gradients = []
+    for memory_format in (torch.contiguous_format, torch.channels_last_3d):
+        leaf = x.contiguous(memory_format=memory_format).requires_grad_()
+        gradients.append(torch.autograd.grad((norm(leaf) * weights).sum(), leaf)[0])
+    leaf = x.clone().requires_grad_()
+    frames = torch.stack([F.group_norm(frame, 4, norm.weight, norm.bias) for frame in leaf.unbind(2)], dim=2)
+    expected, = torch.autograd.grad((frames * weights).sum(), leaf)
+    for gradient in gradients:
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_frame_norm_of_channels_last_stays_so():
+    x = torch.randn(2, 12, 3, 4, 5).contiguous(memory_format=torch.channels_last_3d)
+    assert FrameGroupNorm(12)(x).is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@torch.no_grad()
+def test_adaptive_norm_scales_by_one_plus_gamma_and_shifts_by_beta_of_each_position():
+    norm = AdaptiveGroupNorm(8, condition_channels=3, num_groups=2, eps=1e-3)
+    x, codes = torch.randn(2, 8, 2, 3, 4, dtype=torch.float64), torch.randn(2, 3, 2, 3, 4, dtype=torch.float64)
+    norm.double()
+    groups = x.reshape(2, 2, 4, 2, 3, 4)  # (B, groups, channels of one, T, H, W)
+    mean = groups.mean((2, 4, 5), keepdim=True)
+    variance = groups.var((2, 4, 5), keepdim=True, unbiased=False)
+    plain = ((groups - mean) / (variance + 1e-3).sqrt()).reshape(x.shape)
+    gamma = torch.einsum("cd,bdthw->bcthw", norm.gamma.weight, codes) + norm.gamma.bias.reshape(1, 8, 1, 1, 1)
+    beta = torch.einsum("cd,bdthw->bcthw", norm.beta.weight, codes) + norm.beta.bias.reshape(1, 8, 1, 1, 1)
+    torch.testing.assert_close(norm(x, codes), plain * (1 + gamma) + beta)
+
+
+def test_adaptive_norm_has_no_other_parameters_than_gamma_and_beta():
+    names = {name for name, _ in AdaptiveGroupNorm(8, condition_channels=3).named_parameters()}
+    assert names == {"gamma.weight", "gamma.bias", "beta.weight", "beta.bias"}

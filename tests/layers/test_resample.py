@@ -1,0 +1,58 @@
+"""Growing a grid: the order of channels, the frames that are dropped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from toolkit.layers import DepthToSpaceUpsample, depth_to_space, repeat_nearest
+
+STRIDES = pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 1, 1), (3, 2, 1), (1, 1, 1)])
+
+
+@STRIDES
+def test_depth_to_space_reads_channels_as_time_row_column_channel(stride):
+    (s_t, s_h, s_w), channels, t, h, w = stride, 2, 3, 2, 3
+    x = torch.arange(s_t * s_h * s_w * channels * t * h * w).reshape(1, -1, t, h, w)
+    out = depth_to_space(x, stride)
+    assert out.shape == (1, channels, 1 + (t - 1) * s_t, h * s_h, w * s_w)
+    for c, frame, row, column in np.ndindex(*out.shape[1:]):
+        full = frame + s_t - 1  # the s_t - 1 leading frames are gone
+        source = ((full % s_t * s_h + row % s_h) * s_w + column % s_w) * channels + c
+        assert out[0, c, frame, row, column] == x[0, source, full // s_t, row // s_h, column // s_w]
+
+
+def test_depth_to_space_of_one_position_by_hand():
+    x = torch.arange(16).reshape(1, 16, 1, 1, 1)  # (s_t, s_h, s_w, C) = (2, 2, 2, 2), the first eight dropped
+    assert depth_to_space(x, (2, 2, 2)).tolist() == [[[[[8, 10], [12, 14]]], [[[9, 11], [13, 15]]]]]
+
+
+@STRIDES
+def test_repeat_nearest_is_torchs_nearest_interpolation_without_the_leading_frames(stride):
+    x = torch.randn(2, 3, 4, 2, 3)
+    expected = F.interpolate(x, scale_factor=stride, mode="nearest")[:, :, stride[0] - 1:]
+    assert torch.equal(repeat_nearest(x, stride), expected)
+
+
+@STRIDES
+@pytest.mark.parametrize("temporal_kernel", [1, 3])
+@torch.no_grad()
+def test_upsampling_a_single_frame_equals_the_long_way(stride, temporal_kernel):
+    layer = DepthToSpaceUpsample(4, stride=stride, temporal_kernel=temporal_kernel)
+    x = torch.randn(2, 4, 1, 3, 5)
+    padded = F.pad(x, (1, 1, 1, 1, temporal_kernel - 1, 0))
+    wide = F.conv3d(padded, layer.conv.weight, layer.conv.bias)
+    s_t, s_h, s_w = stride
+    long_way = wide.reshape(2, s_t, s_h, s_w, 4, 3, 5).permute(0, 4, 1, 5, 2, 6, 3)
+    long_way = long_way.reshape(2, 4, s_t, 3 * s_h, 5 * s_w)[:, :, s_t - 1:]
+    torch.testing.assert_close(layer(x), long_way, rtol=1e-5, atol=1e-6)
+
+
+@STRIDES
+@torch.no_grad()
+def test_first_frame_of_an_upsampled_clip_is_that_of_the_frame_alone(stride):
+    layer = DepthToSpaceUpsample(4, stride=stride, temporal_kernel=3)
+    clip = torch.randn(1, 4, 4, 3, 3)
+    torch.testing.assert_close(layer(clip)[:, :, :1], layer(clip[:, :, :1]), rtol=1e-5, atol=1e-6)

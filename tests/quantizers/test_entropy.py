@@ -1,0 +1,165 @@
+"""The factorised entropies against the softmax over all codes, and over processes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from toolkit.quantizers import LFQ
+from toolkit.quantizers.entropy import binary_entropies
+
+
+def full_softmax(latents: Tensor, inv_temperature: float) -> tuple[Tensor, Tensor]:
+    """The definition, in float64, over codes listed one by one: (N, 2^bits)."""
+    codes = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=latents.shape[1])), dtype=torch.float64)
+    log_p = (2 * inv_temperature * latents.double() @ codes.T).log_softmax(1)
+    p = log_p.exp()
+    average = p.mean(0)
+    return -(p * log_p).sum(1).mean(), -(average * torch.log(average + 1e-5)).sum()
+
+
+def values_and_gradients(function, latents: Tensor, inv_temperature: float) -> list[Tensor]:
+    latents = latents.clone().requires_grad_()
+    entropies = function(latents, inv_temperature)
+    return [*entropies, *(torch.autograd.grad(entropy, latents, retain_graph=True)[0] for entropy in entropies)]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 7, 8, 11, 14])
+@pytest.mark.parametrize("inv_temperature", [0.5, 5.0, 100.0])
+def test_entropies_and_gradients_equal_the_full_softmax(bits, inv_temperature):
+    latents = torch.randn(12, bits, dtype=torch.float64)
+    latents[0] = 0.0  # undecided: the derivative of |z| must not leak in
+    latents[1, ::2] = 0.0
+    latents[2] *= 1e3  # sure beyond any exponential
+    latents[3:6] *= 1 / inv_temperature  # where the assignment is really soft
+    found = values_and_gradients(binary_entropies, latents, inv_temperature)
+    expected = values_and_gradients(full_softmax, latents, inv_temperature)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=6),
+       inv_temperature=st.sampled_from([0.1, 1.0, 25.0]))
+def test_entropies_of_any_latents_equal_the_full_softmax(rows, inv_temperature):
+    latents = torch.tensor(rows, dtype=torch.float64)
+    found = values_and_gradients(binary_entropies, latents, inv_temperature)
+    expected = values_and_gradients(full_softmax, latents, inv_temperature)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_float32_is_close_to_the_full_softmax_at_the_usual_temperature():
+    latents = 0.02 * torch.randn(64, 12)
+    for ours, theirs in zip(binary_entropies(latents, 100.0), full_softmax(latents, 100.0), strict=True):
+        assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
+def test_values_that_follow_from_the_definition():
+    undecided = torch.zeros(5, 6, dtype=torch.float64)
+    per_sample, codebook = binary_entropies(undecided, 100.0, eps=0.0)
+    assert per_sample.item() == codebook.item() == pytest.approx(6 * torch.tensor(2.0).log().item(), rel=1e-6)
+    signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
+    per_sample, codebook = binary_entropies(signs, 100.0)  # every code once, each sure
+    assert per_sample.item() == pytest.approx(0, abs=1e-12)
+    assert codebook.item() == pytest.approx(-torch.tensor(0.125 + 1e-5, dtype=torch.float64).log().item(), rel=1e-12)
+
+
+def test_epsilon_stands_within_the_logarithm():
+    sure = torch.ones(3, 4, dtype=torch.float64)
+    assert binary_entropies(sure, 100.0)[1].item() == pytest.approx(-torch.tensor(
+        1 + 1e-5, dtype=torch.float64).log().item(), rel=1e-9)  # just below zero, and only by that epsilon
+
+
+def test_huge_latents_give_finite_values_and_gradients():
+    for tensor in values_and_gradients(binary_entropies, torch.tensor([[1e30, -1e30, 0.0], [3e4, -1e-20, 1.0]]), 100.0):
+        assert torch.isfinite(tensor).all()
+
+
+def test_more_than_24_bits_are_refused():
+    with pytest.raises(ValueError, match="exact up to 24 bits, got 25"):
+        binary_entropies(torch.zeros(1, 25), 1.0)
+
+
+def train_share(rank: int, folder: str) -> None:
+    """One process with half of the batch: its losses, and its gradient averaged as DDP averages it."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    weight, batch = joined_batch()
+    losses = entropies_of(weight, batch.chunk(2)[rank])
+    gradient, = torch.autograd.grad(sum(losses), weight)
+    dist.all_reduce(gradient)
+    result = {"losses": [loss.item() for loss in losses], "gradient": (gradient / 2).tolist()}
+    Path(folder, f"{rank}.json").write_text(json.dumps(result))
+    dist.destroy_process_group()
+
+
+def joined_batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(5, 4, generator=generator, dtype=torch.float64).requires_grad_(),
+            torch.randn(8, 5, generator=generator, dtype=torch.float64))
+
+
+def entropies_of(weight: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    return binary_entropies((batch @ weight).tanh(), 0.7)
+
+
+def test_two_processes_see_the_entropy_of_the_joined_batch_and_its_gradient(tmp_path):
+    mp.spawn(train_share, args=(str(tmp_path),), nprocs=2)
+    weight, batch = joined_batch()
+    per_sample, codebook = full_softmax((batch @ weight).tanh(), 0.7)
+    expected, = torch.autograd.grad(per_sample + codebook, weight)
+    results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    for result in results:
+        assert result["losses"][1] == pytest.approx(codebook.item(), rel=1e-12)
+        torch.testing.assert_close(torch.tensor(result["gradient"], dtype=torch.float64), expected)
+    # A share alone would see another distribution: the two halves' own entropies differ from the joined one.
+    alone = [full_softmax((half @ weight).tanh(), 0.7)[1].item() for half in batch.chunk(2)]
+    assert all(abs(value - codebook.item()) > 1e-3 for value in alone)
+    mean = sum(result["losses"][0] for result in results) / 2
+    assert mean == pytest.approx(per_sample.item(), rel=1e-12)
+
+
+MEMORY = """
+import resource, torch
+from toolkit.quantizers import LFQ
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
+
+def step(lfq, latents):
+    sum(lfq(latents).losses.values()).backward()
+
+torch.set_num_threads(1)
+step(LFQ(bits=4), torch.randn(1, 4, 1, 2, 2, requires_grad=True))  # what any first step loads
+before = peak()
+step(LFQ(bits=18), torch.randn(1, 18, 5, 16, 16, requires_grad=True))
+print(peak() - before)
+"""
+
+
+def test_2_to_the_18_codes_of_1280_positions_stay_under_300_mb():
+    result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(result.stdout) < 300  # the full softmax has 1280 * 2^18 entries: 1,280 MiB each time it is stored
+
+
+def test_18_bits_equal_the_full_softmax():
+    latents = 0.02 * torch.randn(4, 18)
+    codes = (torch.arange(2**18).unsqueeze(1) >> torch.arange(17, -1, -1) & 1).double() * 2 - 1
+    log_p = (200 * latents.double() @ codes.T).log_softmax(1)
+    average = log_p.exp().mean(0)
+    per_sample, codebook = -(log_p.exp() * log_p).sum(1).mean(), -(average * (average + 1e-5).log()).sum()
+    losses = LFQ(bits=18).train()(latents.T.reshape(1, 18, 1, 1, 4)).losses
+    assert losses["per_sample_entropy"].item() == pytest.approx(per_sample.item(), rel=1e-5)
+    assert losses["codebook_entropy"].item() == pytest.approx(codebook.item(), rel=1e-5)

@@ -1,0 +1,210 @@
+"""From configs to objects, and from a directory back to a tokenizer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from toolkit import build_tokenizer, load_tokenizer
+from toolkit.build import build_metrics, build_part
+from toolkit.config import ConfigError
+from toolkit.contracts import Quantizer
+from toolkit.registry import Registry, UnknownComponentError
+
+NETWORK = dict(filters=4, channel_multipliers=(1, 2), num_res_blocks=1, temporal_downsample=(True,))
+
+
+def config_of(**quantizer) -> dict:
+    return dict(encoder=dict(type="MAGVIT2Encoder", **NETWORK), quantizer=dict(type="LFQ", **quantizer),
+                decoder=dict(type="MAGVIT2Decoder", **NETWORK))
+
+
+class Nest(Quantizer):
+    """A composite of built children."""
+
+    def __init__(self, *, quantizers: list[Quantizer] = (), first: Quantizer | None = None):
+        super().__init__()
+        self.quantizers, self.first = quantizers, first
+
+    def quantize(self, z):
+        raise NotImplementedError
+
+    def lookup(self, indices):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(("quantizer", "dim"), [(dict(bits=5), 5), (dict(bits=3, num_codebooks=4), 12)])
+def test_widths_follow_the_quantizer(quantizer, dim):
+    tokenizer = build_tokenizer(config_of(**quantizer))
+    assert tokenizer.encoder.out_channels == tokenizer.decoder.in_channels == tokenizer.quantizer.dim == dim
+
+
+def test_stated_widths_that_do_not_agree_are_named():
+    config = config_of(bits=5)
+    config["encoder"]["out_channels"] = 7
+    with pytest.raises(ValueError, match=r"encoder.out_channels=7, quantizer.dim=5, decoder.in_channels=5"):
+        build_tokenizer(config)
+
+
+def test_strides_that_do_not_agree_are_named():
+    config = config_of(bits=5)
+    config["decoder"]["temporal_downsample"] = (False,)
+    with pytest.raises(ValueError, match=r"\(2, 2, 2\) and \(1, 2, 2\)"):
+        build_tokenizer(config)
+
+
+@pytest.mark.parametrize("missing", ["encoder", "quantizer", "decoder"])
+def test_missing_part_is_named(missing):
+    config = config_of(bits=5)
+    del config[missing]
+    with pytest.raises(ConfigError, match=f"got no {missing}"):
+        build_tokenizer(config)
+
+
+def test_unknown_part_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"tokenizer has no key 'quantiser' \(did you mean 'quantizer'\?\)"):
+        build_tokenizer(config_of(bits=5) | {"quantiser": {}})
+
+
+@pytest.mark.parametrize("config", [None, [], "LFQ", 3])
+def test_tokenizer_config_that_is_no_mapping_is_a_config_error(config):
+    with pytest.raises(ConfigError, match="configured as dict"):
+        build_tokenizer(config)
+
+
+def test_building_changes_no_config():
+    config = config_of(bits=5)
+    before = json.dumps(config)
+    build_tokenizer(config)
+    assert json.dumps(config) == before
+
+
+def test_children_are_built_innermost_first():
+    registry = Registry("quantizer", contracts=(Quantizer,), location="toolkit.quantizers")
+    registry.register_module()(Nest)
+    from toolkit.quantizers import LFQ
+    registry.register_module()(LFQ)
+    inner = dict(type="Nest", quantizers=[dict(type="LFQ", bits=2)])
+    nest = build_part(registry, dict(type="Nest", quantizers=[dict(type="LFQ", bits=3), inner],
+                                     first=dict(type="LFQ", bits=4)))
+    assert [type(q) for q in nest.quantizers] == [LFQ, Nest] and nest.quantizers[0].bits == 3
+    assert nest.quantizers[1].quantizers[0].bits == 2 and nest.first.bits == 4
+    assert build_part(registry, nest.config).config == nest.config
+    with pytest.raises(UnknownComponentError):
+        build_part(registry, dict(type="Nest", quantizers=[dict(type="os.getcwd")]))
+
+
+def test_metrics_get_the_tokenizers_codebook_where_they_take_one():
+    tokenizer = build_tokenizer(config_of(bits=5, num_codebooks=2))
+    psnr, codebook = build_metrics([dict(type="PSNR"), dict(type="Codebook")], tokenizer)
+    assert codebook.config == {"type": "Codebook", "codebook_size": 32, "num_codebooks": 2}
+    assert psnr.config == {"type": "PSNR"}
+
+
+@pytest.fixture
+def saved(tmp_path, make_tokenizer) -> Path:
+    make_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+@torch.no_grad()
+def test_saved_tokenizer_gives_the_same_tokens_and_pixels_to_the_last_bit(saved, make_tokenizer):
+    torch.manual_seed(0)
+    original = make_tokenizer()
+    original.save_pretrained(saved)
+    loaded = load_tokenizer(saved)
+    pixels = torch.randn(2, 3, 5, 16, 16)
+    assert not loaded.training and loaded.config == original.config
+    assert torch.equal(loaded.tokenize(pixels), original.tokenize(pixels))
+    assert torch.equal(loaded(pixels).reconstruction, original(pixels).reconstruction)
+
+
+def test_another_process_with_no_config_reads_the_same_tokens(saved, tmp_path):
+    pixels = torch.randn(1, 3, 3, 8, 8)
+    save_file({"pixels": pixels}, tmp_path / "pixels.safetensors")
+    code = ("import sys, toolkit\nfrom safetensors.torch import load_file\n"
+            "print(toolkit.load_tokenizer(sys.argv[1]).tokenize(load_file(sys.argv[2])['pixels']).flatten().tolist())")
+    done = subprocess.run([sys.executable, "-c", code, str(saved), str(tmp_path / "pixels.safetensors")],
+                          capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert json.loads(done.stdout) == load_tokenizer(saved).tokenize(pixels).flatten().tolist()
+
+
+def test_directory_has_its_two_files_and_either_names_it(saved):
+    assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
+    for path in (str(saved), saved / "config.json", saved / "model.safetensors"):
+        assert load_tokenizer(path).config == json.loads((saved / "config.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_file_is_one_clear_error(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(FileNotFoundError, match=r"no directory with config.json and model.safetensors"):
+        load_tokenizer(saved)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01", None])
+def test_damaged_file_is_one_clear_error(saved, name, content):
+    path = saved / name
+    path.write_bytes(path.read_bytes()[:200] if content is None else content)
+    with pytest.raises(ValueError, match=f"tokenizer {saved}: config.json or model.safetensors is damaged"):
+        load_tokenizer(saved)
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "3", '"x"', '{"encoder": {}}'])
+def test_config_file_that_is_no_tokenizers_is_one_clear_error(saved, content):
+    (saved / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"^tokenizer "):
+        load_tokenizer(saved)
+
+
+def edit_weights(directory: Path, change) -> None:
+    weights = load_file(directory / "model.safetensors")
+    change(weights)
+    save_file(weights, directory / "model.safetensors")
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda w: w.update(extra=torch.zeros(3)), r"extra not in config / \(3,\)"),
+    (lambda w: w.pop("encoder.conv_in.bias"), r"encoder.conv_in.bias \(8,\) / not in weights"),
+    (lambda w: w.update({"encoder.conv_in.bias": torch.zeros(7)}), r"encoder.conv_in.bias \(8,\) / \(7,\)"),
+    (lambda w: w.update({"encoder.conv_in.bias": torch.zeros(1)}), r"encoder.conv_in.bias \(8,\) / \(1,\)"),
+])
+def test_weights_that_do_not_fit_are_named_with_both_shapes(saved, change, said):
+    edit_weights(saved, change)
+    with pytest.raises(ValueError, match=rf"config and weights disagree on 1 tensors: {said}"):
+        load_tokenizer(saved)
+
+
+@pytest.mark.parametrize("foreign", ["os.system", "os.getcwd", "subprocess.run", "torch.hub.load"])
+@pytest.mark.parametrize("part", ["encoder", "quantizer", "decoder"])
+def test_foreign_type_in_a_config_file_is_refused_and_never_run(saved, tmp_path, part, foreign):
+    config = json.loads((saved / "config.json").read_text())
+    config[part] = {"type": foreign, "command": f"touch {tmp_path}/ran"}
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnknownComponentError, match=f"no {part} is called '{foreign}'"):
+        load_tokenizer(saved)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_stale_argument_in_a_config_file_is_named(saved):
+    config = json.loads((saved / "config.json").read_text())
+    config["quantizer"]["levels"] = [8]
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TypeError, match="quantizer 'LFQ': unexpected 'levels'"):
+        load_tokenizer(saved)
+
+
+def test_what_is_neither_a_directory_nor_on_the_hub_is_one_clear_error(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for path in (tmp_path, tmp_path / "none", "a/b/c", "./none", "none", "user/no-such-tokenizer", "bad name/no?pe"):
+        with pytest.raises(FileNotFoundError, match="no tokenizer at"):
+            load_tokenizer(path)

@@ -1,0 +1,181 @@
+"""Reading configs: closed keys, inheritance, overrides, and every file we ship."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import toolkit
+from toolkit.build import build_tokenizer
+from toolkit.config import TOP_LEVEL, ConfigError, check_keys, load_config, parse_overrides
+from toolkit.registry import DISCRIMINATORS
+
+CONFIGS = Path(toolkit.__file__).parent.parent / "configs"
+RUNNABLE = sorted(CONFIGS.glob("*.py"))
+
+BASE = """
+tokenizer = dict(quantizer=dict(type="LFQ", bits=18), encoder=dict(type="MAGVIT2Encoder", filters=8))
+training = dict(max_steps=10, betas=[0.0, 0.99])
+seed = 0
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str, name: str = "config.py") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_top_level_keys_are_the_seven_of_the_design():
+    assert set(TOP_LEVEL) == {"tokenizer", "discriminator", "objective", "data", "training", "metrics", "seed"}
+
+
+@pytest.mark.parametrize(("key", "near"), [("sead", "seed"), ("tokeniser", "tokenizer"), ("metric", "metrics"),
+                                           ("trainer", "training"), ("Data", "data")])
+def test_unknown_top_level_key_is_refused_with_the_nearest(write, key, near):
+    with pytest.raises(ConfigError, match=rf"has no key '{key}' \(did you mean '{near}'\?\); it takes tokenizer, "):
+        load_config(write(f"{key} = dict(a=1)"))
+
+
+def test_all_unknown_keys_are_named_at_once(write):
+    with pytest.raises(ConfigError, match=r"has no key 'qqq', 'sead' \(did you mean 'seed'\?\)"):
+        load_config(write("qqq = 1\nsead = 2"))
+
+
+def test_child_inherits_changes_and_adds(write):
+    write(BASE, "_base_/base.py")
+    config = load_config(write("_base_ = '_base_/base.py'\n"
+                               "tokenizer = dict(quantizer=dict(bits=12))\ntraining = dict(warmup_steps=5)"))
+    assert config.tokenizer.quantizer == dict(type="LFQ", bits=12)
+    assert config.tokenizer.encoder.filters == 8
+    assert config.training == dict(max_steps=10, betas=[0.0, 0.99], warmup_steps=5)
+    assert config.seed == 0
+
+
+def test_delete_exchanges_a_part_with_none_of_its_arguments_left(write):
+    write(BASE, "_base_/base.py")
+    config = load_config(write("_base_ = '_base_/base.py'\n"
+                               "tokenizer = dict(quantizer=dict(_delete_=True, type='FSQ', levels=[8, 5]))"))
+    assert config.tokenizer.quantizer == dict(type="FSQ", levels=[8, 5])
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("config.yaml", "tokenizer:\n  quantizer: {type: LFQ, bits: 12}\nseed: 3\n"),
+    ("config.yml", "tokenizer:\n  quantizer: {type: LFQ, bits: 12}\nseed: 3\n"),
+    ("config.json", '{"tokenizer": {"quantizer": {"type": "LFQ", "bits": 12}}, "seed": 3}')])
+def test_yaml_and_json_take_the_same_keys(write, name, text):
+    config = load_config(write(text, name))
+    assert config.tokenizer.quantizer == dict(type="LFQ", bits=12) and config.seed == 3
+    with pytest.raises(ConfigError, match="did you mean 'seed'"):
+        load_config(write(text.replace("seed", "sead"), name))
+
+
+def test_yaml_inherits_from_python(write):
+    write(BASE, "base.py")
+    config = load_config(write("_base_: base.py\ntraining: {max_steps: 3}\n", "config.yaml"))
+    assert config.training.max_steps == 3 and config.tokenizer.quantizer.bits == 18
+
+
+def test_overrides_are_set_last_at_any_depth(write):
+    config = load_config(write(BASE), {"tokenizer.quantizer.bits": 3, "training.new.deep": [1], "seed": None,
+                                       "objective.losses": dict(a=1)})
+    assert config.tokenizer.quantizer == dict(type="LFQ", bits=3)
+    assert config.training.new.deep == [1] and config.training.max_steps == 10
+    assert config.seed is None and config.objective.losses.a == 1
+
+
+def test_override_of_an_unknown_part_is_refused(write):
+    with pytest.raises(ConfigError, match="--cfg-options has no key 'trainig'"):
+        load_config(write(BASE), {"trainig.max_steps": 1})
+
+
+def test_overrides_are_left_as_they_were(write):
+    overrides = {"training.max_steps": 1}
+    load_config(write(BASE), overrides)
+    assert overrides == {"training.max_steps": 1}
+
+
+def test_missing_file_is_named_with_its_neighbours(write):
+    path = write(BASE, "magvit2_video.py")
+    with pytest.raises(ConfigError, match=r"magvit2_vido\.py does not exist; did you mean magvit2_video\.py"):
+        load_config(path.with_name("magvit2_vido.py"))
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(path.parent / "no" / "such.py")
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(path.parent)
+
+
+def test_config_error_is_a_value_error_that_users_can_catch():
+    with pytest.raises(ValueError):
+        check_keys("config", {"x": 1}, ("seed",))
+    check_keys("config", {"seed": 1}, ("seed",))
+
+
+@pytest.mark.parametrize(("word", "value"), [
+    ("a=1", 1), ("a=1e-4", 1e-4), ("a=True", True), ("a=true", True), ("a=false", False), ("a=None", None),
+    ("a=text", "text"), ("a='1'", "1"), ("a=[(0, 0.3), (9, 1)]", [(0, 0.3), (9, 1)]), ("a=x=y", "x=y"), ("a=", ""),
+    ("a=/data/my clips", "/data/my clips"), ("a=__import__('os').getcwd()", "__import__('os').getcwd()")])
+def test_command_line_values_are_literals_or_else_text(word, value):
+    assert parse_overrides([word]) == {"a": value}
+
+
+@pytest.mark.parametrize("word", ["training.max_steps", "", "=3"])
+def test_command_line_word_without_key_or_value_is_refused(word):
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        parse_overrides([word])
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
+def test_shipped_config_builds_its_networks(path):
+    config = load_config(path)
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(config.tokenizer)
+        if config.get("discriminator"):
+            DISCRIMINATORS.build(config.discriminator)
+    assert tokenizer.codebook_size > 0
+    size = config.data.train.dataset.size
+    frames = config.data.train.dataset.get("num_frames", 1)
+    assert tokenizer.fitting_size((frames, size, size)) == (frames, size, size)
+    if config.get("discriminator"):
+        assert tuple(config.discriminator.size) == (frames, size, size)
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
+def test_shipped_configs_docstring_has_the_exact_command(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert f"python tools/train.py configs/{path.name}" in docstring
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: path.stem)
+def test_shipped_configs_have_two_levels_only(path):
+    names = [node.targets[0].id for node in ast.parse(path.read_text()).body if isinstance(node, ast.Assign)]
+    assert ("_base_" in names) <= (path.parent == CONFIGS)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "_base_").rglob("*.py")), ids=lambda path: path.stem)
+def test_shipped_parts_load_by_themselves(path):
+    assert set(load_config(path)) <= set(TOP_LEVEL)
+
+
+def test_importing_the_package_loads_no_torch_and_takes_no_time():
+    code = ("import sys, time; start = time.perf_counter(); import toolkit; toolkit.__version__; dir(toolkit); "
+            "print(time.perf_counter() - start, 'torch' in sys.modules, 'mmengine' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, torch_loaded, mmengine_loaded = done.stdout.split()
+    assert float(seconds) < 0.5 and (torch_loaded, mmengine_loaded) == ("False", "False")
+
+
+def test_public_names_are_listed_and_others_are_not_there():
+    assert set(toolkit.__all__) == set(dir(toolkit)) and all(hasattr(toolkit, name) for name in toolkit.__all__)
+    with pytest.raises(AttributeError, match="module 'toolkit' has no attribute 'load_confg'"):
+        _ = toolkit.load_confg

@@ -1,0 +1,195 @@
+"""What the base classes do for an author: layout, precision, checks, and remembering their arguments."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor
+
+from toolkit.contracts import DataError, Metric, Part, Quantizer, constructor_parameters
+from toolkit.networks import MAGVIT2Encoder
+from toolkit.quantizers import LFQ
+
+
+class Recorder(Quantizer):
+    """A quantizer of five integers that keeps what it was given."""
+
+    def __init__(self, *, dim: int = 2, children_of_it: list | None = None):
+        super().__init__()
+        self.dim, self.codebook_size, self.num_codebooks = dim, 5, dim
+
+    def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        self.seen, self.autocast = z, torch.is_autocast_enabled("cpu")
+        indices = z.detach().clamp(0, 4).round().long()
+        return z + (indices - z).detach(), indices, {"mean": z.mean()}
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        return indices.float()
+
+
+class Continuous(Recorder):
+    """A bottleneck without indices."""
+
+    def __init__(self):
+        super().__init__()
+        self.codebook_size = 0
+
+    def quantize(self, z: Tensor) -> tuple[Tensor, None, dict[str, Tensor]]:
+        return z, None, {}
+
+
+class Count(Metric):
+    """A metric without a constructor."""
+
+    higher_is_better = {}
+
+    def update(self, *, target, reconstruction, indices):
+        pass
+
+    def compute(self):
+        return {}
+
+    def reset(self):
+        pass
+
+
+def test_author_sees_flat_positions_with_columns_fastest():
+    latents = torch.arange(2 * 2 * 2 * 3 * 4, dtype=torch.float32).reshape(2, 2, 2, 3, 4)
+    quantizer = Recorder()
+    quantizer(latents)
+    assert quantizer.seen.shape == (2, 24, 2)
+    for position, (t, h, w) in enumerate([(t, h, w) for t in range(2) for h in range(3) for w in range(4)]):
+        assert torch.equal(quantizer.seen[:, position], latents[:, :, t, h, w])
+
+
+@torch.no_grad()
+def test_codes_and_indices_come_back_where_their_latents_were():
+    latents = torch.randint(0, 5, (2, 2, 2, 3, 4)).float()
+    out = Recorder()(latents)
+    assert torch.equal(out.codes, latents)
+    assert torch.equal(out.indices, latents.permute(0, 2, 3, 4, 1).long())
+    assert torch.equal(Recorder().codes_from_indices(out.indices), latents)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_author_computes_in_float32_outside_autocast_whatever_comes_in(dtype):
+    quantizer = Recorder()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = quantizer(torch.ones(1, 2, 1, 1, 2, dtype=dtype))
+    assert quantizer.seen.dtype == torch.float32 and not quantizer.autocast
+    assert out.codes.dtype == dtype
+
+
+def test_losses_reach_the_caller_in_training_only():
+    latents = torch.ones(1, 2, 1, 1, 2)
+    assert list(Recorder().train()(latents).losses) == ["mean"]
+    assert Recorder().eval()(latents).losses == {}
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 4, 4), (1, 2, 4, 4), (2, 4, 4), (1, 1, 2, 4, 4)])
+def test_latents_of_another_shape_are_refused_with_the_cure(shape):
+    with pytest.raises(ValueError) as error:
+        Recorder()(torch.zeros(shape))
+    assert str(error.value) == (f"Recorder takes latents (B, 2, t, h, w), got {shape}; "
+                                "set the encoder's out_channels to 2.")
+
+
+@pytest.mark.parametrize("indices", [
+    torch.zeros(1, 1, 2, 2, dtype=torch.int64), torch.zeros(1, 1, 2, 2, 1, dtype=torch.int64),
+    torch.zeros(1, 1, 2, 2, 2), torch.full((1, 1, 2, 2, 2), 0.7)])
+def test_indices_of_another_shape_or_kind_are_refused(indices):
+    with pytest.raises(ValueError, match=r"Recorder takes integer indices \(B, t, h, w, 2\), got"):
+        Recorder().codes_from_indices(indices)
+
+
+@pytest.mark.parametrize("value", [-1, 5, 2**40])
+def test_indices_outside_the_codebook_are_refused(value):
+    indices = torch.zeros(1, 1, 2, 2, 2, dtype=torch.int64)
+    indices[0, 0, 1, 1, 0] = value
+    with pytest.raises(ValueError, match=rf"indices in \[0, 5\), got .*{value}"):
+        Recorder().codes_from_indices(indices)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int32, torch.int64])
+def test_indices_of_any_integer_dtype_are_looked_up(dtype):
+    indices = torch.tensor([0, 4, 3, 1]).reshape(1, 1, 1, 2, 2)
+    assert Recorder().codes_from_indices(indices.to(dtype)).flatten().tolist() == [0.0, 3.0, 4.0, 1.0]
+
+
+@torch.no_grad()
+def test_no_positions_are_no_error():
+    out = Recorder()(torch.zeros(0, 2, 1, 2, 2))
+    assert Recorder().codes_from_indices(out.indices).shape == (0, 2, 1, 2, 2)
+
+
+def test_continuous_bottleneck_has_no_indices_and_says_so():
+    quantizer = Continuous()
+    assert quantizer(torch.ones(1, 2, 1, 1, 1)).indices is None
+    with pytest.raises(ValueError, match="Continuous is continuous and has no indices"):
+        quantizer.codes_from_indices(torch.zeros(1, 1, 1, 1, 2, dtype=torch.int64))
+
+
+def test_config_has_every_argument_also_those_left_to_their_defaults():
+    assert LFQ(bits=3).config == {"type": "LFQ", "bits": 3, "num_codebooks": 1, "scale": 1.0,
+                                  "inv_temperature": 100.0, "entropy_groups": 1}
+
+
+def test_config_of_a_composite_has_its_childrens():
+    config = Recorder(children_of_it=[LFQ(bits=3), {"inner": Recorder()}]).config
+    assert config["children_of_it"][0] == LFQ(bits=3).config
+    assert config["children_of_it"][1]["inner"] == {"type": "Recorder", "dim": 2, "children_of_it": None}
+
+
+def test_config_keeps_what_the_part_was_built_with():
+    multipliers = [1, 2]
+    encoder = MAGVIT2Encoder(filters=4, channel_multipliers=multipliers, temporal_downsample=[False], num_res_blocks=1)
+    multipliers.append(4)
+    encoder.config["channel_multipliers"].append(8)
+    assert encoder.config["channel_multipliers"] == [1, 2]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda part: pickle.loads(pickle.dumps(part))])
+def test_copies_keep_their_config(copied):
+    encoder = MAGVIT2Encoder(filters=4, channel_multipliers=(1,), temporal_downsample=(), num_res_blocks=1)
+    assert copied(encoder).config == encoder.config
+    assert copied(LFQ(bits=3)).config == LFQ(bits=3).config
+
+
+def test_config_holds_no_module_twice():
+    quantizer = Recorder(children_of_it=[LFQ(bits=3)])
+    assert not list(quantizer.children()) and "children_of_it" not in quantizer.state_dict()
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [((), dict(typo=1)), ((1,), {})])
+@pytest.mark.parametrize("part", [Count, LFQ, Recorder, Continuous])
+def test_argument_that_no_constructor_takes_is_a_type_error(part, args, kwargs):
+    with pytest.raises(TypeError):
+        part(*args, **kwargs)
+
+
+def test_catch_all_arguments_of_a_base_are_no_arguments():
+    assert constructor_parameters(torch.nn.Module) == {} == constructor_parameters(Count)
+    assert list(constructor_parameters(Recorder)) == ["dim", "children_of_it"]
+
+
+def test_part_must_write_what_its_contract_asks():
+    with pytest.raises(TypeError, match="abstract"):
+        type("Half", (Quantizer,), {"quantize": Recorder.quantize})()
+    with pytest.raises(TypeError, match="abstract"):
+        type("Half", (Metric,), {"compute": Count.compute})()
+
+
+def test_data_error_is_no_value_error():
+    # A reader skips unreadable files; a wrong argument must not pass for one.
+    assert not issubclass(DataError, (ValueError, OSError)) and not issubclass(ValueError, DataError)
+
+
+def test_part_alone_needs_no_torch_module():
+    class Scale(Part):
+        def __init__(self, factor: float, *, power: int = 1):
+            self.factor = factor
+
+    assert Scale(2.0).config == {"type": "Scale", "factor": 2.0, "power": 1}

@@ -1,0 +1,172 @@
+"""The networks, losses and gradients of O2-MAGVIT2, number by number (tests/golden/README.md)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from o2 import Case
+from torch import Tensor, nn
+
+from toolkit import build_objective
+from toolkit.losses import Hinge
+from toolkit.training.objective import Objective
+
+TOLERANCE = 1e-4  # relative, in float32 and between two orders of summation
+# A bias gradient sums thousands of positions that nearly cancel: in float32 that of the discriminator's conv_in is
+# 1.2e-4 off, in float64 below 1e-5.
+GRADIENT_TOLERANCE = 3e-4
+CASES = ("o2_video_tiny", "o2_image_tiny")
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request) -> Case:
+    return Case(request.param)
+
+
+@pytest.fixture
+def objective(case) -> Objective:
+    """O2's weights; its LeCAM averages fixed at 0.05 and -0.05 and its R1 of 10 taken at every step."""
+    objective = build_objective(dict(
+        losses=dict(reconstruction=dict(loss=dict(type="L2"), weight=5.0)),
+        quantizer=dict(commitment=0.25, per_sample_entropy=0.1, codebook_entropy=-0.1),
+        adversarial=dict(loss=dict(type="NonSaturating"), weight=0.1, discriminator_weight=1.0,
+                         lecam=dict(weight=0.001), r1=dict(weight=10.0, every=1))),
+        quantizer=case.tokenizer.quantizer)
+    lecam = objective.adversaries["video"].lecam
+    lecam.average_real.fill_(0.05)
+    lecam.average_fake.fill_(-0.05)
+    return objective.eval()  # LeCAM updates its averages in train mode only
+
+
+def generator_step(case: Case, objective: Objective):
+    output = case.tokenizer.train()(case.pixels)
+    total, scalars = objective.generator_loss(output, case.pixels, step=0, discriminator=case.discriminator)
+    return output, total, scalars
+
+
+def discriminator_step(case: Case, objective: Objective):
+    output = case.tokenizer.train()(case.pixels)
+    return objective.discriminator_loss(output, case.pixels, step=0, discriminator=case.discriminator)
+
+
+def close(value: Tensor, expected: float) -> None:
+    assert value.item() == pytest.approx(expected, rel=TOLERANCE, abs=1e-9)
+
+
+def gradient_norms_agree(module: nn.Module, total: Tensor, names: dict[str, str], expected: dict[str, float]) -> None:
+    module.zero_grad()
+    total.backward()
+    ours = dict(module.named_parameters())
+    assert set(expected) == set(names) and {names[key] for key in expected} == set(ours)
+    found = {key: ours[names[key]].grad.norm().item() for key in expected}
+    assert found == pytest.approx(expected, rel=GRADIENT_TOLERANCE, abs=1e-7)
+
+
+@torch.no_grad()
+def test_latents_are_those_of_o2(case):
+    output = case.tokenizer.eval()(case.pixels)
+    expected = case.five_d(case.arrays["z"])
+    torch.testing.assert_close(output.latents, expected, rtol=TOLERANCE, atol=TOLERANCE * expected.abs().max().item())
+
+
+@torch.no_grad()
+def test_indices_are_those_of_o2_but_where_a_latent_is_zero(case):
+    indices = case.tokenizer.eval().tokenize(case.pixels)
+    latents = case.five_d(case.arrays["z"])
+    expected = case.arrays["indices"].reshape(indices.shape)
+    decided = (latents.abs() >= 1e-5).all(1)
+    assert decided.float().mean() > 0.9
+    assert torch.equal(indices.squeeze(-1)[decided], expected.squeeze(-1)[decided].long())
+
+
+@torch.no_grad()
+def test_reconstruction_is_that_of_o2(case):
+    output = case.tokenizer.eval()(case.pixels)
+    expected = case.five_d(case.arrays["reconstruction"])
+    torch.testing.assert_close(output.reconstruction, expected, rtol=TOLERANCE,
+                               atol=TOLERANCE * expected.abs().max().item())
+
+
+@torch.no_grad()
+def test_reconstruction_from_o2s_own_indices_is_that_of_o2(case):
+    grid = case.five_d(case.arrays["z"]).shape[2:]
+    indices = case.arrays["indices"].long().reshape(-1, *grid, 1)
+    expected = case.five_d(case.arrays["reconstruction"])
+    torch.testing.assert_close(case.tokenizer.eval().detokenize(indices), expected, rtol=TOLERANCE,
+                               atol=TOLERANCE * expected.abs().max().item())
+
+
+@torch.no_grad()
+def test_discriminator_logits_are_those_of_o2(case):
+    logits = case.discriminator(case.pixels)
+    torch.testing.assert_close(logits, case.arrays["discriminator_logits_real"], rtol=TOLERANCE, atol=1e-6)
+
+
+def test_quantizer_losses_are_those_of_o2(case, objective):
+    expected = case.info["losses"]
+    output, _, scalars = generator_step(case, objective)
+    for name in ("per_sample_entropy", "codebook_entropy", "commitment"):
+        close(scalars[name], expected[name])
+    weights = objective.quantizer_weights
+    close(sum(weights[name] * loss for name, loss in output.losses.items()),
+          expected["quantizer_total_at_entropy_weight_0_1"])
+
+
+def test_generator_losses_are_those_of_o2(case, objective):
+    expected = case.info["losses"]
+    _, total, scalars = generator_step(case, objective)
+    close(scalars["reconstruction"], expected["reconstruction_mse"])
+    close(scalars["adversarial"], expected["generator_nonsaturating"])
+    close(scalars["total"], expected["generator_total"])
+    close(total, expected["generator_total"])
+
+
+def test_discriminator_losses_are_those_of_o2(case, objective):
+    expected = case.info["losses"]
+    total, scalars = discriminator_step(case, objective)
+    close(scalars["discriminator"], expected["discriminator_nonsaturating"])
+    close(scalars["lecam"], expected["lecam_with_ema_real_0_05_fake_minus_0_05"])
+    # O2 adds 1e-6 inside its R1, so at weight 10 it is 1e-5 larger.
+    close(10 * scalars["r1"] + 1e-5, expected["r1_cost_10"])
+    close(total + 1e-5, expected["discriminator_total"])
+
+
+@torch.no_grad()
+def test_hinge_loss_is_that_of_o2(case):
+    real = case.discriminator(case.pixels)
+    fake = case.discriminator(case.tokenizer.train()(case.pixels).reconstruction)
+    close(Hinge().discriminator(real, fake), case.info["losses"]["discriminator_hinge"])
+
+
+def test_every_gradient_norm_of_the_generator_total_is_that_of_o2(case, objective):
+    _, total, _ = generator_step(case, objective)
+    gradient_norms_agree(case.tokenizer, total, case.names, case.info["gradient_norms_of_generator_total"])
+
+
+def test_every_gradient_norm_of_the_discriminator_total_is_that_of_o2(case, objective):
+    total, _ = discriminator_step(case, objective)
+    gradient_norms_agree(case.discriminator, total, case.discriminator_names,
+                         case.info["gradient_norms_of_discriminator_total"])
+
+
+def test_generator_total_leaves_the_discriminator_without_gradients(case, objective):
+    case.discriminator.zero_grad()
+    generator_step(case, objective)[1].backward()
+    assert all(p.grad is None for p in case.discriminator.parameters())
+
+
+def test_discriminator_total_leaves_the_tokenizer_without_gradients(case, objective):
+    case.tokenizer.zero_grad()
+    discriminator_step(case, objective)[0].backward()
+    assert all(p.grad is None for p in case.tokenizer.parameters())
+
+
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_gradients_do_not_depend_on_activation_checkpointing(case, objective, activation_checkpointing):
+    case.tokenizer.encoder.activation_checkpointing = activation_checkpointing
+    case.tokenizer.decoder.activation_checkpointing = activation_checkpointing
+    try:
+        _, total, _ = generator_step(case, objective)
+        gradient_norms_agree(case.tokenizer, total, case.names, case.info["gradient_norms_of_generator_total"])
+    finally:
+        case.tokenizer.encoder.activation_checkpointing = case.tokenizer.decoder.activation_checkpointing = False

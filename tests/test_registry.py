@@ -1,0 +1,156 @@
+"""The registries are one strict door: nothing unregistered resolves, nothing registered is replaced."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from toolkit import registry
+from toolkit.contracts import AdversarialLoss, Loss, Metric, Quantizer
+from toolkit.registry import ALL, ENCODERS, LOSSES, QUANTIZERS, Registry, UnknownComponentError
+
+
+@pytest.fixture
+def losses() -> Registry:
+    """A registry of its own, so that no test leaves a part behind."""
+    return Registry("loss", contracts=(Loss, AdversarialLoss), location="toolkit.losses")
+
+
+class Zero(Loss):
+    """A loss of nothing."""
+
+    def __init__(self, *, factor: float, power: int = 2):
+        super().__init__()
+
+    def forward(self, output, target):
+        return target.new_zeros(())
+
+
+@pytest.mark.parametrize("name", ["json", "os.getcwd", "os.system", "toolkit.quantizers.LFQ", "toolkit.LFQ",
+                                  "toolkit.quantizers.lfq.LFQ", "torch.nn.Identity", "lfq", "", None, 3])
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
+def test_only_registered_names_resolve(kind, name):
+    assert name not in kind
+    with pytest.raises(UnknownComponentError):
+        kind.get(name)
+
+
+@pytest.mark.parametrize("name", ["os.getcwd", "os.system", "builtins.print", "subprocess.run"])
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.name)
+def test_building_a_dotted_path_runs_nothing(kind, name, monkeypatch):
+    ran = []
+    monkeypatch.setattr(os, "getcwd", lambda: ran.append(1))
+    monkeypatch.setattr(os, "system", lambda command: ran.append(command))
+    with pytest.raises(UnknownComponentError):
+        kind.build(dict(type=name))
+    assert ran == []
+
+
+@pytest.mark.parametrize("cfg", [None, "LFQ", [], {}, dict(bits=3), dict(type=None), dict(type=Quantizer)])
+def test_config_without_a_type_that_is_text_is_refused_with_the_form_it_takes(cfg):
+    with pytest.raises(TypeError, match=r"a quantizer is configured as dict\(type='Name', ...\), got "):
+        QUANTIZERS.build(cfg)
+
+
+def test_built_in_parts_are_found_without_an_import_of_their_folder():
+    code = "from toolkit.registry import ALL; print(*(name in kind for kind, name in zip(ALL, " \
+           "['MAGVIT2Encoder', 'MAGVIT2Decoder', 'LFQ', 'StyleGANDiscriminator', 'L1', 'PSNR', 'VideoClips'])))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 7
+
+
+def test_registered_class_is_built_and_remembers_its_name(losses):
+    losses.register_module()(Zero)
+    part = losses.build(dict(type="Zero", factor=3.0))
+    assert type(part) is Zero and part.config == {"type": "Zero", "factor": 3.0, "power": 2}
+
+
+def test_part_registered_under_another_name_is_configured_by_that_name(losses):
+    class Named(Zero):
+        pass
+
+    losses.register_module(name="none_at_all")(Named)
+    config = losses.build(dict(type="none_at_all", factor=1)).config
+    assert config["type"] == "none_at_all" and losses.build(config).config == config
+    assert "Named" not in losses
+
+
+def test_subclass_does_not_inherit_the_registered_name(losses):
+    losses.register_module()(Zero)
+
+    class Child(Zero):
+        pass
+
+    assert Child(factor=1).config["type"] == "Child"
+
+
+def test_second_class_under_a_name_is_refused(losses):
+    losses.register_module()(Zero)
+    with pytest.raises(KeyError, match="'Zero' cannot be replaced"):
+        losses.register_module(name="Zero")(type("Other", (Zero,), {}))
+    assert losses.get("Zero") is Zero
+
+
+@pytest.mark.parametrize("name", ["Zero", "New"])
+def test_force_is_refused(losses, name):
+    losses.register_module()(Zero)
+    other = type("Other", (Zero,), {})
+    with pytest.raises(KeyError, match="cannot be replaced"):
+        losses.register_module(name=name, force=True)(other)
+    assert losses.get("Zero") is Zero and "New" not in losses
+
+
+def test_built_in_name_cannot_be_taken():
+    with pytest.raises(KeyError, match="cannot be replaced"):
+        QUANTIZERS.register_module(name="LFQ")(type("LFQ", (QUANTIZERS.get("LFQ"),), {}))
+
+
+@pytest.mark.parametrize("module", [dict, type("Score", (Metric,), {}), len])
+def test_what_does_not_keep_the_contract_is_refused_with_its_name(losses, module):
+    with pytest.raises(TypeError, match="must be a subclass of Loss or AdversarialLoss"):
+        losses.register_module(module=module)
+    assert module.__name__ not in losses
+
+
+def test_all_arguments_that_do_not_fit_are_reported_at_once(losses):
+    losses.register_module()(Zero)
+    with pytest.raises(TypeError) as error:
+        losses.build(dict(type="Zero", levels=[8], faktor=2))
+    message = str(error.value)
+    assert "loss 'Zero': unexpected 'levels', 'faktor'; missing 'factor'; it takes (factor, power)." in message
+    assert "loss=dict(_delete_=True, type=...)" in message
+
+
+@pytest.mark.parametrize("name", ["self", "args", "kwargs", "type_name"])
+def test_constructor_internals_are_no_arguments(name):
+    with pytest.raises(TypeError, match=f"unexpected '{name}'"):
+        QUANTIZERS.build({"type": "LFQ", name: 1})
+
+
+def test_part_without_a_constructor_takes_no_arguments():
+    with pytest.raises(TypeError, match="loss 'L1': unexpected 'weight'"):
+        LOSSES.build(dict(type="L1", weight=1.0))
+
+
+def test_unknown_name_gets_the_nearest_names():
+    with pytest.raises(UnknownComponentError, match=r"called 'MAGVITEncoder'\. did you mean 'MAGVIT2Encoder'"):
+        ENCODERS.build(dict(type="MAGVITEncoder"))
+
+
+def test_building_leaves_the_config_as_it_was():
+    config = dict(type="LFQ", bits=3)
+    QUANTIZERS.build(config, num_codebooks=2)
+    assert config == dict(type="LFQ", bits=3)
+
+
+def test_listing_names_every_part_with_its_kind_and_first_line(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "250")
+    registry.main()
+    lines = capsys.readouterr().out.splitlines()
+    for kind in ALL:
+        for name, part in kind.module_dict.items():
+            line, = (line for line in lines if line.split()[:2] == [kind.name, name])
+            assert part.__module__ in line and part.__doc__.split("\n")[0][:30] in line

@@ -1,0 +1,219 @@
+"""The tokenizer: any size in, the same size out; indices that decode back; a config that builds it again."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from toolkit import build_tokenizer, load_tokenizer
+from toolkit.contracts import Quantizer
+from toolkit.networks import MAGVIT2Decoder, MAGVIT2Encoder
+from toolkit.quantizers import LFQ
+from toolkit.tokenizer import Tokenizer
+
+NETWORK = dict(filters=8, channel_multipliers=(1, 2, 2), num_res_blocks=1, temporal_downsample=(False, True),
+               num_groups=4)
+
+
+class Continuous(Quantizer):
+    """A continuous bottleneck."""
+
+    def __init__(self, *, dim: int = 6):
+        super().__init__()
+        self.dim, self.codebook_size = dim, 0
+
+    def quantize(self, z):
+        return z, None, {}
+
+    def lookup(self, indices):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def tokenizer(make_tokenizer) -> Tokenizer:
+    return make_tokenizer()  # stride 2x4x4
+
+
+@pytest.fixture(scope="module")
+def paper_tokenizer() -> Tokenizer:
+    """The paper's video network, stride 4x8x8, without memory."""
+    with torch.device("meta"):
+        return Tokenizer(MAGVIT2Encoder(), LFQ(), MAGVIT2Decoder())
+
+
+@settings(max_examples=30, deadline=None)
+@given(t=st.integers(1, 6), h=st.integers(1, 13), w=st.integers(1, 13))
+@torch.no_grad()
+def test_any_size_comes_back_in_its_own_size(t, h, w):
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(MAGVIT2Encoder(out_channels=6, **NETWORK), LFQ(bits=6),
+                          MAGVIT2Decoder(in_channels=6, **NETWORK)).eval()
+    pixels = torch.rand(1, 3, t, h, w) * 2 - 1
+    output = tokenizer(pixels)
+    indices, size = tokenizer.tokenize(pixels, return_size=True)
+    grid = (1 + math.ceil((t - 1) / 2), math.ceil(h / 4), math.ceil(w / 4))
+    assert size == (t, h, w) and indices.shape == (1, *grid, 1) and tokenizer.grid(size) == grid
+    assert output.reconstruction.shape == pixels.shape
+    assert torch.equal(output.indices, indices)
+    torch.testing.assert_close(tokenizer.detokenize(indices, size), output.reconstruction)
+
+
+@torch.no_grad()
+def test_odd_sizes_are_padded_by_their_last_frame_row_and_column(tokenizer):
+    pixels = torch.randn(2, 3, 4, 6, 7)
+    padded = torch.cat([pixels, pixels[:, :, -1:]], dim=2)
+    padded = torch.cat([padded, padded[..., -1:, :].expand(-1, -1, -1, 2, -1)], dim=3)
+    padded = torch.cat([padded, padded[..., -1:]], dim=4)
+    assert padded.shape[2:] == tokenizer.fitting_size((4, 6, 7)) == (5, 8, 8)
+    assert torch.equal(tokenizer.tokenize(pixels), tokenizer.tokenize(padded))
+    assert torch.equal(tokenizer(pixels).reconstruction, tokenizer(padded).reconstruction[:, :, :4, :6, :7])
+
+
+@pytest.mark.parametrize("size", [(1, 4, 4), (3, 8, 12), (5, 16, 4)])
+@torch.no_grad()
+def test_sizes_that_fit_are_never_touched(tokenizer, size):
+    pixels, seen = torch.randn(1, 3, *size), []
+    tokenizer.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    tokenizer(pixels)
+    tokenizer.encode(pixels)
+    assert all(x is pixels for x in seen) and len(seen) == 2
+    assert tokenizer.fitting_size(size) == size
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.tuples(*[st.integers(1, 70)] * 3))
+def test_fitting_size_is_the_smallest_that_fits(paper_tokenizer, size):
+    tokenizer = paper_tokenizer
+    fits = [t for t in range(1, 80) if (t - 1) % 4 == 0], range(8, 88, 8), range(8, 88, 8)
+    assert tokenizer.fitting_size(size) == tuple(min(n for n in fit if n >= s)
+                                                 for s, fit in zip(size, fits, strict=True))
+
+
+@torch.no_grad()
+def test_image_is_the_first_frame_of_a_clip(tokenizer):
+    clip = torch.randn(1, 3, 5, 8, 8)
+    torch.testing.assert_close(tokenizer.encode(clip[:, :, :1]).codes, tokenizer.encode(clip).codes[:, :, :1])
+    assert torch.equal(tokenizer.tokenize(clip[:, :, :1]), tokenizer.tokenize(clip)[:, :1])
+    torch.testing.assert_close(tokenizer(clip[:, :, :1]).reconstruction, tokenizer(clip).reconstruction[:, :, :1],
+                               rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_codebooks", [1, 3])
+@torch.no_grad()
+def test_decoding_indices_equals_decoding_codes(make_tokenizer, num_codebooks):
+    tokenizer = make_tokenizer(bits=4, num_codebooks=num_codebooks)
+    pixels = torch.randn(2, 3, 3, 8, 8)
+    encoded = tokenizer.encode(pixels)
+    assert torch.equal(tokenizer.tokenize(pixels), encoded.indices)
+    torch.testing.assert_close(tokenizer.detokenize(encoded.indices), tokenizer.decode(encoded.codes))
+    assert (tokenizer.codebook_size, tokenizer.num_codebooks, tokenizer.stride) == (16, num_codebooks, (2, 4, 4))
+
+
+def test_tokenizing_keeps_no_graph_and_training_does(tokenizer):
+    pixels = torch.randn(1, 3, 1, 8, 8, requires_grad=True)
+    assert not tokenizer.detokenize(tokenizer.tokenize(pixels)).requires_grad
+    tokenizer.train()(pixels).reconstruction.sum().backward()
+    assert pixels.grad.abs().sum() > 0  # straight through the quantizer
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 3, 8, 8), (1, 4, 1, 8, 8), (1, 1, 3, 8, 8), (1, 3, 0, 8, 8),
+                                   (0, 3, 1, 8, 8)])
+def test_pixels_of_another_shape_are_refused(tokenizer, shape):
+    for call in (tokenizer, tokenizer.encode, tokenizer.tokenize):
+        with pytest.raises(ValueError) as error:
+            call(torch.zeros(shape))
+        assert f"Tokenizer takes pixels (B, 3, T, H, W), got {shape}" in str(error.value)
+
+
+def test_size_that_the_indices_cannot_fill_is_refused(tokenizer):
+    indices = tokenizer.tokenize(torch.zeros(1, 3, 3, 8, 8))
+    for size in ((4, 8, 8), (3, 9, 8), (3, 8, 9)):
+        with pytest.raises(ValueError, match=r"makes \(T, H, W\) = \(3, 8, 8\) of codes"):
+            tokenizer.detokenize(indices, size)
+
+
+def test_widths_that_do_not_match_are_all_named():
+    with pytest.raises(ValueError, match=r"encoder\.out_channels=5, quantizer\.dim=6, decoder\.in_channels=7"):
+        Tokenizer(MAGVIT2Encoder(out_channels=5, **NETWORK), LFQ(bits=6), MAGVIT2Decoder(in_channels=7, **NETWORK))
+
+
+def test_strides_that_do_not_match_are_both_named():
+    with pytest.raises(ValueError, match=r"one stride, got \(2, 4, 4\) and \(1, 4, 4\)"):
+        Tokenizer(MAGVIT2Encoder(out_channels=6, **NETWORK), LFQ(bits=6),
+                  MAGVIT2Decoder(in_channels=6, **NETWORK | {"temporal_downsample": (False, False)}))
+
+
+def test_continuous_bottleneck_encodes_and_refuses_tokens_by_name():
+    tokenizer = Tokenizer(MAGVIT2Encoder(out_channels=6, **NETWORK), Continuous(),
+                          MAGVIT2Decoder(in_channels=6, **NETWORK))
+    pixels = torch.zeros(1, 3, 1, 8, 8)
+    assert tokenizer(pixels).indices is None and tokenizer.codebook_size == 0
+    with pytest.raises(ValueError, match="discrete quantizer, got Continuous"):
+        tokenizer.tokenize(pixels)
+
+
+@torch.no_grad()
+def test_config_builds_the_same_tokenizer_again(tokenizer):
+    again = build_tokenizer(tokenizer.config).eval()
+    assert again.config == tokenizer.config
+    again.load_state_dict(tokenizer.state_dict())
+    pixels = torch.randn(1, 3, 3, 8, 8)
+    assert torch.equal(again(pixels).reconstruction, tokenizer(pixels).reconstruction)
+
+
+def test_config_follows_an_exchanged_part(tokenizer):
+    tokenizer.quantizer = LFQ(bits=3, num_codebooks=2)
+    assert tokenizer.config["quantizer"]["bits"] == 3
+
+
+@torch.no_grad()
+def test_deep_copy_keeps_its_config_and_is_independent(tokenizer):
+    twin = copy.deepcopy(tokenizer)
+    assert twin.config == tokenizer.config
+    pixels = torch.randn(1, 3, 1, 8, 8)
+    before = tokenizer(pixels).reconstruction
+    for parameter in twin.parameters():
+        parameter.zero_()
+    assert torch.equal(tokenizer(pixels).reconstruction, before)
+    assert not twin(pixels).reconstruction.any()
+
+
+@pytest.mark.parametrize("size", [(1, 8, 8), (4, 7, 9)])
+@torch.no_grad()
+def test_bfloat16_tokenizer_stays_in_bfloat16(make_tokenizer, size):
+    tokenizer = make_tokenizer().to(torch.bfloat16)
+    pixels = torch.randn(1, 3, *size, dtype=torch.bfloat16)
+    output = tokenizer(pixels)
+    assert {output.reconstruction.dtype, output.latents.dtype, output.codes.dtype} == {torch.bfloat16}
+    assert torch.equal(output.indices, tokenizer.tokenize(pixels))
+    pixels = tokenizer.detokenize(output.indices, size)
+    # The same codes in another memory layout: the rounding of bfloat16 (2^-8) is all that differs.
+    assert pixels.dtype == torch.bfloat16
+    assert (pixels - output.reconstruction).float().norm() < 2**-5 * output.reconstruction.float().norm()
+
+
+@torch.no_grad()
+def test_weights_are_saved_in_float32_whatever_they_were(make_tokenizer, tmp_path):
+    tokenizer = make_tokenizer().to(torch.bfloat16)
+    tokenizer.save_pretrained(tmp_path)
+    assert {weight.dtype for weight in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
+    loaded = load_tokenizer(tmp_path)
+    for name, weight in tokenizer.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight.float())
+
+
+@torch.no_grad()
+def test_padding_reaches_the_encoder_as_the_replicated_border(tokenizer):
+    seen = []
+    tokenizer.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    pixels = torch.randn(1, 3, 2, 5, 8)
+    tokenizer.encode(pixels)
+    expected = F.pad(pixels, (0, 0, 0, 3, 0, 1), mode="replicate")
+    assert torch.equal(seen[0], expected)

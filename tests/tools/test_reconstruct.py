@@ -1,0 +1,201 @@
+"""tools/reconstruct.py as its users run it."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from tools.commands import run, run_here
+from training import tiny
+from training.tiny import NETWORK, stripes, write_clips
+
+from toolkit import build_tokenizer, load_tokenizer
+from toolkit.contracts import DataError
+from toolkit.data import read_image, read_video, write_image, write_video
+from toolkit.data.transforms import to_pixels
+from toolkit.data.video_file import VideoFile
+from toolkit.reconstruction import find_files
+
+clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """The folder of an untrained tokenizer of stride (2, 2, 2) and 6 bits."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    torch.manual_seed(0)
+    build_tokenizer(dict(encoder=dict(type="MAGVIT2Encoder", **NETWORK), quantizer=dict(type="LFQ", bits=6),
+                         decoder=dict(type="MAGVIT2Decoder", **NETWORK))).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A clip and two images of one name, an odd and a small one further down, and two torn files."""
+    folder = write_clips(tmp_path_factory.mktemp("input"), count=1)
+    write_image(folder / "a.png", stripes(1, num_frames=1, height=20, width=24))
+    write_image(folder / "a.jpg", stripes(2, num_frames=1, height=20, width=24))
+    (folder / "deep" / "down").mkdir(parents=True)
+    write_video(folder / "deep" / "long.mp4", stripes(1, num_frames=70, height=16, width=16), fps=24)
+    write_image(folder / "deep" / "down" / "a.png", stripes(1, num_frames=1, height=7, width=9))
+    (folder / "torn.mp4").write_bytes(b"no video")
+    (folder / "deep" / "torn.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("not to be read")
+    return folder
+
+
+def files_in(folder) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def rows(printed: str) -> dict[str, list[str]]:
+    """First column of the table -> the others."""
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in printed.splitlines() if line[:1] == "│"]
+    return {name: rest for name, *rest in cells}
+
+
+def scores_by_scikit_image(tokenizer, pixels) -> tuple[float, float, float]:
+    """(bits per pixel, PSNR, SSIM) of the tokenizer's own forward pass."""
+    with torch.no_grad():
+        output = load_tokenizer(tokenizer)(pixels[None])
+    target, found = (((clip.clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).numpy().astype(np.float64)
+                     for clip in (pixels, output.reconstruction[0]))
+    psnr = [peak_signal_noise_ratio(one, other, data_range=1.0) for one, other in zip(target, found, strict=True)]
+    ssim = [structural_similarity(one, other, data_range=1.0, channel_axis=2, gaussian_weights=True, sigma=1.5,
+                                  use_sample_covariance=False) for one, other in zip(target, found, strict=True)]
+    return 6 * output.indices.numel() / target[..., 0].size, float(np.mean(psnr)), float(np.mean(ssim))
+
+
+def test_a_folder_is_mirrored_and_its_unreadable_files_are_listed(tokenizer, folder, tmp_path):
+    done = run("reconstruct", folder, "--tokenizer", tokenizer, "--output", tmp_path / "out")
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    names = ["0", "a.png", "a.jpg", "deep/long", "deep/down/a"]
+    assert files_in(tmp_path / "out") == {
+        f"{name}_{kind}.{'mp4' if name in ('0', 'deep/long') else 'png'}"
+        for name in names for kind in ("reconstruction", "side_by_side")}
+    table = rows(done.stdout)
+    assert set(table) == set(names)
+    # (T, H, W), then positions 1 + (T - 1) / 2, H / 2, W / 2, rounded up
+    assert table["0"][:2] == ["6 x 32 x 32", "4 x 16 x 16 = 1024"]
+    assert table["a.png"][:2] == ["1 x 20 x 24", "1 x 10 x 12 = 120"]
+    assert table["deep/long"][:2] == ["65 x 16 x 16", "33 x 8 x 8 = 2112"]
+    assert table["deep/down/a"][:2] == ["1 x 7 x 9", "1 x 4 x 5 = 20"] and table["deep/down/a"][4] == "-"
+    assert re.search("long.mp4: the first 65 frames are taken; it has more", done.stderr)
+    assert "skipped 2 of 7 files" in done.stdout
+    assert "torn.mp4: needed a video" in done.stdout and "torn.png: needed an image" in done.stdout
+
+
+def test_odd_sizes_keep_their_shape_in_the_numbers(tokenizer, tmp_path, capsys):
+    write_video(tmp_path / "odd.mp4", stripes(1, num_frames=7, height=64, width=48), fps=24)
+    options = ["--output", tmp_path, "--short-edge", 47, "--frames", 7]
+    assert run_here("reconstruct", tmp_path / "odd.mp4", "--tokenizer", tokenizer, *options) is None
+    size, tokens, *numbers = rows(capsys.readouterr().out)["odd"]
+    assert (size, tokens) == ("7 x 63 x 47", "4 x 32 x 24 = 3072")
+    assert float(numbers[0]) == pytest.approx(6 * 3072 / (7 * 63 * 47), rel=1e-3)
+    # yuv420p needs even sides
+    assert read_video(tmp_path / "odd_reconstruction.mp4")[0].shape == (7, 64, 48, 3)
+    assert read_video(tmp_path / "odd_side_by_side.mp4")[0].shape == (7, 64, 94, 3)
+
+
+def test_numbers_are_those_of_real_tokens(tokenizer, tmp_path, capsys):
+    write_clips(tmp_path, count=1, height=33, width=31)
+    assert run_here("reconstruct", tmp_path / "0.mp4", "--tokenizer", tokenizer, "--output", tmp_path) is None
+    *_, bits, psnr, ssim, seconds = rows(capsys.readouterr().out)["0"]
+    expected = scores_by_scikit_image(tokenizer, to_pixels(read_video(tmp_path / "0.mp4")[0]))
+    assert float(bits) == pytest.approx(expected[0], rel=1e-3)
+    assert float(psnr) == pytest.approx(expected[1], abs=0.006)
+    assert float(ssim) == pytest.approx(expected[2], abs=6e-5)
+    assert float(seconds) >= 0
+
+
+def test_the_input_is_left_and_the_output_right(tokenizer, tmp_path):
+    pixels = stripes(3, num_frames=1, height=17, width=23)
+    write_image(tmp_path / "one.png", pixels)
+    assert run_here("reconstruct", tmp_path / "one.png", "--tokenizer", tokenizer, "--output", tmp_path / "out") is None
+    both = read_image(tmp_path / "out" / "one_side_by_side.png")
+    assert torch.equal(both[..., :23], read_image(tmp_path / "one.png"))
+    assert torch.equal(both[..., 23:], read_image(tmp_path / "out" / "one_reconstruction.png"))
+    with torch.no_grad():
+        wanted = load_tokenizer(tokenizer)(read_image(tmp_path / "one.png")[None]).reconstruction[0].clamp(-1, 1)
+    assert (both[..., 23:] - wanted).abs().max() <= 1 / 255 + 1e-4  # rounding to 8 bits
+
+
+def test_frames_and_stride_choose_the_frames_and_the_rate(tokenizer, tmp_path, capsys):
+    write_video(tmp_path / "clip.mp4", stripes(1, num_frames=20, height=32, width=32), fps=24)
+    options = ["--output", tmp_path, "--frames", 3, "--frame-stride", 4, "--short-edge", 16]
+    assert run_here("reconstruct", tmp_path / "clip.mp4", "--tokenizer", tokenizer, *options) is None
+    assert rows(capsys.readouterr().out)["clip"][0] == "3 x 16 x 16"
+    with VideoFile(tmp_path / "clip_side_by_side.mp4") as video:
+        assert (video.info.fps, video.info.num_frames) == (6.0, 3)
+
+
+def test_a_shorter_video_gives_what_it_has(tokenizer, clips, tmp_path, capsys):
+    options = ["--output", tmp_path, "--frames", 99]
+    assert run_here("reconstruct", clips / "0.mp4", "--tokenizer", tokenizer, *options) is None
+    assert rows(capsys.readouterr().out)["0"][0] == "6 x 32 x 32"
+
+
+def test_an_output_folder_within_the_input_is_not_read(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "in")
+    first = find_files(tmp_path / "in", output=tmp_path / "in" / "out")
+    (tmp_path / "in" / "out").mkdir()
+    shutil.copy(folder / "a.png", tmp_path / "in" / "out" / "a_reconstruction.png")
+    assert find_files(tmp_path / "in", output=tmp_path / "in" / "out") == first
+    with pytest.raises(DataError, match="outside the output folder"):
+        find_files(tmp_path / "in", output=tmp_path / "in")
+
+
+def test_names_do_not_collide(tmp_path):
+    for name in ("a.png", "A.jpg", "a.jpg.png", "b.png", "sub/a.png", "sub/c.mp4", "sub/c.mov"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    targets = {str(file.relative_to(tmp_path)): str(target) for file, target in
+               find_files(tmp_path, output="out").items()}
+    assert len({target.casefold() for target in targets.values()}) == len(targets)
+    assert targets["b.png"] == "out/b" and targets["sub/a.png"] == "out/sub/a"
+    assert targets["a.png"] == "out/a.png" and targets["sub/c.mov"] == "out/sub/c.mov"
+
+
+def a_mistake(kind, tokenizer, folder, tmp_path) -> tuple[list, str]:
+    """The command's arguments, and words of the error."""
+    here = ["--tokenizer", tokenizer]
+    if kind == "torn tokenizer":
+        shutil.copytree(tokenizer, tmp_path / "torn")
+        (tmp_path / "torn" / "model.safetensors").write_bytes(b"torn")
+    if kind == "tokenizer of an unknown part":
+        shutil.copytree(tokenizer, tmp_path / "unknown")
+        config = json.loads((tokenizer / "config.json").read_text())
+        config["quantizer"]["type"] = "LFQQ"
+        (tmp_path / "unknown" / "config.json").write_text(json.dumps(config))
+    return {
+        "unreadable": ([folder / "torn.mp4", *here], "torn.mp4: needed a video"),
+        "missing input": ([folder / "missing.mp4", *here], "missing.mp4: needed a folder"),
+        "empty folder": ([tokenizer, *here], "needed files that end in"),
+        "missing tokenizer": ([folder, "--tokenizer", "no/such/tokenizer/here"], "no tokenizer at no/such/tokenizer"),
+        "torn tokenizer": ([folder, "--tokenizer", tmp_path / "torn"], "model.safetensors is damaged"),
+        "tokenizer of an unknown part": ([folder, "--tokenizer", tmp_path / "unknown"], "did you mean 'LFQ'"),
+        "no frames": ([folder / "0.mp4", *here, "--frames", 0], "at least 1"),
+        "no such device": ([folder / "0.mp4", *here, "--device", "abacus"], "--device abacus"),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["unreadable", "missing input", "empty folder", "missing tokenizer",
+                                  "torn tokenizer", "tokenizer of an unknown part", "no frames",
+                                  "no such device"])
+def test_a_mistake_is_one_line_and_nothing_is_written(kind, tokenizer, folder, tmp_path, capsys, caplog):
+    arguments, words = a_mistake(kind, tokenizer, folder, tmp_path)
+    message = run_here("reconstruct", *arguments, "--output", tmp_path / "out")
+    assert isinstance(message, str) and message.startswith("error: ") and words in message and "\n" not in message
+    assert not (tmp_path / "out").exists()
+    assert capsys.readouterr().out == "" and caplog.text == ""
+
+
+def test_a_folder_of_unreadable_files_only_is_an_error_that_lists_them(tokenizer, tmp_path):
+    for name in ("a.mp4", "b.png"):
+        (tmp_path / name).write_bytes(b"torn")
+    message = run_here("reconstruct", tmp_path, "--tokenizer", tokenizer, "--output", tmp_path / "out")
+    assert message.startswith("error: ") and "a.mp4: needed" in message and "b.png: needed" in message
+    assert not (tmp_path / "out").exists()

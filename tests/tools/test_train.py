@@ -1,0 +1,204 @@
+"""tools/train.py as its users run it."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+
+import av
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tools.commands import ENVIRONMENT, command, run, run_here
+from training import tiny
+from training.tiny import DISCRIMINATOR, metric_lines, tiny_config, write_clips, write_config, write_images
+
+from toolkit import load_config, load_tokenizer
+
+clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def config(clips, tmp_path_factory):
+    """A config file: 40 steps with a GAN and a worker that reads ahead."""
+    path = tmp_path_factory.mktemp("configs") / "tiny.py"
+    return write_config(path, tiny_config(clips, gan=True, training__max_steps=STEPS, training__validate_every=STEPS,
+                                          data__train__num_workers=1, training__checkpoints=dict(every=20, keep=1)))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory):
+    """(work dir, finished process) of a run from start to end."""
+    work_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    return work_dir, run("train", config, "--work-dir", work_dir)
+
+
+def test_a_run_ends_well_and_prints_its_table(undisturbed):
+    work_dir, done = undisturbed
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert "video, validation set" in done.stdout and str(work_dir / "tokenizer") in done.stdout
+    for words in ("tokenizer", "thumbnail", "mean colour", "PSNR (dB)", "SSIM", "bits/pixel"):
+        assert words in done.stdout
+    assert f"{STEPS} steps in" in done.stderr and "peak memory" in done.stderr
+
+
+def test_a_run_writes_everything_down(undisturbed, config):
+    work_dir, _ = undisturbed
+    assert {path.name for path in work_dir.iterdir()} >= {
+        "checkpoints", "config.py", "events", "metrics.jsonl", "provenance.json", "results.json", "samples",
+        "tokenizer"}
+    assert load_config(work_dir / "config.py").to_dict() == load_config(config).to_dict()
+    assert [path.name for path in (work_dir / "checkpoints").iterdir()] == [f"step_{STEPS}"]
+    assert list((work_dir / "events").glob("events.out.tfevents*"))
+    provenance = json.loads((work_dir / "provenance.json").read_text())
+    assert provenance["torch"] == torch.__version__ and provenance["seed"] == 0 and provenance["plugins"] == {}
+    assert provenance["command"][1] == str(config) and provenance["num_processes"] == 1
+
+
+def test_a_run_logs_every_step_and_its_scores(undisturbed):
+    work_dir, _ = undisturbed
+    lines = metric_lines(work_dir)
+    train = [line for line in lines if line["split"] == "train" and "total" in line]
+    assert [line["step"] for line in train] == list(range(1, STEPS + 1))
+    assert {"reconstruction", "commitment", "adversarial", "lecam", "learning_rate"} <= set(train[0])
+    validation, = [line for line in lines if line["split"] == "val"]
+    scores = json.loads((work_dir / "results.json").read_text())["video"]["tokenizer"]
+    assert {name: validation[name] for name in scores} == pytest.approx(scores, rel=1e-6)
+    # 6 bits for (3, 8, 8) positions of 5 x 16 x 16 pixels
+    assert scores["bits_per_pixel"] == pytest.approx(6 * 3 * 8 * 8 / (5 * 16 * 16))
+
+
+def test_a_run_shows_inputs_above_reconstructions(undisturbed):
+    work_dir, _ = undisturbed
+    with Image.open(work_dir / "samples" / f"video_step_{STEPS}.png") as picture:
+        assert picture.size == (2 * 16, 2 * 16)  # two clips side by side
+    with av.open(str(work_dir / "samples" / f"video_step_{STEPS}.mp4")) as video:
+        assert len(list(video.decode(video=0))) == 5
+
+
+def test_the_tokenizer_of_a_run_loads_with_no_config(undisturbed):
+    tokenizer = load_tokenizer(undisturbed[0] / "tokenizer")
+    indices, size = tokenizer.tokenize(torch.zeros(1, 3, 5, 16, 16), return_size=True)
+    assert indices.shape == (1, 3, 8, 8, 1) and tokenizer.detokenize(indices, size).shape == (1, 3, 5, 16, 16)
+
+
+def test_a_used_work_dir_is_refused_without_resume(undisturbed, config):
+    message = run_here("train", config, "--work-dir", undisturbed[0])
+    assert message.startswith("error: ") and "--resume" in message and "\n" not in message
+
+
+def test_ctrl_c_saves_and_resume_ends_where_the_undisturbed_run_did(undisturbed, config, tmp_path):
+    work_dir = tmp_path / "run"
+    process = subprocess.Popen(command("train", config, "--work-dir", work_dir), stderr=subprocess.PIPE, text=True,
+                               env=ENVIRONMENT, start_new_session=True)
+    lines, deadline = work_dir / "metrics.jsonl", time.time() + 60
+    while not (lines.exists() and lines.read_text().count("\n") >= 2) and time.time() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said, said[-3000:]
+    checkpoint, = (work_dir / "checkpoints").iterdir()
+    step = int(checkpoint.name.removeprefix("step_"))
+    assert 2 <= step < STEPS and f"interrupted at step {step}" in said and "--resume" in said
+    assert not (work_dir / "results.json").exists()
+
+    assert run_here("train", config, "--work-dir", work_dir, "--resume") is None
+    assert (work_dir / "results.json").exists()
+    steps = [line["step"] for line in metric_lines(work_dir) if "total" in line]
+    assert steps == list(range(1, STEPS + 1))
+    for name in ("tokenizer/model", f"checkpoints/step_{STEPS}/tokenizer", f"checkpoints/step_{STEPS}/ema",
+                 f"checkpoints/step_{STEPS}/discriminator_video", f"checkpoints/step_{STEPS}/objective"):
+        one, other = (load_file(folder / f"{name}.safetensors") for folder in (undisturbed[0], work_dir))
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one), name
+
+
+def test_resume_without_a_checkpoint_starts_from_the_first_step(clips, tmp_path, caplog):
+    config = write_config(tmp_path / "tiny.py", tiny_config(clips, training__max_steps=1))
+    with caplog.at_level("WARNING"):
+        assert run_here("train", config, "--work-dir", tmp_path / "run", "--resume") is None
+    assert "nothing to resume" in caplog.text
+    assert [line["step"] for line in metric_lines(tmp_path / "run") if "total" in line] == [1]
+
+
+def test_an_odd_clip_size_trains_with_one_warning(clips, tmp_path, caplog):
+    config = write_config(tmp_path / "tiny.py", tiny_config(clips, training__max_steps=2))
+    with caplog.at_level("WARNING"):
+        assert run_here("train", config, "--work-dir", tmp_path / "run", "--cfg-options",
+                        "data.train.dataset.size=(17,15)", "data.val.dataset.size=(17,15)") is None
+    assert caplog.text.count("do not fit the stride") == 1
+
+
+@pytest.mark.slow
+def test_a_failing_command_says_one_line_and_has_an_exit_code(tmp_path):
+    done = run("train", tmp_path / "missing.py")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: config file") and done.stderr.count("\n") == 1
+    assert str(tmp_path / "missing.py") in done.stderr and done.stdout == ""
+
+
+ADVERSARIAL = dict(loss=dict(type="NonSaturating"), weight=0.1)
+MISTAKES = {
+    "wrong top-level key": (dict(trainin=dict(max_steps=3)), ["trainin", "did you mean 'training'"]),
+    "wrong training key": (dict(training__max_step=3), ["max_step", "did you mean 'max_steps'"]),
+    "wrong type name": (dict(tokenizer__quantizer__type="LFQQ"), ["quantizer", "'LFQQ'", "did you mean 'LFQ'"]),
+    "wrong loss name": (dict(objective__losses__reconstruction__loss__type="L22"), ["loss", "'L22'", "'L2'"]),
+    "wrong argument of a part": (dict(tokenizer__quantizer__levels=3),
+                                 ["quantizer 'LFQ'", "unexpected 'levels'", "bits"]),
+    "wrong data key": (dict(data__train__batchsize=3), ["batchsize", "did you mean 'batch_size'"]),
+    "missing data path": (dict(data__train__dataset__path="no/such/folder"), ["no/such/folder", "does not exist"]),
+    "clips too short": (dict(data__train__dataset__num_frames=9), ["needed 9 frames", "got 6", "0.mp4"]),
+    "another size than the discriminator's": (
+        dict(data__train__dataset__size=24, discriminator=DISCRIMINATOR, objective__adversarial=ADVERSARIAL),
+        ["(5, 16, 16)", "(5, 24, 24)", "discriminator.size"]),
+    "a discriminator without its objective": (dict(discriminator=DISCRIMINATOR),
+                                              ["discriminator and objective.adversarial belong together"]),
+    "an adversarial objective without its discriminator": (
+        dict(objective__adversarial=ADVERSARIAL), ["discriminator and objective.adversarial belong together"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_config_is_one_error(clips, tmp_path, mistake):
+    changes, words = MISTAKES[mistake]
+    config = write_config(tmp_path / "tiny.py", tiny_config(clips, **changes))
+    message = run_here("train", config, "--work-dir", tmp_path / "run")
+    assert isinstance(message, str) and message.startswith("error: ") and message.count("error: ") == 1
+    assert all(word in message for word in words), message
+    if mistake != "clips too short":  # which lists the files below
+        assert "\n" not in message.rstrip()
+
+
+def test_a_mixture_with_a_single_discriminator_is_one_error(clips, tmp_path):
+    config = tiny_config(clips, gan=True)
+    images = dict(type="Images", path=str(write_images(tmp_path / "images")), size=16)
+    config["data"]["train"] = [config["data"]["train"], dict(dataset=images, batch_size=2)]
+    message = run_here("train", write_config(tmp_path / "tiny.py", config), "--work-dir", tmp_path / "run")
+    assert message.startswith("error: data.train mixes image and video") and "discriminator=dict(image=" in message
+
+
+def test_a_malformed_option_is_one_error(clips, tmp_path):
+    config = write_config(tmp_path / "tiny.py", tiny_config(clips))
+    message = run_here("train", config, "--work-dir", tmp_path / "run", "--cfg-options", "training.max_steps")
+    assert message == "error: --cfg-options takes KEY=VALUE words, got 'training.max_steps'."
+
+
+def test_an_error_writes_no_checkpoint_and_the_work_dir_can_be_used_again(tmp_path):
+    short, work_dir = write_clips(tmp_path / "short", num_frames=3), tmp_path / "run"
+    config = write_config(tmp_path / "tiny.py", tiny_config(short, training__max_steps=1))
+    assert run_here("train", config, "--work-dir", work_dir).startswith("error: ")
+    shutil.rmtree(short)
+    write_clips(short)
+    assert run_here("train", config, "--work-dir", work_dir) is None
+
+
+@pytest.mark.parametrize("tool", ["train", "reconstruct"])
+def test_help_is_quick(tool):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = run(tool, "--help")
+    assert done.returncode == 0 and f"python tools/{tool}.py" in done.stdout
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.0

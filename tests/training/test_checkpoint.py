@@ -1,0 +1,74 @@
+"""Checkpoints: whole or not there at all."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from toolkit.training.checkpoint import CheckpointWriter, checkpoints_in, random_state, set_random_state
+
+
+def writer(folder, *, keep=None, rank=0) -> CheckpointWriter:
+    return CheckpointWriter(folder, keep=keep, rank=rank, barrier=lambda: None)
+
+
+def write(folder, *steps, keep=None):
+    for step in steps:
+        writer(folder, keep=keep).write(step, modules={"layer": nn.Linear(2, 2)}, shared={"step": step}, own={})
+
+
+@pytest.mark.parametrize(("keep", "left"), [(None, [1, 2, 9, 10, 11]), (2, [10, 11]), (1, [11])])
+def test_keep_bounds_the_number_and_the_newest_stay(tmp_path, keep, left):
+    write(tmp_path, 1, 2, 9, 10, 11, keep=keep)
+    assert [path.name for path in checkpoints_in(tmp_path)] == [f"step_{step}" for step in left]
+    assert len(list(tmp_path.iterdir())) == len(left)
+
+
+def test_a_half_written_one_is_not_there(tmp_path):
+    write(tmp_path, 3)
+
+    class Unwritable:
+        def __reduce__(self):
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        writer(tmp_path).write(4, modules={"layer": nn.Linear(2, 2)}, shared={"bad": Unwritable()}, own={})
+    assert [path.name for path in checkpoints_in(tmp_path)] == ["step_3"]
+    write(tmp_path, 4)  # what was left of the first attempt is no hindrance
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_3", "step_4"]
+
+
+def test_a_step_can_be_written_again(tmp_path):
+    write(tmp_path, 3, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_3"]
+
+
+def test_what_was_written_comes_back(tmp_path):
+    layer, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    path = writer(tmp_path).write(1, modules={"layer": layer}, shared={"step": 1}, own={"position": [4]})
+    assert writer(tmp_path).read(path, modules={"layer": other}) == ({"step": 1}, {"position": [4]})
+    assert torch.equal(other.weight, layer.weight) and torch.equal(other.bias, layer.bias)
+
+
+def test_weights_that_do_not_fit_are_an_error(tmp_path):
+    write(tmp_path, 1)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        writer(tmp_path).read(tmp_path / "step_1", modules={"layer": nn.Linear(3, 2)})
+
+
+def test_a_process_without_a_state_is_told_so(tmp_path):
+    write(tmp_path, 1)
+    with pytest.raises(FileNotFoundError, match="fewer processes"):
+        writer(tmp_path, rank=1).read(tmp_path / "step_1", modules={})
+
+
+def test_every_random_stream_goes_on_where_it_was_saved(tmp_path):
+    def draw():
+        return torch.rand(3).tolist(), random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn()
+    random.gauss(0, 1), np.random.randn()  # both keep a second value in store
+    torch.save(random_state(), tmp_path / "state.pt")
+    first = draw()
+    set_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert draw() == first

@@ -1,0 +1,305 @@
+"""Whole runs at tiny size, in this process."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import pytest
+import torch
+from mmengine.config import Config
+from safetensors.torch import load_file
+from training import tiny
+from training.tiny import (
+    ADVERSARIAL,
+    DISCRIMINATOR,
+    IMAGE_DISCRIMINATOR,
+    metric_lines,
+    stripes,
+    tiny_config,
+    write_clips,
+    write_images,
+)
+
+from toolkit import load_tokenizer
+from toolkit.config import ConfigError
+from toolkit.training import Trainer, build_trainer
+from toolkit.training.checkpoint import checkpoints_in
+from toolkit.training.evaluation import as_codec
+
+clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
+GAN_TERMS = {"lecam", "r1", "adversarial", "discriminator", "logits_real", "logits_fake"}
+
+
+def build(config, work_dir, *, resume=False) -> Trainer:
+    return build_trainer(Config(config), work_dir=work_dir, resume=resume)
+
+
+def train(config, work_dir, *, resume=False) -> Trainer:
+    trainer = build(config, work_dir, resume=resume)
+    assert trainer.run()
+    return trainer
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in trainer.tokenizer.plain.state_dict().items()}
+
+
+def assert_close(one, other, *, atol) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=atol, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def train_lines(work_dir, modality="video"):
+    return [line for line in metric_lines(work_dir)
+            if line["split"] == "train" and line["modality"] == modality and "total" in line]
+
+
+@pytest.fixture(scope="module")
+def gan_config(clips):
+    """A GAN with all its terms, accumulation, EMA, a checkpoint after each step."""
+    return tiny_config(clips, gan=True, training__gradient_accumulation_steps=2, data__train__batch_size=1,
+                       training__checkpoints=dict(every=1, keep=None), training__warmup_steps=2)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(gan_config, tmp_path_factory):
+    """The work dir of a run of four steps."""
+    work_dir = tmp_path_factory.mktemp("undisturbed")
+    train(gan_config, work_dir)
+    return work_dir
+
+
+def test_lines_have_the_rate_of_their_own_step(undisturbed):
+    rates = {line["step"]: line["learning_rate"] for line in train_lines(undisturbed)}
+    # steps are counted from 0 in the schedule: 1e-3 * s / 2, then a cosine over 4 steps
+    expected = [0, 0.5, (1 + math.cos(math.pi / 2)) / 2, (1 + math.cos(3 * math.pi / 4)) / 2]
+    assert rates == pytest.approx({step + 1: 1e-3 * rate for step, rate in enumerate(expected)})
+
+
+def test_r1_is_logged_at_multiples_of_its_interval(undisturbed):
+    assert [line["step"] for line in train_lines(undisturbed) if "r1" in line] == [1, 3]
+
+
+def test_a_resumed_run_equals_an_undisturbed_one(undisturbed, gan_config, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copytree(undisturbed / "checkpoints" / "step_2", tmp_path / "checkpoints" / "step_2")
+    (tmp_path / "checkpoints" / ".step_3.partial").mkdir()  # of an attempt that was killed while writing
+    (tmp_path / "checkpoints" / ".step_3.partial" / "state.pt").write_bytes(b"torn")
+    shutil.copy(undisturbed / "metrics.jsonl", tmp_path)  # with lines of steps that will be taken again
+    train(gan_config, tmp_path, resume=True)
+    for name in ("tokenizer", "ema", "objective", "discriminator_video"):
+        one, other = (load_file(work_dir / "checkpoints" / "step_4" / f"{name}.safetensors")
+                      for work_dir in (undisturbed, tmp_path))
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one), name
+    one, other = (load_file(work_dir / "tokenizer" / "model.safetensors") for work_dir in (undisturbed, tmp_path))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert [line["step"] for line in train_lines(tmp_path)] == [1, 2, 3, 4]
+    clocks = ("time", "seconds_per_step")
+    one, other = ([{k: v for k, v in line.items() if k not in clocks} for line in train_lines(work_dir)]
+                  for work_dir in (undisturbed, tmp_path))
+    assert one == other
+
+
+def test_a_finished_run_can_be_resumed_and_stays_as_it_is(undisturbed, gan_config, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "copy")
+    before = load_file(tmp_path / "copy" / "tokenizer" / "model.safetensors")
+    train(gan_config, tmp_path / "copy", resume=True)
+    after = load_file(tmp_path / "copy" / "tokenizer" / "model.safetensors")
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert [line["step"] for line in train_lines(tmp_path / "copy")] == [1, 2, 3, 4]
+
+
+def test_a_used_work_dir_is_refused_without_resume(undisturbed, gan_config):
+    with pytest.raises(ConfigError, match="--resume"):
+        build(gan_config, undisturbed)
+
+
+def test_checkpoints_load_as_data_only(undisturbed):
+    checkpoint = undisturbed / "checkpoints" / "step_4"
+    assert sorted(path.name for path in checkpoint.iterdir()) == [
+        "discriminator_video.safetensors", "ema.safetensors", "objective.safetensors", "process_0.pt", "state.pt",
+        "tokenizer.safetensors"]
+    shared = torch.load(checkpoint / "state.pt", weights_only=True)
+    own = torch.load(checkpoint / "process_0.pt", weights_only=True)
+    assert shared["step"] == 4 and set(shared["optimizers"]) == {"tokenizer", "discriminator_video"}
+    assert own["data"]["draws"] == 8  # two micro-batches a step
+
+
+def test_lecam_averages_are_in_the_checkpoint(undisturbed):
+    states = [load_file(undisturbed / "checkpoints" / f"step_{step}" / "objective.safetensors") for step in (1, 4)]
+    name = "adversaries.video.lecam.average_real"
+    assert all(state[name] != 0 for state in states) and states[0][name] != states[1][name]
+
+
+def test_the_exported_weights_are_the_moving_average_by_hand(undisturbed):
+    # timm's convention: the average begins with the weights after the first step
+    steps = [load_file(undisturbed / "checkpoints" / f"step_{step}" / "tokenizer.safetensors") for step in (1, 2, 3, 4)]
+    average = {name: tensor.double() for name, tensor in steps[0].items()}
+    for state in steps[1:]:
+        average = {name: 0.9 * average[name] + 0.1 * state[name].double() for name in average}
+    exported = load_file(undisturbed / "tokenizer" / "model.safetensors")
+    assert_close({name: tensor.float() for name, tensor in average.items()}, exported, atol=1e-6)
+    assert any(not torch.equal(exported[name], steps[-1][name]) for name in exported)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_keep_bounds_the_checkpoints_of_a_run(clips, tmp_path, every):
+    train(tiny_config(clips, training__checkpoints=dict(every=every, keep=2), training__max_steps=4), tmp_path)
+    assert [path.name for path in checkpoints_in(tmp_path / "checkpoints")] == ["step_3", "step_4"]
+
+
+def test_without_ema_the_exported_weights_are_the_trained_ones(clips, tmp_path):
+    trainer = train(tiny_config(clips, training__ema_decay=None, training__max_steps=2), tmp_path)
+    exported = load_file(tmp_path / "tokenizer" / "model.safetensors")
+    assert all(torch.equal(tensor, exported[name]) for name, tensor in weights(trainer).items())
+    assert not (tmp_path / "checkpoints" / "step_2" / "ema.safetensors").exists()
+
+
+def test_without_gan_there_is_nothing_of_it(clips, tmp_path):
+    train(tiny_config(clips, training__max_steps=1), tmp_path)
+    assert not set(train_lines(tmp_path)[0]) & GAN_TERMS
+    assert [path.name for path in (tmp_path / "checkpoints" / "step_1").glob("disc*")] == []
+
+
+def test_a_run_on_the_quantizers_losses_alone(clips, tmp_path):
+    train(tiny_config(clips, objective=dict(_delete_=True, losses=None), training__max_steps=1), tmp_path)
+    line, = train_lines(tmp_path)
+    assert {"commitment", "per_sample_entropy", "codebook_entropy", "total"} <= set(line)
+    assert line["total"] == pytest.approx(0.25 * line["commitment"] + 0.1 * line["per_sample_entropy"]
+                                          - 0.1 * line["codebook_entropy"], rel=1e-5)
+
+
+def test_a_gan_that_starts_late(clips, tmp_path):
+    config = tiny_config(clips, gan=True, training__max_steps=3, objective__adversarial__weight=[(2, 0.0), (2, 0.1)],
+                         objective__adversarial__discriminator_weight=[(1, 0.0), (1, 1.0)])
+    trainer = build(config, tmp_path)
+    before = [parameter.detach().clone() for parameter in trainer.discriminators["video"].plain.parameters()]
+    assert trainer.run()
+    lines = train_lines(tmp_path)
+    assert [("discriminator" in line, "adversarial" in line) for line in lines] == [
+        (False, False), (True, False), (True, True)]
+    assert any(not torch.equal(*pair) for pair in zip(
+        before, trainer.discriminators["video"].plain.parameters(), strict=True))
+
+
+def test_accumulation_equals_the_larger_batch(clips, tmp_path):
+    """Of L2 and commitment, which are means over samples."""
+    # A small eps would turn the rounding of gradients that are zero (biases before a norm) into whole steps.
+    shared = dict(training__max_steps=1, training__eps=1e-3,
+                  objective__quantizer=dict(commitment=0.25, per_sample_entropy=0.0, codebook_entropy=0.0))
+    small = train(tiny_config(clips, data__train__batch_size=1, training__gradient_accumulation_steps=4, **shared),
+                  tmp_path / "small")
+    large = train(tiny_config(clips, data__train__batch_size=4, **shared), tmp_path / "large")
+    assert_close(weights(small), weights(large), atol=1e-5)
+    lines = [train_lines(tmp_path / name)[0] for name in ("small", "large")]
+    assert lines[0]["total"] == pytest.approx(lines[1]["total"], rel=1e-5)
+
+
+def test_activation_checkpointing_changes_nothing(clips, tmp_path):
+    runs = [train(tiny_config(clips, gan=True, training__max_steps=2, training__activation_checkpointing=wanted),
+                  tmp_path / str(wanted)) for wanted in (False, True)]
+    assert runs[1].tokenizer.plain.encoder.activation_checkpointing
+    assert_close(weights(runs[0]), weights(runs[1]), atol=1e-6)
+
+
+@pytest.mark.parametrize("ema_decay", [0.9, None])
+def test_validation_and_export_are_float32_after_training_in_bf16(clips, tmp_path, ema_decay):
+    trainer = train(tiny_config(clips, gan=True, training__max_steps=2, training__mixed_precision="bf16",
+                                training__ema_decay=ema_decay), tmp_path)
+    exported, pixels = load_tokenizer(tmp_path / "tokenizer"), stripes(1, num_frames=5, height=16, width=16)[None]
+    with torch.no_grad():
+        plain = exported(pixels)
+        reconstruction, indices = as_codec(trainer.averaged.eval())(pixels)
+    assert all(tensor.dtype == torch.float32 for tensor in exported.state_dict().values())
+    assert torch.equal(exported.tokenize(pixels), plain.indices) and torch.equal(indices, plain.indices)
+    assert reconstruction.dtype == torch.float32 and torch.equal(reconstruction, plain.reconstruction)
+    # the precision was in use: a forward pass of the trained network differs from the float32 one
+    with torch.no_grad():
+        low = trainer.tokenizer.module(pixels).latents
+        full = trainer.tokenizer.plain._latents(pixels)
+    assert 1e-6 < (low.float() - full).abs().max() < 0.5
+
+
+def test_frozen_networks_are_in_no_checkpoint(clips, tmp_path):
+    size = dict(num_frames=1, size=32)
+    config = tiny_config(clips, training__max_steps=1, data__train__dataset=size, data__val__dataset=size,
+                         objective__losses__perceptual=dict(loss=dict(type="LPIPS", net="alex"), weight=0.1))
+    trainer = train(config, tmp_path)
+    assert train_lines(tmp_path)[0]["perceptual"] > 0
+    checkpoint = tmp_path / "checkpoints" / "step_1"
+    assert load_file(checkpoint / "objective.safetensors") == {}
+    assert load_file(checkpoint / "tokenizer.safetensors").keys() == trainer.tokenizer.plain.state_dict().keys()
+    assert list(trainer.objective.parameters()) == []
+
+
+def test_unreadable_files_are_skipped_counted_and_listed(tmp_path):
+    folder = write_clips(tmp_path / "clips", count=2)
+    (folder / "torn.mp4").write_bytes(b"no video")
+    trainer = train(tiny_config(folder, training__max_steps=3), tmp_path / "run")
+    torn = str(folder / "torn.mp4")
+    assert list(trainer.train_loader.unreadable) == [torn] and trainer.train_loader.faults.num_unreadable >= 1
+    listed = (tmp_path / "run" / "unreadable.txt").read_text().splitlines()
+    assert {line.split("\t")[0] for line in listed} == {torn}
+
+
+def test_clips_that_do_not_fit_the_stride_train_with_one_warning(clips, tmp_path, caplog):
+    size = dict(size=(17, 15), num_frames=4)
+    config = tiny_config(clips, training__max_steps=2, data__train__dataset=size, data__val__dataset=size)
+    with caplog.at_level("WARNING"):
+        train(config, tmp_path)
+    warning, = [record.getMessage() for record in caplog.records if "do not fit the stride" in record.getMessage()]
+    # 4 frames are 1 + 3, padded to 1 + 4; 17 and 15 to the next even number
+    assert "(4, 17, 15)" in warning and "(5, 18, 16)" in warning
+
+
+def mixture_config(clips, images, **changes):
+    still = dict(dataset=dict(type="Images", path=str(images), size=16), batch_size=2)
+    config = tiny_config(clips, training__betas=(0.0, 0.99), **changes)
+    moving = {split: config["data"][split] for split in ("train", "val")}
+    config["data"] = {"train": [moving["train"], {**still, "weight": 1.0}],
+                      "val": [moving["val"], {**still, "dataset": {**still["dataset"], "train": False}}]}
+    config["discriminator"] = dict(image=dict(IMAGE_DISCRIMINATOR), video=dict(DISCRIMINATOR))
+    config["objective"] = dict(losses=dict(pixels=dict(loss=dict(type="L1"), weight=1.0)),
+                               adversarial={**ADVERSARIAL, "r1": dict(weight=0.5, every=1)})
+    return config
+
+
+def test_images_and_clips_train_together_each_with_its_discriminator(clips, tmp_path):
+    config = mixture_config(clips, write_images(tmp_path / "images"), training__max_steps=8,
+                            training__validate_every=1, training__gradient_accumulation_steps=2)
+    trainer = build(config, tmp_path / "run")
+    before = {modality: [parameter.detach().clone() for parameter in network.plain.parameters()]
+              for modality, network in trainer.discriminators.items()}
+    assert trainer.run()
+    terms = {"pixels", "commitment", "per_sample_entropy", "codebook_entropy", "total"} | GAN_TERMS
+    for modality in ("image", "video"):
+        lines = train_lines(tmp_path / "run", modality)
+        assert lines and all(terms <= set(line) for line in lines)
+        after = trainer.discriminators[modality].plain.parameters()
+        assert all(not torch.equal(*pair) for pair in zip(before[modality], after, strict=True))
+        assert {line["step"] for line in metric_lines(tmp_path / "run")
+                if line["split"] == "val" and line["modality"] == modality} == set(range(1, 9))
+    steps = [line["step"] for modality in ("image", "video") for line in train_lines(tmp_path / "run", modality)]
+    assert sorted(steps) == list(range(1, 9))
+    # an image is a single picture, a clip a video too
+    samples = {path.name for path in (tmp_path / "run" / "samples").glob("*_step_8.*")}
+    assert samples == {"image_step_8.png", "video_step_8.png", "video_step_8.mp4"}
+
+
+def test_a_mixture_resumes_as_if_undisturbed(clips, tmp_path):
+    config = mixture_config(clips, write_images(tmp_path / "images"), training__checkpoints=dict(every=2, keep=None))
+    train(config, tmp_path / "one")
+    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
+    shutil.copytree(tmp_path / "one" / "checkpoints" / "step_2", tmp_path / "other" / "checkpoints" / "step_2")
+    train(config, tmp_path / "other", resume=True)
+    one, other = (load_file(tmp_path / name / "tokenizer" / "model.safetensors") for name in ("one", "other"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_mixture_needs_a_discriminator_for_each_modality(clips, tmp_path):
+    config = mixture_config(clips, write_images(tmp_path / "images"))
+    del config["discriminator"]["image"]
+    with pytest.raises(ConfigError, match="discriminator needs an entry for image"):
+        build(config, tmp_path / "run")

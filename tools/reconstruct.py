@@ -1,0 +1,76 @@
+"""Send images and videos through a tokenizer and back.
+
+    python tools/reconstruct.py clip.mp4 --tokenizer work_dirs/demo_video/tokenizer --output out
+    python tools/reconstruct.py folder/of/files --tokenizer user/name --output out --short-edge 128 --frames 17
+
+Each file gives NAME_reconstruction and NAME_side_by_side (input left, output right): .png for one
+frame, .mp4 for more, and a line of numbers computed from the pixels before they are encoded.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input", help="an image, a video, or a folder of them (searched recursively)")
+    parser.add_argument("--tokenizer", required=True, help="a run's tokenizer/ folder, or a hub id")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to; an input folder is mirrored")
+    parser.add_argument("--short-edge", type=int, metavar="N", help="resize the shorter side to N pixels first")
+    parser.add_argument("--frames", type=int, metavar="N", help="frames to take of a video (default: all, up to 65)")
+    parser.add_argument("--frame-stride", type=int, default=1, metavar="N", help="take every so many-th frame")
+    parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
+    return parser.parse_args()
+
+
+def print_table(results: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("file", "T x H x W", "tokens", "bits/pixel", "PSNR (dB)", "SSIM", "seconds")
+    for name, result in results.items():
+        table.add_row(str(name), " x ".join(map(str, result.pixels.shape[1:])),
+                      f"{' x '.join(map(str, result.indices.squeeze(-1).shape))} = {result.indices.numel()}",
+                      f"{result.bits_per_pixel:.4g}", f"{result.psnr:.2f}",
+                      "-" if result.ssim is None else f"{result.ssim:.4f}", f"{result.seconds:.2f}")
+    Console(width=max(120, Console().width)).print(table)
+
+
+def main() -> None:
+    arguments = parse()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    import torch
+
+    from toolkit import load_tokenizer
+    from toolkit.contracts import DataError
+    from toolkit.reconstruction import find_files, reconstruct_files
+    from toolkit.registry import UnknownComponentError
+
+    done, skipped = {}, []
+    try:
+        tokenizer = load_tokenizer(arguments.tokenizer)
+        try:
+            tokenizer.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except (AssertionError, RuntimeError) as error:  # what torch raises for a device that is not there
+            sys.exit(f"error: --device {arguments.device}: {str(error).splitlines()[0]}")
+        files = find_files(arguments.input, output=arguments.output)
+        for file, result in reconstruct_files(tokenizer, files, num_frames=arguments.frames,
+                                              frame_stride=arguments.frame_stride, short_edge=arguments.short_edge):
+            if isinstance(result, DataError):
+                skipped.append(result)
+                continue
+            done[files[file].relative_to(arguments.output)] = result
+    except (DataError, OSError, TypeError, UnknownComponentError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    if not done:
+        sys.exit("error: " + "\n  ".join(map(str, skipped)))
+    print_table(done)
+    if skipped:
+        print(f"skipped {len(skipped)} of {len(files)} files:", *skipped, sep="\n  ")
+
+
+if __name__ == "__main__":
+    main()
