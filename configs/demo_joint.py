@@ -5,8 +5,10 @@
 
 _base_ = ["_base_/networks/demo_video.py"]
 discriminator = dict(
-    image=dict(type="StyleGANDiscriminator", filters=16, channel_multipliers=(2, 4), size=(1, 32, 32), temporal_kernel=1),
-    video=dict(type="StyleGANDiscriminator", filters=16, channel_multipliers=(2, 4), size=(5, 32, 32), temporal_kernel=3))
+    image=dict(type="StyleGANDiscriminator", filters=16, channel_multipliers=(2, 4), size=(1, 32, 32),
+               temporal_kernel=1),
+    video=dict(type="StyleGANDiscriminator", filters=16, channel_multipliers=(2, 4), size=(5, 32, 32),
+               temporal_kernel=3))
 objective = dict(
     losses=dict(reconstruction=dict(loss=dict(type="L2"), weight=5.0),
                 perceptual=dict(loss=dict(type="LPIPS", net="alex"), weight=0.1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,10 @@ import torch
 
 from toolkit import build_tokenizer
 from toolkit.tokenizer import Tokenizer
+
+# Tests run in several processes side by side: one thread each, for them and for what they start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

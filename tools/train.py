@@ -48,7 +48,7 @@ def main() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     from toolkit import load_config
     from toolkit.assets import AssetError
-    from toolkit.config import ConfigError, parse_overrides
+    from toolkit.config import parse_overrides
     from toolkit.contracts import DataError
     from toolkit.registry import UnknownComponentError
     from toolkit.training import build_trainer
@@ -61,7 +61,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     try:
         finished = trainer.run()
-    except (ConfigError, DataError) as error:
+    except (DataError, ValueError) as error:
         sys.exit(f"error: {error}")
     if not finished:
         sys.exit(130)

@@ -9,5 +9,5 @@ from toolkit.data.sampling import Batch
 from toolkit.data.video_io import iter_frames, read_video, write_video
 from toolkit.data.videos import VideoClips
 
-__all__ = ["Batch", "Images", "InMemoryClips", "Source", "TrainLoader", "ValLoader", "VideoClips", "iter_frames", "read_image",
-           "read_video", "sample_clips", "write_image", "write_video"]
+__all__ = ["Batch", "Images", "InMemoryClips", "Source", "TrainLoader", "ValLoader", "VideoClips", "iter_frames",
+           "read_image", "read_video", "sample_clips", "write_image", "write_video"]

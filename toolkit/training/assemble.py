@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
+import logging
 import platform
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.objective import build_objective
 from toolkit.training.settings import Settings
 from toolkit.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def build_sources(where: str, config: Mapping[str, Any] | list[Mapping[str, Any]]) -> list[Source]:
@@ -133,7 +136,10 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
         val_loader=ValLoader(val, **place), settings=settings, accelerator=accelerator, work_dir=work_dir,
         make_metrics=functools.partial(build_metrics, config.get("metrics", [])))
     if accelerator.is_main_process:
-        (work_dir / "config.py").write_text(config.pretty_text)
+        saved = work_dir / "config.py"
+        if resume and saved.exists() and saved.read_text() != config.pretty_text:
+            logger.warning("the config is not the one in %s, with which the run was going; it is replaced.", saved)
+        saved.write_text(config.pretty_text)
         (work_dir / "provenance.json").write_text(json.dumps(provenance(seed, trainer), indent=2) + "\n")
     if resume:
         trainer.resume()

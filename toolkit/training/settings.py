@@ -30,7 +30,8 @@ class Settings:
         gradient_accumulation_steps: Micro-batches per optimizer step.
         mixed_precision: "no", "bf16" or "fp16".
         activation_checkpointing: Recompute activations in the backward pass.
-        ema_decay: Of the averaged weights that are validated and exported; None: no average.
+        ema_decay: Of the averaged weights that are validated and exported; None: no average. The average
+            starts from the weights after the first step.
         ema_warmup: Start the average with a shorter memory.
         log_every, validate_every, checkpoints: In optimizer steps.
         num_samples: Reconstructions to write at each validation, per modality.
@@ -78,7 +79,7 @@ class Settings:
 
     def check(self) -> None:
         """Raise a ConfigError for the first value that is out of range."""
-        for name in ("max_steps", "gradient_accumulation_steps", "log_every", "validate_every"):
+        for name in ("max_steps", "gradient_accumulation_steps", "log_every", "validate_every", "num_samples"):
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 raise ConfigError(f"training.{name} must be a whole number of at least 1, got {value!r}.")
         if self.checkpoints.every < 1 or (self.checkpoints.keep is not None and self.checkpoints.keep < 1):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ class Trainer:
     def run(self) -> bool:
         """Train to the last step, or until interrupted; returns whether it reached the last step."""
         started, first = time.time(), self.step
+        self._rehearse()
         log = RunLog(self.work_dir, step=self.step, max_steps=self.settings.max_steps,
                      active=self.accelerator.is_main_process)
         try:
@@ -117,6 +119,17 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self._report(finished, seconds=time.time() - started, steps=self.step - first)
         return finished
+
+    def _rehearse(self) -> None:
+        """Let the metrics see a validation batch now, lest they refuse it when there is work to lose."""
+        tokenizer = self.tokenizer.plain
+        for batches in self.val_batches().values():
+            for batch in islice(batches(), 1):
+                positions = tokenizer.quantizer.positions(tokenizer.grid(tuple(batch.pixels.shape[2:])))
+                indices = torch.zeros(len(batch.pixels), *positions, tokenizer.num_codebooks, dtype=torch.long)
+                for metric in self.make_metrics(tokenizer):
+                    metric.update(target=batch.pixels, reconstruction=batch.pixels,
+                                  indices=indices if tokenizer.codebook_size else None)
 
     def _any(self, wish: bool) -> bool:
         """Whether any process wishes it, so that all act alike."""
