@@ -8,9 +8,11 @@ It trains on crops of two of the sample clips, and is scored on a third that it 
 _base_ = ["_base_/networks/demo_video.py"]
 objective = dict(
     losses=dict(reconstruction=dict(loss=dict(type="L2"), weight=5.0)),
-    quantizer=dict(commitment=0.25, per_sample_entropy=0.02, codebook_entropy=-0.02))
+    quantizer=dict(commitment=0.25, per_sample_entropy=[(500, 0.02), (1500, 0.05)],
+                   codebook_entropy=[(500, -0.02), (1500, -0.05)]))
 data = dict(
-    train=dict(dataset=dict(type="InMemoryClips", path=None, num_frames=9, size=32, short_edge=(64, 96)),
+    train=dict(dataset=dict(type="InMemoryClips", path=None, num_frames=9, size=32, short_edge=(64, 96),
+                            channel_shuffle=0.5),
                batch_size=6),
     val=dict(dataset=dict(type="InMemoryClips", path=None, num_frames=17, size=64, train=False, clips_per_video=7),
              batch_size=7))

@@ -49,10 +49,11 @@ def test_flips_have_the_stated_probability_and_turn_all_frames():
 
 
 def test_a_range_of_short_edges_is_drawn_in_training_only():
-    frames = torch.zeros(1, 100, 200, 3, dtype=torch.uint8)
     framing = Framing(size=32, short_edge=(32, 36))
-    assert {framing._resized(*frames.shape[1:3])[0] for _ in range(100)} == set(range(32, 37))
-    assert Framing(size=32, short_edge=(40, 50), train=False)._resized(100, 200) == (40, 80)
+    assert {framing._edge() for _ in range(100)} == set(range(32, 37))
+    assert Framing(size=32, short_edge=(40, 50), train=False)._edge() == 40
+    assert framing._resized(100, 200, 36) == (36, 72)
+    assert framing.largest(100, 200) == (36, 72)
 
 
 @pytest.mark.parametrize("short_edge", [31, (31, 64), (50, 40), (40, 50, 60)])
@@ -64,3 +65,14 @@ def test_a_short_edge_that_cannot_cover_the_size_is_refused(short_edge):
 def test_pixels_and_frames_are_inverse():
     frames = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(2, 16, 16, 3)
     assert torch.equal(to_frames(to_pixels(frames)), frames)
+
+
+def test_shuffled_channels_are_a_permutation_of_all_frames_alike():
+    frames = torch.arange(3, dtype=torch.uint8).mul(100).expand(4, 32, 32, 3)
+    orders = set()
+    for _ in range(200):
+        shuffled = to_frames(Framing(size=32, channel_shuffle=1.0)(frames))
+        assert (shuffled == shuffled[0, 0, 0]).all()
+        orders.add(tuple(shuffled[0, 0, 0].tolist()))
+    assert len(orders) == 6 and all(sorted(order) == [0, 100, 200] for order in orders)
+    assert torch.equal(to_frames(Framing(size=32, channel_shuffle=1.0, train=False)(frames)), frames)

@@ -35,6 +35,7 @@ class Images(Dataset, torch.utils.data.Dataset):
             None: the smallest resize that covers ``size``.
         train: Random crop and flip; False: the centre crop.
         flip: Probability of a horizontal flip in training.
+        channel_shuffle: Probability of a random order of R, G and B in training.
         samples: Which sample clips ``path=None`` means, "demo" or "full".
 
     Raises:
@@ -51,8 +52,10 @@ class Images(Dataset, torch.utils.data.Dataset):
 
     def __init__(self, *, path: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
                  size: int | tuple[int, int] = 128, short_edge: int | tuple[int, int] | None = None,
-                 train: bool = True, flip: float = 0.5, samples: str = "demo"):
-        self.framing = Framing(size=size, short_edge=short_edge, train=train, flip=flip)
+                 train: bool = True, flip: float = 0.5, channel_shuffle: float = 0.0,
+                 samples: str = "demo"):
+        self.framing = Framing(size=size, short_edge=short_edge, train=train, flip=flip,
+                               channel_shuffle=channel_shuffle)
         self.files = [] if path is None else list_files(path, suffixes=IMAGE_SUFFIXES)
         self.clips = video_files(None, train=train, samples=samples) if path is None else []
 

@@ -24,8 +24,8 @@ class InMemoryClips(VideoClips):
     on a CPU would take longer than a small network's training step.
 
     Args:
-        path, num_frames, size, short_edge, frame_stride, train, flip, clips_per_video, samples: As
-            ``VideoClips``'s. With a (lo, hi) short edge, frames are resized twice: to hi, then
+        path, num_frames, size, short_edge, frame_stride, train, flip, channel_shuffle, clips_per_video,
+            samples: As ``VideoClips``'s. With a (lo, hi) short edge, frames are resized twice: to hi, then
             to what is drawn.
 
     Raises:
@@ -41,10 +41,11 @@ class InMemoryClips(VideoClips):
     def __init__(self, *, path: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
                  num_frames: int = 17, size: int | tuple[int, int] = 128,
                  short_edge: int | tuple[int, int] | None = None, frame_stride: int = 1,
-                 train: bool = True, flip: float = 0.5, clips_per_video: int = 1, samples: str = "demo"):
+                 train: bool = True, flip: float = 0.5, channel_shuffle: float = 0.0, clips_per_video: int = 1,
+                 samples: str = "demo"):
         super().__init__(path=path, num_frames=num_frames, size=size, short_edge=short_edge,
-                         frame_stride=frame_stride, train=train, flip=flip, clips_per_video=clips_per_video,
-                         samples=samples)
+                         frame_stride=frame_stride, train=train, flip=flip, channel_shuffle=channel_shuffle,
+                         clips_per_video=clips_per_video, samples=samples)
         self._decoded: dict[int, Tensor] = {}
 
     def _clip(self, number: int, clip: int | None) -> Tensor:

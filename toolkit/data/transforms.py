@@ -65,6 +65,8 @@ class Framing:
             frame too narrow for ``size`` at that short edge is enlarged until it covers it.
         train: Random crop and flip; otherwise the centre crop and no flip.
         flip: Probability of a horizontal flip in training.
+        channel_shuffle: Probability of a random order of R, G and B in training, for colours that
+            a small data set lacks.
 
     Raises:
         ValueError: If ``short_edge`` is too small to cover ``size``, or a number is out of range.
@@ -76,16 +78,17 @@ class Framing:
     """
 
     def __init__(self, *, size: int | tuple[int, int], short_edge: int | tuple[int, int] | None = None,
-                 train: bool = True, flip: float = 0.5):
+                 train: bool = True, flip: float = 0.5, channel_shuffle: float = 0.0):
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size takes one positive number or (H, W), got {size!r}.")
-        if not 0.0 <= flip <= 1.0:
-            raise ValueError(f"flip takes a probability in [0, 1], got {flip}.")
+        for name, probability in (("flip", flip), ("channel_shuffle", channel_shuffle)):
+            if not 0.0 <= probability <= 1.0:
+                raise ValueError(f"{name} takes a probability in [0, 1], got {probability}.")
         self.edges = (short_edge, short_edge) if isinstance(short_edge, int) else short_edge
         if self.edges is not None:
             self._check_edges()
-        self.train, self.flip = train, flip
+        self.train, self.flip, self.channel_shuffle = train, flip, channel_shuffle
 
     def _check_edges(self) -> None:
         if len(self.edges) != 2 or self.edges[0] > self.edges[1]:
@@ -122,4 +125,6 @@ class Framing:
         frames = frames[:, top:top + self.size[0], left:left + self.size[1]]
         if self.train and self.flip and float(torch.rand(())) < self.flip:
             frames = frames.flip(2)
+        if self.train and self.channel_shuffle and float(torch.rand(())) < self.channel_shuffle:
+            frames = frames[..., torch.randperm(3)]
         return to_pixels(frames)

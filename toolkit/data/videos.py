@@ -44,6 +44,7 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
             slower stream repeats frames. Not together with ``frame_stride``.
         train: Random clips; False: fixed ones.
         flip: Probability of a horizontal flip in training.
+        channel_shuffle: Probability of a random order of R, G and B in training.
         clips_per_video: Clips per file in evaluation.
         samples: Which sample clips ``path=None`` means, "demo" or "full".
 
@@ -63,14 +64,15 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
                  num_frames: int = 17, size: int | tuple[int, int] = 128,
                  short_edge: int | tuple[int, int] | None = None, frame_stride: int = 1,
                  fps: float | None = None, train: bool = True, flip: float = 0.5,
-                 clips_per_video: int = 1, samples: str = "demo"):
+                 channel_shuffle: float = 0.0, clips_per_video: int = 1, samples: str = "demo"):
         if num_frames < 1 or frame_stride < 1 or clips_per_video < 1:
             raise ValueError("VideoClips takes num_frames, frame_stride and clips_per_video of at least 1, "
                              f"got {num_frames}, {frame_stride}, {clips_per_video}.")
         if fps is not None and (frame_stride != 1 or fps <= 0):
             raise ValueError("VideoClips takes either frame_stride or a positive fps, got "
                              f"frame_stride={frame_stride} and fps={fps}; leave one out.")
-        self.framing = Framing(size=size, short_edge=short_edge, train=train, flip=flip)
+        self.framing = Framing(size=size, short_edge=short_edge, train=train, flip=flip,
+                               channel_shuffle=channel_shuffle)
         self.num_frames, self.frame_stride, self.fps = num_frames, frame_stride, fps
         self.train, self.clips_per_video = train, clips_per_video
         self.files = video_files(path, train=train, samples=samples)
