@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 
@@ -46,6 +47,7 @@ def main() -> None:
     arguments = parse()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*set_vital.*")  # torchdata calls what torch deprecates
     from toolkit import load_config
     from toolkit.assets import AssetError
     from toolkit.config import parse_overrides

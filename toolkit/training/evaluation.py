@@ -26,8 +26,8 @@ def as_codec(tokenizer: Tokenizer) -> Codec:
 
 
 @torch.no_grad()
-def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *,
-             device: torch.device | str = "cpu") -> dict[str, float]:
+def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *, device: torch.device | str = "cpu",
+             on_first: Callable[[Tensor, Tensor], None] | None = None) -> dict[str, float]:
     """Every metric's scores over the batches, in float32.
 
     Args:
@@ -35,6 +35,7 @@ def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *,
         batches: Finite; each process has its own share.
         metrics: Reset first; they reduce over processes themselves.
         device: Where to compute.
+        on_first: Called with the first batch's pixels and reconstruction.
 
     Example:
         >>> from toolkit.metrics import PSNR
@@ -44,42 +45,40 @@ def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *,
     """
     for metric in metrics:
         metric.reset()
-    for batch in batches:
+    for number, batch in enumerate(batches):
         pixels = batch.pixels.to(device)
         reconstruction, indices = codec(pixels)
+        if number == 0 and on_first is not None:
+            on_first(pixels, reconstruction)
         for metric in metrics:
             metric.update(target=pixels, reconstruction=reconstruction, indices=indices)
     return {name: value for metric in metrics for name, value in metric.compute().items()}
 
 
-def compare_with_anchors(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],
-                         make_metrics: Callable[[Any], list[Metric]], *, device: torch.device | str = "cpu",
-                         ) -> dict[str, dict[str, float]]:
-    """Scores of a tokenizer beside two untrained codecs, the thumbnail with its grid and bits.
+def anchor_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],
+                  make_metrics: Callable[[Any], list[Metric]]) -> dict[str, dict[str, float]]:
+    """Scores of two untrained codecs to stand beside a tokenizer's, the thumbnail with its grid and bits.
 
     Args:
-        tokenizer: In eval mode.
+        tokenizer: Whose stride and codebook count; a continuous one has no anchors.
         batches: Makes a fresh pass over the validation set.
         make_metrics: Codec -> fresh metrics for it.
-        device: Where the tokenizer is.
 
     Returns:
-        codec -> score name -> value, the tokenizer first.
+        codec -> score name -> value.
     """
-    codecs: dict[str, Any] = {"tokenizer": tokenizer}
-    if tokenizer.codebook_size:
-        bits = bits_per_position(tokenizer.codebook_size, tokenizer.num_codebooks)
-        codecs |= {"thumbnail": Thumbnail(stride=tokenizer.stride, bits=bits), "mean colour": MeanColour()}
-    return {name: evaluate(as_codec(codec) if codec is tokenizer else codec, batches(),
-                           make_metrics(codec), device=device)
-            for name, codec in codecs.items()}
+    if not tokenizer.codebook_size:
+        return {}
+    bits = bits_per_position(tokenizer.codebook_size, tokenizer.num_codebooks)
+    codecs = {"thumbnail": Thumbnail(stride=tokenizer.stride, bits=bits), "mean colour": MeanColour()}
+    return {name: evaluate(codec, batches(), make_metrics(codec)) for name, codec in codecs.items()}
 
 
 COLUMNS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "bits_per_pixel": "bits/pixel", "codebook_usage": "codebook usage"}
 
 
 def score_rows(codecs: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
-    """Scores of :func:`compare_with_anchors` as a header and rows of text, other metrics' columns last.
+    """Scores of codecs as a header and rows of text, other metrics' columns last.
 
     Example:
         >>> score_rows({"thumbnail": {"psnr": 18.571, "bits_per_pixel": 0.0827}})

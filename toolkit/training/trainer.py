@@ -31,7 +31,7 @@ from toolkit.training.checkpoint import (
     random_state,
     set_random_state,
 )
-from toolkit.training.evaluation import as_codec, compare_with_anchors, evaluate
+from toolkit.training.evaluation import anchor_scores, as_codec, evaluate
 from toolkit.training.interrupts import Interrupts
 from toolkit.training.log import RunLog
 from toolkit.training.objective import Objective
@@ -87,6 +87,7 @@ class Trainer:
             for modality, network in discriminators.items()}
         self.step = 0
         self._seen: set[str] = set()
+        self.scores: dict[str, dict[str, float]] = {}
         self.checkpoints = CheckpointWriter(work_dir / "checkpoints", keep=settings.checkpoints.keep,
                                             rank=accelerator.process_index, barrier=accelerator.wait_for_everyone)
 
@@ -112,6 +113,8 @@ class Trainer:
                 finished = self.step == self.settings.max_steps
                 if not finished:
                     self.save_checkpoint()
+                elif not self.scores:  # resumed after the last step
+                    self.validate(log)
         finally:
             log.close()
         if self.accelerator.is_main_process:
@@ -220,17 +223,20 @@ class Trainer:
     @torch.no_grad()
     def validate(self, log: RunLog) -> None:
         """Score the averaged tokenizer in float32 on every modality, and write reconstructions."""
-        codec, device = as_codec(self.averaged.eval()), self.accelerator.device
+        tokenizer = self.averaged.eval()
         for modality, batches in self.val_batches().items():
-            scores = evaluate(codec, batches(), self.make_metrics(self.averaged), device=device)
-            log.scalars("val", modality, self.step, scores)
-            first = next(batches(), None)
-            if first is not None and self.accelerator.is_main_process:
-                pixels = first.pixels[:self.settings.num_samples].to(device)
-                log.samples(modality, self.step, pixels, codec(pixels)[0])
-        for modality, metric in self.codebook_use.items():
-            log.scalars("train", modality, self.step, metric.compute())
+            show = functools.partial(self._show, log, modality) if self.accelerator.is_main_process else None
+            self.scores[modality] = evaluate(as_codec(tokenizer), batches(), self.make_metrics(tokenizer),
+                                             device=self.accelerator.device, on_first=show)
+            log.scalars("val", modality, self.step, self.scores[modality])
+        for modality, use in self.codebook_use.items():
+            log.scalars("train", modality, self.step, use.compute())
         self.codebook_use.clear()
+
+    def _show(self, log: RunLog, modality: str, pixels: Tensor, reconstruction: Tensor) -> None:
+        """Write the first reconstructions of a validation."""
+        shown = slice(self.settings.num_samples)
+        log.samples(modality, self.step, pixels[shown], reconstruction[shown])
 
     def val_batches(self) -> dict[str, Callable[[], Iterator[Batch]]]:
         """modality -> a fresh pass over its validation batches."""
@@ -240,9 +246,9 @@ class Trainer:
         return {modality: functools.partial(batches, modality) for modality in modalities}
 
     def compare(self) -> dict[str, dict[str, dict[str, float]]]:
-        """modality -> codec -> scores: the averaged tokenizer beside untrained codecs of its grid and bits."""
-        return {modality: compare_with_anchors(self.averaged.eval(), batches, self.make_metrics,
-                                               device=self.accelerator.device)
+        """modality -> codec -> scores: the last validation's beside untrained codecs of the same grid and bits."""
+        return {modality: {"tokenizer": self.scores[modality],
+                           **anchor_scores(self.averaged, batches, self.make_metrics)}
                 for modality, batches in self.val_batches().items()}
 
     def _modules(self) -> dict[str, nn.Module]:
