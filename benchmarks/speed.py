@@ -71,7 +71,8 @@ def compare(case: str, *, rounds: int, repeats: int) -> None:
     for version, runs in found.items():
         table.add_row(version, f"{medians[version]['seconds']:.3f}", f"{medians[version]['megabytes']:.0f} MB",
                       *(f"{runs[0]['values'][name]:.6f}" for name in names))
-    ratio = {key: medians["plain"][key] / max(medians["toolkit"][key], 1e-9) for key in ("seconds", "megabytes")}
+    ratio = {key: medians["plain"][key] / max(medians["toolkit"][key], floor)
+             for key, floor in (("seconds", 1e-6), ("megabytes", 1.0))}
     table.add_row("plain / toolkit", f"{ratio['seconds']:.0f}x", f"{ratio['megabytes']:.0f}x", *[""] * len(names))
     Console(width=120).print(table)
 

@@ -40,7 +40,7 @@ def check_keys(where: str, keys: Any, known: tuple[str, ...]) -> None:
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read a config file (``.py`` with ``_base_``, or YAML or JSON with the same keys).
 
-    A ``.py`` config is code and runs when it is read: read only what you trust.
+    A config is code, YAML included, and runs when it is read: read only what you trust.
 
     Args:
         path: The file.
@@ -51,8 +51,8 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
     Raises:
         ConfigError: If the file is missing, or a top-level key is not one of ``tokenizer``,
-            ``discriminator``, ``objective``, ``data``, ``training``, ``metrics``, ``seed``, or an
-            override starts at a part that the config does not have.
+            ``discriminator``, ``objective``, ``data``, ``training``, ``metrics``, ``seed``, or the
+            file or an override cannot be read.
 
     Example:
         >>> load_config("configs/magvit2_video.py", {"training.max_steps": 1}).training.max_steps
@@ -63,23 +63,32 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.*")], n=3)
         raise ConfigError(f"config file {path} does not exist" + (f"; did you mean {' or '.join(near)}?" if near
                                                                   else f" (in {path.parent.resolve()})."))
-    config = Config.fromfile(path, lazy_import=False)
     if overrides:
         check_keys("--cfg-options", [key.split(".")[0] for key in overrides], TOP_LEVEL)
-        config.merge_from_dict(dict(overrides))
+    try:
+        config = Config.fromfile(path, lazy_import=False, import_custom_modules=False)
+    except Exception as error:  # a config is code, and may fail in any way
+        raise ConfigError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
+    try:
+        config.merge_from_dict(dict(overrides or {}))
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"--cfg-options {' '.join(overrides)} do not fit config {path}: {error}") from error
     check_keys(f"config {path}", config.keys(), TOP_LEVEL)
+    for section in ("tokenizer", "objective", "data", "training"):
+        if section in config and not isinstance(config[section], Mapping):
+            raise ConfigError(f"config section {section} is a dict of settings, got {config[section]!r}.")
     return config
 
 
 def parse_overrides(options: list[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` words of a command line as a mapping; a value is a Python literal, or else text.
+    """``KEY=VALUE`` words of a command line as a mapping; a value is a Python literal, true, false, none, or else text.
 
     Raises:
         ConfigError: If a word has no ``=``.
 
     Example:
-        >>> parse_overrides(["training.max_steps=10", "data.train.dataset.path=/data/my clips", "seed=None"])
-        {'training.max_steps': 10, 'data.train.dataset.path': '/data/my clips', 'seed': None}
+        >>> parse_overrides(["training.max_steps=10", "data.train.dataset.path=/my clips", "training.ema_decay=none"])
+        {'training.max_steps': 10, 'data.train.dataset.path': '/my clips', 'training.ema_decay': None}
     """
     overrides = {}
     for option in options:
@@ -89,5 +98,5 @@ def parse_overrides(options: list[str]) -> dict[str, Any]:
         try:
             overrides[key] = ast.literal_eval(text)
         except (SyntaxError, ValueError):
-            overrides[key] = {"true": True, "false": False}.get(text, text)
+            overrides[key] = {"true": True, "false": False, "none": None, "null": None}.get(text, text)
     return overrides

@@ -7,11 +7,14 @@ float32 where its input is. Their inputs are frames ``(N, C, H, W)`` in [-1, 1].
 from __future__ import annotations
 
 import difflib
+import pickle
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from toolkit import assets
@@ -168,12 +171,11 @@ def _load_strictly(network: nn.Module, path: Path, *, who: str) -> None:
     if not path.is_file():
         raise ValueError(f"{who} needs its weights in a local file, got {str(path)!r}, which does not exist; "
                          f"give a path, or an asset of it if there is one: {', '.join(_CLASSIFIERS)}.")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        tensors = load_file(path)
-    else:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        tensors = (load_file(path) if path.suffix == ".safetensors"
+                   else torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{who}: {path} is damaged, or holds more than tensors. {str(error)[:300]}") from error
     try:
         network.load_state_dict(tensors, strict=True)
     except RuntimeError as error:

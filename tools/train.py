@@ -8,6 +8,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -45,7 +46,8 @@ def report(results: dict, work_dir: Path) -> None:
 
 def main() -> None:
     arguments = parse()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    main_process = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*set_vital.*")  # torchdata calls what torch deprecates
     from toolkit import load_config
@@ -59,12 +61,13 @@ def main() -> None:
     try:
         config = load_config(arguments.config, parse_overrides(arguments.cfg_options))
         trainer = build_trainer(config, work_dir=work_dir, resume=arguments.resume)
-    except (AssetError, DataError, OSError, TypeError, UnknownComponentError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    try:
         finished = trainer.run()
-    except (DataError, ValueError) as error:
+    except (AssetError, DataError, OSError, TypeError, UnknownComponentError, ValueError) as error:
+        logging.debug("where it happened", exc_info=True)
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped at once; --resume goes on from the last checkpoint, if there is one.", file=sys.stderr)
+        sys.exit(130)
     if not finished:
         sys.exit(130)
     results = trainer.compare()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -128,7 +129,7 @@ def _read(path: str | os.PathLike) -> Tensor:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
             pixels = np.array(_three_channels(upright, path))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, TypeError, ValueError, struct.error, Image.DecompressionBombError) as error:
         # Pillow raises any of these for a torn or foreign file
         raise unreadable(path, f"needed an image that Pillow can read, got {error}; "
                                "check the file, convert it or leave it out.") from error

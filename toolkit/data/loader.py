@@ -189,17 +189,26 @@ class ValLoader:
         return self.faults.unreadable
 
     def __iter__(self) -> Iterator[Batch]:
+        for number in range(len(self.sources)):
+            yield from self._read(number)
+
+    def of(self, modality: str) -> Iterator[Batch]:
+        """A pass over the sources of one modality, the others untouched."""
         for number, source in enumerate(self.sources):
-            readable, tried = 0, 0
-            for fetched in self._loader(number):
-                self.faults.add(failures=fetched.failures, tried=fetched.tried)
-                tried += fetched.tried
-                if fetched.pixels is not None:
-                    readable += len(fetched.keys)
-                    yield Batch(fetched.pixels, fetched.keys, source.dataset.modality,
-                                [reason for _, reason in fetched.failures])
-            if tried and not readable:
-                raise self.faults.error(f"all of source {number}; check its files")
+            if source.dataset.modality == modality:
+                yield from self._read(number)
+
+    def _read(self, number: int) -> Iterator[Batch]:
+        source, readable, tried = self.sources[number], 0, 0
+        for fetched in self._loader(number):
+            self.faults.add(failures=fetched.failures, tried=fetched.tried)
+            tried += fetched.tried
+            if fetched.pixels is not None:
+                readable += len(fetched.keys)
+                yield Batch(fetched.pixels, fetched.keys, source.dataset.modality,
+                            [reason for _, reason in fetched.failures])
+        if tried and not readable:
+            raise self.faults.error(f"all of source {number}; check its files")
 
     def _loader(self, number: int) -> StatefulDataLoader:
         source, seed = self.sources[number], mix("validation", number)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from toolkit.data.files import unreadable
 from toolkit.data.transforms import resize
 from toolkit.data.video_file import VideoFile, rgb
+from toolkit.data.video_io import stack
 from toolkit.data.videos import VideoClips
 from toolkit.registry import DATASETS
 
@@ -62,8 +62,10 @@ class InMemoryClips(VideoClips):
     def _decode(self, number: int) -> Tensor:
         """All frames of a file, (T, H, W, 3) uint8."""
         with VideoFile(self.files[number]) as video:
-            frames = [rgb(frame)[None] for _, frame in video.frames_from()]
+            frames = [self._small(rgb(frame)) for _, frame in video.frames_from()]
         if not frames:
             raise unreadable(self.files[number], "needed at least one frame, got none; leave the file out.")
-        small = [resize(frame, size=self.framing.largest(*frame.shape[1:3])) for frame in frames]
-        return torch.cat(small)
+        return stack(frames, path=self.files[number])
+
+    def _small(self, frame: Tensor) -> Tensor:
+        return resize(frame[None], size=self.framing.largest(*frame.shape[:2]))[0]

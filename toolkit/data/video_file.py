@@ -92,6 +92,10 @@ class VideoFile(AbstractContextManager):
         if self._stream is None:
             self._container.close()
             raise unreadable(self.path, "needed a video stream, got none; leave the file out.")
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise unreadable(self.path, "needed a codec that FFmpeg knows, got another; convert the file or leave it "
+                                        "out.")
         self._stream.thread_type = self.thread_type
         if self.thread_type == "NONE":
             self._stream.codec_context.thread_count = 1

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import logging
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -48,8 +49,12 @@ def build_sources(where: str, config: Mapping[str, Any] | list[Mapping[str, Any]
         >>> [source.batch_size for source in build_sources("data.train", dict(dataset=clips, batch_size=2))]
         [2]
     """
+    sections = [config] if isinstance(config, Mapping) else config
+    if not isinstance(sections, list | tuple) or not all(isinstance(section, Mapping) for section in sections):
+        raise ConfigError(f"{where} is dict(dataset=dict(type=...), batch_size=...) or a list of those, "
+                          f"got {config!r}.")
     sources = []
-    for section in [config] if isinstance(config, Mapping) else config:
+    for section in sections:
         check_keys(where, section, ("dataset", "batch_size", "num_workers", "weight"))
         missing = [key for key in ("dataset", "batch_size") if key not in section]
         if missing:
@@ -78,6 +83,8 @@ def build_discriminators(config: Mapping[str, Any] | None, modalities: Iterable[
     modalities = sorted(set(modalities))
     if not config:
         return {}
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"discriminator is dict(type=...), modality=dict(type=...) or None, got {config!r}.")
     if "type" in config:
         if len(modalities) > 1:
             raise ConfigError(f"data.train mixes {' and '.join(modalities)}, whose sizes differ; give each its "
@@ -106,7 +113,7 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
         >>> from toolkit import load_config
         >>> trainer = build_trainer(load_config("configs/demo_video.py"), work_dir=tempfile.mkdtemp())
         >>> trainer.step, trainer.settings.max_steps, sorted(path.name for path in trainer.work_dir.iterdir())
-        (0, 700, ['config.py', 'provenance.json'])
+        (0, 2000, ['config.py', 'provenance.json'])
     """
     work_dir = Path(work_dir)
     missing = [key for key in ("tokenizer", "objective", "data", "training") if key not in config]
@@ -114,13 +121,19 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
         raise ConfigError(f"training needs the config sections {', '.join(missing)}.")
     check_keys("data", config.data, ("train", "val"))
     settings = Settings.from_config(config.training)
+    seed = config.get("seed", 0)
+    if not isinstance(seed, int):
+        raise ConfigError(f"seed is a whole number, got {seed!r}.")
     if not resume and checkpoints_in(work_dir / "checkpoints"):
         raise ConfigError(f"{work_dir} already holds a run; add --resume to continue it, or give another --work-dir.")
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
-    seed = config.get("seed", 0)
+    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ConfigError("training.mixed_precision='fp16' needs a GPU; a CPU trains in 'no' or 'bf16'.")
     set_seed(seed)
     tokenizer = build_tokenizer(config.tokenizer)
-    train, val = build_sources("data.train", config.data.train), build_sources("data.val", config.data.val)
+    metrics = config.get("metrics") or []
+    build_metrics(metrics, tokenizer)  # now, lest a mistake in them ends the run at its first validation
+    train, val = (build_sources(f"data.{split}", config.data.get(split)) for split in ("train", "val"))
     modalities = sorted({source.dataset.modality for source in train})
     discriminators = build_discriminators(config.get("discriminator"), modalities)
     if bool(discriminators) != bool(config.objective.get("adversarial")):
@@ -134,7 +147,7 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
         train_loader=TrainLoader(train, seed=seed, draws_per_choice=settings.gradient_accumulation_steps,
                                  max_unreadable_share=settings.max_unreadable_share, **place),
         val_loader=ValLoader(val, **place), settings=settings, accelerator=accelerator, work_dir=work_dir,
-        make_metrics=functools.partial(build_metrics, config.get("metrics", [])))
+        make_metrics=functools.partial(build_metrics, metrics))
     if accelerator.is_main_process:
         saved = work_dir / "config.py"
         if resume and saved.exists() and saved.read_text() != config.pretty_text:
@@ -146,6 +159,15 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     return trainer
 
 
+def _git_commit() -> str | None:
+    """Of the checkout this package runs from, if it is one."""
+    root = Path(toolkit.__file__).parent.parent
+    if not (root / ".git").exists() or not shutil.which("git"):
+        return None
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    return git.stdout.strip() or None
+
+
 def provenance(seed: int, trainer: Trainer) -> dict[str, Any]:
     """What produced a run: versions, plugins, commit, seed, command, hardware."""
     parts = [trainer.tokenizer.plain.encoder, trainer.tokenizer.plain.quantizer, trainer.tokenizer.plain.decoder,
@@ -155,11 +177,9 @@ def provenance(seed: int, trainer: Trainer) -> dict[str, Any]:
     offered = importlib.metadata.packages_distributions()
     plugins = sorted({distribution for package in packages for distribution in offered.get(package, [])})
     device = trainer.accelerator.device
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(toolkit.__file__).parent, capture_output=True,
-                         text=True, check=False)
     return {"toolkit": toolkit.__version__, "torch": torch.__version__, "python": platform.python_version(),
             "plugins": {name: importlib.metadata.version(name) for name in plugins},
-            "git_commit": git.stdout.strip() or None, "seed": seed, "command": sys.argv,
+            "git_commit": _git_commit(), "seed": seed, "command": sys.argv,
             "num_processes": trainer.accelerator.num_processes,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or device.type,
             "num_threads": torch.get_num_threads()}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -128,9 +129,14 @@ class CheckpointWriter:
 
         Raises:
             FileNotFoundError: If the checkpoint was written by fewer processes.
+            ValueError: If it is of another config, or damaged.
         """
-        for name, module in modules.items():
-            load_weights(module, checkpoint / f"{name}.safetensors")
+        try:
+            for name, module in modules.items():
+                load_weights(module, checkpoint / f"{name}.safetensors")
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"{checkpoint} does not fit this config, or is damaged; resume with the config of the "
+                             f"run, or delete the checkpoint. {str(error)[:500]}") from error
         own = checkpoint / f"process_{self.rank}.pt"
         if not own.is_file():
             raise FileNotFoundError(f"{checkpoint} has no state of process {self.rank}: it was written by fewer "

@@ -19,9 +19,8 @@ Codec = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 def as_codec(tokenizer: Tokenizer) -> Codec:
     """The tokenizer as pixels (B, C, T, H, W) -> (reconstruction of that shape, indices)."""
     def codec(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        # Not forward, which training may have wrapped in autocast.
-        quantized = tokenizer.encode(pixels)
-        return tokenizer.decode(quantized.codes, tuple(pixels.shape[2:])), quantized.indices
+        output = tokenizer(pixels)
+        return output.reconstruction, output.indices
     return codec
 
 

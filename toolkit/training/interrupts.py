@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from types import FrameType
+
+logger = logging.getLogger(__name__)
 
 
 class Interrupts:
@@ -25,6 +28,7 @@ class Interrupts:
             signal.signal(number, self._previous[number])
             raise KeyboardInterrupt
         self.requested = True
+        logger.warning("stopping after this step, with a checkpoint; once more to stop at once, without.")
 
     def __enter__(self) -> Interrupts:
         self._previous = {number: signal.signal(number, self._handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import time
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from toolkit.data import write_image, write_video
+
+logger = logging.getLogger(__name__)
 
 
 def above(target: Tensor, reconstruction: Tensor) -> Tensor:
@@ -43,6 +46,15 @@ def as_gif(pixels: Tensor, fps: float) -> bytes:
     return buffer.getvalue()
 
 
+def _is_kept(line: str, step: int) -> bool:
+    """Whether a line of metrics.jsonl is whole and of a step up to ``step``."""
+    try:
+        return json.loads(line)["step"] <= step
+    except ValueError:
+        logger.warning("metrics.jsonl: a torn line is left out: %s", line[:80])
+        return False
+
+
 class RunLog:
     """The record of one run, kept by the main process; on the others every method does nothing.
 
@@ -58,9 +70,10 @@ class RunLog:
         if not active:
             return
         self.path = work_dir / "metrics.jsonl"
-        kept = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in kept if json.loads(line)["step"] <= step] if step else []
-        self.path.write_text("".join(line + "\n" for line in kept))
+        lines = self.path.read_text().splitlines() if step and self.path.exists() else []
+        aside = self.path.with_suffix(".partial")
+        aside.write_text("".join(line + "\n" for line in lines if _is_kept(line, step)))
+        aside.replace(self.path)
         self.events = SummaryWriter(str(work_dir / "events"), purge_step=step + 1 if step else None)
         self.bar = tqdm(total=max_steps, initial=step, unit="step", dynamic_ncols=True, mininterval=0.5)
         self.started = time.time()

@@ -1,8 +1,8 @@
 """What training minimises: every term with its weight, in one place.
 
 The tokenizer's total is ``sum(weight * loss) + sum(weight * quantizer loss) + weight * adversarial``;
-the discriminator's is ``weight * adversarial + lecam + r1``. A term that is absent or whose weight
-is zero at a step is not computed.
+the discriminator's is ``weight * adversarial + lecam + r1``. A loss on the reconstruction, an
+adversarial side, LeCAM or R1 that is absent or whose weight is zero at a step is not computed.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
         if quantizer is not None and name not in weights:
             logger.info("objective.quantizer: %s returns no loss %r; its weight is ignored.",
                         type(quantizer).__name__, name)
-        weights[name] = weight
+        weights[name] = 0.0 if weight is None else weight
     adversarial = config.get("adversarial")
     adversaries = {modality: _build_adversary(adversarial) for modality in modalities} if adversarial else {}
     for schedule in [*weights.values(), *(weight for _, weight in losses.values())]:
@@ -221,7 +221,15 @@ def _build_term(name: str, term: Mapping[str, Any]) -> tuple[Loss, Schedule]:
     check_keys(f"objective.losses.{name}", term, ("loss", "weight"))
     if "loss" not in term or "weight" not in term:
         raise ConfigError(f"objective.losses.{name} needs loss=dict(type=...) and weight=..., got {dict(term)}.")
-    return build_part(LOSSES, term["loss"]), term["weight"]
+    return _build_loss(f"objective.losses.{name}.loss", term["loss"], Loss), term["weight"]
+
+
+def _build_loss(where: str, config: Mapping[str, Any], kind: type) -> Any:
+    loss = build_part(LOSSES, config)
+    if not isinstance(loss, kind):
+        raise ConfigError(f"{where} takes a {kind.__name__}, got {type(loss).__name__}, which is a "
+                          f"{type(loss).__mro__[1].__name__}.")
+    return loss
 
 
 def _build_adversary(config: Mapping[str, Any]) -> Adversary:
@@ -230,11 +238,15 @@ def _build_adversary(config: Mapping[str, Any]) -> Adversary:
     check_keys("objective.adversarial.lecam", lecam, ("weight", "decay", "per_logit"))
     check_keys("objective.adversarial.r1", r1, ("weight", "every"))
     lecam_weight = lecam.pop("weight", 0.0)
+    every = r1.get("every", 1)
+    if "loss" not in config or not isinstance(every, int) or every < 1:
+        raise ConfigError("objective.adversarial needs loss=dict(type=...), and a whole number of at least 1 as "
+                          f"r1.every, got {dict(config)}.")
     terms = Adversary(
-        build_part(LOSSES, config["loss"]), weight=config.get("weight", 0.1),
+        _build_loss("objective.adversarial.loss", config["loss"], AdversarialLoss), weight=config.get("weight", 0.1),
         discriminator_weight=config.get("discriminator_weight", 1.0),
         lecam=LeCAM(**lecam) if lecam_weight else None, lecam_weight=lecam_weight,
-        r1_weight=r1.get("weight", 0.0), r1_every=r1.get("every", 1))
+        r1_weight=r1.get("weight", 0.0), r1_every=every)
     for schedule in (terms.weight, terms.discriminator_weight, terms.lecam_weight, terms.r1_weight):
         value_at(schedule, 0)
     return terms

@@ -1,4 +1,4 @@
-"""A network with what trains it: its optimizer and the schedule of its learning rate."""
+"""A network with what trains it: its optimizer, gradient scaling and the schedule of its learning rate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from timm.scheduler import CosineLRScheduler
-from torch import nn
+from torch import Tensor, nn
 
 from toolkit.training.settings import Settings
 
@@ -19,7 +19,7 @@ class Trained:
         module: The plain network.
         learning_rate: After the warm-up.
         settings: The rest of the schedule.
-        accelerator: Places and wraps the module and its optimizer.
+        accelerator: Places the module and wraps it for its processes.
 
     Attributes:
         plain: The network itself.
@@ -27,31 +27,43 @@ class Trained:
     """
 
     def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator):
-        optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, betas=tuple(settings.betas),
-                                     eps=settings.eps, weight_decay=settings.weight_decay, fused=True)
-        self.plain = module
-        # Built before the optimizer is wrapped, and stepped by hand once per optimizer step: a
-        # prepared scheduler would step once per process.
+        if accelerator.device.type == "cuda":
+            module.to(memory_format=torch.channels_last_3d)
+        self.plain, self.module = module, accelerator.prepare(module)
+        # accelerate puts autocast around forward for good; the trainer enters it where it is wanted.
+        module.__dict__.pop("forward", None)
+        self.optimizer = torch.optim.Adam(
+            module.parameters(), lr=learning_rate, betas=tuple(settings.betas), eps=settings.eps,
+            weight_decay=settings.weight_decay, fused=True)
+        # One scaler per network: with a shared one, the first network's step would change the scale
+        # under the second's gradients.
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.mixed_precision == "fp16")
+        # Stepped by hand once per optimizer step: a prepared scheduler would step once per process.
         self.schedule = CosineLRScheduler(
-            optimizer, t_initial=settings.max_steps, lr_min=settings.min_learning_rate, t_in_epochs=False,
+            self.optimizer, t_initial=settings.max_steps, lr_min=settings.min_learning_rate, t_in_epochs=False,
             warmup_t=settings.warmup_steps)
-        self.module, self.optimizer = accelerator.prepare(module, optimizer)
 
     @property
     def learning_rate(self) -> float:
         """Of the last step taken."""
         return self.optimizer.param_groups[0]["lr"]
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a () loss."""
+        self.scaler.scale(loss).backward()
+
     def step(self, step: int) -> None:
         """Update the weights with the rate of optimizer step ``step``, and clear the gradients."""
         self.schedule.step_update(step)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state; the schedule is a function of the step."""
-        return self.optimizer.state_dict()
+        """The optimizer's and the scaler's state; the schedule is a function of the step."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        self.optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])

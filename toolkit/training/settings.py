@@ -27,7 +27,9 @@ class Settings:
             takes it to ``min_learning_rate``.
         discriminator_learning_rate: The same for discriminators; None: as the tokenizer's.
         betas, eps, weight_decay: Adam's.
-        gradient_accumulation_steps: Micro-batches per optimizer step.
+        gradient_accumulation_steps: Micro-batches per optimizer step. Equal to one larger batch for every
+            per-sample term; entropies of the codebook and LeCAM see one micro-batch (of all processes) at
+            a time.
         mixed_precision: "no", "bf16" or "fp16".
         activation_checkpointing: Recompute activations in the backward pass.
         ema_decay: Of the averaged weights that are validated and exported; None: no average. The average
@@ -73,6 +75,8 @@ class Settings:
         check_keys("training.checkpoints", checkpoints, tuple(f.name for f in fields(Checkpoints)))
         if "max_steps" not in config:
             raise ConfigError("training needs max_steps, the number of optimizer steps.")
+        if not isinstance(checkpoints, Mapping):
+            raise ConfigError(f"training.checkpoints is dict(every=..., keep=...), got {checkpoints!r}.")
         settings = cls(**{**config, "checkpoints": Checkpoints(**checkpoints)})
         settings.check()
         return settings
@@ -82,8 +86,19 @@ class Settings:
         for name in ("max_steps", "gradient_accumulation_steps", "log_every", "validate_every", "num_samples"):
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 raise ConfigError(f"training.{name} must be a whole number of at least 1, got {value!r}.")
-        if self.checkpoints.every < 1 or (self.checkpoints.keep is not None and self.checkpoints.keep < 1):
-            raise ConfigError(f"training.checkpoints must be at least 1 each, got {self.checkpoints}.")
+        for name, value in (("every", self.checkpoints.every), ("keep", self.checkpoints.keep or 1)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"training.checkpoints.{name} must be a whole number of at least 1, got {value!r}.")
+        for name in ("learning_rate", "discriminator_learning_rate", "min_learning_rate", "warmup_steps", "eps",
+                     "weight_decay", "ema_decay", "max_unreadable_share"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+                raise ConfigError(f"training.{name} must be a number of at least 0, got {value!r}.")
+        for name in ("activation_checkpointing", "ema_warmup"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ConfigError(f"training.{name} is True or False, got {value!r}.")
+        if not isinstance(self.betas, list | tuple) or len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
+            raise ConfigError(f"training.betas are two numbers in [0, 1), got {self.betas!r}.")
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ConfigError(f"training.mixed_precision is 'no', 'bf16' or 'fp16', got {self.mixed_precision!r}.")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:

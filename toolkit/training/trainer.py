@@ -81,12 +81,15 @@ class Trainer:
             tokenizer.to(accelerator.device), decay=settings.ema_decay, use_warmup=settings.ema_warmup)
         self.tokenizer = Trained(tokenizer, learning_rate=settings.learning_rate, settings=settings,
                                  accelerator=accelerator)
-        rate = settings.discriminator_learning_rate or settings.learning_rate
+        rate = settings.discriminator_learning_rate
+        rate = settings.learning_rate if rate is None else rate
         self.discriminators = {
             modality: Trained(network, learning_rate=rate, settings=settings, accelerator=accelerator)
             for modality, network in discriminators.items()}
         self.step = 0
-        self._seen: set[str] = set()
+        self._seen: set[tuple[str, tuple[int, ...]]] = set()
+        # modality -> scalar -> its values since the last line of the log
+        self._unlogged: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
         self.scores: dict[str, dict[str, float]] = {}
         self.checkpoints = CheckpointWriter(work_dir / "checkpoints", keep=settings.checkpoints.keep,
                                             rank=accelerator.process_index, barrier=accelerator.wait_for_everyone)
@@ -142,7 +145,7 @@ class Trainer:
 
     def _train_step(self, log: RunLog) -> None:
         """One optimizer step of the tokenizer and, if it plays, of the discriminator."""
-        started, accumulated = time.time(), defaultdict(list)
+        started = time.time()
         self.tokenizer.module.train()
         self.objective.train()
         num_micro = self.settings.gradient_accumulation_steps
@@ -150,7 +153,7 @@ class Trainer:
             batch = next(self.train_loader)
             self._check_fit(batch)
             for name, value in self._accumulate(batch, share=1 / num_micro, last=micro == num_micro - 1).items():
-                accumulated[name].append(value)
+                self._unlogged[batch.modality][name].append(value)
         self.tokenizer.step(self.step)
         if (opponent := self._opponent(batch.modality)) is not None:
             opponent.step(self.step)
@@ -159,9 +162,11 @@ class Trainer:
             self.ema.update(self.tokenizer.plain, step=self.step)
         log.advance()
         if self.step % self.settings.log_every == 0 or self.step == self.settings.max_steps:
-            means = self._reduce({name: torch.stack(values).mean() for name, values in accumulated.items()})
-            log.scalars("train", batch.modality, self.step, {
-                **means, "learning_rate": self.tokenizer.learning_rate, "seconds_per_step": time.time() - started})
+            timing = {"learning_rate": self.tokenizer.learning_rate, "seconds_per_step": time.time() - started}
+            for modality, scalars in self._unlogged.items():
+                means = self._reduce({name: torch.stack(values).mean() for name, values in scalars.items()})
+                log.scalars("train", modality, self.step, means | timing)
+            self._unlogged.clear()
 
     def _opponent(self, modality: str) -> Trained | None:
         """The discriminator that learns in this step."""
@@ -171,10 +176,10 @@ class Trainer:
 
     def _check_fit(self, batch: Batch) -> None:
         """Refuse clips that the discriminator cannot take, and say once when clips will be padded."""
-        if batch.modality in self._seen:
-            return
-        self._seen.add(batch.modality)
         size, tokenizer = tuple(batch.pixels.shape[2:]), self.tokenizer.plain
+        if (batch.modality, size) in self._seen:
+            return
+        self._seen.add((batch.modality, size))
         opponent = self.discriminators.get(batch.modality)
         if opponent is not None and opponent.plain.size not in (None, size):
             raise ConfigError(f"the discriminator takes (T, H, W) = {opponent.plain.size}, data.train gives "
@@ -189,12 +194,12 @@ class Trainer:
         pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
         opponent, step = self._opponent(batch.modality), self.step
         with self._synchronised(self.tokenizer, last):
-            output = self.tokenizer.module(pixels)
             with self.accelerator.autocast():
+                output = self.tokenizer.module(pixels)
                 total, scalars = self.objective.generator_loss(
                     output, pixels, step=step, modality=batch.modality,
                     discriminator=opponent and opponent.plain)
-            self.accelerator.backward(total * share)
+            self.tokenizer.backward(total * share)
         if opponent is not None:
             output.reconstruction = output.reconstruction.detach()
             with self._synchronised(opponent, last):
@@ -202,7 +207,7 @@ class Trainer:
                     total, more = self.objective.discriminator_loss(
                         output, pixels, step=step, modality=batch.modality, discriminator=opponent.module,
                         plain_discriminator=opponent.plain)
-                self.accelerator.backward(total * share)
+                opponent.backward(total * share)
             scalars |= more
         if output.indices is not None:
             tokenizer = self.tokenizer.plain
@@ -240,10 +245,8 @@ class Trainer:
 
     def val_batches(self) -> dict[str, Callable[[], Iterator[Batch]]]:
         """modality -> a fresh pass over its validation batches."""
-        def batches(modality: str) -> Iterator[Batch]:
-            return (batch for batch in self.val_loader if batch.modality == modality)
         modalities = dict.fromkeys(source.dataset.modality for source in self.val_loader.sources)
-        return {modality: functools.partial(batches, modality) for modality in modalities}
+        return {modality: functools.partial(self.val_loader.of, modality) for modality in modalities}
 
     def compare(self) -> dict[str, dict[str, dict[str, float]]]:
         """modality -> codec -> scores: the last validation's beside untrained codecs of the same grid and bits."""
@@ -261,9 +264,8 @@ class Trainer:
 
     def save_checkpoint(self) -> Path:
         """Write ``checkpoints/step_N`` from which a run continues exactly."""
-        optimizers = {name: network.state_dict() for name, network in self._trained().items()}
-        shared = {"step": self.step, "optimizers": optimizers,
-                  "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}}
+        shared = {"step": self.step,
+                  "optimizers": {name: network.state_dict() for name, network in self._trained().items()}}
         own = {"random": random_state(), "data": self.train_loader.state_dict()}
         return self.checkpoints.write(self.step, modules=self._modules(), shared=shared, own=own)
 
@@ -280,8 +282,6 @@ class Trainer:
         shared, own = self.checkpoints.read(found[-1], modules=self._modules())
         for name, network in self._trained().items():
             network.load_state_dict(shared["optimizers"][name])
-        if self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(shared["scaler"])
         self.train_loader.load_state_dict(own["data"])
         set_random_state(own["random"])
         self.step = checkpoint_step(found[-1])
