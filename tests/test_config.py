@@ -13,7 +13,7 @@ import torch
 import toolkit
 from toolkit.build import build_tokenizer
 from toolkit.config import TOP_LEVEL, ConfigError, check_keys, load_config, parse_overrides
-from toolkit.registry import DISCRIMINATORS
+from toolkit.training.assemble import build_discriminators
 
 CONFIGS = Path(toolkit.__file__).parent.parent / "configs"
 RUNNABLE = sorted(CONFIGS.glob("*.py"))
@@ -140,14 +140,14 @@ def test_shipped_config_builds_its_networks(path):
     config = load_config(path)
     with torch.device("meta"):
         tokenizer = build_tokenizer(config.tokenizer)
-        if config.get("discriminator"):
-            DISCRIMINATORS.build(config.discriminator)
+        modalities = ["image", "video"] if isinstance(config.data.train, list) else ["any"]
+        sizes = {network.size for network in build_discriminators(config.get("discriminator"), modalities).values()}
     assert tokenizer.codebook_size > 0
-    size = config.data.train.dataset.size
-    frames = config.data.train.dataset.get("num_frames", 1)
-    assert tokenizer.fitting_size((frames, size, size)) == (frames, size, size)
-    if config.get("discriminator"):
-        assert tuple(config.discriminator.size) == (frames, size, size)
+    sources = config.data.train if isinstance(config.data.train, list) else [config.data.train]
+    for dataset in (source.dataset for source in sources):
+        clip = (dataset.get("num_frames", 1), dataset.size, dataset.size)
+        assert tokenizer.fitting_size(clip) == clip
+        assert not sizes or clip in sizes
 
 
 @pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)

@@ -157,6 +157,21 @@ MISTAKES = {
         ["(5, 16, 16)", "(5, 24, 24)", "discriminator.size"]),
     "a discriminator without its objective": (dict(discriminator=DISCRIMINATOR),
                                               ["discriminator and objective.adversarial belong together"]),
+    "no validation data": (dict(data__val=None), ["data.val is dict(dataset="]),
+    "a section that is none": (dict(objective=None), ["config section objective is a dict"]),
+    "wrong metric name": (dict(metrics=[dict(type="PSNRR")]), ["metric", "'PSNRR'", "did you mean 'PSNR'"]),
+    "a reconstruction loss as the game": (
+        dict(discriminator=DISCRIMINATOR, objective__adversarial=dict(loss=dict(type="L2"))),
+        ["objective.adversarial.loss takes a AdversarialLoss, got L2"]),
+    "a game as a reconstruction loss": (dict(objective__losses__reconstruction__loss__type="Hinge"),
+                                        ["objective.losses.reconstruction.loss takes a Loss, got Hinge"]),
+    "R1 every zero steps": (
+        dict(discriminator=DISCRIMINATOR, objective__adversarial=dict(**ADVERSARIAL, r1=dict(weight=1.0, every=0))),
+        ["r1.every"]),
+    "a discriminator that is no dict": (dict(discriminator="none", objective__adversarial=ADVERSARIAL),
+                                        ["discriminator is dict(type=...)"]),
+    "a fraction of a batch": (dict(data__train__batch_size=1.5), ["whole numbers as batch_size"]),
+    "words for a switch": (dict(training__activation_checkpointing="off"), ["activation_checkpointing is True"]),
     "an adversarial objective without its discriminator": (
         dict(objective__adversarial=ADVERSARIAL), ["discriminator and objective.adversarial belong together"]),
 }

@@ -54,8 +54,16 @@ def test_what_was_written_comes_back(tmp_path):
 
 def test_weights_that_do_not_fit_are_an_error(tmp_path):
     write(tmp_path, 1)
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ValueError, match=r"(?s)step_1 does not fit this config.*size mismatch"):
         writer(tmp_path).read(tmp_path / "step_1", modules={"layer": nn.Linear(3, 2)})
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    write(tmp_path, 1)
+    file = next((tmp_path / "step_1").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(ValueError, match="step_1 does not fit this config, or is damaged"):
+        writer(tmp_path).read(tmp_path / "step_1", modules={file.stem: nn.Linear(2, 2)})
 
 
 def test_a_process_without_a_state_is_told_so(tmp_path):

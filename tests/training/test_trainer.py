@@ -215,11 +215,27 @@ def test_validation_and_export_are_float32_after_training_in_bf16(clips, tmp_pat
     assert all(tensor.dtype == torch.float32 for tensor in exported.state_dict().values())
     assert torch.equal(exported.tokenize(pixels), plain.indices) and torch.equal(indices, plain.indices)
     assert reconstruction.dtype == torch.float32 and torch.equal(reconstruction, plain.reconstruction)
-    # the precision was in use: a forward pass of the trained network differs from the float32 one
-    with torch.no_grad():
-        low = trainer.tokenizer.module(pixels).latents
-        full = trainer.tokenizer.plain._latents(pixels)
-    assert 1e-6 < (low.float() - full).abs().max() < 0.5
+
+
+def test_bf16_computes_both_networks_in_it_but_r1_in_float32(clips, tmp_path):
+    config = tiny_config(clips, gan=True, training__max_steps=2, training__mixed_precision="bf16")
+    trainer = build_trainer(Config(config), work_dir=tmp_path)
+    seen = {"tokenizer": [], "discriminator": []}
+    trainer.tokenizer.plain.encoder.conv_in.register_forward_hook(
+        lambda conv, inputs, output: seen["tokenizer"].append((torch.is_grad_enabled(), output.dtype)))
+    trainer.discriminators["video"].plain.conv_in.register_forward_hook(
+        lambda conv, inputs, output: seen["discriminator"].append(output.dtype))
+    trainer.run()
+    assert {dtype for training, dtype in seen["tokenizer"] if training} == {torch.bfloat16}
+    num_r1 = len([line for line in metric_lines(tmp_path) if "r1" in line])
+    # each step: once for the generator, once for the discriminator, and R1 where it is taken
+    assert num_r1 and seen["discriminator"].count(torch.float32) == num_r1
+    assert seen["discriminator"].count(torch.bfloat16) == 4
+
+
+def test_fp16_without_a_gpu_is_refused(clips, tmp_path):
+    with pytest.raises(ConfigError, match="fp16"):
+        build_trainer(Config(tiny_config(clips, training__mixed_precision="fp16")), work_dir=tmp_path)
 
 
 def test_frozen_networks_are_in_no_checkpoint(clips, tmp_path):

@@ -32,6 +32,7 @@ class InMemoryClips(VideoClips):
         DataError: If there is nothing at ``path``; on reading, if a file is no video or too short.
 
     Example:
+        >>> import torch
         >>> clips = InMemoryClips(num_frames=5, size=64, train=False, clips_per_video=2)   # carphone
         >>> torch.equal(clips[1]["pixels"],
         ...             VideoClips(num_frames=5, size=64, train=False, clips_per_video=2)[1]["pixels"])

@@ -72,11 +72,11 @@ class Settings:
         """
         check_keys("training", config, tuple(f.name for f in fields(cls)))
         checkpoints = config.get("checkpoints", {})
-        check_keys("training.checkpoints", checkpoints, tuple(f.name for f in fields(Checkpoints)))
         if "max_steps" not in config:
             raise ConfigError("training needs max_steps, the number of optimizer steps.")
         if not isinstance(checkpoints, Mapping):
             raise ConfigError(f"training.checkpoints is dict(every=..., keep=...), got {checkpoints!r}.")
+        check_keys("training.checkpoints", checkpoints, tuple(f.name for f in fields(Checkpoints)))
         settings = cls(**{**config, "checkpoints": Checkpoints(**checkpoints)})
         settings.check()
         return settings
@@ -86,8 +86,8 @@ class Settings:
         for name in ("max_steps", "gradient_accumulation_steps", "log_every", "validate_every", "num_samples"):
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 raise ConfigError(f"training.{name} must be a whole number of at least 1, got {value!r}.")
-        for name, value in (("every", self.checkpoints.every), ("keep", self.checkpoints.keep or 1)):
-            if not isinstance(value, int) or value < 1:
+        for name, value in vars(self.checkpoints).items():
+            if (name, value) != ("keep", None) and (not isinstance(value, int) or value < 1):
                 raise ConfigError(f"training.checkpoints.{name} must be a whole number of at least 1, got {value!r}.")
         for name in ("learning_rate", "discriminator_learning_rate", "min_learning_rate", "warmup_steps", "eps",
                      "weight_decay", "ema_decay", "max_unreadable_share"):
