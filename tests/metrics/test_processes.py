@@ -39,6 +39,7 @@ def run(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     mp.spawn(run, args=(str(tmp_path),), nprocs=2)
     expected = scores(batches())

@@ -115,6 +115,7 @@ def entropies_of(weight: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
     return binary_entropies((batch @ weight).tanh(), 0.7)
 
 
+@pytest.mark.slow
 def test_two_processes_see_the_entropy_of_the_joined_batch_and_its_gradient(tmp_path):
     mp.spawn(train_share, args=(str(tmp_path),), nprocs=2)
     weight, batch = joined_batch()

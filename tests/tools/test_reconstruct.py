@@ -69,6 +69,7 @@ def scores_by_scikit_image(tokenizer, pixels) -> tuple[float, float, float]:
     return 6 * output.indices.numel() / target[..., 0].size, float(np.mean(psnr)), float(np.mean(ssim))
 
 
+@pytest.mark.slow
 def test_a_folder_is_mirrored_and_its_unreadable_files_are_listed(tokenizer, folder, tmp_path):
     done = run("reconstruct", folder, "--tokenizer", tokenizer, "--output", tmp_path / "out")
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
