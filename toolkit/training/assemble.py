@@ -169,7 +169,15 @@ def _git_commit() -> str | None:
 
 
 def provenance(seed: int, trainer: Trainer) -> dict[str, Any]:
-    """What produced a run: versions, plugins, commit, seed, command, hardware."""
+    """What produced a run: versions, plugins, commit, seed, command, hardware.
+
+    Example:
+        >>> import tempfile
+        >>> from toolkit import load_config
+        >>> trainer = build_trainer(load_config("configs/demo_video.py"), work_dir=tempfile.mkdtemp())
+        >>> provenance(7, trainer)["seed"], provenance(7, trainer)["plugins"]
+        (7, {})
+    """
     parts = [trainer.tokenizer.plain.encoder, trainer.tokenizer.plain.quantizer, trainer.tokenizer.plain.decoder,
              *(network.plain for network in trainer.discriminators.values()), *trainer.objective.losses.values(),
              *(source.dataset for source in [*trainer.train_loader.sources, *trainer.val_loader.sources])]

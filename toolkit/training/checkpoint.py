@@ -41,7 +41,15 @@ def checkpoints_in(directory: Path) -> list[Path]:
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """A module's state as safetensors, in its own precision."""
+    """A module's state as safetensors, in its own precision.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "layer.safetensors"
+        >>> save_weights(nn.Linear(2, 1), path)
+        >>> sorted(load_file(path))
+        ['bias', 'weight']
+    """
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
 
 
@@ -72,7 +80,11 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restore what :func:`random_state` returned."""
+    """Restore what :func:`random_state` returned.
+
+    Example:
+        >>> set_random_state(random_state())
+    """
     torch.set_rng_state(state["torch"])
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
@@ -90,6 +102,14 @@ class CheckpointWriter:
         keep: How many to keep; None: all.
         rank: This process; process 0 creates, renames and deletes folders.
         barrier: Waits for all processes.
+
+    Example:
+        >>> import tempfile
+        >>> writer = CheckpointWriter(Path(tempfile.mkdtemp()), keep=1, rank=0, barrier=lambda: None)
+        >>> for step in (10, 20):
+        ...     path = writer.write(step, modules={"layer": nn.Linear(2, 1)}, shared={"step": step}, own={})
+        >>> [path.name for path in checkpoints_in(writer.directory)]
+        ['step_20']
     """
 
     def __init__(self, directory: Path, *, keep: int | None, rank: int, barrier: Any):

@@ -17,7 +17,14 @@ Codec = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 def as_codec(tokenizer: Tokenizer) -> Codec:
-    """The tokenizer as pixels (B, C, T, H, W) -> (reconstruction of that shape, indices)."""
+    """The tokenizer as pixels (B, C, T, H, W) -> (reconstruction of that shape, indices).
+
+    Example:
+        >>> from toolkit import build_tokenizer, load_config
+        >>> codec = as_codec(build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval())
+        >>> [tuple(x.shape) for x in codec(torch.zeros(2, 3, 1, 16, 16))]
+        [(2, 3, 1, 16, 16), (2, 1, 2, 2, 1)]
+    """
     def codec(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         output = tokenizer(pixels)
         return output.reconstruction, output.indices
@@ -65,6 +72,14 @@ def anchor_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],
 
     Returns:
         codec -> score name -> value.
+
+    Example:
+        >>> from toolkit import build_tokenizer, load_config
+        >>> from toolkit.metrics import PSNR
+        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer)
+        >>> white = [Batch(torch.ones(1, 3, 1, 16, 16), keys=["white"], modality="image")]
+        >>> anchor_scores(tokenizer, lambda: white, lambda codec: [PSNR()])   # PSNR's cap: no error at all
+        {'thumbnail': {'psnr': 100.0}, 'mean colour': {'psnr': 100.0}}
     """
     if not tokenizer.codebook_size:
         return {}

@@ -63,6 +63,13 @@ class RunLog:
         step: Steps already taken: later lines of an earlier attempt are cut.
         max_steps: Steps of the whole run.
         active: Whether this process keeps the record.
+
+    Example:
+        >>> import tempfile
+        >>> log = RunLog(Path(tempfile.mkdtemp()), step=0, max_steps=1, active=True)
+        >>> log.scalars("train", "video", 1, {"reconstruction": 0.5}); log.close()
+        >>> json.loads(log.path.read_text())["reconstruction"]
+        0.5
     """
 
     def __init__(self, work_dir: Path, *, step: int, max_steps: int, active: bool):

@@ -59,6 +59,13 @@ class Adversary(nn.Module):
         lecam_weight: A number or a schedule.
         r1_weight: Average weight of R1 per step, a number or a schedule.
         r1_every: R1 is computed every so many steps, and then multiplied by that number.
+
+    Example:
+        >>> from toolkit.registry import LOSSES
+        >>> adversary = Adversary(LOSSES.build(dict(type="Hinge")), weight=0.5)
+        >>> mean = nn.Sequential(nn.Flatten(), nn.AvgPool1d(12))   # a discriminator of brightness
+        >>> adversary.generator_loss(torch.ones(2, 3, 1, 2, 2), mean, step=0)[0].item()   # 0.5 * -1
+        -0.5
     """
 
     def __init__(self, loss: AdversarialLoss, *, weight: Schedule = 0.1, discriminator_weight: Schedule = 1.0,

@@ -24,6 +24,15 @@ class Trained:
     Attributes:
         plain: The network itself.
         module: The network to call in training.
+
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> trained = Trained(layer, learning_rate=0.1, settings=Settings(max_steps=10),
+        ...                   accelerator=Accelerator(cpu=True))
+        >>> before = layer.weight.item()
+        >>> trained.backward(layer(torch.ones(1, 1)).sum()); trained.step(0)
+        >>> round(before - layer.weight.item(), 4)   # Adam's first step is the learning rate
+        0.1
     """
 
     def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator):

@@ -11,7 +11,12 @@ from toolkit.config import ConfigError, check_keys
 
 @dataclass(kw_only=True)
 class Checkpoints:
-    """How often to write a checkpoint, and how many to keep (None: all)."""
+    """How often to write a checkpoint, and how many to keep (None: all).
+
+    Example:
+        >>> Checkpoints(every=500).keep
+        3
+    """
 
     every: int = 1000
     keep: int | None = 3
