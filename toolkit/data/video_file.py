@@ -40,6 +40,10 @@ class VideoInfo:
         start: Seconds at the first frame; not always 0.
         fps: Average frames per second.
         num_frames: Frames; an estimate from the duration where the file does not count them.
+
+    Example:
+        >>> VideoInfo(start=0.0, fps=25.0, num_frames=50).num_frames / 25
+        2.0
     """
 
     start: float

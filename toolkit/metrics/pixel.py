@@ -39,6 +39,15 @@ class FrameMean(Metric):
 
     Attributes:
         name: What the score is called in :meth:`compute`'s result.
+
+    Example:
+        >>> class MeanError(FrameMean):
+        ...     name, higher_is_better = "mean_error", {"mean_error": False}
+        ...     def score(self, target, reconstruction): return (target - reconstruction).abs().mean((1, 2, 3))
+        >>> metric = MeanError()
+        >>> metric.update(target=-torch.ones(1, 3, 2, 4, 4), reconstruction=torch.ones(1, 3, 2, 4, 4))
+        >>> metric.compute()
+        {'mean_error': 1.0}
     """
 
     name: str
