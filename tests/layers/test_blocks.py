@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from toolkit.layers import ResBlock, run_block
+from toolkit.layers import FrameGroupNorm, ResBlock, run_block
 
 
 def reference(block: ResBlock, x: torch.Tensor) -> torch.Tensor:
@@ -30,7 +32,7 @@ def reference(block: ResBlock, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("frames", [1, 4])
 @torch.no_grad()
 def test_block_is_the_papers_formula(widths, temporal_kernel, frames):
-    block = ResBlock(*widths, temporal_kernel=temporal_kernel, num_groups=4)
+    block = ResBlock(*widths, temporal_kernel=temporal_kernel, norm=partial(FrameGroupNorm, num_groups=4))
     x = torch.randn(2, widths[0], frames, 5, 6)
     torch.testing.assert_close(block(x), reference(block, x), rtol=1e-4, atol=1e-5)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -53,7 +55,7 @@ def test_frame_norm_of_channels_last_stays_so():
 
 @torch.no_grad()
 def test_adaptive_norm_scales_by_one_plus_gamma_and_shifts_by_beta_of_each_position():
-    norm = AdaptiveGroupNorm(8, condition_channels=3, num_groups=2, eps=1e-3)
+    norm = AdaptiveGroupNorm(8, condition_channels=3, norm=partial(FrameGroupNorm, num_groups=2, eps=1e-3))
     x, codes = torch.randn(2, 8, 2, 3, 4, dtype=torch.float64), torch.randn(2, 3, 2, 3, 4, dtype=torch.float64)
     norm.double()
     groups = x.reshape(2, 2, 4, 2, 3, 4)  # (B, groups, channels of one, T, H, W)

@@ -3,8 +3,17 @@
 from toolkit.layers.blocks import ResBlock, run_block
 from toolkit.layers.causal_conv import CausalConv3d, StreamCache
 from toolkit.layers.distributed import mean_over_processes
-from toolkit.layers.norm import AdaptiveGroupNorm, FrameGroupNorm, fitting_groups
+from toolkit.layers.norm import (
+    ADAPTIVE_NORMS,
+    NORMS,
+    AdaptiveGroupNorm,
+    ClipGroupNorm,
+    FrameGroupNorm,
+    PooledAdaptiveGroupNorm,
+    fitting_groups,
+)
 from toolkit.layers.resample import DepthToSpaceUpsample, depth_to_space, repeat_nearest
 
-__all__ = ["AdaptiveGroupNorm", "CausalConv3d", "DepthToSpaceUpsample", "FrameGroupNorm", "ResBlock",
-           "StreamCache", "depth_to_space", "fitting_groups", "mean_over_processes", "repeat_nearest", "run_block"]
+__all__ = ["ADAPTIVE_NORMS", "NORMS", "AdaptiveGroupNorm", "CausalConv3d", "ClipGroupNorm", "DepthToSpaceUpsample",
+           "FrameGroupNorm", "PooledAdaptiveGroupNorm", "ResBlock", "StreamCache", "depth_to_space",
+           "fitting_groups", "mean_over_processes", "repeat_nearest", "run_block"]

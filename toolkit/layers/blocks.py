@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from toolkit.layers.causal_conv import CausalConv3d
+from toolkit.layers.causal_conv import CausalConv3d, StreamCache
 from toolkit.layers.norm import FrameGroupNorm
 
 
-def run_block(block: nn.Module, *inputs: Tensor, activation_checkpointing: bool) -> Tensor:
+def run_block(block: nn.Module, *inputs: Any, activation_checkpointing: bool) -> Tensor:
     """``block(*inputs)``; with ``activation_checkpointing`` the backward pass computes it again.
 
     Example:
@@ -28,32 +31,35 @@ def run_block(block: nn.Module, *inputs: Tensor, activation_checkpointing: bool)
 class ResBlock(nn.Module):
     """norm, SiLU, conv, norm, SiLU, conv, plus the input (arXiv:2310.05737, fig. 8).
 
-    The convolutions have no bias; a 1x1x1 convolution makes the shortcut where the width changes.
+    A 1x1x1 convolution makes the shortcut where the width changes.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         temporal_kernel: k_t of the two convolutions; 1 gives the 2-D block.
-        num_groups: Groups of the two norms.
+        bias: Whether the convolutions have one: no in MAGVIT-v2, yes in VQGAN.
+        norm: Makes a normalisation, ``norm(channels)``.
+        padding: The convolutions', "zeros" or "replicate".
 
     Example:
         >>> ResBlock(32, 64, temporal_kernel=3)(torch.zeros(1, 32, 2, 4, 4)).shape
         torch.Size([1, 64, 2, 4, 4])
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, temporal_kernel: int, num_groups: int = 32):
+    def __init__(self, in_channels: int, out_channels: int, *, temporal_kernel: int, bias: bool = False,
+                 norm: Callable[[int], nn.Module] = FrameGroupNorm, padding: str = "zeros"):
         super().__init__()
-        kernel_size = (temporal_kernel, 3, 3)
-        self.norm1 = FrameGroupNorm(in_channels, num_groups=num_groups)
-        self.conv1 = CausalConv3d(in_channels, out_channels, kernel_size=kernel_size, bias=False)
-        self.norm2 = FrameGroupNorm(out_channels, num_groups=num_groups)
-        self.conv2 = CausalConv3d(out_channels, out_channels, kernel_size=kernel_size, bias=False)
+        kernel = {"kernel_size": (temporal_kernel, 3, 3), "bias": bias, "padding": padding}
+        self.norm1 = norm(in_channels)
+        self.conv1 = CausalConv3d(in_channels, out_channels, **kernel)
+        self.norm2 = norm(out_channels)
+        self.conv2 = CausalConv3d(out_channels, out_channels, **kernel)
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:
-            self.shortcut = CausalConv3d(in_channels, out_channels, kernel_size=(1, 1, 1), bias=False)
+            self.shortcut = CausalConv3d(in_channels, out_channels, kernel_size=(1, 1, 1), bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, T, H, W) -> (B, out, T, H, W)."""
-        residual = self.conv1(F.silu(self.norm1(x)))
-        residual = self.conv2(F.silu(self.norm2(residual)))
+    def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
+        """(B, in, T, H, W) -> (B, out, T, H, W); with ``cache``, a chunk of a stream."""
+        residual = self.conv1(F.silu(self.norm1(x)), cache)
+        residual = self.conv2(F.silu(self.norm2(residual)), cache)
         return self.shortcut(x) + residual

@@ -1,6 +1,11 @@
-"""Group normalisation of single frames, plain and adaptive; no statistic crosses time, so it is causal."""
+"""Group normalisation over single frames or whole clips, plain and adaptive.
+
+Statistics of a frame never cross time, so they are causal; those of a clip are not.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -16,8 +21,8 @@ def fitting_groups(channels: int, num_groups: int = 32) -> int:
     return max(groups for groups in range(1, num_groups + 1) if channels % groups == 0)
 
 
-class FrameGroupNorm(nn.GroupNorm):
-    """Group normalisation (Wu & He, arXiv:1803.08494) of each frame of (B, C, T, H, W) by itself.
+class ClipGroupNorm(nn.GroupNorm):
+    """Group normalisation (Wu & He, arXiv:1803.08494) of (B, C, T, H, W), its statistics over the whole clip.
 
     Args:
         channels: C.
@@ -25,14 +30,32 @@ class FrameGroupNorm(nn.GroupNorm):
         eps: Added to the variance.
         affine: Whether to learn a scale and a shift per channel.
 
+    Attributes:
+        pooled_axes: The axes that a statistic is taken over.
+
+    Example:
+        >>> import torch
+        >>> x = torch.cat([torch.zeros(1, 32, 1, 2, 2), torch.ones(1, 32, 1, 2, 2)], dim=2)
+        >>> ClipGroupNorm(32)(x)[0, 0, :, 0, 0].round().tolist()
+        [-1.0, 1.0]
+    """
+
+    pooled_axes = (2, 3, 4)
+
+    def __init__(self, channels: int, *, num_groups: int = 32, eps: float = 1e-5, affine: bool = True):
+        super().__init__(fitting_groups(channels, num_groups), channels, eps=eps, affine=affine)
+
+
+class FrameGroupNorm(ClipGroupNorm):
+    """Group normalisation of each frame of (B, C, T, H, W) by itself; arguments as :class:`ClipGroupNorm`'s.
+
     Example:
         >>> import torch
         >>> FrameGroupNorm(64)(torch.randn(2, 64, 5, 8, 8)).shape
         torch.Size([2, 64, 5, 8, 8])
     """
 
-    def __init__(self, channels: int, *, num_groups: int = 32, eps: float = 1e-5, affine: bool = True):
-        super().__init__(fitting_groups(channels, num_groups), channels, eps=eps, affine=affine)
+    pooled_axes = (3, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         # A view in channels_last_3d, where the channels lie innermost.
@@ -41,15 +64,17 @@ class FrameGroupNorm(nn.GroupNorm):
 
 
 class AdaptiveGroupNorm(nn.Module):
-    """Frame normalisation whose scale and shift are linear in the codes at each position.
+    """Normalisation whose scale and shift are linear in the codes at each position.
 
     ``norm(x) * (1 + gamma(codes)) + beta(codes)``, as in the MAGVIT-v2 decoder.
 
     Args:
         channels: C of the features.
         condition_channels: d of the codes.
-        num_groups: As of :class:`FrameGroupNorm`.
-        eps: Added to the variance.
+        norm: Makes the normalisation, ``norm(channels, affine=False)``.
+
+    Attributes:
+        per_position: Whether the codes are to be on the features' grid.
 
     Example:
         >>> import torch
@@ -58,15 +83,47 @@ class AdaptiveGroupNorm(nn.Module):
         torch.Size([1, 64, 2, 4, 4])
     """
 
-    def __init__(self, channels: int, *, condition_channels: int, num_groups: int = 32, eps: float = 1e-5):
+    per_position = True
+
+    def __init__(self, channels: int, *, condition_channels: int, norm: Callable[..., nn.Module] = FrameGroupNorm):
         super().__init__()
-        self.norm = FrameGroupNorm(channels, num_groups=num_groups, eps=eps, affine=False)
+        self.norm = norm(channels, affine=False)
         self.gamma = nn.Linear(condition_channels, channels)
         self.beta = nn.Linear(condition_channels, channels)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         """(B, C, T, H, W) features and (B, d, T, H, W) codes of the same grid -> (B, C, T, H, W)."""
-        codes = rearrange(condition, "b d t h w -> b t h w d")
-        gamma = rearrange(self.gamma(codes), "b t h w c -> b c t h w")
-        beta = rearrange(self.beta(codes), "b t h w c -> b c t h w")
-        return self.norm(x) * (1 + gamma) + beta
+        return self.norm(x) * (1 + self._linear(self.gamma, codes)) + self._linear(self.beta, codes)
+
+    @staticmethod
+    def _linear(layer: nn.Linear, codes: Tensor) -> Tensor:
+        return rearrange(layer(rearrange(codes, "b d t h w -> b t h w d")), "b t h w c -> b c t h w")
+
+
+class PooledAdaptiveGroupNorm(AdaptiveGroupNorm):
+    """Normalisation whose scale and shift are linear in statistics of all codes (Open-MAGVIT2).
+
+    ``norm(x) * gamma(std(codes)) + beta(mean(codes))``, pooled over what ``norm`` pools over;
+    ``std = sqrt(unbiased variance + 1e-6)``, and a single position has no variance. The codes are
+    the decoder's own, whatever the features' grid. Arguments as :class:`AdaptiveGroupNorm`'s.
+
+    Example:
+        >>> import torch
+        >>> norm = PooledAdaptiveGroupNorm(64, condition_channels=18, norm=ClipGroupNorm)
+        >>> norm(torch.randn(1, 64, 5, 8, 8), torch.ones(1, 18, 3, 4, 4)).shape
+        torch.Size([1, 64, 5, 8, 8])
+    """
+
+    per_position = False
+
+    def forward(self, x: Tensor, codes: Tensor) -> Tensor:
+        """(B, C, T, H, W) features and (B, d, t, h, w) codes -> (B, C, T, H, W)."""
+        axes = self.norm.pooled_axes
+        mean = codes.mean(axes, keepdim=True)
+        positions = codes[0, 0].numel() // mean[0, 0].numel()
+        variance = (codes - mean).square().sum(axes, keepdim=True) / max(positions - 1, 1)
+        return (self.norm(x) * self._linear(self.gamma, (variance + 1e-6).sqrt()) + self._linear(self.beta, mean))
+
+
+NORMS = {"frame": FrameGroupNorm, "clip": ClipGroupNorm}
+ADAPTIVE_NORMS = {"position": AdaptiveGroupNorm, "pooled": PooledAdaptiveGroupNorm}

@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from toolkit.layers.causal_conv import CausalConv3d
+from toolkit.layers.causal_conv import CausalConv3d, StreamCache
+
+KEPT_FRAMES = ("last", "first")
 
 
-def depth_to_space(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
+def _keep(x: Tensor, s_t: int, kept: str) -> Tensor:
+    """Of the s_t frames that the first of ``x`` (B, C, t * s_t, H, W) became, keep ``kept``."""
+    if s_t == 1 or kept == "all":
+        return x
+    return x[:, :, s_t - 1:] if kept == "last" else torch.cat([x[:, :, :1], x[:, :, s_t:]], dim=2)
+
+
+def depth_to_space(x: Tensor, stride: tuple[int, int, int], kept: str = "last") -> Tensor:
     """(B, s_t * s_h * s_w * C, t, h, w) -> (B, C, t * s_t - (s_t - 1), h * s_h, w * s_w).
 
-    Channels are ordered (s_t, s_h, s_w, C), C running fastest. The first frame stands alone:
-    the s_t - 1 frames before it are dropped.
+    Channels are ordered (s_t, s_h, s_w, C), C running fastest. The first frame stands alone.
+
+    Args:
+        x: The grid.
+        stride: (s_t, s_h, s_w), by how much it grows.
+        kept: Which of the s_t frames made of the first one stays: "last", dropping those before it
+            (MAGVIT-v2); "first", dropping those after it (Open-MAGVIT2); or "all" s_t of them, for
+            a chunk that does not begin its clip.
 
     Example:
-        >>> import torch
         >>> depth_to_space(torch.zeros(1, 32, 3, 4, 4), (2, 2, 2)).shape
         torch.Size([1, 4, 5, 8, 8])
     """
     s_t, s_h, s_w = stride
     x = rearrange(x, "b (st sh sw c) t h w -> b c (t st) (h sh) (w sw)", st=s_t, sh=s_h, sw=s_w)
-    return x[:, :, s_t - 1:]
+    return _keep(x, s_t, kept)
 
 
-def repeat_nearest(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
+def repeat_nearest(x: Tensor, stride: tuple[int, int, int], kept: str = "last") -> Tensor:
     """(B, d, t, h, w) -> (B, d, t * s_t - (s_t - 1), h * s_h, w * s_w), each entry repeated.
 
-    The same leading frames are dropped as by :func:`depth_to_space`.
+    The first frame stands alone, as in :func:`depth_to_space`, whose arguments it has.
 
     Example:
-        >>> import torch
         >>> repeat_nearest(torch.tensor([1., 2.]).reshape(1, 1, 2, 1, 1), (2, 1, 1)).flatten().tolist()
         [1.0, 2.0, 2.0]
     """
     s_t, s_h, s_w = stride
     x = repeat(x, "b d t h w -> b d (t st) (h sh) (w sw)", st=s_t, sh=s_h, sw=s_w)
-    return x[:, :, s_t - 1:]
+    return _keep(x, s_t, kept)
 
 
 class DepthToSpaceUpsample(nn.Module):
@@ -46,23 +60,39 @@ class DepthToSpaceUpsample(nn.Module):
         channels: C, in and out.
         stride: (s_t, s_h, s_w), by how much the grid grows.
         temporal_kernel: k_t of the convolution.
+        padding: The convolution's, "zeros" or "replicate".
+        kept: "last" or "first", as :func:`depth_to_space`'s.
+
+    Raises:
+        ValueError: If ``kept`` is another one.
 
     Example:
-        >>> import torch
         >>> DepthToSpaceUpsample(8, stride=(2, 2, 2), temporal_kernel=3)(torch.zeros(1, 8, 3, 4, 4)).shape
         torch.Size([1, 8, 5, 8, 8])
     """
 
-    def __init__(self, channels: int, *, stride: tuple[int, int, int], temporal_kernel: int):
+    def __init__(self, channels: int, *, stride: tuple[int, int, int], temporal_kernel: int,
+                 padding: str = "zeros", kept: str = "last"):
         super().__init__()
-        self.stride = stride
+        if kept not in KEPT_FRAMES:
+            raise ValueError(f"DepthToSpaceUpsample keeps the 'last' or the 'first' of the frames that a clip's "
+                             f"first frame becomes, got {kept!r}.")
+        self.stride, self.kept = stride, kept
         self.conv = CausalConv3d(channels, channels * stride[0] * stride[1] * stride[2],
-                                 kernel_size=(temporal_kernel, 3, 3))
+                                 kernel_size=(temporal_kernel, 3, 3), padding=padding)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, t, h, w) -> (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w)."""
+    def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
+        """(B, C, t, h, w) -> (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w); all frames of later chunks."""
+        if cache is not None:
+            kept = self.kept_in(cache)  # asked before the convolution notes that the stream has begun
+            return depth_to_space(self.conv(x, cache), self.stride, kept)
         if x.shape[2] == 1:
-            # Only the last of the s_t frames is kept, and its channels are the last ones.
+            # One of the s_t frames is kept, and its channels lie together.
             kept = self.conv.out_channels // self.stride[0]
-            return depth_to_space(self.conv.single_frame(x, slice(-kept, None)), (1, *self.stride[1:]))
-        return depth_to_space(self.conv(x), self.stride)
+            channels = slice(-kept, None) if self.kept == "last" else slice(kept)
+            return depth_to_space(self.conv.single_frame(x, channels), (1, *self.stride[1:]))
+        return depth_to_space(self.conv(x), self.stride, self.kept)
+
+    def kept_in(self, cache: StreamCache | None) -> str:
+        """Which frames the next chunk keeps of those its first frame becomes: "all" once a stream has begun."""
+        return "all" if cache is not None and self.conv in cache else self.kept

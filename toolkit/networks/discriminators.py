@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,14 +12,16 @@ from toolkit.contracts import Discriminator
 from toolkit.registry import DISCRIMINATORS
 
 
-def blur_pool(x: Tensor, *, time: bool) -> Tensor:
+def blur_pool(x: Tensor, *, time: bool, padding: str = "reflect") -> Tensor:
     """Halve space, and time if asked, after the low-pass filter (1, 2, 1) / 4 (Zhang, arXiv:1904.11486).
 
     The filter is separable, so each axis is a weighted sum of three strided views.
 
     Args:
-        x: (B, C, T, H, W); every axis to halve has at least two entries and is padded by reflection.
+        x: (B, C, T, H, W); every axis to halve has at least two entries.
         time: Whether T is halved too.
+        padding: "reflect": by one entry on both sides; "same": with zeros, an even side by one after
+            it, an odd one by one on both sides (TensorFlow's SAME).
 
     Returns:
         (B, C, T', ceil(H / 2), ceil(W / 2)).
@@ -28,8 +31,11 @@ def blur_pool(x: Tensor, *, time: bool) -> Tensor:
         >>> blur_pool(torch.tensor([0., 4., 0., 4.]).expand(1, 1, 1, 4, 4), time=False)[0, 0, 0, 0].tolist()
         [2.0, 2.0]
     """
-    x = F.pad(x, (1, 1, 1, 1, 1, 1) if time else (1, 1, 1, 1, 0, 0), mode="reflect")
-    for dim in (2, 3, 4) if time else (3, 4):
+    halved = (2, 3, 4) if time else (3, 4)
+    lead = {dim: 1 if padding == "reflect" else x.shape[dim] % 2 for dim in halved}
+    sides = [side for dim in (4, 3, 2) for side in ((lead[dim], 1) if dim in halved else (0, 0))]
+    x = F.pad(x, sides, mode="reflect" if padding == "reflect" else "constant")
+    for dim in halved:
         length = x.shape[dim]
         before, here, after = (
             x[(slice(None),) * dim + (slice(start, length - 2 + start, 2),)] for start in range(3))
@@ -40,18 +46,18 @@ def blur_pool(x: Tensor, *, time: bool) -> Tensor:
 class _Block(nn.Module):
     """Two convolutions around a blur pool, and a blurred shortcut; their sum keeps its variance."""
 
-    def __init__(self, in_channels: int, out_channels: int, temporal_kernel: int):
+    def __init__(self, in_channels: int, out_channels: int, temporal_kernel: int, blur_padding: str):
         super().__init__()
         kernel, padding = (temporal_kernel, 3, 3), (temporal_kernel // 2, 1, 1)
-        self.blur_time = temporal_kernel > 1
+        self.blur = partial(blur_pool, time=temporal_kernel > 1, padding=blur_padding)
         self.conv1 = nn.Conv3d(in_channels, in_channels, kernel, padding=padding)
         self.conv2 = nn.Conv3d(in_channels, out_channels, kernel, padding=padding)
         self.shortcut = nn.Conv3d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         residual = F.leaky_relu(self.conv1(x), 0.2)
-        residual = F.leaky_relu(self.conv2(blur_pool(residual, time=self.blur_time)), 0.2)
-        return (residual + self.shortcut(blur_pool(x, time=self.blur_time))) / math.sqrt(2)
+        residual = F.leaky_relu(self.conv2(self.blur(residual)), 0.2)
+        return (residual + self.shortcut(self.blur(x))) / math.sqrt(2)
 
 
 @DISCRIMINATORS.register_module()
@@ -65,10 +71,12 @@ class StyleGANDiscriminator(Discriminator):
             a temporal kernel, T.
         size: (T, H, W) of the pixels; it fixes the first linear layer.
         temporal_kernel: 3 for clips; 1 judges frames' positions jointly but never blurs time.
-        blur_padding: How the blur is padded; "reflect".
+        blur_padding: How the blur is padded, "reflect" (O2-MAGVIT2) or "same" (Google's code); see
+            :func:`blur_pool`.
 
     Raises:
-        ValueError: If a side of ``size`` allows fewer halvings than there are blocks.
+        ValueError: If a side of ``size`` allows fewer halvings than there are blocks, or the padding
+            is another one.
 
     Example:
         >>> import torch
@@ -82,14 +90,14 @@ class StyleGANDiscriminator(Discriminator):
                  size: tuple[int, int, int] = (17, 128, 128), temporal_kernel: int = 3,
                  blur_padding: str = "reflect"):
         super().__init__()
-        if blur_padding != "reflect":
-            raise ValueError(f"StyleGANDiscriminator pads its blur by 'reflect', got {blur_padding!r}.")
+        if blur_padding not in ("reflect", "same"):
+            raise ValueError(f"StyleGANDiscriminator takes blur_padding 'reflect' or 'same', got {blur_padding!r}.")
         self.in_channels, self.size = in_channels, tuple(size)
         grid = self._halved(self.size, len(channel_multipliers), temporal_kernel)
         widths = [filters, *(filters * m for m in channel_multipliers)]
         kernel, padding = (temporal_kernel, 3, 3), (temporal_kernel // 2, 1, 1)
         self.conv_in = nn.Conv3d(in_channels, filters, kernel, padding=padding)
-        self.blocks = nn.ModuleList(_Block(widths[i], widths[i + 1], temporal_kernel)
+        self.blocks = nn.ModuleList(_Block(widths[i], widths[i + 1], temporal_kernel, blur_padding)
                                     for i in range(len(channel_multipliers)))
         self.conv_out = nn.Conv3d(widths[-1], widths[-1], kernel, padding=padding)
         self.linear1 = nn.Linear(widths[-1] * math.prod(grid), widths[-1])
@@ -97,7 +105,7 @@ class StyleGANDiscriminator(Discriminator):
 
     @staticmethod
     def _halved(size: tuple[int, int, int], times: int, temporal_kernel: int) -> tuple[int, int, int]:
-        """The grid after ``times`` blur pools; reflection needs two entries a side each time."""
+        """The grid after ``times`` blur pools; there must be two entries a side to halve each time."""
         t, h, w = size
         for done in range(times):
             if min(h, w) < 2 or (temporal_kernel > 1 and t < 2):

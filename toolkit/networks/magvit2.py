@@ -2,26 +2,35 @@
 
 A level is a run of residual blocks at one resolution. Between levels space halves, and time where
 ``temporal_downsample`` says so. With ``temporal_kernel=1`` the same classes are the 2-D networks.
+
+The defaults are O2-MAGVIT2's reading of the figure. What other code bases do otherwise (Google's
+praxis, Open-MAGVIT2) are arguments of the layers; ``configs/_base_/networks`` has a preset of each,
+and ``configs/README.md`` their differences line by line.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.contracts import Decoder, Encoder
 from toolkit.layers import (
-    AdaptiveGroupNorm,
+    ADAPTIVE_NORMS,
+    NORMS,
     CausalConv3d,
     DepthToSpaceUpsample,
-    FrameGroupNorm,
     ResBlock,
+    StreamCache,
     repeat_nearest,
     run_block,
 )
 from toolkit.registry import DECODERS, ENCODERS
+
+Norm = Callable[..., nn.Module]
 
 
 def _level_strides(who: str, channel_multipliers: tuple[int, ...],
@@ -39,37 +48,34 @@ def _total(strides: list[tuple[int, int, int]]) -> tuple[int, int, int]:
     return s_t, s_h, s_w
 
 
-def _res_blocks(in_channels: int, out_channels: int, *, num_res_blocks: int, temporal_kernel: int,
-                num_groups: int) -> nn.ModuleList:
+def _choice(who: str, argument: str, value: str, choices: dict[str, type]) -> type:
+    if value not in choices:
+        raise ValueError(f"{who} takes {argument} {' or '.join(map(repr, choices))}, got {value!r}.")
+    return choices[value]
+
+
+def _res_blocks(in_channels: int, out_channels: int, *, num_res_blocks: int, temporal_kernel: int, norm: Norm,
+                padding: str) -> nn.ModuleList:
     """Residual blocks, of which the first changes the width."""
     return nn.ModuleList(
-        ResBlock(in_channels if i == 0 else out_channels, out_channels, temporal_kernel=temporal_kernel,
-                 num_groups=num_groups) for i in range(num_res_blocks))
+        ResBlock(in_channels if i == 0 else out_channels, out_channels, temporal_kernel=temporal_kernel, norm=norm,
+                 padding=padding) for i in range(num_res_blocks))
 
 
 class _DownLevel(nn.Module):
     """Residual blocks, then a strided convolution (none at the last level)."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, num_res_blocks: int, temporal_kernel: int,
-                 num_groups: int, stride: tuple[int, int, int] | None):
+    def __init__(self, blocks: nn.ModuleList, downsample: CausalConv3d | None):
         super().__init__()
-        self.blocks = _res_blocks(in_channels, out_channels, num_res_blocks=num_res_blocks,
-                                  temporal_kernel=temporal_kernel, num_groups=num_groups)
-        self.downsample = stride and CausalConv3d(out_channels, out_channels, stride=stride,
-                                                  kernel_size=(temporal_kernel, 3, 3))
+        self.blocks, self.downsample = blocks, downsample
 
 
 class _UpLevel(nn.Module):
     """Adaptive norm, residual blocks, then depth-to-space (none at the finest level)."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, condition_channels: int, num_res_blocks: int,
-                 temporal_kernel: int, num_groups: int, stride: tuple[int, int, int] | None):
+    def __init__(self, norm: nn.Module, blocks: nn.ModuleList, upsample: DepthToSpaceUpsample | None):
         super().__init__()
-        self.norm = AdaptiveGroupNorm(in_channels, condition_channels=condition_channels, num_groups=num_groups)
-        self.blocks = _res_blocks(in_channels, out_channels, num_res_blocks=num_res_blocks,
-                                  temporal_kernel=temporal_kernel, num_groups=num_groups)
-        self.upsample = stride and DepthToSpaceUpsample(out_channels, stride=stride,
-                                                        temporal_kernel=temporal_kernel)
+        self.norm, self.blocks, self.upsample = norm, blocks, upsample
 
 
 @ENCODERS.register_module()
@@ -85,9 +91,16 @@ class MAGVIT2Encoder(Encoder):
         temporal_downsample: Whether time halves after each level but the last.
         temporal_kernel: k_t of the convolutions, 3 for video and 1 for images.
         num_groups: Of the group norms; a width it does not divide takes its largest divisor below.
+        norm_scope: "frame": norms see one frame; "clip": all of them, so that the network is not
+            causal (Open-MAGVIT2's video model).
+        norm_eps: Added to the norms' variances.
+        padding: Of the convolutions, "zeros" or "replicate".
+        downsample_kernel: k_h = k_w of the strided convolutions, 3 or 4; 4 is one wider in time too.
+        first_conv_bias: Whether the first convolution has a bias.
 
     Raises:
-        ValueError: If the numbers of levels do not agree, or time is to halve with k_t = 1.
+        ValueError: If the numbers of levels do not agree, time is to halve with k_t = 1, or an
+            option is not one of those above.
 
     Example:
         >>> import torch
@@ -98,38 +111,51 @@ class MAGVIT2Encoder(Encoder):
     """
 
     first_frame_alone = True
-    causal = True
 
     def __init__(self, *, in_channels: int = 3, out_channels: int = 18, filters: int = 128,
                  channel_multipliers: tuple[int, ...] = (1, 2, 2, 4), num_res_blocks: int = 4,
                  temporal_downsample: tuple[bool, ...] = (False, True, True), temporal_kernel: int = 3,
-                 num_groups: int = 32):
+                 num_groups: int = 32, norm_scope: str = "frame", norm_eps: float = 1e-5, padding: str = "zeros",
+                 downsample_kernel: int = 3, first_conv_bias: bool = True):
         super().__init__()
         strides = _level_strides("MAGVIT2Encoder", channel_multipliers, temporal_downsample)
         if temporal_kernel == 1 and any(temporal_downsample):
             raise ValueError("MAGVIT2Encoder needs temporal_kernel > 1 to halve time, got 1; set every "
                              "temporal_downsample to False or temporal_kernel to 3.")
+        if downsample_kernel not in (3, 4):
+            raise ValueError(f"MAGVIT2Encoder takes downsample_kernel 3 or 4, got {downsample_kernel!r}.")
+        norm = partial(_choice("MAGVIT2Encoder", "norm_scope", norm_scope, NORMS), num_groups=num_groups, eps=norm_eps)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.stride = _total(strides)
+        self.stride, self.causal = _total(strides), norm_scope == "frame"
         widths = [filters, *(filters * m for m in channel_multipliers)]
-        self.conv_in = CausalConv3d(in_channels, filters, kernel_size=(temporal_kernel, 3, 3))
-        blocks = {"num_res_blocks": num_res_blocks, "temporal_kernel": temporal_kernel, "num_groups": num_groups}
-        self.levels = nn.ModuleList(_DownLevel(widths[i], widths[i + 1], stride=stride, **blocks)
-                                    for i, stride in enumerate([*strides, None]))
-        self.mid = _res_blocks(widths[-1], widths[-1], **blocks)
-        self.norm_out = FrameGroupNorm(widths[-1], num_groups=num_groups)
+        res_blocks = partial(_res_blocks, num_res_blocks=num_res_blocks, temporal_kernel=temporal_kernel, norm=norm,
+                             padding=padding)
+        wider_in_time = downsample_kernel - 3 if temporal_kernel > 1 else 0
+        downsample = partial(CausalConv3d, padding=padding, kernel_size=(
+            temporal_kernel + wider_in_time, downsample_kernel, downsample_kernel))
+        self.conv_in = CausalConv3d(in_channels, filters, kernel_size=(temporal_kernel, 3, 3), padding=padding,
+                                    bias=first_conv_bias)
+        self.levels = nn.ModuleList(
+            _DownLevel(res_blocks(widths[i], widths[i + 1]),
+                       stride and downsample(widths[i + 1], widths[i + 1], stride=stride))
+            for i, stride in enumerate([*strides, None]))
+        self.mid = res_blocks(widths[-1], widths[-1])
+        self.norm_out = norm(widths[-1])
         self.conv_out = CausalConv3d(widths[-1], out_channels, kernel_size=(1, 1, 1))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w) -> latents (B, d, t, h, w)."""
-        x = self.conv_in(pixels)
+    def forward(self, pixels: Tensor, cache: StreamCache | None = None) -> Tensor:
+        """Pixels (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w) -> latents (B, d, t, h, w).
+
+        With ``cache``, the next chunk of a stream, of any number of frames -> the latents they complete.
+        """
+        x = self.conv_in(pixels, cache)
         for level in self.levels:
             for block in level.blocks:
-                x = run_block(block, x, activation_checkpointing=self.activation_checkpointing)
+                x = run_block(block, x, cache, activation_checkpointing=self.activation_checkpointing)
             if level.downsample is not None:
-                x = level.downsample(x)
+                x = level.downsample(x, cache)
         for block in self.mid:
-            x = run_block(block, x, activation_checkpointing=self.activation_checkpointing)
+            x = run_block(block, x, cache, activation_checkpointing=self.activation_checkpointing)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
@@ -140,11 +166,17 @@ class MAGVIT2Decoder(Decoder):
     Args:
         in_channels: d, the quantizer's dim.
         out_channels: C.
-        filters, channel_multipliers, num_res_blocks, temporal_downsample, temporal_kernel,
-            num_groups: As the encoder's, still from fine to coarse: time doubles where the encoder halves it.
+        filters, channel_multipliers, num_res_blocks, temporal_downsample, temporal_kernel, num_groups,
+            norm_scope, norm_eps, padding: As the encoder's, still from fine to coarse: time doubles where
+            the encoder halves it.
+        adaptive_norm: "position": scale and shift from the codes at each position; "pooled": from
+            their mean and deviation over what a norm sees (Open-MAGVIT2).
+        kept_frame: Where time doubles, the first frame becomes two: which of them stays, "last" or
+            "first" (Open-MAGVIT2's video model).
 
     Raises:
-        ValueError: If the numbers of levels do not agree.
+        ValueError: If the numbers of levels do not agree, an option is not one of those above, or
+            codes are to be pooled per frame while time doubles.
 
     Example:
         >>> import torch
@@ -155,42 +187,56 @@ class MAGVIT2Decoder(Decoder):
     """
 
     first_frame_alone = True
-    causal = True
 
     def __init__(self, *, in_channels: int = 18, out_channels: int = 3, filters: int = 128,
                  channel_multipliers: tuple[int, ...] = (1, 2, 2, 4), num_res_blocks: int = 4,
                  temporal_downsample: tuple[bool, ...] = (False, True, True), temporal_kernel: int = 3,
-                 num_groups: int = 32):
+                 num_groups: int = 32, norm_scope: str = "frame", norm_eps: float = 1e-5, padding: str = "zeros",
+                 adaptive_norm: str = "position", kept_frame: str = "last"):
         super().__init__()
         strides = _level_strides("MAGVIT2Decoder", channel_multipliers, temporal_downsample)
+        norm = partial(_choice("MAGVIT2Decoder", "norm_scope", norm_scope, NORMS), num_groups=num_groups, eps=norm_eps)
+        adaptive = partial(_choice("MAGVIT2Decoder", "adaptive_norm", adaptive_norm, ADAPTIVE_NORMS),
+                           condition_channels=in_channels, norm=norm)
+        if adaptive_norm == "pooled" and norm_scope == "frame" and any(temporal_downsample):
+            raise ValueError("MAGVIT2Decoder cannot pool the codes of a frame where time doubles, since features and "
+                             "codes then differ in their number of frames; set norm_scope='clip'.")
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.stride = _total(strides)
+        self.stride, self.causal = _total(strides), norm_scope == "frame"
         coarse_to_fine = [filters * m for m in reversed(channel_multipliers)]
         widths = [coarse_to_fine[0], *coarse_to_fine]
-        self.conv_in = CausalConv3d(in_channels, widths[0], kernel_size=(temporal_kernel, 3, 3))
-        blocks = {"num_res_blocks": num_res_blocks, "temporal_kernel": temporal_kernel, "num_groups": num_groups}
-        self.mid = _res_blocks(widths[0], widths[0], **blocks)
+        conv = partial(CausalConv3d, kernel_size=(temporal_kernel, 3, 3), padding=padding)
+        res_blocks = partial(_res_blocks, num_res_blocks=num_res_blocks, temporal_kernel=temporal_kernel, norm=norm,
+                             padding=padding)
+        upsample = partial(DepthToSpaceUpsample, temporal_kernel=temporal_kernel, padding=padding, kept=kept_frame)
+        self.conv_in = conv(in_channels, widths[0])
+        self.mid = res_blocks(widths[0], widths[0])
         self.levels = nn.ModuleList(
-            _UpLevel(widths[i], widths[i + 1], condition_channels=in_channels, stride=stride, **blocks)
+            _UpLevel(adaptive(widths[i]), res_blocks(widths[i], widths[i + 1]),
+                     stride and upsample(widths[i + 1], stride=stride))
             for i, stride in enumerate([*reversed(strides), None]))
-        self.norm_out = FrameGroupNorm(widths[-1], num_groups=num_groups)
-        self.conv_out = CausalConv3d(widths[-1], out_channels, kernel_size=(temporal_kernel, 3, 3))
+        self.norm_out = norm(widths[-1])
+        self.conv_out = conv(widths[-1], out_channels)
 
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight of the convolution that makes the pixels."""
         return self.conv_out.weight
 
-    def forward(self, codes: Tensor) -> Tensor:
-        """Codes (B, d, t, h, w) -> pixels (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w)."""
-        x = self.conv_in(codes)
+    def forward(self, codes: Tensor, cache: StreamCache | None = None) -> Tensor:
+        """Codes (B, d, t, h, w) -> pixels (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w).
+
+        With ``cache``, the next chunk of a stream -> its pixels.
+        """
+        x = self.conv_in(codes, cache)
         for block in self.mid:
-            x = run_block(block, x, activation_checkpointing=self.activation_checkpointing)
+            x = run_block(block, x, cache, activation_checkpointing=self.activation_checkpointing)
         for level in self.levels:
             x = level.norm(x, codes)
             for block in level.blocks:
-                x = run_block(block, x, activation_checkpointing=self.activation_checkpointing)
+                x = run_block(block, x, cache, activation_checkpointing=self.activation_checkpointing)
             if level.upsample is not None:
-                x = level.upsample(x)
-                codes = repeat_nearest(codes, level.upsample.stride)
-        return self.conv_out(F.silu(self.norm_out(x)))
+                if level.norm.per_position:  # the codes follow the features
+                    codes = repeat_nearest(codes, level.upsample.stride, level.upsample.kept_in(cache))
+                x = level.upsample(x, cache)
+        return self.conv_out(F.silu(self.norm_out(x)), cache)

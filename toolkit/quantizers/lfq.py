@@ -15,13 +15,14 @@ from toolkit.registry import QUANTIZERS
 class LFQ(Quantizer):
     """Lookup-free quantization: each latent channel becomes its sign (MAGVIT-v2, arXiv:2310.05737).
 
-    Codes are ``scale * sign(z)``, with sign(0) = -1. Losses: ``commitment``, the mean squared
+    Codes are ``scale * sign(z)``. Losses: ``commitment``, the mean squared
     distance of latents and codes; ``per_sample_entropy`` of the soft assignment of a position, to
     be kept low; ``codebook_entropy`` of its average over the batch of all processes, to be kept
     high (hence its negative weight).
 
-    Digit order: the first channel of a codebook is its index's most significant bit, a positive
-    sign its one, as in O2-MAGVIT2. Codebook g has channels g * bits to (g + 1) * bits.
+    Digit order: a positive sign is a bit's one. The first channel of a codebook is its index's most
+    significant bit, as in O2-MAGVIT2, or with ``bit_order="lsb_first"`` its least significant one, as
+    in Google's code and Open-MAGVIT2. Codebook g has channels g * bits to (g + 1) * bits.
 
     Args:
         bits: Bits per codebook, so K = 2^bits.
@@ -30,9 +31,12 @@ class LFQ(Quantizer):
         inv_temperature: Sharpness of the soft assignment in the entropies.
         entropy_groups: Into how many equal groups of bits a codebook is split for its entropies,
             which are then summed; 1 is exact.
+        bit_order: "msb_first" or "lsb_first", see above. Ids of one order mean other codes in the other.
+        sign_of_zero: -1, or 1 as in Google's code.
 
     Raises:
-        ValueError: If the groups do not divide the bits or a group has more than 24.
+        ValueError: If the groups do not divide the bits or a group has more than 24, or an option is
+            not one of those above.
 
     Example:
         >>> lfq = LFQ(bits=2)
@@ -43,7 +47,8 @@ class LFQ(Quantizer):
     loss_weights = {"commitment": 0.25, "per_sample_entropy": 0.1, "codebook_entropy": -0.1}
 
     def __init__(self, *, bits: int = 18, num_codebooks: int = 1, scale: float = 1.0,
-                 inv_temperature: float = 100.0, entropy_groups: int = 1):
+                 inv_temperature: float = 100.0, entropy_groups: int = 1, bit_order: str = "msb_first",
+                 sign_of_zero: int = -1):
         super().__init__()
         if not 1 <= bits <= 62:
             raise ValueError(f"LFQ needs 1 to 62 bits per codebook, got {bits}; use several codebooks.")
@@ -54,14 +59,18 @@ class LFQ(Quantizer):
             raise ValueError(
                 f"LFQ computes entropies over groups of at most {EXACT_BITS} bits, got bits={bits} in "
                 f"entropy_groups={entropy_groups}; choose a divisor of {bits}, at least {-(-bits // EXACT_BITS)}.")
-        self.bits, self.scale = bits, scale
+        if bit_order not in ("msb_first", "lsb_first") or sign_of_zero not in (-1, 1):
+            raise ValueError("LFQ takes bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1, got "
+                             f"{bit_order!r} and {sign_of_zero!r}.")
+        self.bits, self.scale, self.sign_of_zero = bits, scale, sign_of_zero
         self.inv_temperature, self.entropy_groups = inv_temperature, entropy_groups
         self.dim, self.codebook_size, self.num_codebooks = bits * num_codebooks, 2**bits, num_codebooks
-        self.register_buffer("place", 2 ** torch.arange(bits - 1, -1, -1), persistent=False)
+        place = 2 ** torch.arange(bits)
+        self.register_buffer("place", place if bit_order == "lsb_first" else place.flip(0), persistent=False)
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents (B, N, d) -> straight-through codes (B, N, d), indices (B, N, G), losses."""
-        positive = z > 0
+        positive = z >= 0 if self.sign_of_zero == 1 else z > 0
         codes = torch.where(positive, self.scale, -self.scale).to(z.dtype)
         digits = rearrange(positive, "b n (g k) -> b n g k", k=self.bits)
         indices = (digits * self.place).sum(-1)
