@@ -8,7 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from toolkit.layers import AdaptiveGroupNorm, FrameGroupNorm, fitting_groups
+from toolkit.layers import (
+    AdaptiveGroupNorm,
+    ClipGroupNorm,
+    FrameGroupNorm,
+    PooledAdaptiveGroupNorm,
+    fitting_groups,
+)
 
 
 @pytest.mark.parametrize("channels", range(1, 131))
@@ -70,3 +76,30 @@ def test_adaptive_norm_scales_by_one_plus_gamma_and_shifts_by_beta_of_each_posit
 def test_adaptive_norm_has_no_other_parameters_than_gamma_and_beta():
     names = {name for name, _ in AdaptiveGroupNorm(8, condition_channels=3).named_parameters()}
     assert names == {"gamma.weight", "gamma.bias", "beta.weight", "beta.bias"}
+
+
+@torch.no_grad()
+def test_clip_norm_is_torchs_group_norm_of_the_whole_clip():
+    norm, x = ClipGroupNorm(12, num_groups=4, eps=1e-3), torch.randn(2, 12, 3, 4, 5)
+    torch.testing.assert_close(norm(x), F.group_norm(x, 4, eps=1e-3))
+
+
+@pytest.mark.parametrize(("norm", "axes"), [(ClipGroupNorm, (2, 3, 4)), (FrameGroupNorm, (3, 4))])
+@torch.no_grad()
+def test_pooled_adaptive_norm_scales_by_gamma_of_the_deviation_and_shifts_by_beta_of_the_mean(norm, axes):
+    layer = PooledAdaptiveGroupNorm(8, condition_channels=3, norm=partial(norm, num_groups=2)).double()
+    x, codes = torch.randn(2, 8, 3, 4, 4, dtype=torch.float64), torch.randn(2, 3, 3, 2, 2, dtype=torch.float64)
+    deviation = (codes.var(axes, keepdim=True, unbiased=True) + 1e-6).sqrt()
+    gamma = torch.einsum("cd,bdthw->bcthw", layer.gamma.weight, deviation) + layer.gamma.bias.reshape(1, 8, 1, 1, 1)
+    beta = (torch.einsum("cd,bdthw->bcthw", layer.beta.weight, codes.mean(axes, keepdim=True))
+            + layer.beta.bias.reshape(1, 8, 1, 1, 1))
+    torch.testing.assert_close(layer(x, codes), layer.norm(x) * gamma + beta)
+
+
+@torch.no_grad()
+def test_deviation_of_a_single_position_is_that_of_no_variance():
+    layer = PooledAdaptiveGroupNorm(8, condition_channels=3, norm=ClipGroupNorm)
+    x, codes = torch.randn(1, 8, 1, 4, 4), torch.randn(1, 3, 1, 1, 1)
+    expected = layer.norm(x) * layer.gamma(torch.full((3,), 1e-3)).reshape(1, 8, 1, 1, 1)
+    expected = expected + layer.beta(codes.flatten()).reshape(1, 8, 1, 1, 1)
+    torch.testing.assert_close(layer(x, codes), expected)

@@ -25,6 +25,19 @@ def test_blur_is_a_strided_convolution_with_121_after_reflection(size, time):
     torch.testing.assert_close(blur_pool(x, time=time), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(4, 6, 8), (5, 7, 9), (2, 3, 5)])
+@torch.no_grad()
+def test_same_blur_pads_even_sides_after_and_odd_ones_on_both(size):
+    x = torch.randn(2, 3, *size)
+    line = torch.tensor([1.0, 2.0, 1.0]) / 4
+    kernel = torch.einsum("i,j,k->ijk", line, line, line).expand(3, 1, -1, -1, -1)
+    t, h, w = ((1, 1) if side % 2 else (0, 1) for side in size)
+    expected = F.conv3d(F.pad(x, (*w, *h, *t)), kernel, stride=2, groups=3)
+    torch.testing.assert_close(blur_pool(x, time=True, padding="same"), expected, rtol=1e-5, atol=1e-6)
+    frames = blur_pool(x, time=False, padding="same")
+    assert frames.shape == (2, 3, size[0], (size[1] + 1) // 2, (size[2] + 1) // 2)
+
+
 @pytest.mark.parametrize("size", [(5, 16, 16), (4, 8, 16), (3, 9, 7)])
 @pytest.mark.parametrize("temporal_kernel", [1, 3])
 @torch.no_grad()
@@ -105,5 +118,5 @@ def test_default_size_takes_the_defaults_five_blocks():
 
 
 def test_unknown_padding_is_refused():
-    with pytest.raises(ValueError, match="'reflect', got 'zeros'"):
+    with pytest.raises(ValueError, match="'reflect' or 'same', got 'zeros'"):
         StyleGANDiscriminator(blur_padding="zeros")

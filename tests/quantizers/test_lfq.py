@@ -187,3 +187,25 @@ def test_a_sample_is_quantized_alike_alone_and_in_a_batch():
 
 def test_there_is_nothing_to_save():
     assert not LFQ(bits=6).state_dict()
+
+
+@pytest.mark.parametrize(("bit_order", "expected"), [("msb_first", [1, 2, 4, 6]), ("lsb_first", [4, 2, 1, 3])])
+def test_bit_order_decides_which_channel_is_worth_most(bit_order, expected):
+    signs = torch.tensor([[-1.0, -1, 1], [-1, 1, -1], [1, -1, -1], [1, 1, -1]])  # (N, bits)
+    lfq = LFQ(bits=3, bit_order=bit_order).eval()
+    output = lfq(signs.T.reshape(1, 3, 1, 1, 4))
+    assert output.indices.flatten().tolist() == expected
+    assert torch.equal(lfq.codes_from_indices(output.indices), output.codes)
+
+
+@pytest.mark.parametrize("sign_of_zero", [-1, 1])
+def test_zero_has_the_sign_it_is_given(sign_of_zero):
+    output = LFQ(bits=2, sign_of_zero=sign_of_zero).eval()(torch.zeros(1, 2, 1, 1, 1))
+    assert output.codes.flatten().tolist() == [sign_of_zero] * 2
+    assert output.indices.item() == (3 if sign_of_zero == 1 else 0)
+
+
+@pytest.mark.parametrize("option", [dict(bit_order="big"), dict(sign_of_zero=0)])
+def test_other_options_are_refused(option):
+    with pytest.raises(ValueError, match="'msb_first' or 'lsb_first' and sign_of_zero -1 or 1"):
+        LFQ(bits=2, **option)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from toolkit.layers.causal_conv import CausalConv3d, StreamCache
 from toolkit.layers.norm import FrameGroupNorm
 
 
-def run_block(block: nn.Module, *inputs: Any, activation_checkpointing: bool) -> Tensor:
+def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation_checkpointing: bool) -> Tensor:
     """``block(*inputs)``; with ``activation_checkpointing`` the backward pass computes it again.
 
     Example:

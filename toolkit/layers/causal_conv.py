@@ -54,14 +54,14 @@ class CausalConv3d(nn.Conv3d):
             cache: Where the convolution keeps the input frames that later chunks still need; one
                 empty dict per stream. Chunks concatenated equal the whole clip's output.
         """
+        if x.shape[2] == 0:  # in a stream, what a chunk that completed nothing becomes further on
+            return self._nothing(x)
         if cache is None and x.shape[2] == 1:
             return self.single_frame(x)
         k_t, s_t = self.kernel_size[0], self.stride[0]
         if cache is None:
             return super().forward(self._pad(x, k_t - 1))
         past = cache.get(self)
-        if past is None and x.shape[2] == 0:
-            return self._nothing(x)  # the first frame, which replication repeats, is still to come
         reach = max(k_t, s_t)  # frames an output stands for; a stride beyond the kernel skips its first ones
         x = F.pad(x, (0, 0, 0, 0, reach - 1, 0), mode=self.fill) if past is None else torch.cat([past, x], dim=2)
         ready = max(0, (x.shape[2] - reach) // s_t + 1)  # outputs whose input frames are all here

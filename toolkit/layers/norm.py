@@ -60,7 +60,7 @@ class FrameGroupNorm(ClipGroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         # A view in channels_last_3d, where the channels lie innermost.
         frames = rearrange(x, "b c t h w -> (b t) c h w")
-        return rearrange(super().forward(frames), "(b t) c h w -> b c t h w", t=x.shape[2])
+        return rearrange(super().forward(frames), "(b t) c h w -> b c t h w", b=x.shape[0])
 
 
 class AdaptiveGroupNorm(nn.Module):

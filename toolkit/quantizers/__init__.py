@@ -1,5 +1,6 @@
 """Quantizers, one file each."""
 
 from toolkit.quantizers.lfq import LFQ
+from toolkit.quantizers.vq import VQ
 
-__all__ = ["LFQ"]
+__all__ = ["LFQ", "VQ"]

@@ -1,0 +1,201 @@
+"""The encoder and decoder of VQGAN (Esser et al., arXiv:2012.09841), as LlamaGen and taming build them.
+
+They are 2-D: a clip goes through frame by frame. The 1x1 convolutions that join them to the quantizer
+(``quant_conv`` and ``post_quant_conv``) are theirs.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from toolkit.contracts import Decoder, Encoder
+from toolkit.layers import (
+    CausalConv3d,
+    FrameAttention,
+    FrameGroupNorm,
+    ResBlock,
+    StreamCache,
+    repeat_nearest,
+    run_block,
+)
+from toolkit.registry import DECODERS, ENCODERS
+
+_conv3x3 = partial(CausalConv3d, kernel_size=(1, 3, 3))
+_conv1x1 = partial(CausalConv3d, kernel_size=(1, 1, 1))
+
+
+def _attention_levels(who: str, channel_multipliers: tuple[int, ...],
+                      attention: tuple[bool, ...] | None) -> tuple[bool, ...]:
+    """For each level from fine to coarse whether it attends; by default the coarsest alone."""
+    if attention is None:
+        return (False,) * (len(channel_multipliers) - 1) + (True,)
+    if len(attention) != len(channel_multipliers):
+        raise ValueError(f"{who} needs one attention entry for each of its {len(channel_multipliers)} levels, got "
+                         f"{len(attention)}.")
+    return tuple(attention)
+
+
+def _stride(channel_multipliers: tuple[int, ...]) -> tuple[int, int, int]:
+    return 1, 2 ** (len(channel_multipliers) - 1), 2 ** (len(channel_multipliers) - 1)
+
+
+class _Downsample(nn.Module):
+    """3x3 convolution of stride 2, padded by one row and column at the end only."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv3d(channels, channels, (1, 3, 3), stride=(1, 2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class _Upsample(nn.Module):
+    """Repetition to twice the side, then a 3x3 convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = _conv3x3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(repeat_nearest(x, (1, 2, 2)))
+
+
+class _Level(nn.Module):
+    """Residual blocks, each followed by attention if the level attends, then a change of resolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, num_res_blocks: int, attends: bool, norm: partial,
+                 resample: type[nn.Module] | None):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            ResBlock(in_channels if i == 0 else out_channels, out_channels, temporal_kernel=1, bias=True, norm=norm)
+            for i in range(num_res_blocks))
+        self.attentions = nn.ModuleList(FrameAttention(out_channels, norm=norm) for _ in self.blocks if attends)
+        self.resample = resample and resample(out_channels)
+
+    def layers(self) -> list[nn.Module]:
+        """All of it in the order of use."""
+        attentions = iter(self.attentions)
+        pairs = [(block, next(attentions, None)) for block in self.blocks]
+        return [layer for layer in (*sum(pairs, ()), self.resample) if layer is not None]
+
+
+def _middle(channels: int, norm: partial) -> nn.ModuleList:
+    """Residual block, attention, residual block at the coarsest resolution."""
+    block = partial(ResBlock, channels, channels, temporal_kernel=1, bias=True, norm=norm)
+    return nn.ModuleList([block(), FrameAttention(channels, norm=norm), block()])
+
+
+@ENCODERS.register_module()
+class VQGANEncoder(Encoder):
+    """VQGAN encoder: 2-D residual blocks, attention at the coarsest level (arXiv:2012.09841, app. A).
+
+    Args:
+        in_channels: C.
+        out_channels: d, the quantizer's dim.
+        filters: Width of the first convolution.
+        channel_multipliers: Width of each level in ``filters``, from fine to coarse; each but the last
+            ends by halving the side.
+        num_res_blocks: Residual blocks per level.
+        z_channels: Width before the 1x1 convolution to d.
+        attention: For each level whether its blocks are followed by attention; None: the coarsest alone.
+        num_groups, norm_eps: Of the group norms.
+
+    Raises:
+        ValueError: If ``attention`` has another number of entries than there are levels.
+
+    Example:
+        >>> import torch
+        >>> encoder = VQGANEncoder(out_channels=4, filters=8, channel_multipliers=(1, 2), z_channels=16)
+        >>> encoder(torch.zeros(1, 3, 1, 16, 16)).shape, encoder.stride
+        (torch.Size([1, 4, 1, 8, 8]), (1, 2, 2))
+    """
+
+    first_frame_alone = True
+    causal = True
+
+    def __init__(self, *, in_channels: int = 3, out_channels: int = 8, filters: int = 128,
+                 channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4), num_res_blocks: int = 2,
+                 z_channels: int = 256, attention: tuple[bool, ...] | None = None, num_groups: int = 32,
+                 norm_eps: float = 1e-6):
+        super().__init__()
+        attends = _attention_levels("VQGANEncoder", channel_multipliers, attention)
+        norm = partial(FrameGroupNorm, num_groups=num_groups, eps=norm_eps)
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, _stride(channel_multipliers)
+        widths = [filters, *(filters * m for m in channel_multipliers)]
+        last = len(channel_multipliers) - 1
+        self.conv_in = _conv3x3(in_channels, filters)
+        self.levels = nn.ModuleList(
+            _Level(widths[i], widths[i + 1], num_res_blocks=num_res_blocks, attends=attends[i], norm=norm,
+                   resample=_Downsample if i < last else None) for i in range(last + 1))
+        self.mid = _middle(widths[-1], norm)
+        self.norm_out = norm(widths[-1])
+        self.conv_out = _conv3x3(widths[-1], z_channels)
+        self.quant_conv = _conv1x1(z_channels, out_channels)
+
+    def forward(self, pixels: Tensor, cache: StreamCache | None = None) -> Tensor:
+        """Pixels (B, C, T, h * s_h, w * s_w) -> latents (B, d, T, h, w); a stream needs no cache."""
+        x = self.conv_in(pixels)
+        for layer in (*(layer for level in self.levels for layer in level.layers()), *self.mid):
+            x = run_block(layer, x, activation_checkpointing=self.activation_checkpointing)
+        return self.quant_conv(self.conv_out(F.silu(self.norm_out(x))))
+
+
+@DECODERS.register_module()
+class VQGANDecoder(Decoder):
+    """VQGAN decoder: the encoder's mirror image (arXiv:2012.09841, app. A).
+
+    Args:
+        in_channels: d, the quantizer's dim.
+        out_channels: C.
+        filters, channel_multipliers, z_channels, attention, num_groups, norm_eps: As the encoder's, still
+            from fine to coarse.
+        num_res_blocks: Residual blocks per level; published decoders have one more than their encoder.
+
+    Raises:
+        ValueError: If ``attention`` has another number of entries than there are levels.
+
+    Example:
+        >>> import torch
+        >>> decoder = VQGANDecoder(in_channels=4, filters=8, channel_multipliers=(1, 2), z_channels=16)
+        >>> decoder(torch.zeros(1, 4, 1, 8, 8)).shape
+        torch.Size([1, 3, 1, 16, 16])
+    """
+
+    first_frame_alone = True
+    causal = True
+
+    def __init__(self, *, in_channels: int = 8, out_channels: int = 3, filters: int = 128,
+                 channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4), num_res_blocks: int = 3,
+                 z_channels: int = 256, attention: tuple[bool, ...] | None = None, num_groups: int = 32,
+                 norm_eps: float = 1e-6):
+        super().__init__()
+        attends = _attention_levels("VQGANDecoder", channel_multipliers, attention)[::-1]
+        norm = partial(FrameGroupNorm, num_groups=num_groups, eps=norm_eps)
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, _stride(channel_multipliers)
+        coarse_to_fine = [filters * m for m in reversed(channel_multipliers)]
+        widths = [coarse_to_fine[0], *coarse_to_fine]
+        last = len(channel_multipliers) - 1
+        self.post_quant_conv = _conv1x1(in_channels, z_channels)
+        self.conv_in = _conv3x3(z_channels, widths[0])
+        self.mid = _middle(widths[0], norm)
+        self.levels = nn.ModuleList(
+            _Level(widths[i], widths[i + 1], num_res_blocks=num_res_blocks, attends=attends[i], norm=norm,
+                   resample=_Upsample if i < last else None) for i in range(last + 1))
+        self.norm_out = norm(widths[-1])
+        self.conv_out = _conv3x3(widths[-1], out_channels)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight of the convolution that makes the pixels."""
+        return self.conv_out.weight
+
+    def forward(self, codes: Tensor, cache: StreamCache | None = None) -> Tensor:
+        """Codes (B, d, T, h, w) -> pixels (B, C, T, h * s_h, w * s_w); a stream needs no cache."""
+        x = self.conv_in(self.post_quant_conv(codes))
+        for layer in (*self.mid, *(layer for level in self.levels for layer in level.layers())):
+            x = run_block(layer, x, activation_checkpointing=self.activation_checkpointing)
+        return self.conv_out(F.silu(self.norm_out(x)))
