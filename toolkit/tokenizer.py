@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,28 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from toolkit.contracts import Decoder, Encoder, Part, Quantizer, QuantizerOutput, TokenizerOutput
+from toolkit.contracts import Decoder, Discriminator, Encoder, Part, Quantizer, QuantizerOutput, TokenizerOutput
 
 Size = tuple[int, int, int]
+
+
+def save_part(part: Tokenizer | Discriminator, directory: str | Path) -> None:
+    """Write ``config.json`` and ``model.safetensors`` (float32) of a part, from which it can be built again.
+
+    Example:
+        >>> from toolkit.networks import PatchGANDiscriminator
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> save_part(PatchGANDiscriminator(filters=8), folder)
+        >>> sorted(path.name for path in folder.iterdir())
+        ['config.json', 'model.safetensors']
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(part.config, indent=2) + "\n")
+    weights = {name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
+               for name, tensor in part.state_dict().items()}
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()},
+              directory / "model.safetensors", metadata={"format": "pt"})
 
 
 class Tokenizer(Part, nn.Module):
@@ -115,6 +135,83 @@ class Tokenizer(Part, nn.Module):
         codes = self.quantizer.codes_from_indices(indices, grid)
         return self.decode(codes.to(self.decoder.last_layer.dtype), size)
 
+    @torch.no_grad()
+    def tokenize_stream(self, clips: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Tokenize a video of any length chunk by chunk, in memory that does not grow.
+
+        Args:
+            clips: The chunks (B, C, T, H, W) of one video in order, T as it comes. A chunk that
+                completes no position yields nothing yet; the end is padded as :meth:`tokenize` does.
+
+        Yields:
+            Indices (B, t, h, w, G); joined along t they are those of the whole video.
+
+        Raises:
+            ValueError: If a part cannot be streamed, with the reason.
+
+        Example:
+            >>> from toolkit import build_tokenizer, load_config
+            >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
+            >>> [tuple(i.shape) for i in tokenizer.tokenize_stream(torch.zeros(1, 3, 6, 8, 8).split(3, dim=2))]
+            [(1, 1, 1, 1, 1), (1, 1, 1, 1, 1), (1, 1, 1, 1, 1)]
+        """
+        self._check_streams(self.encoder)
+        cache: dict[nn.Module, Tensor] = {}
+        seen, last = 0, None
+        for clip in clips:
+            seen += clip.shape[2]
+            last = clip[:, :, -1:] if clip.shape[2] else last
+            yield from self._stream_indices(self._pad_space(clip), cache)
+        if last is not None and (missing := self.fitting_size((seen, *last.shape[3:]))[0] - seen):
+            yield from self._stream_indices(self._pad_space(last.expand(-1, -1, missing, -1, -1)), cache)
+
+    @torch.no_grad()
+    def detokenize_stream(self, indices: Iterable[Tensor], size: Size | None = None) -> Iterator[Tensor]:
+        """Indices (B, t, h, w, G) of one video in chunks -> its pixels (B, C, T, H, W) in chunks, not clamped.
+
+        Args:
+            indices: The chunks in order, as from :meth:`tokenize_stream` or cut anywhere along t.
+            size: (T, H, W) of the video, with which the padding is cropped off.
+
+        Raises:
+            ValueError: If a part cannot be streamed, with the reason.
+
+        Example:
+            >>> from toolkit import build_tokenizer, load_config
+            >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
+            >>> chunks = torch.zeros(1, 3, 1, 1, 1, dtype=torch.int64).split(1, dim=1)
+            >>> [tuple(x.shape) for x in tokenizer.detokenize_stream(chunks, size=(6, 8, 8))]
+            [(1, 3, 1, 8, 8), (1, 3, 4, 8, 8), (1, 3, 1, 8, 8)]
+        """
+        self._check_streams(self.decoder)
+        cache: dict[nn.Module, Tensor] = {}
+        done = 0
+        for chunk in indices:
+            codes = self.quantizer.codes_from_indices(chunk)
+            pixels = self.decoder(codes.to(self.decoder.last_layer.dtype), cache)
+            if size is not None:
+                pixels = pixels[:, :, :size[0] - done, :size[1], :size[2]]
+            done += pixels.shape[2]
+            if pixels.shape[2]:
+                yield pixels
+
+    def _check_streams(self, part: Encoder | Decoder) -> None:
+        if not part.causal:
+            reason = "is not causal: a frame's output depends on later frames (in MAGVIT2 networks, norm_scope='clip')"
+        elif type(self.quantizer).positions is not Quantizer.positions or not self.codebook_size:
+            part, reason = self.quantizer, "has no grid of indices, position by position"
+        elif not part.first_frame_alone:
+            reason = "does not let the first frame stand alone"
+        else:
+            return
+        raise ValueError(f"Tokenizer cannot stream: its {type(part).__name__} {reason}; give whole clips to tokenize "
+                         "and detokenize.")
+
+    def _stream_indices(self, pixels: Tensor, cache: dict[nn.Module, Tensor]) -> Iterator[Tensor]:
+        latents = self.encoder(pixels, cache)
+        if latents.shape[2]:
+            yield self.quantizer(latents).indices
+
     def forward(self, pixels: Tensor) -> TokenizerOutput:
         """Pixels (B, C, T, H, W) in [-1, 1] -> their reconstruction, of the same shape, and all between."""
         latents = self._latents(pixels)
@@ -151,15 +248,15 @@ class Tokenizer(Part, nn.Module):
             return pixels
         return F.pad(pixels, (0, w - size[2], 0, h - size[1], 0, t - size[0]), mode="replicate")
 
+    def _pad_space(self, pixels: Tensor) -> Tensor:
+        """As :meth:`_pad`, of a chunk whose number of frames is left as it is."""
+        _, h, w = self.fitting_size((1, *pixels.shape[3:]))
+        sides = (0, w - pixels.shape[4], 0, h - pixels.shape[3], 0, 0)
+        return F.pad(pixels, sides, mode="replicate") if any(sides) and pixels.shape[2] else pixels
+
     def save_pretrained(self, directory: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` (float32), all that :func:`load_tokenizer` needs."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
-        weights = {name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
-                   for name, tensor in self.state_dict().items()}
-        save_file({name: tensor.contiguous() for name, tensor in weights.items()},
-                  directory / "model.safetensors", metadata={"format": "pt"})
+        save_part(self, directory)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload the files of :meth:`save_pretrained` to the Hugging Face hub; returns the commit's address."""
