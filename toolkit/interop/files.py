@@ -1,0 +1,230 @@
+"""Reading a checkpoint file without executing anything from it, and sorting what is in it."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+_MAIN = ("state_dict", "model", "module", "tokenizer")  # where trainers keep the weights
+_EMA = ("ema", "model_ema", "ema_state_dict")
+_DISCRIMINATOR = ("discriminator",)
+# Names that are no tokenizer's: perceptual networks and loss state; counters and averages of trainers.
+_SKIPPED = re.compile(r"(loss|perceptual_model|perceptual_loss)[./]|(.*[./])?lecam_ema[./]")
+_EMA_COUNTERS = ("decay", "num_updates")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be converted; the message names the tensors.
+
+    Example:
+        >>> issubclass(CheckpointError, ValueError)
+        True
+    """
+
+
+@dataclass
+class Contents:
+    """A checkpoint's tensors by what they belong to, under their own names without wrappers' prefixes.
+
+    Attributes:
+        tokenizer: The encoder's, quantizer's and decoder's.
+        discriminator: Empty where the file has none.
+        ema: Whether the tokenizer's are the averaged ones.
+        skipped: Why -> names of what was left out.
+
+    Example:
+        >>> Contents(tokenizer={}).skipped
+        {}
+    """
+
+    tokenizer: Tensors
+    discriminator: Tensors = field(default_factory=dict)
+    ema: bool = False
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+
+def read_file(path: str | Path) -> Mapping[str, Any]:
+    """What a checkpoint file holds; nothing in it is executed.
+
+    Args:
+        path: ``.safetensors``, ``.npz``, or torch's ``.bin``, ``.pt``, ``.pth`` or ``.ckpt``. Of torch's, only
+            tensors, containers and plain values are admitted, and an ``argparse.Namespace`` of them.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is damaged, of another kind, or has anything in it that would have to run.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "tiny.pt"
+        >>> torch.save({"model": {"weight": torch.ones(2)}, "args": argparse.Namespace(lr=1e-4)}, path)
+        >>> sorted(read_file(path))
+        ['args', 'model']
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: give a .safetensors, .npz, .bin, .pt, .pth or .ckpt file.")
+    try:
+        if path.suffix == ".safetensors":
+            found = load_file(path)
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        elif path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                found = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            raise CheckpointError(f"{path}: a checkpoint ends in .safetensors, .npz, .bin, .pt, .pth or .ckpt, "
+                                  f"got {path.suffix!r}.")
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), str(error))
+        raise CheckpointError(f"{path} is refused: it holds more than tensors and plain values, and reading it would "
+                              f"run code from it ({reason.strip()[:300]}). Save its state dict alone.") from error
+    except (EOFError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError,
+            zipfile.BadZipFile) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is damaged, or no checkpoint: {str(error)[:300]}") from error
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"{path} holds a {type(found).__name__}; a checkpoint is a dict of tensors.")
+    return found
+
+
+def sort_contents(found: Mapping[str, Any], *, ema: bool = True) -> Contents:
+    """Sort a checkpoint into tokenizer, discriminator and the rest.
+
+    Known wrappings: a bare dict; Lightning's ``state_dict`` with an averaged copy under ``model_ema.`` whose
+    names have lost their dots; ``model`` and ``ema`` side by side; ``tokenizer.``, ``discriminator.`` and
+    ``perceptual_model.`` in one dict; ``module.`` and ``_orig_mod.`` of torch's wrappers; names that start with
+    ``encoder/``, ``decoder/`` and ``discriminator/``.
+
+    Args:
+        found: What :func:`read_file` returned.
+        ema: Take the averaged weights where there are any.
+
+    Raises:
+        CheckpointError: If there is no section of weights, or the averaged copy does not match its original.
+
+    Example:
+        >>> one = torch.ones(1)
+        >>> contents = sort_contents({"state_dict": {"a.b": one, "model_ema.ab": 2 * one, "loss.x": one}})
+        >>> contents.tokenizer, contents.ema, contents.skipped
+        ({'a.b': tensor([2.])}, True, {'loss and perceptual networks': ['loss.x'], 'replaced by EMA': ['a.b']})
+    """
+    contents = Contents(tokenizer={})
+    sections = _sections(found, contents)
+    raw = next((sections.pop(name) for name in ("", *_MAIN) if name in sections), None)
+    average = next((sections.pop(name) for name in _EMA if name in sections), None)
+    if raw is None and average is None:
+        raise CheckpointError(f"no weights found: the file has {', '.join(map(repr, found)) or 'nothing'}, and none of "
+                              f"{', '.join((*_MAIN, *_EMA))} holds tensors.")
+    for name in _DISCRIMINATOR:
+        contents.discriminator |= _unwrapped(sections.pop(name, {}))
+    if sections:
+        raise CheckpointError("left over: " + _listed([f"{section}.{name}" for section, tensors in sections.items()
+                                                       for name in tensors]))
+    raw, average = _unwrapped(raw or {}), _unwrapped(average or {})
+    dotless = {name.removeprefix("model_ema."): tensor for name, tensor in raw.items()
+               if name.startswith("model_ema.")}
+    raw = {name: tensor for name, tensor in raw.items() if not name.startswith("model_ema.")}
+    if dotless:
+        _skip(contents, "EMA counters", [f"model_ema.{name}" for name in dotless if name in _EMA_COUNTERS])
+        average = {name: tensor for name, tensor in dotless.items() if name not in _EMA_COUNTERS}
+        average = _with_dots(average, raw) if ema else {f"model_ema.{name}": average[name] for name in average}
+    tokenizer = _tokenizers(raw, contents)
+    if average and (ema or not raw):
+        averaged = _tokenizers(average, contents)
+        if raw:
+            _check_copy(averaged, tokenizer)
+            _skip(contents, "replaced by EMA", list(tokenizer))
+        contents.tokenizer, contents.ema = averaged, True
+    else:
+        _skip(contents, "EMA", list(average))
+        contents.tokenizer = tokenizer
+    return contents
+
+
+def _sections(found: Mapping[str, Any], contents: Contents) -> dict[str, Tensors]:
+    """Name -> tensors directly in it, "" for those of the file itself; what else there is, is skipped."""
+    sections: dict[str, Tensors] = {}
+    for key, value in found.items():
+        if isinstance(value, Tensor):
+            sections.setdefault("", {})[str(key)] = value
+        elif isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values()):
+            sections[str(key)] = {str(name): item for name, item in value.items() if isinstance(item, Tensor)}
+            _skip(contents, "no tensors", [f"{key}.{name}" for name, item in value.items()
+                                           if not isinstance(item, Tensor)])
+        else:
+            _skip(contents, "optimizers and other state", [str(key)])
+    if "" in sections and any(name in sections for name in (*_MAIN, *_EMA)):
+        _skip(contents, "optimizers and other state", list(sections.pop("")))  # such as a step beside state_dict
+    return sections
+
+
+def _unwrapped(tensors: Tensors) -> Tensors:
+    """Without the prefixes that torch's wrappers put before every name."""
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _tokenizers(tensors: Tensors, contents: Contents) -> Tensors:
+    """The tokenizer's tensors of a section; the discriminator's and the rest go where they belong."""
+    prefixed = any(name.startswith("tokenizer.") for name in tensors)
+    own: Tensors = {}
+    for name, tensor in tensors.items():
+        if match := re.match(r"(?:loss\.)?discriminator[./](?!lecam_ema)", name):
+            contents.discriminator.setdefault(name[match.end():], tensor)  # the raw copy, which comes first
+        elif _SKIPPED.match(name):
+            _skip(contents, "loss and perceptual networks", [name])
+        elif prefixed and name.startswith("tokenizer."):
+            own[name.removeprefix("tokenizer.")] = tensor
+        else:
+            own[name] = tensor
+    return _unwrapped(own)
+
+
+def _with_dots(dotless: Tensors, raw: Tensors) -> Tensors:
+    """An averaged copy under the names of the weights it is of."""
+    dotted = {name.replace(".", ""): name for name in raw}
+    unknown = [f"model_ema.{name}" for name in dotless if name not in dotted]
+    if unknown:
+        raise CheckpointError(f"left over, copies of no tensor in the file: {_listed(unknown)}; convert the raw "
+                              "weights instead (--no-ema).")
+    return {dotted[name]: tensor for name, tensor in dotless.items()}
+
+
+def _check_copy(average: Tensors, raw: Tensors) -> None:
+    faults = [f"{name} has no averaged copy" for name in raw if name not in average]
+    faults += [f"{name} is an averaged copy of nothing" for name in average if name not in raw]
+    faults += [f"{name} is {tuple(average[name].shape)} averaged and {tuple(raw[name].shape)} raw"
+               for name in raw if name in average and average[name].shape != raw[name].shape]
+    if faults:
+        raise CheckpointError(f"averaged and raw weights do not match: {_listed(faults)}; convert the raw weights "
+                              "instead (--no-ema).")
+
+
+def _skip(contents: Contents, why: str, names: list[str]) -> None:
+    if names:
+        known = contents.skipped.setdefault(why, [])
+        known += [name for name in names if name not in known]
+
+
+def _listed(names: list[str], limit: int = 50) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,121 @@
+"""VQGAN in two layouts: LlamaGen's (github.com/FoundationVision/LlamaGen) and taming-transformers'."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+from toolkit.interop.files import Tensors
+from toolkit.interop.layout import Layout, translate
+
+
+class _VQGANLayout(Layout):
+    """A family with the VQGAN network; it counts its levels and blocks, the rest is read here."""
+
+    normalize: ClassVar[bool]  # latents and codes to unit length
+    num_levels: int
+    num_encoder_blocks: int
+    num_decoder_blocks: int
+
+    def attends(self, part: str, level: int) -> bool:
+        """Whether the checkpoint has attention at a level of ours."""
+        prefix = self.their_name(f"{part}.levels.{level}.attentions.")
+        return any(name.startswith(prefix) for name in self.tensors)
+
+    def config(self) -> dict[str, Any]:
+        """The tokenizer's config, all of it read off the tensors but for the lookup."""
+        levels = range(self.num_levels)
+        mirrored = [self.num_levels - 1 - i for i in levels]
+        filters = self.read("the first convolution's width", [
+            ("encoder.conv_in.weight", 0), ("encoder.conv_in.bias", 0), ("encoder.levels.0.blocks.0.norm1.weight", 0),
+            ("encoder.levels.0.blocks.0.norm1.bias", 0), ("encoder.levels.0.blocks.0.conv1.weight", 1)])
+        widths = [self.read(f"the width of level {i}", [
+            (f"{part}.blocks.0.{tensor}", 0) for part in (f"encoder.levels.{i}", f"decoder.levels.{mirrored[i]}")
+            for tensor in ("conv1.weight", "conv1.bias", "norm2.weight", "norm2.bias", "conv2.weight", "conv2.bias")])
+            for i in levels]
+        dim = self.read("the codes' width", [("encoder.quant_conv.weight", 0), ("encoder.quant_conv.bias", 0),
+                                             ("decoder.post_quant_conv.weight", 1), ("quantizer.codebook", 1)])
+        z_channels = self.read("the width before the codes", [
+            ("encoder.quant_conv.weight", 1), ("encoder.conv_out.weight", 0), ("encoder.conv_out.bias", 0),
+            ("decoder.post_quant_conv.weight", 0), ("decoder.post_quant_conv.bias", 0), ("decoder.conv_in.weight", 1)])
+        channels = self.read("the number of image channels", [
+            ("encoder.conv_in.weight", 1), ("decoder.conv_out.weight", 0), ("decoder.conv_out.bias", 0)])
+        network = dict(filters=filters, channel_multipliers=tuple(width // filters for width in widths),
+                       z_channels=z_channels)
+        return dict(
+            encoder=dict(type="VQGANEncoder", in_channels=channels, num_res_blocks=self.num_encoder_blocks, **network,
+                         attention=tuple(self.attends("encoder", i) for i in levels)),
+            quantizer=dict(type="VQ", dim=dim, normalize=self.normalize,
+                           codebook_size=self.read("the codebook's size", [("quantizer.codebook", 0)])),
+            decoder=dict(type="VQGANDecoder", out_channels=channels, num_res_blocks=self.num_decoder_blocks, **network,
+                         attention=tuple(self.attends("decoder", i) for i in mirrored)))
+
+
+_ATTENTION = {r"\.query\.": ".q.", r"\.key\.": ".k.", r"\.value\.": ".v.", r"\.out\.": ".proj_out."}
+_RULES = {**_ATTENTION, r"^encoder\.quant_conv": "quant_conv", r"^decoder\.post_quant_conv": "post_quant_conv",
+          r"^quantizer\.codebook$": "quantize.embedding.weight", r"\.shortcut\.": ".nin_shortcut.",
+          r"^(encoder.*)\.resample": r"\1.downsample", r"^(decoder.*)\.resample": r"\1.upsample"}
+_LLAMAGEN = {**_RULES, r"\.levels\.": ".conv_blocks.", r"\.blocks\.": ".res.", r"\.attentions\.": ".attn."}
+_TAMING = {**_RULES, r"\.mid\.0\.": ".mid.block_1.", r"\.mid\.1\.": ".mid.attn_1.", r"\.mid\.2\.": ".mid.block_2.",
+           r"\.blocks\.": ".block.", r"\.attentions\.": ".attn.", r"^encoder\.levels": "encoder.down",
+           r"^decoder\.levels": "decoder.up"}
+
+
+class LlamaGen(_VQGANLayout):
+    """LlamaGen's VQ-8 and VQ-16.
+
+    Example:
+        >>> import re
+        >>> bool(re.match(LlamaGen.marks, "encoder.conv_blocks.0.res.0.conv1.weight"))
+        True
+    """
+
+    name = "llamagen"
+    marks = r"(encoder|decoder)\.conv_blocks\."
+    normalize = True
+
+    def __init__(self, tensors: Tensors):
+        super().__init__(tensors)
+        self.num_levels = self.count("levels", *(
+            (rf"{part}\.conv_blocks\.(\d+)\.{what}", add) for part in ("encoder", "decoder")
+            for what, add in ((r"res\.0\.conv1", 0), (r"res\.0\.conv2", 0), ("(?:up|down)sample", 1))))
+        self.num_encoder_blocks, self.num_decoder_blocks = (self.count("residual blocks", *(
+            (rf"{part}\.conv_blocks\.{level}\.res\.(\d+)\.", 0) for level in range(self.num_levels)))
+            for part in ("encoder", "decoder"))
+
+    def their_name(self, ours: str) -> str:
+        """Our name in LlamaGen's words."""
+        return translate(ours, _LLAMAGEN)
+
+    def constants(self) -> dict[str, tuple[int, ...]]:
+        """The record of codes that training used lately."""
+        return {"quantize.codebook_used": (65536,)}
+
+
+class Taming(_VQGANLayout):
+    """taming-transformers' VQGANs with a vector quantizer.
+
+    Example:
+        >>> import re
+        >>> bool(re.match(Taming.marks, "encoder.mid.attn_1.q.weight"))
+        True
+    """
+
+    name = "taming"
+    marks = r"(encoder|decoder)\.mid\.(block|attn)_\d\."
+    normalize = False
+
+    def __init__(self, tensors: Tensors):
+        super().__init__(tensors)
+        self.num_levels = self.count("levels", *(
+            (rf"{part}\.(\d+)\.{what}", add) for part in (r"encoder\.down", r"decoder\.up")
+            for what, add in ((r"block\.0\.conv1", 0), (r"block\.0\.conv2", 0), ("(?:up|down)sample", 1))))
+        self.num_encoder_blocks, self.num_decoder_blocks = (self.count("residual blocks", *(
+            (rf"{part}\.{level}\.block\.(\d+)\.", 0) for level in range(self.num_levels)))
+            for part in (r"encoder\.down", r"decoder\.up"))
+
+    def their_name(self, ours: str) -> str:
+        """Our name in taming's words; its decoder counts levels from the finest."""
+        name = re.sub(r"^decoder\.levels\.(\d+)",
+                      lambda level: f"decoder.levels.{self.num_levels - 1 - int(level[1])}", ours)
+        return translate(name, _TAMING)
