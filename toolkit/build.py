@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from toolkit.config import ConfigError, check_keys
-from toolkit.contracts import Metric, constructor_parameters
-from toolkit.registry import DECODERS, ENCODERS, METRICS, QUANTIZERS, Registry
+from toolkit.contracts import Discriminator, Metric, constructor_parameters
+from toolkit.registry import DECODERS, DISCRIMINATORS, ENCODERS, METRICS, QUANTIZERS, Registry
 from toolkit.tokenizer import Tokenizer
 
 
@@ -105,23 +106,46 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         Traceback (most recent call last):
         FileNotFoundError: no tokenizer at no/such/place/at/all: it is no directory with config.json and ...
     """
-    directory = _tokenizer_directory(path)
+    return _load(_tokenizer_directory(path), f"tokenizer {path}", build_tokenizer)
+
+
+def load_discriminator(directory: str | Path) -> Discriminator:
+    """Load a discriminator written by ``save_part``, such as a conversion's, in eval mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: If the directory has no ``config.json`` and ``model.safetensors``.
+        ValueError: If a file is damaged, or weights and config do not fit each other.
+
+    Example:
+        >>> import tempfile
+        >>> from toolkit.networks import PatchGANDiscriminator
+        >>> from toolkit.tokenizer import save_part
+        >>> folder = tempfile.mkdtemp()
+        >>> save_part(PatchGANDiscriminator(filters=8), folder)
+        >>> type(load_discriminator(folder)).__name__
+        'PatchGANDiscriminator'
+    """
+    return _load(Path(directory), f"discriminator {directory}", partial(build_part, DISCRIMINATORS))
+
+
+def _load(directory: Path, who: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
+    """The part in a directory; its weights and config must agree."""
     try:
         config = json.loads((directory / "config.json").read_text())
         weights = load_file(directory / "model.safetensors")
     except (ValueError, SafetensorError) as error:  # ValueError: no JSON, or no text at all
-        raise ValueError(f"tokenizer {path}: config.json or model.safetensors is damaged ({error}); "
+        raise ValueError(f"{who}: config.json or model.safetensors is damaged ({error}); "
                          "write or download them again.") from error
-    tokenizer = build_tokenizer(config)
-    wanted = {name: tuple(tensor.shape) for name, tensor in tokenizer.state_dict().items()}
+    part = build(config)
+    wanted = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if wanted != found:
         odd = sorted(f"{name} {wanted.get(name, 'not in config')} / {found.get(name, 'not in weights')}"
                      for name, _ in wanted.items() ^ found.items())
-        raise ValueError(f"tokenizer {path}: config and weights disagree on {len(set(odd))} tensors: "
+        raise ValueError(f"{who}: config and weights disagree on {len(set(odd))} tensors: "
                          f"{'; '.join(sorted(set(odd))[:5])}.")
-    tokenizer.load_state_dict(weights)
-    return tokenizer.eval()
+    part.load_state_dict(weights)
+    return part.eval()
 
 
 def _tokenizer_directory(path: str | Path) -> Path:

@@ -20,12 +20,14 @@ from accelerate.utils import set_seed
 from mmengine.config import Config
 
 import toolkit
-from toolkit.build import build_metrics, build_part, build_tokenizer
+from toolkit.build import build_metrics, build_part, build_tokenizer, load_tokenizer
 from toolkit.config import ConfigError, check_keys
 from toolkit.contracts import Discriminator
 from toolkit.data import Source, TrainLoader, ValLoader
 from toolkit.registry import DATASETS, DISCRIMINATORS
+from toolkit.tokenizer import Tokenizer
 from toolkit.training.checkpoint import checkpoints_in
+from toolkit.training.initialization import freeze_all_but, initialize, initialize_discriminators
 from toolkit.training.objective import build_objective
 from toolkit.training.settings import Settings
 from toolkit.training.trainer import Trainer
@@ -96,6 +98,35 @@ def build_discriminators(config: Mapping[str, Any] | None, modalities: Iterable[
     return {modality: build_part(DISCRIMINATORS, config[modality]) for modality in modalities}
 
 
+def starting_tokenizer(config: Config, settings: Settings) -> Tokenizer:
+    """The tokenizer that training starts from, with the parts frozen that are not to learn.
+
+    Raises:
+        ConfigError: If the config has neither a tokenizer nor one to start from, or they do not fit.
+
+    Example:
+        >>> from toolkit import load_config
+        >>> config = load_config("configs/demo_video.py", {"training.trainable": ["decoder"]})
+        >>> tokenizer = starting_tokenizer(config, Settings.from_config(config.training))
+        >>> any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())
+        False
+    """
+    if "tokenizer" not in config and not settings.init_from:
+        raise ConfigError("training needs the config section tokenizer, or training.init_from=DIR to train on a "
+                          "tokenizer that exists.")
+    source = load_tokenizer(settings.init_from) if settings.init_from else None
+    if "tokenizer" in config:
+        tokenizer = build_tokenizer(config.tokenizer)
+        if source is not None:
+            initialize(tokenizer, source)
+    else:
+        tokenizer = source
+        config.tokenizer = source.config  # so that the run's saved config tells what it trained
+    if settings.trainable is not None:
+        freeze_all_but(tokenizer, settings.trainable)
+    return tokenizer
+
+
 def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False) -> Trainer:
     """Build everything a config describes, write the run's papers, and resume if asked.
 
@@ -116,7 +147,7 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
         (0, 2000, ['config.py', 'provenance.json'])
     """
     work_dir = Path(work_dir)
-    missing = [key for key in ("tokenizer", "objective", "data", "training") if key not in config]
+    missing = [key for key in ("objective", "data", "training") if key not in config]
     if missing:
         raise ConfigError(f"training needs the config sections {', '.join(missing)}.")
     check_keys("data", config.data, ("train", "val"))
@@ -130,7 +161,7 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("training.mixed_precision='fp16' needs a GPU; a CPU trains in 'no' or 'bf16'.")
     set_seed(seed)
-    tokenizer = build_tokenizer(config.tokenizer)
+    tokenizer = starting_tokenizer(config, settings)
     metrics = config.get("metrics") or []
     build_metrics(metrics, tokenizer)  # now, lest a mistake in them ends the run at its first validation
     train, val = (build_sources(f"data.{split}", config.data.get(split)) for split in ("train", "val"))
@@ -138,6 +169,8 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     discriminators = build_discriminators(config.get("discriminator"), modalities)
     if bool(discriminators) != bool(config.objective.get("adversarial")):
         raise ConfigError("discriminator and objective.adversarial belong together: give both, or set both to None.")
+    if settings.init_from:
+        initialize_discriminators(discriminators.values(), settings.init_from)
     objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=tuple(modalities))
     place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes,
              "report": work_dir / "unreadable.txt", "pin_memory": accelerator.device.type == "cuda"}

@@ -42,8 +42,8 @@ class Trained:
         # accelerate puts autocast around forward for good; the trainer enters it where it is wanted.
         module.__dict__.pop("forward", None)
         self.optimizer = torch.optim.Adam(
-            module.parameters(), lr=learning_rate, betas=tuple(settings.betas), eps=settings.eps,
-            weight_decay=settings.weight_decay, fused=True)
+            [p for p in module.parameters() if p.requires_grad], lr=learning_rate, betas=tuple(settings.betas),
+            eps=settings.eps, weight_decay=settings.weight_decay, fused=True)
         # One scaler per network: with a shared one, the first network's step would change the scale
         # under the second's gradients.
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.mixed_precision == "fp16")

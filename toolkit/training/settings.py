@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -43,6 +43,10 @@ class Settings:
         log_every, validate_every, checkpoints: In optimizer steps.
         num_samples: Reconstructions to write at each validation, per modality.
         max_unreadable_share: Of the samples tried, beyond which unreadable files end the run.
+        init_from: A tokenizer directory or hub id to start from: of the same network, or of its image twin,
+            which is then inflated. Optimizers and the average start afresh. Without a ``tokenizer`` in the
+            config, that tokenizer itself is trained on.
+        trainable: The parts that learn, such as ["decoder"]; None: all. The others stay bit for bit as they are.
 
     Example:
         >>> Settings.from_config(dict(max_steps=10)).learning_rate
@@ -67,6 +71,8 @@ class Settings:
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     num_samples: int = 4
     max_unreadable_share: float = 0.05
+    init_from: str | None = None
+    trainable: Sequence[str] | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:
@@ -104,6 +110,11 @@ class Settings:
                 raise ConfigError(f"training.{name} is True or False, got {value!r}.")
         if not isinstance(self.betas, list | tuple) or len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ConfigError(f"training.betas are two numbers in [0, 1), got {self.betas!r}.")
+        if self.init_from is not None and not isinstance(self.init_from, str):
+            raise ConfigError(f"training.init_from is a tokenizer directory or hub id, got {self.init_from!r}.")
+        if self.trainable is not None and (not isinstance(self.trainable, list | tuple) or not self.trainable
+                                           or not all(isinstance(name, str) for name in self.trainable)):
+            raise ConfigError(f"training.trainable is a list of parts such as ['decoder'], got {self.trainable!r}.")
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ConfigError(f"training.mixed_precision is 'no', 'bf16' or 'fp16', got {self.mixed_precision!r}.")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:

@@ -1,0 +1,204 @@
+"""Starting from a tokenizer that exists: inflation with proof, frozen parts, discriminators brought along."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import pytest
+import tiny
+import torch
+from accelerate.state import AcceleratorState
+from mmengine.config import Config
+from safetensors.torch import load_file
+
+from toolkit import build_tokenizer, load_tokenizer
+from toolkit.config import ConfigError
+from toolkit.networks import StyleGANDiscriminator
+from toolkit.tokenizer import save_part
+from toolkit.training import build_trainer
+from toolkit.training.initialization import initialize
+
+clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
+LAYOUTS = pytest.mark.parametrize("downsample", [(False, True), (True, True), (True, False)], ids=str)
+FAMILIES = pytest.mark.parametrize("family", ["o2", "praxis", "open_magvit2"])
+OPTIONS = {
+    "o2": ({}, {}, {}, {}),
+    "praxis": (dict(padding="replicate", norm_eps=1e-6), dict(downsample_kernel=4, first_conv_bias=False), {}, {}),
+    "open_magvit2": (dict(norm_eps=1e-6), dict(first_conv_bias=False),
+                     dict(adaptive_norm="pooled", kept_frame="first"), dict(norm_scope="clip"))}
+
+
+def pair(family: str, downsample: tuple[bool, ...]):
+    """An image tokenizer and its video twin, both with random weights."""
+    shared, encoder, decoder, of_video = OPTIONS[family]
+    made = []
+    for time in (False, True):
+        network = dict(filters=8, channel_multipliers=(1, 2, 2), num_res_blocks=1, num_groups=4,
+                       temporal_downsample=downsample if time else (False, False), temporal_kernel=3 if time else 1,
+                       **shared, **(of_video if time else {}))
+        made.append(build_tokenizer(dict(
+            encoder=dict(type="MAGVIT2Encoder", **network, **encoder), quantizer=dict(type="LFQ", bits=6),
+            decoder=dict(type="MAGVIT2Decoder", **network, **decoder))).eval())
+    return made
+
+
+@LAYOUTS
+@FAMILIES
+@torch.no_grad()
+def test_inflated_network_gives_the_image_networks_latents_indices_and_pixels(family, downsample):
+    image, video = pair(family, downsample)
+    initialize(video, image)
+    pixels = torch.rand(2, 3, 1, 16, 24) * 2 - 1
+    wanted, found = image(pixels), video(pixels)
+    torch.testing.assert_close(found.latents, wanted.latents, rtol=1e-5, atol=1e-6)
+    assert torch.equal(found.indices, wanted.indices)
+    torch.testing.assert_close(found.reconstruction, wanted.reconstruction, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_first_frame_of_a_clip_through_the_inflated_network_is_the_image():
+    image, video = pair("o2", (True, True))
+    initialize(video, image)
+    clip = torch.rand(1, 3, 9, 16, 16) * 2 - 1
+    torch.testing.assert_close(video(clip).reconstruction[:, :, :1], image(clip[:, :, :1]).reconstruction,
+                               rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_still_clip_through_the_inflated_network_is_the_image_in_every_frame():
+    image, video = pair("o2", (False, True))
+    initialize(video, image)
+    still = (torch.rand(1, 3, 1, 16, 16) * 2 - 1).repeat(1, 1, 5, 1, 1)
+    expected = image(still[:, :, :1]).reconstruction.repeat(1, 1, 5, 1, 1)
+    torch.testing.assert_close(video(still).reconstruction, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_kernels_are_zero_but_for_their_last_temporal_slice():
+    image, video = pair("o2", (False, True))
+    initialize(video, image)
+    kernel, flat = video.encoder.levels[0].blocks[0].conv1.weight, image.encoder.levels[0].blocks[0].conv1.weight
+    assert not kernel[:, :, :-1].any() and torch.equal(kernel[:, :, -1:], flat)
+    grown, plain = video.decoder.levels[0].upsample.conv, image.decoder.levels[0].upsample.conv
+    assert torch.equal(grown.bias, torch.cat([plain.bias, plain.bias]))
+
+
+@pytest.mark.parametrize("change", [dict(filters=16), dict(num_res_blocks=2), dict(channel_multipliers=(1, 2, 4))])
+def test_another_network_is_refused_and_nothing_changes(make_tokenizer, change):
+    tokenizer, source = make_tokenizer(), make_tokenizer(**change)
+    before = copy.deepcopy(tokenizer.state_dict())
+    with pytest.raises(ConfigError, match=r"init_from does not fit the tokenizer: .*(needed|left over)"):
+        initialize(tokenizer, source)
+    assert all(torch.equal(before[name], tensor) for name, tensor in tokenizer.state_dict().items())
+
+
+def test_fitting_weights_of_a_network_that_computes_otherwise_are_taken_with_a_warning(make_tokenizer, caplog):
+    tokenizer, source = make_tokenizer(), make_tokenizer(padding="replicate")
+    initialize(tokenizer, source)
+    assert "padding='zeros' (there 'replicate')" in caplog.text
+
+
+def config_of(clips, **changes) -> Config:
+    config = Config(tiny.tiny_config(clips, gan=True))
+    config.merge_from_dict(changes)
+    return config
+
+
+def run(clips, tmp_path, name="run", **changes):
+    AcceleratorState._reset_state(reset_partial_state=True)  # which keeps its first precision
+    trainer = build_trainer(config_of(clips, **changes), work_dir=tmp_path / name)
+    assert trainer.run()
+    return trainer
+
+
+def tensors(folder, part=""):
+    return {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if name.startswith(part)}
+
+
+def test_training_starts_from_the_given_weights_with_fresh_optimizer_and_average(clips, tmp_path):
+    run(clips, tmp_path, "first")
+    given = tmp_path / "first" / "tokenizer"
+    trainer = build_trainer(config_of(clips, **{"training.init_from": str(given)}), work_dir=tmp_path / "second")
+    for weights in (trainer.tokenizer.plain.state_dict(), trainer.averaged.state_dict()):
+        assert all(torch.equal(weights[name], tensor) for name, tensor in tensors(given).items())
+    assert not trainer.tokenizer.optimizer.state
+
+
+def test_without_a_tokenizer_section_the_given_one_is_trained(clips, tmp_path, make_tokenizer):
+    source = make_tokenizer(temporal_downsample=(True, False), bits=5)
+    source.save_pretrained(tmp_path / "given")
+    config = config_of(clips, **{"training.init_from": str(tmp_path / "given")})
+    config.pop("tokenizer")
+    trainer = build_trainer(config, work_dir=tmp_path / "run")
+    assert trainer.run() and trainer.tokenizer.plain.config == source.config
+    assert load_tokenizer(tmp_path / "run" / "tokenizer").codebook_size == 32
+    assert "MAGVIT2Encoder" in (tmp_path / "run" / "config.py").read_text()
+
+
+def test_config_without_tokenizer_and_start_is_refused(clips, tmp_path):
+    config = config_of(clips)
+    config.pop("tokenizer")
+    with pytest.raises(ConfigError, match=r"tokenizer, or training.init_from=DIR"):
+        build_trainer(config, work_dir=tmp_path)
+
+
+def test_video_run_starts_from_an_image_run(clips, tmp_path):
+    image = {"tokenizer.encoder.temporal_kernel": 1, "tokenizer.decoder.temporal_kernel": 1,
+             "tokenizer.encoder.temporal_downsample": (False,), "tokenizer.decoder.temporal_downsample": (False,)}
+    first = run(clips, tmp_path, "image", **image)
+    second = build_trainer(config_of(clips, **{"training.init_from": str(tmp_path / "image" / "tokenizer")}),
+                           work_dir=tmp_path / "video")
+    pixels = torch.rand(1, 3, 1, 16, 16)
+    with torch.no_grad():
+        wanted, found = first.averaged.eval()(pixels), second.averaged.eval()(pixels)
+    assert torch.equal(found.indices, wanted.indices)
+    torch.testing.assert_close(found.reconstruction, wanted.reconstruction, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_training_the_decoder_leaves_encoder_and_token_ids_as_they_were(clips, tmp_path, precision):
+    run(clips, tmp_path, "first")
+    given = tmp_path / "first" / "tokenizer"
+    run(clips, tmp_path, "second", **{"training.init_from": str(given), "training.trainable": ["decoder"],
+                                      "training.mixed_precision": precision})
+    for folder in (tmp_path / "second" / "tokenizer",):
+        for part in ("encoder.", "quantizer."):
+            before, after = tensors(given, part), tensors(folder, part)
+            assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
+        assert any(not torch.equal(t, tensors(folder)[n]) for n, t in tensors(given, "decoder.").items())
+    pixels = torch.rand(1, 3, 5, 16, 16)
+    assert torch.equal(load_tokenizer(given).tokenize(pixels),
+                       load_tokenizer(tmp_path / "second" / "tokenizer").tokenize(pixels))
+
+
+def test_training_the_encoder_alone_leaves_the_decoder_as_it_was_and_still_has_the_quantizers_losses(clips, tmp_path):
+    trainer = run(clips, tmp_path, "run", **{"training.trainable": ["encoder"]})
+    state = trainer.tokenizer.plain.state_dict()
+    fresh = build_trainer(config_of(clips), work_dir=tmp_path / "fresh").tokenizer.plain.state_dict()
+    assert all(torch.equal(tensor, fresh[name]) for name, tensor in state.items() if name.startswith("decoder."))
+    assert any(not torch.equal(tensor, fresh[name]) for name, tensor in state.items() if name.startswith("encoder."))
+    assert "commitment" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("names", "message"), [
+    (["decodr"], "got 'decodr'"), (["quantizer"], "leaves nothing to train"), ([], r"a list of parts"),
+    ("decoder", "a list of parts")])
+def test_parts_that_cannot_be_trained_are_refused(clips, tmp_path, names, message):
+    with pytest.raises(ConfigError, match=message):
+        build_trainer(config_of(clips, **{"training.trainable": names}), work_dir=tmp_path)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_discriminator_that_was_brought_along_is_taken_where_it_fits(clips, tmp_path, make_tokenizer, caplog, fits):
+    caplog.set_level(logging.INFO)
+    trainer = build_trainer(config_of(clips), work_dir=tmp_path / "first")
+    trainer.tokenizer.plain.save_pretrained(tmp_path / "given")
+    wanted = StyleGANDiscriminator(**{k: v for k, v in tiny.DISCRIMINATOR.items() if k != "type"}
+                                   | ({} if fits else {"filters": 16}))
+    save_part(wanted, tmp_path / "given" / "discriminator")
+    trainer = build_trainer(config_of(clips, **{"training.init_from": str(tmp_path / "given")}),
+                            work_dir=tmp_path / "second")
+    (found,) = trainer.discriminators.values()
+    same = all(torch.equal(tensor, wanted.state_dict()[name]) for name, tensor in found.plain.state_dict().items()
+               if tensor.shape == wanted.state_dict()[name].shape)
+    assert same == fits and ("starts from" in caplog.text) == fits and ("starts afresh" in caplog.text) != fits
