@@ -4,5 +4,5 @@
     accelerate launch --num_processes 8 tools/train.py configs/magvit2_image.py
 """
 
-_base_ = ["_base_/networks/magvit2_image.py", "_base_/objectives/magvit2.py", "_base_/data/images_256.py",
+_base_ = ["_base_/networks/o2_magvit2_image.py", "_base_/objectives/magvit2.py", "_base_/data/images_256.py",
           "_base_/runtime/adam.py"]
