@@ -1,0 +1,77 @@
+"""The runnable configs, the presets of the code bases, and the table that tells them apart."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolkit import build_tokenizer, load_config
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+RUNNABLE = sorted(CONFIGS.glob("*.py"))
+PRESETS = {"o2": "o2_magvit2_video.py", "praxis": "praxis_video.py", "open_magvit2": "open_magvit2_video.py"}
+
+
+def preset(name: str) -> dict:
+    """Every argument of a preset's parts, defaults included."""
+    config = load_config(CONFIGS / "_base_" / "networks" / PRESETS[name])
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(config.tokenizer)
+    parts = {**tokenizer.decoder.config, **tokenizer.encoder.config, **tokenizer.quantizer.config}
+    return {**config.discriminator, **parts}
+
+
+def table() -> dict[str, dict[str, str]]:
+    """argument -> column -> what configs/README.md says."""
+    lines = [line for line in (CONFIGS / "README.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    header = next(row for row in rows if row[0] == "detail")
+    return {row[1].strip("`"): dict(zip(header, row, strict=True)) for row in rows
+            if len(row) == len(header) and row[1].startswith("`")}
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
+def test_config_loads_and_its_docstring_has_its_command(path):
+    config = load_config(path)
+    assert config.training.max_steps > 0
+    assert f"python tools/train.py configs/{path.name}" in path.read_text().split('"""')[1]
+    bases = re.findall(r'"([^"]*\.py)"', path.read_text())
+    assert all(base.startswith("_base_/") for base in bases)  # two levels: parts, and what runs
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "_base_" / "networks").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_network_builds(path):
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(load_config(path).tokenizer)
+    assert tokenizer.stride[1] == tokenizer.stride[2] >= 8
+
+
+@pytest.mark.parametrize("argument", ["padding", "downsample_kernel", "first_conv_bias", "norm_scope", "norm_eps",
+                                      "adaptive_norm", "kept_frame", "bit_order", "sign_of_zero", "blur_padding"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_table_says_what_the_preset_is(argument, name):
+    column = next(column for column in table()[argument] if column.startswith(f"{name} "))
+    said = re.split(r"[:( ]", table()[argument][column])[0]
+    value = preset(name).get(argument, "reflect" if name == "o2" else "none")  # discriminator defaults are not stated
+    assert said == str(value) or (argument == "norm_eps" and float(said) == value)
+
+
+def test_table_has_every_option_in_which_presets_differ():
+    presets = {name: preset(name) for name in PRESETS}
+    arguments = set.intersection(*(set(values) for values in presets.values()))
+    same_figure = {"channel_multipliers", "temporal_downsample", "type"}  # of sizes, not of fidelity
+    differing = {argument for argument in arguments - same_figure
+                 if len({str(values[argument]) for values in presets.values()}) > 1}
+    assert differing <= set(table())
+
+
+@pytest.mark.parametrize(("path", "causal"), [("praxis_video.py", True), ("open_magvit2_video.py", False),
+                                              ("open_magvit2_image.py", True), ("o2_magvit2_video.py", True)])
+def test_only_clip_wide_norms_are_not_causal(path, causal):
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(load_config(CONFIGS / "_base_" / "networks" / path).tokenizer)
+    assert tokenizer.encoder.causal == tokenizer.decoder.causal == causal
