@@ -16,8 +16,9 @@ _HOME = {
     "Tokenizer": "toolkit.tokenizer",
     **dict.fromkeys(["ENCODERS", "DECODERS", "QUANTIZERS", "DISCRIMINATORS", "LOSSES", "METRICS", "DATASETS"],
                     "toolkit.registry"),
-    **dict.fromkeys(["Encoder", "Decoder", "Quantizer", "Discriminator", "Loss", "AdversarialLoss", "Metric",
-                     "Dataset", "QuantizerOutput", "TokenizerOutput"], "toolkit.contracts"),
+    **dict.fromkeys(["Encoder", "Decoder", "Quantizer", "Discriminator", "Loss", "AdversarialLoss",
+                     "GeneratorWeight", "Metric", "Dataset", "QuantizerOutput", "TokenizerOutput"],
+                    "toolkit.contracts"),
 }
 __all__ = sorted(_HOME)
 

@@ -14,19 +14,20 @@ G     codebooks per position
 Pixels are ``(B, C, T, H, W)`` float in [-1, 1]; an image is T = 1. Latents and codes are
 ``(B, d, t, h, w)``. Indices are ``(B, *positions, G)`` int64, where the positions of a grid
 quantizer are ``(t, h, w)``. A part takes everything but its input by keyword, and remembers its
-constructor arguments in ``part.config``.
+constructor arguments in ``part.config`` (:mod:`toolkit.parts`).
 """
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+
+from toolkit.parts import Part
+from toolkit.parts import constructor_parameters as constructor_parameters
 
 
 class DataError(Exception):
@@ -73,59 +74,6 @@ class TokenizerOutput:
     codes: Tensor
     indices: Tensor | None
     losses: dict[str, Tensor] = field(default_factory=dict)
-
-
-def constructor_parameters(part: type) -> dict[str, inspect.Parameter]:
-    """The named arguments of a class's constructor, without ``self``.
-
-    Example:
-        >>> list(constructor_parameters(nn.Linear))
-        ['in_features', 'out_features', 'bias', 'device', 'dtype']
-    """
-    parameters = list(inspect.signature(part.__init__).parameters.values())[1:]
-    # A module without a constructor of its own shows torch's catch-all arguments, which take nothing.
-    return {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-
-
-class Part:
-    """Anything a registry holds: it remembers how it was built.
-
-    Example:
-        >>> class Scale(Part):
-        ...     def __init__(self, *, factor: float = 2.0): ...
-        >>> Scale(factor=3.0).config
-        {'type': 'Scale', 'factor': 3.0}
-    """
-
-    type_name: str | None = None  # the registered name; registries fill it in
-
-    def __new__(cls, *args: Any, **kwargs: Any):
-        part = super().__new__(cls)
-        # A copy is made without arguments and gets its config with the rest of its state.
-        bound = inspect.signature(cls.__init__).bind_partial(part, *args, **kwargs)
-        bound.apply_defaults()
-        if (args or kwargs) and cls.__init__ is object.__init__:  # which lets them pass, as __new__ is ours
-            raise TypeError(f"{cls.__name__} takes no arguments, got {[*args, *kwargs]}.")
-        named = constructor_parameters(cls)
-        # As they are now: a list that the caller changes later was not what the part was built with.
-        object.__setattr__(part, "_arguments", {k: _as_config(v) for k, v in bound.arguments.items() if k in named})
-        return part
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The part as a config: its ``type`` and every constructor argument, children included."""
-        return {"type": type(self).__dict__.get("type_name") or type(self).__name__,
-                **{name: _as_config(value) for name, value in self._arguments.items()}}
-
-
-def _as_config(value: Any) -> Any:
-    if isinstance(value, Part):
-        return value.config
-    if isinstance(value, list | tuple):
-        return [_as_config(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _as_config(item) for key, item in value.items()}
-    return value
 
 
 class Encoder(Part, nn.Module, ABC):
@@ -297,6 +245,8 @@ class Discriminator(Part, nn.Module, ABC):
     Attributes:
         in_channels: C.
         size: (T, H, W) it takes, or None for any.
+        batch_statistics: Whether a sample's logits depend on the rest of its batch, so that real and
+            fake pixels are to be judged in calls of their own.
 
     Example:
         >>> class Brightness(Discriminator):
@@ -308,6 +258,7 @@ class Discriminator(Part, nn.Module, ABC):
 
     in_channels: int
     size: tuple[int, int, int] | None
+    batch_statistics: bool = False
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
@@ -352,6 +303,32 @@ class AdversarialLoss(Part, nn.Module, ABC):
     @abstractmethod
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """(B, ...) logits of real pixels and reconstructions -> () float32, low when told apart."""
+
+
+class GeneratorWeight(Part, nn.Module, ABC):
+    """A factor on the generator's side of the game, found anew for every batch.
+
+    Example:
+        >>> class ByValue(GeneratorWeight):
+        ...     def forward(self, reconstruction_loss, adversarial_loss, last_layer):
+        ...         return (reconstruction_loss / adversarial_loss).detach()
+        >>> layer = nn.Parameter(torch.ones(()))
+        >>> ByValue()(3 * layer, 2 * layer, layer).item()
+        1.5
+    """
+
+    @abstractmethod
+    def forward(self, reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: nn.Parameter) -> Tensor:
+        """The factor of one batch.
+
+        Args:
+            reconstruction_loss: () weighted sum of the losses on the reconstruction.
+            adversarial_loss: () generator's side of the game, before its weight.
+            last_layer: The decoder's, on which both depend; their graphs must be retained.
+
+        Returns:
+            () float32, detached, the same on every process.
+        """
 
 
 class Metric(Part, ABC):

@@ -115,7 +115,7 @@ DECODERS = Registry("decoder", contracts=(contracts.Decoder,), location="toolkit
 QUANTIZERS = Registry("quantizer", contracts=(contracts.Quantizer,), location="toolkit.quantizers")
 DISCRIMINATORS = Registry("discriminator", contracts=(contracts.Discriminator,),
                           location="toolkit.networks")
-LOSSES = Registry("loss", contracts=(contracts.Loss, contracts.AdversarialLoss),
+LOSSES = Registry("loss", contracts=(contracts.Loss, contracts.AdversarialLoss, contracts.GeneratorWeight),
                   location="toolkit.losses")
 METRICS = Registry("metric", contracts=(contracts.Metric,), location="toolkit.metrics")
 DATASETS = Registry("dataset", contracts=(contracts.Dataset,), location="toolkit.data")

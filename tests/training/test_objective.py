@@ -42,6 +42,20 @@ class Linear(Discriminator):
         return (pixels * self.slope).flatten(1).sum(1, keepdim=True)
 
 
+class Relative(Linear):
+    """logit = <slope, pixels less their batch's mean>."""
+
+    batch_statistics = True
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, pixels):
+        self.seen.append(pixels)
+        return super().forward(pixels - pixels.mean(0, keepdim=True)) + pixels.mean()
+
+
 def a_clip(*, seed: int = 0, size=(2, 4, 4)) -> torch.Tensor:
     return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
@@ -154,6 +168,22 @@ def test_the_discriminators_game_has_its_weight():
     assert scalars["logits_fake"].item() == pytest.approx(fake.mean().item(), rel=1e-5)
 
 
+def test_a_discriminator_with_batch_statistics_judges_real_and_fake_pixels_apart():
+    objective, net, output, target = build_objective(adversarial()), Relative(), an_output(), a_clip()
+    _, scalars = objective.discriminator_loss(output, target, step=0, discriminator=net)
+    assert len(net.seen) == 2 and torch.equal(net.seen[0], target)
+    assert torch.equal(net.seen[1], output.reconstruction) and not net.seen[1].requires_grad
+    # a batch less its mean has logits of mean zero, so what is left is the mean of the pixels
+    assert scalars["logits_real"].item() == pytest.approx(target.mean().item(), abs=1e-6)
+    assert scalars["logits_fake"].item() == pytest.approx(output.reconstruction.mean().item(), abs=1e-6)
+
+
+def test_any_other_discriminator_is_called_once_on_both():
+    net = Linear()
+    build_objective(adversarial()).discriminator_loss(an_output(), a_clip(), step=0, discriminator=net)
+    assert net.calls == 1
+
+
 def test_lazy_r1_is_taken_at_multiples_and_scaled_by_its_interval():
     net, output, target = Linear(), an_output(), a_clip()
     plain = build_objective(adversarial())
@@ -164,6 +194,64 @@ def test_lazy_r1_is_taken_at_multiples_and_scaled_by_its_interval():
                   for objective in (plain, lazy)]
         expected = 0.5 * 3 * slope if step % 3 == 0 else 0.0
         assert totals[1] - totals[0] == pytest.approx(expected, abs=1e-4)
+
+
+def decoded() -> tuple[nn.Parameter, TokenizerOutput]:
+    """A gain on fixed codes as the whole decoder, and its output with a quantizer's loss that depends on it too."""
+    gain, codes = nn.Parameter(torch.tensor([0.5, -1.0, 2.0]).reshape(3, 1, 1, 1)), a_clip(seed=2)
+    losses = dict(commitment=7 * gain.sum())
+    return gain, TokenizerOutput(gain * codes, latents=codes, codes=codes, indices=None, losses=losses)
+
+
+def adaptive_config(**changes) -> dict:
+    game = dict(loss=dict(type="Hinge"), weight=0.8, adaptive=dict(type="AdaptiveWeight")) | changes
+    return dict(losses=dict(square=dict(loss=dict(type="L2"), weight=3.0),
+                            pixels=dict(loss=dict(type="L1"), weight=0.5)),
+                quantizer=dict(commitment=0.5), adversarial=game)
+
+
+def test_the_adaptive_weight_balances_the_games_gradient_against_all_losses_on_the_reconstruction():
+    objective, net, target = build_objective(adaptive_config()), Linear(), a_clip()
+    gain, output = decoded()
+    total, scalars = objective.generator_loss(output, target, step=0, discriminator=net, last_layer=gain)
+    codes, difference = output.codes, (output.reconstruction - target).detach()
+    # d/d gain of 3 mean(difference^2) + 0.5 mean|difference|, and of -mean <slope, gain * codes>
+    pull = ((3 * 2 * difference + 0.5 * difference.sign()) * codes).sum((0, 2, 3, 4)) / codes.numel()
+    push = -(net.slope.detach() * codes).sum((0, 2, 3, 4)) / len(codes)
+    factor = (pull.norm() / (push.norm() + 1e-4)).item()
+    game = -net(output.reconstruction).mean().item()
+    assert scalars["adaptive_weight"].item() == pytest.approx(factor, rel=1e-5)
+    assert scalars["adversarial"].item() == pytest.approx(game, rel=1e-5)
+    others = 3 * difference.square().mean() + 0.5 * difference.abs().mean() + 0.5 * 7 * gain.sum()
+    assert total.item() == pytest.approx(others.item() + 0.8 * factor * game, rel=1e-5)
+    total.backward()
+    # the factor is a number: no gradient goes through it
+    expected = pull + 0.8 * factor * push + 0.5 * 7
+    torch.testing.assert_close(gain.grad.flatten(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_an_adversarial_weight_no_adaptive_one_is_sought():
+    objective, net = build_objective(adaptive_config(weight=0.0)), Linear()
+    gain, output = decoded()
+    _, scalars = objective.generator_loss(output, a_clip(), step=0, discriminator=net, last_layer=gain)
+    assert "adaptive_weight" not in scalars and net.calls == 0
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("layer", "got"), [(None, "no layer"),
+                                            (nn.Parameter(torch.ones(3), requires_grad=False), "a frozen one")])
+def test_an_adaptive_weight_without_a_layer_that_trains_is_refused_also_before_the_game(layer, got, late):
+    objective = build_objective(adaptive_config())
+    with pytest.raises(ConfigError, match=f"adaptive needs the gradient at the decoder's last layer, got {got}; pass"):
+        objective.generator_loss(decoded()[1], a_clip(), step=0, discriminator=None if late else Linear(),
+                                 last_layer=layer)
+
+
+def test_without_an_adaptive_weight_the_last_layer_does_not_matter():
+    objective = build_objective(adaptive_config(adaptive=None))
+    totals = [objective.generator_loss(decoded()[1], a_clip(), step=0, discriminator=Linear(), last_layer=layer)[0]
+              for layer in (None, nn.Parameter(torch.ones(3), requires_grad=False))]
+    assert totals[0] == totals[1]
 
 
 def test_each_modality_has_its_own_lecam_averages():
@@ -195,6 +283,9 @@ def test_a_weight_for_a_loss_of_another_quantizer_is_ignored_and_logged(caplog):
     (dict(losses=dict(pixels=dict(type="L1", weight=1.0))), "objective.losses.pixels has no key 'type'"),
     (dict(adversarial=dict(loss=dict(type="Hinge"), lecam=dict(wait=1.0))), "lecam has no key 'wait'"),
     (dict(adversarial=dict(loss=dict(type="Hinge"), r1=dict(weight=1.0, evry=2))), "r1 has no key 'evry'"),
+    (adaptive_config(adaptive=dict(type="L1")), "adversarial.adaptive takes a GeneratorWeight, got L1"),
+    (adaptive_config(loss=dict(type="AdaptiveWeight")), "adversarial.loss takes a AdversarialLoss, got AdaptiveWeight"),
+    (adaptive_config() | dict(losses=None), "adaptive needs a loss on the reconstruction to compare with, got none"),
 ])
 def test_misfits_in_the_config_are_named(config, words):
     with pytest.raises(ConfigError, match=words):

@@ -12,11 +12,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from mmengine.config import Config
 from safetensors.torch import load_file
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from training import tiny
 from training.tiny import metric_lines, tiny_config, write_config
 
 from toolkit import load_tokenizer
-from toolkit.training import build_trainer
+from toolkit.contracts import TokenizerOutput
+from toolkit.networks import PatchGANDiscriminator
+from toolkit.training import build_objective, build_trainer
 from toolkit.training.regularizers import LeCAM
 
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
@@ -44,16 +48,47 @@ def penalties(share: slice) -> list[dict[str, list[float] | float]]:
     return results
 
 
+def patch_game(share: slice) -> dict[str, torch.Tensor]:
+    """Gradients and statistics after one step of VQGAN's game, with R1, on this share of four clips."""
+    torch.manual_seed(0)
+    plain, decoder = PatchGANDiscriminator(filters=4, num_layers=2), nn.Conv3d(4, 3, 1)
+    pixels, codes = torch.randn(4, 3, 2, 16, 16)[share], torch.randn(4, 4, 2, 16, 16)[share]
+    discriminator, generator = (DistributedDataParallel(network) if dist.is_initialized() else network
+                                for network in (plain, decoder))
+    objective = build_objective(dict(
+        losses=dict(pixels=dict(loss=dict(type="L2"), weight=2.0)),
+        adversarial=dict(loss=dict(type="Hinge"), weight=0.8, adaptive=dict(type="AdaptiveWeight"),
+                         lecam=dict(weight=0.1), r1=dict(weight=0.5))))
+    output = TokenizerOutput(generator(codes), latents=codes, codes=codes, indices=None)
+    total, scalars = objective.generator_loss(output, pixels, step=0, discriminator=plain, last_layer=decoder.weight)
+    total.backward()
+    total, more = objective.discriminator_loss(output, pixels, step=0, discriminator=discriminator,
+                                               plain_discriminator=plain)
+    total.backward()
+    gradients = {f"{network}.{name}": parameter.grad for network, module in dict(d=plain, g=decoder).items()
+                 for name, parameter in module.named_parameters()}
+    return gradients | dict(plain.named_buffers()) | scalars | more
+
+
 def run(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    Path(folder, f"{rank}.json").write_text(json.dumps(penalties(slice(2 * rank, 2 * rank + 2))))
+    share = slice(2 * rank, 2 * rank + 2)
+    Path(folder, f"{rank}.json").write_text(json.dumps(penalties(share)))
+    torch.save(patch_game(share), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_lecam_of_two_processes_equals_the_joined_batch(tmp_path):
-    mp.spawn(run, args=(str(tmp_path),), nprocs=2)
-    shares = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory) -> Path:
+    """A folder with what each of two processes found."""
+    folder = tmp_path_factory.mktemp("processes")
+    mp.spawn(run, args=(str(folder),), nprocs=2)
+    return folder
+
+
+def test_lecam_of_two_processes_equals_the_joined_batch(processes):
+    shares = [json.loads((processes / f"{rank}.json").read_text()) for rank in (0, 1)]
     for whole, *halves in zip(penalties(slice(0, 4)), *shares, strict=True):
         # data-parallel training averages the losses' gradients over the processes
         assert sum(half["penalty"] for half in halves) / 2 == pytest.approx(whole["penalty"], rel=1e-5)
@@ -63,6 +98,19 @@ def test_lecam_of_two_processes_equals_the_joined_batch(tmp_path):
         assert [half["average"] for half in halves] == pytest.approx([whole["average"]] * 2, rel=1e-5)
 
 
+def test_patch_game_of_two_processes_equals_the_joined_batch(processes):
+    whole = patch_game(slice(0, 4))
+    shares = [torch.load(processes / f"{rank}.pt") for rank in (0, 1)]
+    assert {"d.main.0.weight", "g.weight", "main.3.running_var", "adaptive_weight", "r1"} <= set(whole)
+    for name, value in whole.items():
+        halves = [share[name] for share in shares]
+        if name.startswith(("d.", "g.", "main.")) or name == "adaptive_weight":
+            torch.testing.assert_close(*halves, rtol=1e-6, atol=1e-7)  # both know the joined batch's
+        joined = (halves[0].float() + halves[1].float()) / 2
+        torch.testing.assert_close(joined, value.float(), rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+    assert whole["main.3.num_batches_tracked"] == 4  # reconstructions, real, reconstructions, R1
+
+
 def assert_equal_weights(one: Path, other: Path) -> None:
     left, right = load_file(one), load_file(other)
     assert left.keys() == right.keys()
@@ -70,11 +118,17 @@ def assert_equal_weights(one: Path, other: Path) -> None:
         torch.testing.assert_close(left[name], right[name], atol=1e-5, rtol=1e-4, msg=lambda text, n=name: n + text)
 
 
+PATCH_GAME = dict(
+    discriminator=dict(type="PatchGANDiscriminator", filters=8, num_layers=2),
+    objective__adversarial=dict(loss=dict(type="Hinge"), weight=0.8, adaptive=dict(type="AdaptiveWeight")))
+
+
 @pytest.mark.slow
-def test_two_processes_write_one_set_of_files_and_the_weights_of_one_process(clips, tmp_path):
+@pytest.mark.parametrize("game", [dict(gan=True), PATCH_GAME], ids=["stylegan", "patchgan"])
+def test_two_processes_write_one_set_of_files_and_the_weights_of_one_process(clips, tmp_path, game):
     # A small eps would turn the rounding of gradients that are zero (biases before a norm) into whole steps.
-    shared = dict(gan=True, training__max_steps=3, training__validate_every=2, training__warmup_steps=2,
-                  training__checkpoints=dict(every=2, keep=1), training__eps=1e-3)
+    shared = dict(training__max_steps=3, training__validate_every=2, training__warmup_steps=2,
+                  training__checkpoints=dict(every=2, keep=1), training__eps=1e-3, **game)
     config = tiny_config(clips, data__train__batch_size=1, **shared)
     # torchrun, not accelerate launch, which starts several CPU processes through mpirun only
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",

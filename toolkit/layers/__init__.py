@@ -1,5 +1,7 @@
 """Building blocks without a registry: plain torch modules on (B, C, T, H, W)."""
 
+from toolkit.layers.attention import FrameAttention
+from toolkit.layers.batch_norm import JointBatchNorm
 from toolkit.layers.blocks import ResBlock, run_block
 from toolkit.layers.causal_conv import CausalConv3d, StreamCache
 from toolkit.layers.distributed import mean_over_processes
@@ -15,5 +17,5 @@ from toolkit.layers.norm import (
 from toolkit.layers.resample import DepthToSpaceUpsample, depth_to_space, repeat_nearest
 
 __all__ = ["ADAPTIVE_NORMS", "NORMS", "AdaptiveGroupNorm", "CausalConv3d", "ClipGroupNorm", "DepthToSpaceUpsample",
-           "FrameGroupNorm", "PooledAdaptiveGroupNorm", "ResBlock", "StreamCache", "depth_to_space",
-           "fitting_groups", "mean_over_processes", "repeat_nearest", "run_block"]
+           "FrameAttention", "FrameGroupNorm", "JointBatchNorm", "PooledAdaptiveGroupNorm", "ResBlock", "StreamCache",
+           "depth_to_space", "fitting_groups", "mean_over_processes", "repeat_nearest", "run_block"]

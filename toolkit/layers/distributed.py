@@ -18,9 +18,17 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
+        return _SumOverProcesses.apply(gradient)  # with a gradient again, for penalties on gradients
+
+
+def num_processes() -> int:
+    """How many processes train together; 1 outside of distributed training.
+
+    Example:
+        >>> num_processes()
+        1
+    """
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def mean_over_processes(x: Tensor) -> Tensor:
@@ -33,6 +41,6 @@ def mean_over_processes(x: Tensor) -> Tensor:
         >>> mean_over_processes(torch.tensor([1.0, 2.0])).tolist()
         [1.0, 2.0]
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if num_processes() == 1:
         return x
-    return _SumOverProcesses.apply(x) / dist.get_world_size()
+    return _SumOverProcesses.apply(x) / num_processes()

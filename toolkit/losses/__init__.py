@@ -1,7 +1,8 @@
-"""Losses, one idea per file: distances of a reconstruction from its target, and the GAN's two sides."""
+"""Losses, one idea per file: distances of a reconstruction from its target, the GAN's two sides and their weight."""
 
+from toolkit.losses.adaptive import AdaptiveWeight
 from toolkit.losses.adversarial import Hinge, NonSaturating
 from toolkit.losses.perceptual import LPIPS, LogitDistance
 from toolkit.losses.reconstruction import L1, L2
 
-__all__ = ["L1", "L2", "LPIPS", "Hinge", "LogitDistance", "NonSaturating"]
+__all__ = ["L1", "L2", "LPIPS", "AdaptiveWeight", "Hinge", "LogitDistance", "NonSaturating"]

@@ -1,8 +1,9 @@
 """What training minimises: every term with its weight, in one place.
 
-The tokenizer's total is ``sum(weight * loss) + sum(weight * quantizer loss) + weight * adversarial``;
-the discriminator's is ``weight * adversarial + lecam + r1``. A loss on the reconstruction, an
-adversarial side, LeCAM or R1 that is absent or whose weight is zero at a step is not computed.
+The tokenizer's total is ``sum(weight * loss) + sum(weight * quantizer loss) + weight * adversarial``, where
+an adaptive weight multiplies the last one; the discriminator's is ``weight * adversarial + lecam + r1``.
+A loss on the reconstruction, an adversarial side, LeCAM or R1 that is absent or whose weight is zero at a
+step is not computed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from toolkit.build import build_part
 from toolkit.config import ConfigError, check_keys
-from toolkit.contracts import AdversarialLoss, Loss, Quantizer, TokenizerOutput
+from toolkit.contracts import AdversarialLoss, Discriminator, GeneratorWeight, Loss, Quantizer, TokenizerOutput
 from toolkit.registry import LOSSES
 from toolkit.training.regularizers import LeCAM, r1_penalty
 from toolkit.training.schedules import Schedule, value_at
@@ -54,6 +55,7 @@ class Adversary(nn.Module):
     Args:
         loss: The game, such as ``NonSaturating``.
         weight: Of the generator's side, a number or a schedule.
+        adaptive: A further factor on the generator's side, such as ``AdaptiveWeight``, or None.
         discriminator_weight: Of the discriminator's side, a number or a schedule.
         lecam: The regulariser with its averages, or None.
         lecam_weight: A number or a schedule.
@@ -68,11 +70,11 @@ class Adversary(nn.Module):
         -0.5
     """
 
-    def __init__(self, loss: AdversarialLoss, *, weight: Schedule = 0.1, discriminator_weight: Schedule = 1.0,
-                 lecam: LeCAM | None = None, lecam_weight: Schedule = 0.0, r1_weight: Schedule = 0.0,
-                 r1_every: int = 1):
+    def __init__(self, loss: AdversarialLoss, *, weight: Schedule = 0.1, adaptive: GeneratorWeight | None = None,
+                 discriminator_weight: Schedule = 1.0, lecam: LeCAM | None = None, lecam_weight: Schedule = 0.0,
+                 r1_weight: Schedule = 0.0, r1_every: int = 1):
         super().__init__()
-        self.loss, self.lecam = loss, lecam
+        self.loss, self.adaptive, self.lecam = loss, adaptive, lecam
         self.weight, self.discriminator_weight = weight, discriminator_weight
         self.lecam_weight, self.r1_weight, self.r1_every = lecam_weight, r1_weight, r1_every
 
@@ -80,28 +82,48 @@ class Adversary(nn.Module):
         """Whether either side has a weight at this step; before that, neither learns from the other."""
         return value_at(self.weight, step) > 0 or value_at(self.discriminator_weight, step) > 0
 
-    def generator_loss(self, reconstruction: Tensor, discriminator: nn.Module, step: int) -> tuple[Tensor, Scalars]:
-        """Weighted () loss of (B, C, T, H, W) reconstructions, the discriminator frozen; and its scalar."""
+    def generator_loss(self, reconstruction: Tensor, discriminator: nn.Module, step: int, *,
+                       reconstruction_loss: Tensor | None = None, last_layer: nn.Parameter | None = None,
+                       ) -> tuple[Tensor, Scalars]:
+        """Weighted () loss of the tokenizer, and its scalars.
+
+        Args:
+            reconstruction: (B, C, T, H, W), about [-1, 1].
+            discriminator: Frozen here.
+            step: Optimizer steps taken so far.
+            reconstruction_loss: () weighted sum of the losses on the reconstruction, for an adaptive weight.
+            last_layer: The decoder's, for an adaptive weight.
+        """
         weight = value_at(self.weight, step)
         if weight == 0:
             return reconstruction.new_zeros((), dtype=torch.float32), {}
         with frozen(discriminator):
             raw = self.loss.generator(discriminator(reconstruction).float())
-        return weight * raw, {"adversarial": raw.detach()}
+        scalars = {"adversarial": raw.detach()}
+        if self.adaptive is not None:
+            scalars["adaptive_weight"] = self.adaptive(reconstruction_loss, raw, last_layer)
+            weight = weight * scalars["adaptive_weight"]
+        return weight * raw, scalars
 
     def discriminator_loss(self, target: Tensor, reconstruction: Tensor, discriminator: nn.Module, step: int, *,
-                           plain_discriminator: nn.Module | None = None) -> tuple[Tensor, Scalars]:
+                           plain_discriminator: Discriminator | None = None) -> tuple[Tensor, Scalars]:
         """Weighted () loss of the discriminator, and its scalars.
 
         Args:
             target: (B, C, T, H, W) real pixels in [-1, 1].
             reconstruction: (B, C, T, H, W), detached here.
-            discriminator: Called once on both, so a data-parallel wrapper sees one forward pass.
+            discriminator: Called once on both, so a data-parallel wrapper sees one forward pass; but once on
+                each, real pixels first, if its logits depend on the batch.
             step: Optimizer steps taken so far.
-            plain_discriminator: The same without a wrapper, for R1 (in float32); by default itself.
+            plain_discriminator: The same without a wrapper, which would hide its attributes, also for R1
+                (in float32); by default itself.
         """
-        logits = discriminator(torch.cat([target, reconstruction.detach().to(target.dtype)])).float()
-        real, fake = logits.chunk(2)
+        plain = discriminator if plain_discriminator is None else plain_discriminator
+        fake_pixels = reconstruction.detach().to(target.dtype)
+        if plain.batch_statistics:
+            real, fake = discriminator(target).float(), discriminator(fake_pixels).float()
+        else:
+            real, fake = discriminator(torch.cat([target, fake_pixels])).float().chunk(2)
         game = self.loss.discriminator(real, fake)
         total = value_at(self.discriminator_weight, step) * game
         scalars = {"discriminator": game.detach(), "logits_real": real.detach().mean(),
@@ -113,7 +135,7 @@ class Adversary(nn.Module):
         if (weight := value_at(self.r1_weight, step)) and step % self.r1_every == 0:
             with torch.autocast(target.device.type, enabled=False):
                 pixels = target.detach().float().requires_grad_()
-                penalty = r1_penalty((plain_discriminator or discriminator)(pixels), pixels)
+                penalty = r1_penalty(plain(pixels), pixels)
             total = total + weight * self.r1_every * penalty
             scalars["r1"] = penalty.detach()
         return total, scalars
@@ -146,8 +168,22 @@ class Objective(nn.Module):
         self.adversaries = nn.ModuleDict(adversaries or {})
         self.quantizer_weights = dict(quantizer_weights or {})
 
+    def check_last_layer(self, last_layer: nn.Parameter | None) -> None:
+        """Refuse a decoder's last layer that gives an adaptive weight nothing to compare.
+
+        Raises:
+            ConfigError: If some adversary has an adaptive weight, and the layer is None or frozen.
+        """
+        if all(adversary.adaptive is None for adversary in self.adversaries.values()):
+            return
+        if last_layer is None or not last_layer.requires_grad:
+            raise ConfigError("objective.adversarial.adaptive needs the gradient at the decoder's last layer, got "
+                              f"{'no layer' if last_layer is None else 'a frozen one'}; pass "
+                              "last_layer=decoder.last_layer of a decoder that is trained, or set adaptive=None.")
+
     def generator_loss(self, output: TokenizerOutput, target: Tensor, *, step: int, modality: str = "video",
-                       discriminator: nn.Module | None = None) -> tuple[Tensor, Scalars]:
+                       discriminator: nn.Module | None = None, last_layer: nn.Parameter | None = None,
+                       ) -> tuple[Tensor, Scalars]:
         """The tokenizer's total.
 
         Args:
@@ -156,19 +192,23 @@ class Objective(nn.Module):
             step: Optimizer steps taken so far.
             modality: Whose adversary judges.
             discriminator: The discriminator of that modality, or None without a GAN.
+            last_layer: The decoder's, which an adaptive weight needs.
 
         Returns:
             The weighted total () float32, and every term's unweighted value by name.
 
         Raises:
             KeyError: If the quantizer returns a loss that has no weight.
+            ConfigError: If there is an adaptive weight and the last layer is missing or frozen.
         """
+        self.check_last_layer(last_layer)
         total, scalars = target.new_zeros((), dtype=torch.float32), {}
         for name, loss in self.losses.items():
             if weight := value_at(self.weights[name], step):
                 raw = loss(output, target)
                 total = total + weight * raw
                 scalars[name] = raw.detach()
+        reconstruction_loss = total
         for name, raw in output.losses.items():
             if name not in self.quantizer_weights:
                 raise KeyError(f"the quantizer's loss {name!r} has no weight; state it in the quantizer's "
@@ -176,12 +216,14 @@ class Objective(nn.Module):
             total = total + value_at(self.quantizer_weights[name], step) * raw
             scalars[name] = raw.detach()
         if discriminator is not None:
-            weighted, more = self.adversaries[modality].generator_loss(output.reconstruction, discriminator, step)
+            weighted, more = self.adversaries[modality].generator_loss(
+                output.reconstruction, discriminator, step, reconstruction_loss=reconstruction_loss,
+                last_layer=last_layer)
             total, scalars = total + weighted, scalars | more
         return total, scalars | {"total": total.detach()}
 
     def discriminator_loss(self, output: TokenizerOutput, target: Tensor, *, step: int, discriminator: nn.Module,
-                           modality: str = "video", plain_discriminator: nn.Module | None = None,
+                           modality: str = "video", plain_discriminator: Discriminator | None = None,
                            ) -> tuple[Tensor, Scalars]:
         """The discriminator's total () float32 and its unweighted terms; see :class:`Adversary`."""
         return self.adversaries[modality].discriminator_loss(
@@ -194,15 +236,16 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
 
     Args:
         config: ``losses`` (name -> ``dict(loss=dict(type=...), weight=...)``), ``adversarial``
-            (``dict(loss=..., weight=..., discriminator_weight=..., lecam=dict(weight=..., ...),
-            r1=dict(weight=..., every=...))``) and ``quantizer`` (name -> weight). A weight is a
-            number or a schedule; a term that is None is absent.
+            (``dict(loss=..., weight=..., adaptive=dict(type=...), discriminator_weight=...,
+            lecam=dict(weight=..., ...), r1=dict(weight=..., every=...))``) and ``quantizer``
+            (name -> weight). A weight is a number or a schedule; a term that is None is absent.
         quantizer: Whose ``loss_weights`` hold where the config says nothing. A name in
             ``config.quantizer`` that it does not have is ignored, and logged.
         modalities: Each gets its own LeCAM averages.
 
     Raises:
-        ConfigError: For keys that are not known or a weight that is missing.
+        ConfigError: For keys that are not known, a weight that is missing, or an adaptive weight without
+            losses on the reconstruction.
 
     Example:
         >>> objective = build_objective(dict(losses=dict(pixels=dict(loss=dict(type="L1"), weight=1.0))))
@@ -219,6 +262,9 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
         weights[name] = 0.0 if weight is None else weight
     adversarial = config.get("adversarial")
     adversaries = {modality: _build_adversary(adversarial) for modality in modalities} if adversarial else {}
+    if adversarial and adversarial.get("adaptive") and not losses:
+        raise ConfigError("objective.adversarial.adaptive needs a loss on the reconstruction to compare with, got "
+                          "none; add one to objective.losses, or set adaptive=None.")
     for schedule in [*weights.values(), *(weight for _, weight in losses.values())]:
         value_at(schedule, 0)
     return Objective(losses=losses, adversaries=adversaries, quantizer_weights=weights)
@@ -240,17 +286,19 @@ def _build_loss(where: str, config: Mapping[str, Any], kind: type) -> Any:
 
 
 def _build_adversary(config: Mapping[str, Any]) -> Adversary:
-    check_keys("objective.adversarial", config, ("loss", "weight", "discriminator_weight", "lecam", "r1"))
+    check_keys("objective.adversarial", config, ("loss", "weight", "adaptive", "discriminator_weight", "lecam", "r1"))
     lecam, r1 = dict(config.get("lecam") or {}), dict(config.get("r1") or {})
     check_keys("objective.adversarial.lecam", lecam, ("weight", "decay", "per_logit"))
     check_keys("objective.adversarial.r1", r1, ("weight", "every"))
     lecam_weight = lecam.pop("weight", 0.0)
     every = r1.get("every", 1)
+    adaptive = config.get("adaptive")
     if "loss" not in config or not isinstance(every, int) or every < 1:
         raise ConfigError("objective.adversarial needs loss=dict(type=...), and a whole number of at least 1 as "
                           f"r1.every, got {dict(config)}.")
     terms = Adversary(
         _build_loss("objective.adversarial.loss", config["loss"], AdversarialLoss), weight=config.get("weight", 0.1),
+        adaptive=_build_loss("objective.adversarial.adaptive", adaptive, GeneratorWeight) if adaptive else None,
         discriminator_weight=config.get("discriminator_weight", 1.0),
         lecam=LeCAM(**lecam) if lecam_weight else None, lecam_weight=lecam_weight,
         r1_weight=r1.get("weight", 0.0), r1_every=every)

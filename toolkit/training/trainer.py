@@ -32,6 +32,7 @@ from toolkit.training.checkpoint import (
     set_random_state,
 )
 from toolkit.training.evaluation import anchor_scores, as_codec, evaluate
+from toolkit.training.initialization import train_mode
 from toolkit.training.interrupts import Interrupts
 from toolkit.training.log import RunLog
 from toolkit.training.objective import Objective
@@ -76,6 +77,7 @@ class Trainer:
         tokenizer.encoder.activation_checkpointing = settings.activation_checkpointing
         tokenizer.decoder.activation_checkpointing = settings.activation_checkpointing
         self.objective = objective.to(accelerator.device)
+        self.objective.check_last_layer(tokenizer.decoder.last_layer)
         # Copied before the tokenizer is wrapped for its precision and processes.
         self.ema = settings.ema_decay is not None and ModelEmaV3(
             tokenizer.to(accelerator.device), decay=settings.ema_decay, use_warmup=settings.ema_warmup)
@@ -146,7 +148,7 @@ class Trainer:
     def _train_step(self, log: RunLog) -> None:
         """One optimizer step of the tokenizer and, if it plays, of the discriminator."""
         started = time.time()
-        self.tokenizer.module.train()
+        train_mode(self.tokenizer.plain)
         self.objective.train()
         num_micro = self.settings.gradient_accumulation_steps
         for micro in range(num_micro):
@@ -198,7 +200,7 @@ class Trainer:
                 output = self.tokenizer.module(pixels)
                 total, scalars = self.objective.generator_loss(
                     output, pixels, step=step, modality=batch.modality,
-                    discriminator=opponent and opponent.plain)
+                    discriminator=opponent and opponent.plain, last_layer=self.tokenizer.plain.decoder.last_layer)
             self.tokenizer.backward(total * share)
         if opponent is not None:
             output.reconstruction = output.reconstruction.detach()

@@ -1,0 +1,56 @@
+"""Batch normalisation over the joint batch of all processes, on any device."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from toolkit.layers.distributed import mean_over_processes, num_processes
+
+
+class JointBatchNorm(nn.BatchNorm3d):
+    """Batch normalisation (Ioffe & Szegedy, arXiv:1502.03167) whose batch is that of all processes.
+
+    On one process, and in eval mode, it is torch's. On several it does what torch's SyncBatchNorm does
+    on GPUs alone, with second derivatives; every process must have a batch of the same shape.
+
+    Args:
+        channels: C.
+        eps: Added to the variance.
+        momentum: Share of the newest batch in the running statistics, of which the variance is unbiased.
+
+    Example:
+        >>> norm = JointBatchNorm(1)
+        >>> norm(torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1, 1)).flatten().round(decimals=4).tolist()
+        [-1.0, 1.0]
+        >>> round(norm.running_mean.item(), 4), round(norm.running_var.item(), 4)   # 0.1 * 2, 0.9 * 1 + 0.1 * 2
+        (0.2, 1.1)
+    """
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__(channels, eps=eps, momentum=momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> the same shape and dtype; statistics are float32 or wider.
+
+        Raises:
+            ValueError: In training, if the joint batch has a single value per channel.
+        """
+        if not self.training or num_processes() == 1:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = mean_over_processes(wide.mean((0, 2, 3, 4)))  # (C,)
+        # The mean square less the squared mean would lose the digits of a small variance.
+        centred = wide - rearrange(mean, "c -> c 1 1 1")
+        variance = mean_over_processes(centred.square().mean((0, 2, 3, 4)))  # (C,), biased
+        self._remember(mean, variance, count=num_processes() * x.numel() // x.shape[1])
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * rearrange(scale, "c -> c 1 1 1") + rearrange(self.bias, "c -> c 1 1 1")).to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor, *, count: int) -> None:
+        """Move the running statistics towards those of a batch with ``count`` values per channel."""
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
