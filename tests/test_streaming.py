@@ -48,7 +48,7 @@ def test_stream_of_an_image_tokenizer_is_its_frames(make_tokenizer):
 def test_network_with_clip_wide_norms_says_why_it_cannot_stream(make_tokenizer):
     tokenizer = make_tokenizer(norm_scope="clip")
     assert not tokenizer.encoder.causal and not tokenizer.decoder.causal
-    with pytest.raises(ValueError, match="MAGVIT2Encoder is not causal.*norm_scope='clip'"):
+    with pytest.raises(ValueError, match=r"MAGVIT2Encoder is not causal.*norm_scope='clip'"):
         next(tokenizer.tokenize_stream([torch.zeros(1, 3, 5, 8, 8)]))
     with pytest.raises(ValueError, match="MAGVIT2Decoder is not causal"):
         next(tokenizer.detokenize_stream([torch.zeros(1, 1, 2, 2, 1, dtype=torch.int64)]))
