@@ -100,7 +100,7 @@ def convert_tensors(found: Mapping[str, Any], layout: str | None = None, *, ema:
     tokenizer.load_state_dict(family.weights_for(tokenizer))
     for name in family.constants():
         contents.skipped.setdefault("constants", []).append(name)
-    rival = _discriminator(contents) if discriminator else None
+    rival = _discriminator(contents, tokenizer.encoder.in_channels) if discriminator else None
     if not discriminator and contents.discriminator:
         contents.skipped["discriminator"] = list(contents.discriminator)
     return Conversion(tokenizer.eval(), rival, family.name, contents.ema, contents.skipped)
@@ -131,14 +131,14 @@ def _family(tensors: Tensors, layout: str | None) -> type[Layout]:
     return family
 
 
-def _discriminator(contents: Contents) -> Discriminator | None:
+def _discriminator(contents: Contents, in_channels: int) -> Discriminator | None:
     tensors = contents.discriminator
     for layout in _DISCRIMINATORS:
         if sum(bool(re.match(layout.marks, name)) for name in tensors) * 2 > len(tensors):
             family = layout(tensors)
             config = family.config()
             with torch.random.fork_rng(devices=[]):
-                rival = build_part(DISCRIMINATORS, config)
+                rival = build_part(DISCRIMINATORS, config, in_channels=in_channels)
             rival.load_state_dict(family.weights_for(rival))
             if constants := list(family.constants()):
                 contents.skipped.setdefault("constants", []).extend(f"discriminator.{name}" for name in constants)

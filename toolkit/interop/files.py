@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,15 +92,15 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
         else:
             raise CheckpointError(f"{path}: a checkpoint ends in .safetensors, .npz, .bin, .pt, .pth or .ckpt, "
                                   f"got {path.suffix!r}.")
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), str(error))
-        raise CheckpointError(f"{path} is refused: it holds more than tensors and plain values, and reading it would "
-                              f"run code from it ({reason.strip()[:300]}). Save its state dict alone.") from error
-    except (EOFError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError,
-            zipfile.BadZipFile) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} is damaged, or no checkpoint: {str(error)[:300]}") from error
+    except CheckpointError:
+        raise
+    except (pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, zlib.error, struct.error, AssertionError,
+            AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = _reason(error)
+        if isinstance(error, pickle.UnpicklingError) and not re.match("Unsupported operand|String is too long", reason):
+            raise CheckpointError(f"{path} is refused: it holds more than tensors and plain values, and reading it "
+                                  f"would run code from it ({reason}). Save its state dict alone.") from error
+        raise CheckpointError(f"{path} is damaged, or no checkpoint: {reason}") from error
     if not isinstance(found, Mapping):
         raise CheckpointError(f"{path} holds a {type(found).__name__}; a checkpoint is a dict of tensors.")
     return found
@@ -158,6 +160,13 @@ def sort_contents(found: Mapping[str, Any], *, ema: bool = True) -> Contents:
     return contents
 
 
+def _reason(error: Exception) -> str:
+    """The first sentence of an error, without the advice that torch's and numpy's have after it."""
+    if isinstance(error.__context__, pickle.UnpicklingError):  # torch raises another, which begins with advice
+        error = error.__context__
+    return re.split(r"\.? *\n|\. |\.$", str(error).strip())[0][:300] or type(error).__name__
+
+
 def _sections(found: Mapping[str, Any], contents: Contents) -> dict[str, Tensors]:
     """Name -> tensors directly in it, "" for those of the file itself; what else there is, is skipped."""
     sections: dict[str, Tensors] = {}
@@ -178,7 +187,10 @@ def _sections(found: Mapping[str, Any], contents: Contents) -> dict[str, Tensors
 def _unwrapped(tensors: Tensors) -> Tensors:
     """Without the prefixes that torch's wrappers put before every name."""
     for prefix in ("module.", "_orig_mod.", "module."):
-        if tensors and all(name.startswith(prefix) for name in tensors):
+        without = [name for name in tensors if not name.startswith(prefix)]
+        if without and len(without) * 2 < len(tensors):
+            raise CheckpointError(f"left over: {_listed(without)}; all other names start with {prefix}")
+        if not without:
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
 

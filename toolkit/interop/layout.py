@@ -194,7 +194,7 @@ class StyleGANLayout(Layout):
     num_blocks: int
 
     def config(self) -> dict[str, Any]:
-        """The discriminator's config.
+        """The discriminator's config but for its image channels.
 
         Its clip size is not in the tensors, only the grid's number of positions: 17 frames if they fit,
         else the fewest 1 + 4k that do, and square. A config that trains on another size states it.
@@ -204,9 +204,8 @@ class StyleGANLayout(Layout):
         widths = [self.read(f"the width of discriminator block {i}", [
             (f"blocks.{i}.conv2.weight", 0), (f"blocks.{i}.conv2.bias", 0), (f"blocks.{i}.shortcut.weight", 0)])
             for i in range(self.num_blocks)]
-        channels = self.read("the number of image channels", [("conv_in.weight", 1)])
         positions = self.read("the discriminator's grid", [("linear1.weight", 1)], per=widths[-1])
-        return dict(type="StyleGANDiscriminator", in_channels=channels, filters=filters, size=self._size(positions),
+        return dict(type="StyleGANDiscriminator", filters=filters, size=self._size(positions),
                     channel_multipliers=tuple(width // filters for width in widths), blur_padding=self.blur_padding,
                     temporal_kernel=3 if self.video else 1)
 
@@ -218,5 +217,6 @@ class StyleGANLayout(Layout):
             side = math.isqrt(positions // grid)
             if side * side * grid == positions and (frames > 1 or not self.video):
                 return frames, side * 2**self.num_blocks, side * 2**self.num_blocks
-        raise CheckpointError(f"{self.name}: no square clip gives the discriminator's {positions} positions; convert "
-                              "without it (--no-discriminator).")
+        weight = self.their_name("linear1.weight")
+        raise CheckpointError(f"{self.name}: {weight} is {tuple(self.tensors[weight].shape)}, but no square clip gives "
+                              f"{positions} positions; convert without the discriminator (--no-discriminator).")

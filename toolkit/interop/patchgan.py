@@ -21,13 +21,12 @@ class PatchGAN(Layout):
     marks = r"main\.\d+\."
 
     def config(self) -> dict[str, Any]:
-        """The discriminator's config; all but the first and the last convolution have a batch norm."""
-        return dict(type="PatchGANDiscriminator", num_layers=self.count("batch norms", *(
-                        (rf"main\.(\d+)\.{kind}$", 0) for kind in ("running_mean", "running_var", "num_batches_tracked"))),
-                    in_channels=self.read("the number of image channels", [("main.0.weight", 1)]),
+        """The discriminator's config but for its image channels; all convolutions but two have a batch norm."""
+        layers = self.count("batch norms", *((rf"main\.(\d+)\.{kind}$", 0) for kind in (
+            "running_mean", "running_var", "num_batches_tracked")))
+        return dict(type="PatchGANDiscriminator", num_layers=layers, temporal_kernel=3 if self.video else 1,
                     filters=self.read("the discriminator's width", [
-                        ("main.0.weight", 0), ("main.0.bias", 0), ("main.2.weight", 1)]),
-                    temporal_kernel=3 if self.video else 1)
+                        ("main.0.weight", 0), ("main.0.bias", 0), ("main.2.weight", 1)]))
 
     def their_name(self, ours: str) -> str:
         """The same."""

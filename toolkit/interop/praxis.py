@@ -114,7 +114,7 @@ class PraxisDiscriminator(_ChannelsLast, StyleGANLayout):
     def to_ours(self, ours: str, tensor: Tensor) -> Tensor:
         """Channels first, also in what the first linear layer flattens."""
         tensor = super().to_ours(ours, tensor)
-        channels = self.tensors[self.their_name("conv_out.bias")].numel() if ours == "linear1.weight" else 0
+        channels = self.size("conv_out.bias", 0) if ours == "linear1.weight" else None
         if not channels or tensor.ndim != 2 or tensor.shape[1] % channels:
             return tensor
         return rearrange(tensor, "o (p c) -> o (c p)", c=channels)

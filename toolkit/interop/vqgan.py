@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from toolkit.interop.files import Tensors
+from toolkit.interop.files import CheckpointError, Tensors
 from toolkit.interop.layout import Layout, translate
 
 
@@ -21,6 +21,13 @@ class _VQGANLayout(Layout):
         """Whether the checkpoint has attention at a level of ours."""
         prefix = self.their_name(f"{part}.levels.{level}.attentions.")
         return any(name.startswith(prefix) for name in self.tensors)
+
+    def _codebook_size(self) -> int:
+        size = self.read("the codebook's size", [("quantizer.codebook", 0)])
+        if size < 2:
+            name = self.their_name("quantizer.codebook")
+            raise CheckpointError(f"{self.name}: {name} is {tuple(self.tensors[name].shape)}, which is no codebook.")
+        return size
 
     def config(self) -> dict[str, Any]:
         """The tokenizer's config, all of it read off the tensors but for the lookup."""
@@ -46,7 +53,7 @@ class _VQGANLayout(Layout):
             encoder=dict(type="VQGANEncoder", in_channels=channels, num_res_blocks=self.num_encoder_blocks, **network,
                          attention=tuple(self.attends("encoder", i) for i in levels)),
             quantizer=dict(type="VQ", dim=dim, normalize=self.normalize,
-                           codebook_size=self.read("the codebook's size", [("quantizer.codebook", 0)])),
+                           codebook_size=self._codebook_size()),
             decoder=dict(type="VQGANDecoder", out_channels=channels, num_res_blocks=self.num_decoder_blocks, **network,
                          attention=tuple(self.attends("decoder", i) for i in mirrored)))
 

@@ -1,0 +1,193 @@
+"""Checkpoints as other systems write them, of the reference networks in tests/golden (README.md there)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import zlib
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from o2 import GOLDEN, recipe
+from safetensors.torch import save_file
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+LAYOUT_OF = {"o2_video_tiny": "o2_magvit2", "o2_image_tiny": "o2_magvit2", "open_magvit2_video_tiny": "open_magvit2",
+             "open_magvit2_image_tiny": "open_magvit2", "llamagen_vq_tiny": "llamagen", "praxis_video_tiny": "praxis"}
+CASES = tuple(LAYOUT_OF)
+
+
+def praxis_recipe(key: str, shape: tuple[int, ...]) -> Tensor:
+    value = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
+    value = value / np.sqrt(np.prod(shape[:-1])) if key.endswith("/w") else 0.1 * value
+    return torch.from_numpy(value.astype(np.float32))
+
+
+def blur(shape: list[int]) -> Tensor:
+    """The normalised 1 2 1 filter on every axis, for each channel."""
+    axes = len(shape) - 2
+    kernel = torch.tensor([0.25, 0.5, 0.25])
+    for _ in range(axes - 1):
+        kernel = kernel.unsqueeze(-1) * torch.tensor([0.25, 0.5, 0.25])
+    return kernel.expand(*shape).clone()
+
+
+class Foreign:
+    """One reference network: its tensors by their own names, its input, its outputs (5-D, channels first)."""
+
+    def __init__(self, case: str):
+        self.layout = LAYOUT_OF[case]
+        self.info = json.loads((GOLDEN / f"{case}.json").read_text())
+        self.tensors = {name: self._tensor(name, shape) for name, shape in self.info["parameters"].items()}
+        self.discriminator = {  # without a prefix
+            name.removeprefix("discriminator/"): self._rival_tensor(name, shape)
+            for name, shape in self.info.get("discriminator_parameters", {}).items()}
+        pixels = np.random.default_rng(zlib.crc32(case.encode())).uniform(-1, 1, self.info["input_shape"])
+        self.pixels = five_d(torch.from_numpy(pixels.astype(np.float32)))
+        self.arrays = {name: torch.from_numpy(array) for name, array in np.load(GOLDEN / f"{case}.npz").items()}
+        self.latents, self.reconstruction = five_d(self.arrays["z"]), five_d(self.arrays["reconstruction"])
+        grid = self.latents.shape[2:]
+        self.indices = self.arrays["indices"].long().reshape(-1, *grid, 1)
+
+    def _tensor(self, name: str, shape: list[int]) -> Tensor:
+        if name == "quantize.mask":
+            return 2 ** torch.arange(shape[0] - 1, -1, -1)
+        if name == "quantize.codebook_used":
+            return torch.zeros(shape)
+        if self.layout == "praxis":
+            return praxis_recipe(name, tuple(shape))
+        tensor = recipe(name, tuple(shape))
+        return torch.nn.functional.normalize(tensor, dim=-1) if name == "quantize.embedding.weight" else tensor
+
+    def _rival_tensor(self, name: str, shape: list[int]) -> Tensor:
+        if self.layout == "praxis":
+            return praxis_recipe(name, tuple(shape))
+        return blur(shape) if name.endswith("blur.filt") else recipe(f"discriminator.{name}", tuple(shape))
+
+    def decided(self) -> Tensor:
+        """Where the latents are far enough from zero for float32 to tell their bits, in the shape of the indices."""
+        if self.layout == "llamagen":
+            return torch.ones_like(self.indices, dtype=torch.bool)
+        return (self.latents.abs() >= 1e-5).all(1).unsqueeze(-1)
+
+
+def five_d(x: Tensor) -> Tensor:
+    return x if x.ndim == 5 else x.unsqueeze(2)
+
+
+def garbage(tensors: Tensors) -> Tensors:
+    return {name: torch.full_like(tensor, 7) for name, tensor in tensors.items()}
+
+
+def prefixed(prefix: str, tensors: Tensors) -> Tensors:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def averaged(tensors: Tensors) -> Tensors:
+    """Names of the averaged copy in a Lightning checkpoint."""
+    return {"model_ema." + name.replace(".", ""): tensor for name, tensor in tensors.items()}
+
+
+def patchgan(*, video: bool = False, filters: int = 8) -> Tensors:
+    """The state dict of taming's ``NLayerDiscriminator`` with three layers, or of Open-MAGVIT2's 3-D one."""
+    kernel = (3, 3, 3) if video else (4, 4)
+    widths = [3, filters, filters * 2, filters * 4, filters * 8, 1]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number, (ins, outs) in zip((0, 2, 5, 8, 11), pairwise(widths), strict=True):
+        shapes[f"main.{number}.weight"] = (outs, ins, *kernel)
+        if number in (0, 11):
+            shapes[f"main.{number}.bias"] = (outs,)
+        else:
+            shapes |= {f"main.{number + 1}.{name}": (outs,) for name in (
+                "weight", "bias", "running_mean", "running_var")}
+            shapes[f"main.{number + 1}.num_batches_tracked"] = ()
+    return {name: torch.tensor(100) if name.endswith("tracked") else recipe(f"discriminator.{name}", shape).abs()
+            for name, shape in shapes.items()}
+
+
+def o2_trainer(tensors: Tensors, discriminator: Tensors) -> Tensors:
+    """What O2-MAGVIT2's ``iter_N.ckpt`` holds."""
+    return {**prefixed("tokenizer.", tensors), **prefixed("discriminator.", discriminator),
+            "perceptual_model.lin0.model.1.weight": torch.ones(1, 64, 1, 1),
+            "perceptual_model.net.slice1.0.weight": torch.ones(64, 3, 3, 3)}
+
+
+def lightning(raw: Tensors, average: Tensors | None, discriminator: Tensors) -> dict[str, Any]:
+    """What Open-MAGVIT2's ``.ckpt`` files hold; the averaged copy has no buffers."""
+    loss = prefixed("loss.discriminator.", discriminator)
+    state = {**raw, **loss, "loss.perceptual_loss.lin0.model.1.weight": torch.ones(1, 64, 1, 1)}
+    if average is not None:
+        learned = {name: tensor for name, tensor in loss.items() if name.rsplit(".", 1)[1] in ("weight", "bias")}
+        state |= {**averaged(average), **averaged(garbage(learned)), "model_ema.decay": torch.tensor(0.999),
+                  "model_ema.num_updates": torch.tensor(5)}
+    return {"state_dict": state, "epoch": 3, "global_step": 40, "pytorch-lightning_version": "1.9.0",
+            "optimizer_states": [{"state": {0: {"step": torch.tensor(4.0), "exp_avg": torch.ones(2)}},
+                                  "param_groups": [{"lr": 1e-4, "betas": (0.5, 0.9)}]}]}
+
+
+def llamagen(raw: Tensors, average: Tensors | None, discriminator: Tensors) -> dict[str, Any]:
+    """What LlamaGen's training writes."""
+    return {"model": raw, **({} if average is None else {"ema": average}), "optimizer": {"state": {}},
+            "discriminator": discriminator, "optimizer_disc": {"state": {}}, "steps": 7,
+            "args": argparse.Namespace(vq_model="VQ-16", ema=True, lr=1e-4)}
+
+
+def save_torch(content: Any, path: Path) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def save_npz(tensors: Tensors, path: Path) -> Path:
+    np.savez(path, **{name: tensor.numpy() for name, tensor in tensors.items()})
+    return path
+
+
+def save_safetensors(tensors: Tensors, path: Path) -> Path:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
+def native(case: Foreign, folder: Path) -> Path:
+    """The checkpoint as the system itself publishes it: with everything that goes along, averaged where it does so."""
+    tensors, rival = case.tensors, case.discriminator
+    if case.layout == "o2_magvit2":
+        return save_torch(o2_trainer(tensors, rival), folder / "iter_7.ckpt")
+    if case.layout == "open_magvit2":
+        rival = patchgan(video=case.pixels.shape[2] > 1)
+        return save_torch(lightning(garbage(tensors), tensors, rival), folder / "epoch=3.ckpt")
+    if case.layout == "llamagen":
+        return save_torch(llamagen(garbage(tensors), tensors, patchgan()), folder / "0000007.pt")
+    return save_npz(tensors | prefixed("discriminator/", rival), folder / "variables.npz")
+
+
+def taming_names(tensors: Tensors) -> Tensors:
+    """A LlamaGen state dict under taming-transformers' names, whose decoder counts levels from the finest."""
+    levels = 1 + max(int(name.split(".")[2]) for name in tensors if name.startswith("decoder.conv_blocks."))
+    middle = {"0": "block_1", "1": "attn_1", "2": "block_2"}
+
+    def rename(name: str) -> str:
+        parts = name.split(".")
+        if parts[1] == "mid":
+            parts[2] = middle[parts[2]]
+        if parts[1] == "conv_blocks":
+            parts[1:3] = ["down", parts[2]] if parts[0] == "encoder" else ["up", str(levels - 1 - int(parts[2]))]
+            parts[3] = {"res": "block"}.get(parts[3], parts[3])
+        return ".".join(parts)
+
+    return {rename(name): tensor for name, tensor in tensors.items() if name != "quantize.codebook_used"}
+
+
+class RunsOnLoading:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)

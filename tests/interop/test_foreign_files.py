@@ -1,0 +1,203 @@
+"""Checkpoints that are unsafe, broken or of another kind are refused in one line, and nothing of them runs."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from interop.foreign import (
+    Foreign,
+    RunsOnLoading,
+    lightning,
+    llamagen,
+    native,
+    o2_trainer,
+    patchgan,
+    prefixed,
+    save_npz,
+    save_safetensors,
+    save_torch,
+    taming_names,
+)
+
+from toolkit.interop import LAYOUTS, CheckpointError, convert_checkpoint, convert_tensors
+from toolkit.interop.files import read_file
+
+
+class OfAnotherProject:
+    """An object of a class that the reader does not know."""
+
+
+def refusal(path: Path, layout: str | None = None) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        convert_checkpoint(path, layout)
+    message = str(caught.value)
+    assert "\n" not in message and message.strip() == message
+    return message
+
+
+@pytest.fixture
+def case(foreign) -> Foreign:
+    return foreign("o2_image_tiny")
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickle_that_would_run_code_is_refused_and_does_not_run(case, tmp_path, suffix, zipped):
+    marker, path = tmp_path / "marker", tmp_path / f"evil{suffix}"
+    torch.save(case.tensors | {"extra": RunsOnLoading(marker)}, path, _use_new_zipfile_serialization=zipped)
+    message = refusal(path)
+    assert str(path) in message and "mkdir" in message
+    assert not marker.exists()
+    torch.load(path, weights_only=False)
+    assert marker.exists()  # the file is as evil as it looks
+
+
+def test_plain_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
+    marker, path = tmp_path / "marker", tmp_path / "evil.pt"
+    path.write_bytes(pickle.dumps({"model": RunsOnLoading(marker)}))
+    assert str(path) in refusal(path)
+    assert not marker.exists()
+
+
+def test_npz_with_an_object_that_would_run_code_is_refused_and_does_not_run(tmp_path):
+    marker, path = tmp_path / "marker", tmp_path / "evil.npz"
+    np.savez(path, **{"encoder/conv_first/w": np.array([RunsOnLoading(marker)], dtype=object)})
+    assert str(path) in refusal(path)
+    assert not marker.exists()
+
+
+def test_code_inside_a_namespace_is_refused_and_does_not_run(case, tmp_path):
+    marker = tmp_path / "marker"
+    content = {"model": case.tensors, "args": argparse.Namespace(hook=RunsOnLoading(marker))}
+    assert "refused" in refusal(save_torch(content, tmp_path / "evil.pt"))
+    assert not marker.exists()
+
+
+def test_object_of_an_unknown_class_is_refused_by_its_name(case, tmp_path):
+    message = refusal(save_torch({"model": case.tensors, "config": OfAnotherProject()}, tmp_path / "model.pt"))
+    assert "OfAnotherProject" in message and "Save its state dict alone" in message
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".bin", ".pt", ".pth", ".ckpt"])
+@pytest.mark.parametrize("content", [b"", b"\x00", b"no checkpoint at all", b"PK\x03\x04 torn", b"\x80\x02}q\x00."],
+                         ids=["empty", "zero", "text", "torn zip", "empty pickle"])
+def test_file_that_is_no_checkpoint_is_refused(tmp_path, suffix, content):
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(content)
+    refusal(path)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("save", [save_torch, save_npz, save_safetensors])
+def test_truncated_file_is_refused(case, tmp_path, save, share):
+    suffix = {save_torch: ".bin", save_npz: ".npz", save_safetensors: ".safetensors"}[save]
+    path = save(case.tensors, tmp_path / f"whole{suffix}")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:int(len(whole) * share)])
+    message = refusal(path)
+    assert str(path) in message and "damaged" in message
+
+
+def test_file_of_the_old_format_that_is_truncated_is_refused(case, tmp_path):
+    path = tmp_path / "old.pth"
+    torch.save(case.tensors, path, _use_new_zipfile_serialization=False)
+    convert_checkpoint(path)
+    whole = path.read_bytes()
+    for share in (0.001, 0.1, 0.5, 0.99):
+        path.write_bytes(whole[:int(len(whole) * share)])
+        refusal(path)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pkl", "model", "model.ckpt.tmp"])
+def test_wrong_suffix_is_refused_with_the_right_ones(case, tmp_path, name):
+    message = refusal(save_torch(case.tensors, tmp_path / name))
+    assert ".safetensors, .npz, .bin, .pt, .pth or .ckpt" in message
+
+
+@pytest.mark.parametrize(("content", "kind"), [([torch.ones(1)], "list"), (torch.ones(1), "Tensor"), (7, "int"),
+                                               (argparse.Namespace(model=1), "Namespace")])
+def test_what_is_no_dict_is_refused_by_its_type(tmp_path, content, kind):
+    assert f"holds a {kind}" in refusal(save_torch(content, tmp_path / "model.pt"))
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"state_dict": {}}, {"model": {"a": 1}, "steps": 7},
+                                     {"weights": {"encoder.conv_in.weight": torch.ones(1)}}])
+def test_file_without_weights_is_refused_with_what_it_has(tmp_path, content):
+    message = refusal(save_torch(content, tmp_path / "model.pt"))
+    assert all(repr(key) in message for key in content)
+
+
+def test_tensors_of_no_known_layout_are_refused_by_name_with_the_layouts(tmp_path):
+    path = save_safetensors({"blocks.0.attn.qkv.weight": torch.ones(2), "head.bias": torch.ones(2)},
+                            tmp_path / "vit.safetensors")
+    message = refusal(path)
+    assert "blocks.0.attn.qkv.weight" in message and all(layout in message for layout in LAYOUTS)
+
+
+def test_discriminator_without_a_tokenizer_is_refused(case, tmp_path):
+    path = save_torch(prefixed("discriminator.", case.discriminator), tmp_path / "a.ckpt")
+    assert "no tensors" in refusal(path)
+
+
+def test_unknown_layout_is_refused_with_the_known_ones(case, tmp_path):
+    message = refusal(native(case, tmp_path), "vqgan")
+    assert "'vqgan'" in message and all(layout in message for layout in LAYOUTS)
+
+
+@pytest.mark.parametrize("named", sorted(LAYOUTS))
+@pytest.mark.parametrize("name", ["o2_image_tiny", "o2_video_tiny", "open_magvit2_image_tiny",
+                                  "open_magvit2_video_tiny", "llamagen_vq_tiny", "praxis_video_tiny", "taming"])
+def test_layout_of_another_family_is_refused_with_its_name(foreign, named, name):
+    if name == "taming":
+        tensors, layout = taming_names(foreign("llamagen_vq_tiny").tensors), "taming"
+    else:
+        tensors, layout = foreign(name).tensors, foreign(name).layout
+    if named == layout:
+        return
+    with pytest.raises(CheckpointError, match=named) as caught:
+        convert_tensors(tensors, named)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["missing.ckpt", "."])
+def test_missing_file_is_said_to_be_missing(tmp_path, path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint at") as caught:
+        convert_checkpoint(tmp_path / path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda tensors: o2_trainer(tensors, {}) | {"optimizer.weight": torch.ones(1)},
+    lambda tensors: prefixed("module.", tensors) | {"optimizer.weight": torch.ones(1)},
+    lambda tensors: lightning(tensors | {"optimizer.weight": torch.ones(1)}, None, patchgan()),
+    lambda tensors: llamagen(tensors, None, patchgan()) | {"optimizer": {"weight": torch.ones(1)}}],
+    ids=["trainer", "module", "lightning", "section"])
+def test_one_tensor_too_many_is_refused_by_name(case, tmp_path, wrap):
+    assert "optimizer.weight" in refusal(save_torch(wrap(case.tensors), tmp_path / "a.ckpt"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".npz", ".safetensors"])
+def test_file_with_wrong_bytes_is_read_or_refused_in_one_line(tmp_path, suffix):
+    draw, path = random.Random(suffix), tmp_path / f"file{suffix}"
+    tensors = {f"encoder.{i}.weight": torch.ones(2, 3) for i in range(4)}
+    if suffix in (".pt", ".pth"):
+        torch.save({"model": tensors, "epoch": 3}, path, _use_new_zipfile_serialization=suffix == ".pt")
+    else:
+        (save_npz if suffix == ".npz" else save_safetensors)(tensors, path)
+    whole = path.read_bytes()
+    for _ in range(150):
+        torn = bytearray(whole[:draw.randrange(len(whole)) if draw.random() < 0.3 else len(whole)])
+        for _ in range(draw.choice((0, 1, 3)) if torn else 0):
+            torn[draw.randrange(len(torn))] = draw.randrange(256)
+        path.write_bytes(torn)
+        try:
+            read_file(path)
+        except CheckpointError as error:
+            assert "\n" not in str(error) and str(path) in str(error)

@@ -1,0 +1,246 @@
+"""Converted checkpoints give the numbers of the code bases that made them (tests/golden/README.md)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from interop.foreign import (
+    CASES,
+    Foreign,
+    garbage,
+    lightning,
+    llamagen,
+    native,
+    o2_trainer,
+    patchgan,
+    prefixed,
+    save_npz,
+    save_safetensors,
+    save_torch,
+    taming_names,
+)
+
+from toolkit import build_objective, load_tokenizer
+from toolkit.build import load_discriminator
+from toolkit.interop import convert_checkpoint, load_checkpoint
+from toolkit.tokenizer import Tokenizer
+
+TOLERANCE = 1e-4  # relative to the largest, in float32 and between two orders of summation
+
+
+def close(value: torch.Tensor, expected: torch.Tensor, tolerance: float = TOLERANCE) -> None:
+    torch.testing.assert_close(value, expected, rtol=0, atol=tolerance * expected.abs().max().item())
+
+
+@torch.no_grad()
+def gives_its_numbers(tokenizer: Tokenizer, case: Foreign) -> None:
+    output = tokenizer(case.pixels)
+    close(output.latents, case.latents)
+    close(output.reconstruction, case.reconstruction)
+    decided = case.decided()
+    assert decided.float().mean() > 0.9
+    assert torch.equal(output.indices[decided], case.indices[decided])
+    close(tokenizer.detokenize(case.indices, tuple(case.pixels.shape[2:])), case.reconstruction)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_checkpoint_as_published_is_recognised_and_gives_the_numbers_of_its_system(foreign, tmp_path, name):
+    case = foreign(name)
+    conversion = convert_checkpoint(native(case, tmp_path))
+    assert conversion.layout == case.layout
+    assert conversion.ema == (case.layout in ("open_magvit2", "llamagen"))
+    conversion.save(tmp_path / "out")
+    gives_its_numbers(load_tokenizer(tmp_path / "out"), case)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_naming_the_layout_and_loading_directly_give_the_same_numbers(foreign, tmp_path, name):
+    case = foreign(name)
+    path = native(case, tmp_path)
+    gives_its_numbers(load_checkpoint(path), case)
+    gives_its_numbers(load_checkpoint(path, case.layout), case)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_safetensors_file_of_the_bare_state_dict_gives_the_numbers_of_its_system(foreign, tmp_path, name):
+    case = foreign(name)
+    conversion = convert_checkpoint(save_safetensors(case.tensors, tmp_path / "model.safetensors"))
+    assert (conversion.layout, conversion.ema, conversion.discriminator) == (case.layout, False, None)
+    gives_its_numbers(conversion.tokenizer, case)
+
+
+@pytest.mark.parametrize("name", ["o2_video_tiny", "o2_image_tiny"])
+@pytest.mark.parametrize(("file", "wrap"), [
+    ("pytorch_model.bin", lambda tensors: tensors),
+    ("iter_7_ema.ckpt", lambda tensors: prefixed("module.", tensors)),
+    ("iter_7_ema.ckpt", lambda tensors: prefixed("module.", prefixed("tokenizer.", tensors))),
+    ("iter_7.ckpt", lambda tensors: prefixed("tokenizer.", prefixed("_orig_mod.", tensors))),
+    ("iter_7.pth", lambda tensors: {"state_dict": tensors, "step": torch.tensor(7)})],
+    ids=["bare", "module", "module.tokenizer", "compiled", "state_dict"])
+def test_o2_files_of_every_wrapping_give_its_numbers(foreign, tmp_path, name, file, wrap):
+    case = foreign(name)
+    gives_its_numbers(load_checkpoint(save_torch(wrap(case.tensors), tmp_path / file)), case)
+
+
+@pytest.mark.parametrize("name", ["open_magvit2_video_tiny", "open_magvit2_image_tiny", "llamagen_vq_tiny"])
+def test_raw_weights_are_taken_on_request_and_the_averaged_ones_listed(foreign, tmp_path, name):
+    case = foreign(name)
+    wrap = llamagen if case.layout == "llamagen" else lightning
+    path = save_torch(wrap(case.tensors, garbage(case.tensors), patchgan()), tmp_path / "both.ckpt")
+    conversion = convert_checkpoint(path, ema=False)
+    assert not conversion.ema and "EMA" in conversion.skipped
+    gives_its_numbers(conversion.tokenizer, case)
+
+
+@pytest.mark.parametrize("name", ["open_magvit2_video_tiny", "open_magvit2_image_tiny", "llamagen_vq_tiny"])
+def test_raw_weights_are_taken_where_there_are_no_averaged_ones(foreign, tmp_path, name):
+    case = foreign(name)
+    wrap = llamagen if case.layout == "llamagen" else lightning
+    conversion = convert_checkpoint(save_torch(wrap(case.tensors, None, patchgan()), tmp_path / "raw.ckpt"))
+    assert not conversion.ema
+    gives_its_numbers(conversion.tokenizer, case)
+
+
+def test_llamagen_file_with_averaged_weights_alone_converts(foreign, tmp_path):
+    case = foreign("llamagen_vq_tiny")
+    conversion = convert_checkpoint(save_torch({"ema": case.tensors}, tmp_path / "ema.pt"))
+    assert conversion.ema
+    gives_its_numbers(conversion.tokenizer, case)
+
+
+def test_raw_weights_convert_on_request_where_the_averaged_copy_does_not_match(foreign, tmp_path):
+    case = foreign("open_magvit2_image_tiny")
+    content = lightning(case.tensors, garbage(case.tensors), patchgan())
+    content["state_dict"]["model_ema.encoderunknownweight"] = torch.ones(3)
+    gives_its_numbers(convert_checkpoint(save_torch(content, tmp_path / "a.ckpt"), ema=False).tokenizer, case)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["o2_video_tiny", "o2_image_tiny", "praxis_video_tiny"])
+def test_converted_discriminator_gives_the_logits_of_its_system(foreign, tmp_path, name):
+    case = foreign(name)
+    convert_checkpoint(native(case, tmp_path)).save(tmp_path / "out")
+    discriminator = load_discriminator(tmp_path / "out" / "discriminator")
+    close(discriminator(case.pixels), case.arrays["discriminator_logits_real"])
+    assert tuple(discriminator.size) == tuple(case.pixels.shape[2:])
+
+
+def test_praxis_losses_are_those_of_praxis(foreign, tmp_path):
+    case = foreign("praxis_video_tiny")
+    tokenizer = load_checkpoint(native(case, tmp_path)).train()
+    losses = tokenizer(case.pixels).losses
+    expected = case.info["losses"]
+    assert 0.25 * losses["commitment"].item() == pytest.approx(expected["commitment_times_0_25"], rel=TOLERANCE)
+    entropy = losses["per_sample_entropy"] - losses["codebook_entropy"]
+    assert 0.1 * entropy.item() == pytest.approx(expected["entropy_times_0_1"], rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["o2_video_tiny", "o2_image_tiny"])
+def test_o2_losses_of_the_converted_parts_are_those_of_o2(foreign, tmp_path, name):
+    case = foreign(name)
+    conversion = convert_checkpoint(native(case, tmp_path))
+    objective = build_objective(dict(
+        losses=dict(reconstruction=dict(loss=dict(type="L2"), weight=5.0)),
+        quantizer=dict(commitment=0.25, per_sample_entropy=0.1, codebook_entropy=-0.1),
+        adversarial=dict(loss=dict(type="NonSaturating"), weight=0.1)),
+        quantizer=conversion.tokenizer.quantizer).eval()
+    output = conversion.tokenizer.train()(case.pixels)
+    total, _ = objective.generator_loss(output, case.pixels, step=0, discriminator=conversion.discriminator)
+    assert total.item() == pytest.approx(case.info["losses"]["generator_total"], rel=TOLERANCE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "video"), [("open_magvit2_video_tiny", True), ("open_magvit2_image_tiny", False)])
+def test_patchgan_comes_along_with_the_raw_weights_tensor_by_tensor(foreign, tmp_path, name, video):
+    rival = patchgan(video=video)
+    case = foreign(name)
+    convert_checkpoint(save_torch(lightning(case.tensors, case.tensors, rival), tmp_path / "a.ckpt")).save(
+        tmp_path / "out")
+    state = load_discriminator(tmp_path / "out" / "discriminator").state_dict()
+    assert {key: value.reshape(rival[key].shape).tolist() for key, value in state.items()} == {
+        key: value.tolist() for key, value in rival.items()}
+
+
+@torch.no_grad()
+def test_llamagens_patchgan_gives_the_logits_of_its_layers_in_torch(foreign, tmp_path):
+    rival = patchgan()
+    case = foreign("llamagen_vq_tiny")
+    discriminator = convert_checkpoint(native(case, tmp_path)).discriminator.eval()
+    layers = []
+    for number in (0, 2, 5, 8, 11):
+        outs, ins = rival[f"main.{number}.weight"].shape[:2]
+        layers.append(torch.nn.Conv2d(ins, outs, 4, stride=2 if number < 8 else 1, padding=1, bias=number in (0, 11)))
+        if number in (2, 5, 8):
+            layers.append(torch.nn.BatchNorm2d(outs))
+        if number < 11:
+            layers.append(torch.nn.LeakyReLU(0.2))
+    theirs = torch.nn.Sequential(*layers).eval()
+    theirs.load_state_dict({f"{name.removeprefix('main.')}": tensor for name, tensor in rival.items()})
+    close(discriminator(case.pixels).squeeze(2), theirs(case.pixels.squeeze(2)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_half_precision_checkpoint_becomes_float32_within_half_precision(foreign, tmp_path, name):
+    case = foreign(name)
+    half = {key: value.half() if value.is_floating_point() else value for key, value in case.tensors.items()}
+    path = tmp_path / ("half.npz" if case.layout == "praxis" else "half.bin")
+    conversion = convert_checkpoint((save_npz if case.layout == "praxis" else save_torch)(half, path))
+    conversion.save(tmp_path / "out")
+    tokenizer = load_tokenizer(tmp_path / "out")
+    assert {tensor.dtype for tensor in tokenizer.state_dict().values()} <= {torch.float32, torch.int64}
+    with torch.no_grad():
+        close(tokenizer(case.pixels).latents, case.latents, tolerance=2e-2)
+
+
+def test_bfloat16_discriminator_becomes_float32(foreign, tmp_path):
+    case = foreign("o2_image_tiny")
+    rival = {name: tensor.bfloat16() for name, tensor in case.discriminator.items()}
+    conversion = convert_checkpoint(save_torch(o2_trainer(case.tensors, rival), tmp_path / "a.ckpt"))
+    assert {tensor.dtype for tensor in conversion.discriminator.state_dict().values()} == {torch.float32}
+
+
+def test_everything_left_out_is_listed_by_its_name(foreign, tmp_path):
+    case = foreign("open_magvit2_image_tiny")
+    skipped = convert_checkpoint(native(case, tmp_path)).skipped
+    assert set(skipped["replaced by EMA"]) == set(case.tensors)
+    assert set(skipped["EMA counters"]) == {"model_ema.decay", "model_ema.num_updates"}
+    assert {"optimizer_states", "epoch"} <= set(skipped["optimizers and other state"])
+    assert "loss.perceptual_loss.lin0.model.1.weight" in skipped["loss and perceptual networks"]
+
+
+def test_conversion_without_discriminator_lists_its_tensors(foreign, tmp_path):
+    case = foreign("o2_image_tiny")
+    conversion = convert_checkpoint(native(case, tmp_path), discriminator=False)
+    assert conversion.discriminator is None
+    assert set(conversion.skipped["discriminator"]) == set(case.discriminator)
+
+
+def test_discriminator_of_no_known_kind_is_listed_and_the_tokenizer_converts(foreign, tmp_path):
+    case = foreign("llamagen_vq_tiny")
+    content = llamagen(case.tensors, None, {"blocks.0.attention.weight": torch.ones(3)})
+    conversion = convert_checkpoint(save_torch(content, tmp_path / "a.pt"))
+    assert conversion.discriminator is None
+    assert conversion.skipped["a discriminator of no known kind"] == ["blocks.0.attention.weight"]
+    gives_its_numbers(conversion.tokenizer, case)
+
+
+def test_converting_leaves_the_random_numbers_alone(foreign, tmp_path):
+    path = native(foreign("o2_image_tiny"), tmp_path)
+    before = torch.get_rng_state()
+    convert_checkpoint(path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@torch.no_grad()
+def test_taming_names_give_the_latents_of_the_same_llamagen_network(foreign, tmp_path):
+    case = foreign("llamagen_vq_tiny")
+    content = {"state_dict": {**taming_names(case.tensors), **prefixed("loss.discriminator.", patchgan())}}
+    conversion = convert_checkpoint(save_torch(content, tmp_path / "last.ckpt"))
+    assert conversion.layout == "taming"
+    tokenizer = conversion.tokenizer
+    close(tokenizer(case.pixels).latents, case.latents)
+    # taming quantizes by plain distance; LlamaGen's codes, of unit length here, decode to the same pixels.
+    close(tokenizer.detokenize(case.indices), case.reconstruction)
+    nearest = torch.cdist(case.latents.movedim(1, -1).reshape(-1, 8).double(),
+                          case.tensors["quantize.embedding.weight"].double()).argmin(1)
+    assert torch.equal(tokenizer.tokenize(case.pixels).flatten(), nearest)

@@ -1,0 +1,128 @@
+"""tools/convert_checkpoint.py as its users run it."""
+
+import pytest
+import torch
+from interop.foreign import (
+    CASES,
+    Foreign,
+    RunsOnLoading,
+    garbage,
+    lightning,
+    native,
+    patchgan,
+    save_safetensors,
+    save_torch,
+    taming_names,
+)
+from tools.commands import run, run_here
+
+from toolkit import load_tokenizer
+
+FILES = {"config.json", "model.safetensors"}
+
+
+@torch.no_grad()
+def latents_agree(folder, case: Foreign) -> None:
+    latents = load_tokenizer(folder)(case.pixels).latents
+    torch.testing.assert_close(latents, case.latents, rtol=0, atol=1e-4 * case.latents.abs().max().item())
+
+
+def test_command_of_its_own_process_converts_and_says_what_it_found(tmp_path):
+    case = Foreign("open_magvit2_image_tiny")
+    done = run("convert_checkpoint", native(case, tmp_path), tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    latents_agree(tmp_path / "out", case)
+    assert done.stdout.startswith("open_magvit2, averaged weights: MAGVIT2Encoder, LFQ, MAGVIT2Decoder; "
+                                  "stride 1x4x4, 1024 codes")
+    assert f"discriminator: PatchGANDiscriminator -> {tmp_path / 'out' / 'discriminator'}" in done.stdout
+    assert "left out, optimizers and other state: " in done.stdout and "optimizer_states" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_checkpoint_of_every_system_becomes_a_tokenizer_directory(tmp_path, name, capsys):
+    case = Foreign(name)
+    assert run_here("convert_checkpoint", native(case, tmp_path), tmp_path / "out") is None
+    latents_agree(tmp_path / "out", case)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"discriminator"}
+    assert {path.name for path in (tmp_path / "out" / "discriminator").iterdir()} == FILES
+    assert capsys.readouterr().out.startswith(case.layout)
+
+
+def test_taming_checkpoint_becomes_a_tokenizer_directory(tmp_path):
+    case = Foreign("llamagen_vq_tiny")
+    path = save_safetensors(taming_names(case.tensors), tmp_path / "last.safetensors")
+    assert run_here("convert_checkpoint", path, tmp_path / "out", "--layout", "taming") is None
+    latents_agree(tmp_path / "out", case)
+
+
+def test_no_ema_takes_the_raw_weights(tmp_path, capsys):
+    case = Foreign("open_magvit2_video_tiny")
+    content = lightning(case.tensors, garbage(case.tensors), patchgan(video=True))
+    path = save_torch(content, tmp_path / "last.ckpt")
+    assert run_here("convert_checkpoint", path, tmp_path / "out", "--no-ema") is None
+    latents_agree(tmp_path / "out", case)
+    assert "averaged" not in capsys.readouterr().out
+
+
+def test_no_discriminator_leaves_it_out(tmp_path, capsys):
+    case = Foreign("o2_video_tiny")
+    assert run_here("convert_checkpoint", native(case, tmp_path), tmp_path / "out", "--no-discriminator") is None
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert "left out, discriminator: " in capsys.readouterr().out
+
+
+def whole(folder):
+    return native(Foreign("o2_image_tiny"), folder)
+
+
+def evil(folder):
+    return save_torch(Foreign("o2_image_tiny").tensors | {"x": RunsOnLoading(folder / "marker")}, folder / "a.bin")
+
+
+def torn(folder):
+    path = native(Foreign("llamagen_vq_tiny"), folder)
+    path.write_bytes(path.read_bytes()[:50_000])
+    return path
+
+
+def empty(folder):
+    (folder / "empty.ckpt").touch()
+    return folder / "empty.ckpt"
+
+
+def incomplete(folder):
+    tensors = dict(Foreign("o2_image_tiny").tensors)
+    del tensors["decoder.conv_last.bias"]
+    return save_torch(tensors, folder / "a.bin")
+
+
+BAD = {"a file that would run code": (evil, (), "refused"), "a torn file": (torn, (), "damaged"),
+       "an empty file": (empty, (), "damaged"), "no file": (lambda folder: folder / "no.ckpt", (), "no checkpoint at"),
+       "a wrong suffix": (lambda folder: save_torch({}, folder / "a.onnx"), (), "ends in"),
+       "a list": (lambda folder: save_torch([torch.ones(1)], folder / "a.pt"), (), "list"),
+       "a missing tensor": (incomplete, (), "decoder.conv_last.bias"),
+       "an unknown layout": (whole, ("--layout", "vqgan"), "'vqgan'"),
+       "another layout": (whole, ("--layout", "llamagen"), "llamagen")}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_refusal_is_one_line_with_an_exit_code_and_nothing_is_written(tmp_path, kind):
+    make, arguments, said = BAD[kind]
+    message = run_here("convert_checkpoint", make(tmp_path), tmp_path / "out", *arguments)
+    assert message.startswith("error: ") and "\n" not in message and said in message
+    assert not (tmp_path / "out").exists() and not (tmp_path / "marker").exists()
+
+
+def test_refusal_of_the_command_is_its_only_output_without_a_traceback(tmp_path):
+    done = run("convert_checkpoint", evil(tmp_path), tmp_path / "out")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists() and not (tmp_path / "marker").exists()
+
+
+def test_out_that_is_a_file_is_said_in_one_line(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    message = run_here("convert_checkpoint", whole(tmp_path), tmp_path / "out")
+    assert message.startswith("error: ") and "\n" not in message
+    assert (tmp_path / "out").read_text() == "mine"
