@@ -10,7 +10,8 @@ import torch.multiprocessing as mp
 
 from toolkit.registry import METRICS
 
-CONFIGS = [dict(type="PSNR"), dict(type="SSIM"), dict(type="Codebook", codebook_size=64, num_codebooks=2)]
+CONFIGS = [dict(type="PSNR"), dict(type="SSIM"), dict(type="Codebook", codebook_size=64, num_codebooks=2),
+           dict(type="RFID")]
 
 
 def batches() -> list[dict[str, torch.Tensor]]:

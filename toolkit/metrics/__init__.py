@@ -1,6 +1,7 @@
 """Running scores over a data set, one idea per file."""
 
 from toolkit.metrics.codebook import Codebook
+from toolkit.metrics.frechet import RFID, RFVD, frechet_distance
 from toolkit.metrics.pixel import PSNR, SSIM
 
-__all__ = ["PSNR", "SSIM", "Codebook"]
+__all__ = ["PSNR", "RFID", "RFVD", "SSIM", "Codebook", "frechet_distance"]

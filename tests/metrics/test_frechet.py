@@ -1,0 +1,244 @@
+"""Fréchet distances, against closed forms, SciPy, torchmetrics and published numbers."""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from skimage import data
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from toolkit.metrics import RFID, RFVD, frechet_distance
+from toolkit.metrics.frechet import FeatureSums, FrechetMetric
+from toolkit.pretrained import inception_network
+
+
+class Pooled(FrechetMetric):
+    """Frames by their 4 x 4 thumbnails, for what does not depend on the network."""
+
+    name, dim, higher_is_better = "pooled", 48, {"pooled": False}
+
+    def __init__(self):
+        super().__init__(nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten()))
+
+    def samples(self, clips):
+        return clips.transpose(1, 2).flatten(0, 1)
+
+
+def pair(*shape: int, noise: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
+    target = torch.rand(shape) * 2 - 1
+    return target, target + noise * torch.randn(shape)
+
+
+def score(metric: FrechetMetric, target: torch.Tensor, reconstruction: torch.Tensor) -> float:
+    metric.reset()
+    metric.update(target=target, reconstruction=reconstruction, indices=None)
+    return metric.compute()[metric.name]
+
+
+def gaussian(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return features.double().mean(0), torch.cov(features.double().T)
+
+
+def of_samples(first: torch.Tensor, second: torch.Tensor) -> float:
+    """The distance from the samples themselves: tr (cov1 cov2)^(1/2) is the nuclear norm of their product."""
+    means = [x.double().mean(0) for x in (first, second)]
+    a, b = ((x.double() - mean) / math.sqrt(len(x) - 1) for x, mean in zip((first, second), means, strict=True))
+    return ((means[0] - means[1]).square().sum() + a.square().sum() + b.square().sum()
+            - 2 * torch.linalg.svdvals(a @ b.T).sum()).item()
+
+
+# the distance of two Gaussians
+
+
+def test_diagonal_gaussians_have_a_closed_form():
+    means, deviations = torch.randn(2, 50), torch.rand(2, 50) * 3
+    covariances = [torch.diag(x.square()) for x in deviations]
+    expected = (means[0] - means[1]).square().sum() + (deviations[0] - deviations[1]).square().sum()
+    distance = frechet_distance(means[0], covariances[0], means[1], covariances[1])
+    assert distance == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_distance_is_scipys():
+    (mean1, cov1), (mean2, cov2) = (gaussian(torch.randn(200, 20) @ torch.randn(20, 20)) for _ in range(2))
+    root = scipy.linalg.sqrtm((cov1 @ cov2).numpy()).real
+    expected = (mean1 - mean2).square().sum() + (cov1 + cov2).trace() - 2 * np.trace(root)
+    assert frechet_distance(mean1, cov1, mean2, cov2) == pytest.approx(expected.item(), rel=1e-9)
+    assert frechet_distance(mean2, cov2, mean1, cov1) == pytest.approx(expected.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("counts", [(2, 2), (10, 10), (10, 90), (90, 10), (90, 90)])
+def test_singular_covariances_lose_nothing(counts):
+    first, second = (torch.randn(n, 60) @ torch.randn(60, 60) for n in counts)
+    expected = of_samples(first, second)
+    assert frechet_distance(*gaussian(first), *gaussian(second)) == pytest.approx(expected, rel=1e-7)
+
+
+def test_equal_gaussians_have_distance_0():
+    for count in (3, 40, 500):
+        mean, cov = gaussian(torch.randn(count, 40))
+        assert 0 <= frechet_distance(mean, cov, mean, cov) < 1e-10
+
+
+def test_gaussians_without_spread_are_as_far_as_their_means():
+    zero = torch.zeros(3, 3)
+    assert frechet_distance(torch.zeros(3), zero, torch.tensor([1.0, 2.0, 2.0]), zero) == 9
+    assert frechet_distance(torch.zeros(3), zero, torch.zeros(3), torch.eye(3)) == 3
+
+
+def test_what_is_not_finite_has_no_distance():
+    one = torch.eye(2)
+    assert math.isnan(frechet_distance(torch.tensor([0.0, math.nan]), one, torch.zeros(2), one))
+    assert math.isnan(frechet_distance(torch.zeros(2), one, torch.zeros(2), one * math.inf))
+
+
+@pytest.mark.parametrize("shapes", [((2,), (2, 2), (3,), (3, 3)), ((2,), (2, 2), (2,), (3, 3)),
+                                    ((2,), (2,), (2,), (2,))])
+def test_shapes_that_do_not_fit_are_refused(shapes):
+    with pytest.raises(ValueError, match=r"two means \(D,\)"):
+        frechet_distance(*map(torch.zeros, shapes))
+
+
+# sums
+
+
+def test_sums_give_numpys_covariance_however_they_were_added():
+    features = torch.randn(100, 7) + 1000 * torch.randn(7)
+    sums = FeatureSums(7)
+    for part in features.split([1, 40, 0, 59]):
+        sums.add(part)
+    mean, cov = sums.gaussian()
+    assert sums.count() == 100
+    np.testing.assert_allclose(mean, features.double().mean(0), rtol=1e-12)
+    np.testing.assert_allclose(cov, np.cov(features.double().T, ddof=1), rtol=1e-7)
+
+
+# the metrics
+
+
+def test_metric_is_torchmetrics():
+    target, reconstruction = pair(70, 3, 1, 8, 8)
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten())
+    network.num_features = 48
+    theirs = FrechetInceptionDistance(feature=network, normalize=True).set_dtype(torch.float64)
+    for clips, real in ((target, True), (reconstruction, False)):
+        theirs.update(clips[:, :, 0].clamp(-1, 1), real=real)
+    assert score(Pooled(), target, reconstruction) == pytest.approx(theirs.compute().item(), rel=1e-4)
+
+
+def test_batches_of_any_size_and_order_give_one_score():
+    target, reconstruction = pair(10, 3, 6, 8, 8)
+    metric = Pooled()
+    whole = score(metric, target, reconstruction)
+    metric.reset()
+    for part in (slice(4, 10), slice(0, 1), slice(1, 4)):
+        metric.update(target=target[part], reconstruction=reconstruction[part])
+        if part.start == 4:
+            metric.compute()  # asking in between changes nothing
+    assert metric.compute()["pooled"] == pytest.approx(whole, rel=1e-9)
+
+
+def test_memory_does_not_grow_with_the_samples():
+    metric = Pooled()
+    for _ in range(3):
+        metric.update(**dict(zip(("target", "reconstruction"), pair(50, 3, 1, 8, 8), strict=True)))
+    tensors = [x for sums in (metric._target, metric._reconstruction) for x in vars(sums).values()]
+    assert [x.shape for x in tensors] == [(49, 49)] * 2 and all(x.dtype == torch.float64 for x in tensors)
+
+
+def test_pixels_beyond_the_range_are_clamped():
+    target, reconstruction = pair(60, 3, 1, 8, 8, noise=1.0)
+    assert reconstruction.abs().max() > 2
+    assert score(Pooled(), target, reconstruction) == score(Pooled(), target, reconstruction.clamp(-1, 1))
+
+
+def test_bfloat16_pixels_are_measured_in_float32():
+    target = (torch.rand(60, 3, 1, 8, 8) * 2 - 1).bfloat16()
+    assert score(Pooled(), target.float(), target) < 1e-10
+
+
+def test_different_sizes_and_single_samples_are_refused():
+    metric, frame = Pooled(), torch.zeros(1, 3, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"Pooled.*equal size"):
+        metric.update(target=frame, reconstruction=frame[..., :4])
+    for count in (0, 1):
+        with pytest.raises(ValueError, match=f"Pooled needs at least 2 samples.*got {count}"):
+            metric.compute()
+        metric.update(target=frame, reconstruction=frame)
+    assert metric.compute() == {"pooled": 0}
+
+
+def test_few_samples_are_warned_of_once(caplog):
+    target, reconstruction = pair(49, 3, 1, 8, 8)
+    with caplog.at_level(logging.WARNING, logger="toolkit.metrics.frechet"):
+        score(Pooled(), target, reconstruction)
+        assert not caplog.records
+        for _ in range(2):
+            score(Pooled(), target[:48], reconstruction[:48])
+    assert [r.getMessage()[:43] for r in caplog.records] == ["Pooled of 48 samples in 48 dimensions: the "]
+
+
+# rFID
+
+
+def test_rfid_of_a_photos_crops_is_that_of_their_features():
+    photo = torch.from_numpy(data.chelsea()).permute(2, 0, 1) / 127.5 - 1
+    target = torch.stack([photo[:, y:y + 64, x:x + 96] for y in (20, 120) for x in (0, 180)], 1)[None]
+    reconstruction = target + 0.2 * torch.randn(target.shape)  # one clip of four frames
+    network = inception_network()
+    expected = of_samples(*(network(x[0].transpose(0, 1).clamp(-1, 1)) for x in (target, reconstruction)))
+    assert score(RFID(), target, reconstruction) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_rfid_of_equal_frames_is_0_and_rounds_to_8_bits_unless_told_otherwise():
+    photo = torch.from_numpy(data.chelsea()).permute(2, 0, 1) / 127.5 - 1
+    frames = torch.stack([photo[:, :, x:x + 300] for x in range(0, 150, 30)])[:, :, None]
+    off = (frames + 0.4 / 127.5).clamp(-1, 1)
+    assert score(RFID(), frames, frames.clone()) < 1e-8
+    assert score(RFID(), frames, off) < 1e-8 < 1e-6 < score(RFID(value_type="float"), frames, off)
+
+
+@pytest.mark.slow
+def test_fid_of_noise_is_torchmetrics_published_number():
+    """The example of torchmetrics' FrechetInceptionDistance(feature=64), whose docs say 12.6388."""
+    network = inception_network(features=64)
+    torch.manual_seed(42)
+    torch.rand(21_751_136 + 2048 * 1008 + 1008)  # there a network with random weights is built after seeding
+    gaussians = []
+    for low, high in ((0, 200), (100, 255)):
+        sums = FeatureSums(64)
+        for frames in torch.randint(low, high, (100, 3, 299, 299), dtype=torch.uint8).split(20):
+            sums.add(network(frames / 127.5 - 1))
+        gaussians += sums.gaussian()
+    assert frechet_distance(*gaussians) == pytest.approx(12.6388, abs=5e-5)
+
+
+# rFVD
+
+
+def black_against_white(*, clips: int, frames: int) -> float:
+    black = -torch.ones(clips, 3, frames, 64, 64)
+    return score(RFVD(), black, -black)
+
+
+@pytest.mark.parametrize(("clips", "frames", "published"), [
+    (2, 10, 569.8), pytest.param(8, 10, 569.8, marks=pytest.mark.slow), (2, 12, 552.8),
+    pytest.param(2, 16, 152.9, marks=pytest.mark.slow), pytest.param(2, 30, 151.4, marks=pytest.mark.slow)])
+def test_rfvd_of_black_against_white_is_the_published_number(clips, frames, published):
+    """github.com/JunyaoHu/common_metrics_on_video_quality; 8 clips there, but equal ones have no covariance."""
+    assert black_against_white(clips=clips, frames=frames) == pytest.approx(published, rel=2e-4)
+
+
+def test_rfvd_of_equal_clips_is_0():
+    clips = torch.rand(2, 3, 10, 32, 32) * 2 - 1
+    assert score(RFVD(), clips, clips.clone()) < 1e-8
+
+
+def test_rfvd_refuses_clips_of_fewer_than_10_frames():
+    clips = torch.zeros(2, 3, 9, 32, 32)
+    with pytest.raises(ValueError, match=r"at least 10 frames, got \(2, 3, 9, 32, 32\)"):
+        RFVD().update(target=clips, reconstruction=clips)

@@ -1,0 +1,205 @@
+"""Inception-2015-12-05, the network of the Fréchet inception distance.
+
+The architecture is TensorFlow's graph of that date, which differs from the published Inception-v3 and
+from torchvision's: average pools leave the padding out, the last block pools by maximum, resizing is
+TensorFlow 1's. It was put together after torch-fidelity's ``FeatureExtractorInceptionV3`` (Obukhov et
+al., Apache-2.0), with which it agrees; torch-fidelity's weights are the same as ours.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from toolkit import assets
+from toolkit.pretrained.blocks import Branches, normalized
+from toolkit.pretrained.frozen import Frozen, load_strictly
+
+
+def resize_as_tensorflow(frames: Tensor, *, size: int) -> Tensor:
+    """Bilinear resizing as TensorFlow 1 does it: pixel i of the output samples the input at i * scale.
+
+    (PyTorch's samples at (i + 1/2) * scale - 1/2, so that the corners, not the first pixels, coincide.)
+
+    Args:
+        frames: (N, C, H, W) float.
+        size: S, both sides of the result.
+
+    Returns:
+        (N, C, S, S).
+
+    Example:
+        >>> resize_as_tensorflow(torch.tensor([[[[0.0, 1.0]]]]), size=4)[0, 0, 0].tolist()
+        [0.0, 0.5, 1.0, 1.0]
+    """
+    for dim in (3, 2):
+        length = frames.shape[dim]
+        position = torch.arange(size, dtype=torch.float32, device=frames.device) * (length / size)
+        lower = position.long()
+        upper = (lower + 1).clamp(max=length - 1)
+        weight = (position - lower).view(-1, *(1,) * (3 - dim))
+        first = frames.index_select(dim, lower)
+        frames = first + (frames.index_select(dim, upper) - first) * weight
+    return frames
+
+
+class Inception(nn.Module):
+    """Layers of the network on frames of any size, their output averaged over positions.
+
+    Args:
+        layers: From frames (N, 3, 299, 299) to (N, features, h, w).
+        value_type: ``"uint8"``: frames are rounded to the 256 levels of a saved picture, and no
+            gradient passes; ``"float"``: they are taken as they are.
+
+    Example:
+        >>> Inception(nn.Identity())(torch.ones(1, 3, 8, 8)).tolist()   # 255 of 128
+        [[0.9921875, 0.9921875, 0.9921875]]
+    """
+
+    def __init__(self, layers: nn.Module, *, value_type: str = "uint8"):
+        super().__init__()
+        self.layers = layers
+        self.value_type = value_type
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames (N, 3, H, W) in [-1, 1] -> (N, features).
+
+        Raises:
+            ValueError: If the frames are not RGB.
+        """
+        if frames.ndim != 4 or frames.shape[1] != 3:
+            raise ValueError(f"Inception takes frames (N, 3, H, W), got {tuple(frames.shape)}.")
+        values = (frames + 1) * 127.5
+        if self.value_type == "uint8":
+            values = values.round().clamp(0, 255)
+        values = resize_as_tensorflow(values, size=299)
+        return self.layers((values - 128) / 128).mean((2, 3))
+
+
+def inception_network(*, value_type: str = "uint8", features: int = 2048) -> Frozen:
+    """Inception-2015-12-05, whose features FID compares (Heusel et al., arXiv:1706.08500).
+
+    Args:
+        value_type: ``"uint8"`` sees pictures as a file holds them, rounded to 256 levels (torch-fidelity,
+            OpenAI's TensorFlow evaluator); ``"float"`` sees the frames themselves.
+        features: 2048, the last pool's, which scores are of; or 64, the first max-pool's.
+
+    Returns:
+        A frozen :class:`Inception`: (N, 3, H, W) in [-1, 1] of any size -> (N, features).
+
+    Raises:
+        ValueError: If an argument has another value.
+
+    Example:
+        >>> inception_network(features=64)(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 64])
+    """
+    if value_type not in ("uint8", "float"):
+        raise ValueError(f"inception_network takes value_type 'uint8' or 'float', got {value_type!r}.")
+    if features not in _DEPTHS:
+        raise ValueError(f"inception_network has features 64 or 2048, got {features!r}.")
+    with torch.device("meta"):
+        layers = _inception_layers()
+    load_strictly(layers, assets.weights_path("weights/inception_2015", convert=inception_2015),
+                  who="inception_network")
+    return Frozen(Inception(layers[:_DEPTHS[features]], value_type=value_type))
+
+
+def inception_2015(path: Path) -> dict[str, np.ndarray]:
+    """The pinned TorchScript archive's tensors in the names of :class:`Inception`'s layers.
+
+    The archive is a zip whose record ``data/i`` is the i-th tensor, little-endian float32; four for each
+    of the 94 convolutions, in our order. Its code and its pickle are not looked at.
+
+    Example:
+        >>> inception_2015(assets.fetch("weights/inception_2015"))["0.0.weight"].shape
+        (32, 3, 3, 3)
+    """
+    with torch.device("meta"):
+        tensors = _inception_layers().state_dict()  # names and shapes
+    with zipfile.ZipFile(path) as archive:
+        return {name: np.frombuffer(archive.read(f"out_jit_module/data/{index}"), "<f4").reshape(tensor.shape)
+                for index, (name, tensor) in enumerate(tensors.items())}
+
+
+def _inception_layers() -> nn.Sequential:
+    return nn.Sequential(
+        _conv(3, 32, 3, stride=2),                          # side 299 -> 149
+        _conv(32, 32, 3),                                   # 147
+        _conv(32, 64, 3, padding=1),
+        nn.MaxPool2d(3, stride=2),                          # 73
+        _conv(64, 80, 1),
+        _conv(80, 192, 3),                                  # 71
+        nn.MaxPool2d(3, stride=2),                          # 35
+        _block_a(192, pooled=32), _block_a(256, pooled=64), _block_a(288, pooled=64),
+        _block_b(288),                                      # 17
+        *(_block_c(768, inner=inner) for inner in (128, 160, 160, 192)),
+        _block_d(768),                                      # 8
+        _block_e(1280, pool=_average_pool()), _block_e(2048, pool=nn.MaxPool2d(3, stride=1, padding=1)))
+
+
+def _conv(inputs: int, outputs: int, kernel: int | tuple[int, int], *, stride: int = 1,
+          padding: int | str = 0) -> nn.Sequential:
+    return normalized(nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, bias=False))
+
+
+def _average_pool() -> nn.AvgPool2d:
+    return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+
+
+def _block_a(inputs: int, *, pooled: int) -> Branches:
+    return Branches([
+        _conv(inputs, 64, 1),
+        nn.Sequential(_conv(inputs, 48, 1), _conv(48, 64, 5, padding=2)),
+        nn.Sequential(_conv(inputs, 64, 1), _conv(64, 96, 3, padding=1), _conv(96, 96, 3, padding=1)),
+        nn.Sequential(_average_pool(), _conv(inputs, pooled, 1))])
+
+
+def _block_b(inputs: int) -> Branches:
+    return Branches([
+        _conv(inputs, 384, 3, stride=2),
+        nn.Sequential(_conv(inputs, 64, 1), _conv(64, 96, 3, padding=1), _conv(96, 96, 3, stride=2)),
+        nn.MaxPool2d(3, stride=2)])
+
+
+def _block_c(inputs: int, *, inner: int) -> Branches:
+    return Branches([
+        _conv(inputs, 192, 1),
+        nn.Sequential(_conv(inputs, inner, 1), _row(inner, inner), _column(inner, 192)),
+        nn.Sequential(_conv(inputs, inner, 1), _column(inner, inner), _row(inner, inner), _column(inner, inner),
+                      _row(inner, 192)),
+        nn.Sequential(_average_pool(), _conv(inputs, 192, 1))])
+
+
+def _block_d(inputs: int) -> Branches:
+    return Branches([
+        nn.Sequential(_conv(inputs, 192, 1), _conv(192, 320, 3, stride=2)),
+        nn.Sequential(_conv(inputs, 192, 1), _row(192, 192), _column(192, 192), _conv(192, 192, 3, stride=2)),
+        nn.MaxPool2d(3, stride=2)])
+
+
+def _block_e(inputs: int, *, pool: nn.Module) -> Branches:
+    return Branches([
+        _conv(inputs, 320, 1),
+        nn.Sequential(_conv(inputs, 384, 1), _cross(384)),
+        nn.Sequential(_conv(inputs, 448, 1), _conv(448, 384, 3, padding=1), _cross(384)),
+        nn.Sequential(pool, _conv(inputs, 192, 1))])
+
+
+def _row(inputs: int, outputs: int, length: int = 7) -> nn.Sequential:
+    return _conv(inputs, outputs, (1, length), padding="same")
+
+
+def _column(inputs: int, outputs: int, length: int = 7) -> nn.Sequential:
+    return _conv(inputs, outputs, (length, 1), padding="same")
+
+
+def _cross(width: int) -> Branches:
+    return Branches([_row(width, width, 3), _column(width, width, 3)])
+
+
+_DEPTHS = {64: 4, 2048: 18}  # features -> how many layers make them
