@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from toolkit.build import build_part, build_tokenizer
 from toolkit.contracts import Discriminator
@@ -95,9 +97,7 @@ def convert_tensors(found: Mapping[str, Any], layout: str | None = None, *, ema:
     contents = sort_contents(found, ema=ema)
     family = _family(contents.tokenizer, layout)(contents.tokenizer)
     config = family.config()
-    with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are all replaced
-        tokenizer = build_tokenizer(config)
-    tokenizer.load_state_dict(family.weights_for(tokenizer))
+    tokenizer = _filled(family, partial(build_tokenizer, config))
     for name in family.constants():
         contents.skipped.setdefault("constants", []).append(name)
     rival = _discriminator(contents, tokenizer.encoder.in_channels) if discriminator else None
@@ -137,12 +137,20 @@ def _discriminator(contents: Contents, in_channels: int) -> Discriminator | None
         if sum(bool(re.match(layout.marks, name)) for name in tensors) * 2 > len(tensors):
             family = layout(tensors)
             config = family.config()
-            with torch.random.fork_rng(devices=[]):
-                rival = build_part(DISCRIMINATORS, config, in_channels=in_channels)
-            rival.load_state_dict(family.weights_for(rival))
+            rival = _filled(family, partial(build_part, DISCRIMINATORS, config, in_channels=in_channels))
             if constants := list(family.constants()):
                 contents.skipped.setdefault("constants", []).extend(f"discriminator.{name}" for name in constants)
             return rival.train()
     if tensors:
         contents.skipped["a discriminator of no known kind"] = list(tensors)
     return None
+
+
+def _filled(family: Layout, build: Callable[[], nn.Module]) -> Any:
+    """What ``build`` makes, with the checkpoint's weights."""
+    with torch.device("meta"):  # without memory, for the names: a checkpoint that does not fit costs nothing
+        weights = family.weights_for(build())
+    with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are all replaced
+        module = build()
+    module.load_state_dict(weights)
+    return module
