@@ -79,14 +79,15 @@ class Layout(ABC):
             CheckpointError: If no tensor is there to say it, or they are evenly split.
         """
         claims = list(claims)
-        said = {ours: side / per for ours, axis in claims if (side := self.size(ours, axis)) is not None}
+        said = {(ours, axis): side / per for ours, axis in claims if (side := self.size(ours, axis)) is not None}
         ranking = Counter(said.values()).most_common(2)
         if not ranking:
             raise CheckpointError(f"{self.name}: no tensor tells {what}; missing: "
                                   f"{_listed([self.their_name(ours) for ours, _ in claims])}.")
         if (len(ranking) > 1 and ranking[0][1] == ranking[1][1]) or not ranking[0][0].is_integer():
-            raise CheckpointError(f"{self.name}: tensors disagree on {what}: " + _listed(
-                [f"{name} {tuple(self.tensors[name].shape)}" for name in map(self.their_name, said)]) + ".")
+            names = dict.fromkeys(self.their_name(ours) for ours, _ in said)
+            raise CheckpointError(f"{self.name}: tensors disagree on {what}: "
+                                  f"{_listed([f'{name} {tuple(self.tensors[name].shape)}' for name in names])}.")
         return int(ranking[0][0])
 
     def count(self, what: str, *patterns: tuple[str, int]) -> int:
@@ -104,6 +105,12 @@ class Layout(ABC):
             raise CheckpointError(f"{self.name}: the checkpoint has no {what}; it has "
                                   f"{_listed(list(self.tensors), 5)}.")
         return votes.most_common(1)[0][0]
+
+    def first_width(self) -> int:
+        """The encoder's first convolution's width, in networks of ours."""
+        return self.read("the first convolution's width", [
+            ("encoder.conv_in.weight", 0), ("encoder.conv_in.bias", 0), ("encoder.levels.0.blocks.0.norm1.weight", 0),
+            ("encoder.levels.0.blocks.0.norm1.bias", 0), ("encoder.levels.0.blocks.0.conv1.weight", 1)])
 
     def weights_for(self, module: nn.Module) -> Tensors:
         """Our module's state from the checkpoint's tensors, each used once and none left over.
@@ -157,9 +164,7 @@ class MAGVIT2Layout(Layout):
         """The tokenizer's config, all of it read off the tensors but for the family's options."""
         levels = range(self.num_levels)
         mirrored = [self.num_levels - 1 - i for i in levels]
-        filters = self.read("the first convolution's width", [
-            ("encoder.conv_in.weight", 0), ("encoder.conv_in.bias", 0), ("encoder.levels.0.blocks.0.norm1.weight", 0),
-            ("encoder.levels.0.blocks.0.norm1.bias", 0), ("encoder.levels.0.blocks.0.conv1.weight", 1)])
+        filters = self.first_width()
         widths = [self.read(f"the width of level {i}", [
             (f"{part}.blocks.0.{tensor}", axis) for part in (f"encoder.levels.{i}", f"decoder.levels.{mirrored[i]}")
             for tensor, axis in (("conv1.weight", 0), ("norm2.weight", 0), ("norm2.bias", 0), ("conv2.weight", 0),

@@ -13,9 +13,20 @@ class _VQGANLayout(Layout):
     """A family with the VQGAN network; it counts its levels and blocks, the rest is read here."""
 
     normalize: ClassVar[bool]  # latents and codes to unit length
-    num_levels: int
-    num_encoder_blocks: int
-    num_decoder_blocks: int
+    encoder_levels: ClassVar[str]  # patterns of the names before a level's number
+    decoder_levels: ClassVar[str]
+    block: ClassVar[str]
+
+    def __init__(self, tensors: Tensors):
+        super().__init__(tensors)
+        parts = (self.encoder_levels, self.decoder_levels)
+        self.num_levels = self.count("levels", *(
+            (rf"{levels}\.(\d+)\.{what}", add) for levels in parts
+            for what, add in ((rf"{self.block}\.0\.conv1", 0), (rf"{self.block}\.0\.conv2", 0),
+                              ("(?:up|down)sample", 1))))
+        self.num_encoder_blocks, self.num_decoder_blocks = (self.count("residual blocks", *(
+            (rf"{levels}\.{level}\.{self.block}\.(\d+)\.", 0) for level in range(self.num_levels)))
+            for levels in parts)
 
     def attends(self, part: str, level: int) -> bool:
         """Whether the checkpoint has attention at a level of ours."""
@@ -33,9 +44,7 @@ class _VQGANLayout(Layout):
         """The tokenizer's config, all of it read off the tensors but for the lookup."""
         levels = range(self.num_levels)
         mirrored = [self.num_levels - 1 - i for i in levels]
-        filters = self.read("the first convolution's width", [
-            ("encoder.conv_in.weight", 0), ("encoder.conv_in.bias", 0), ("encoder.levels.0.blocks.0.norm1.weight", 0),
-            ("encoder.levels.0.blocks.0.norm1.bias", 0), ("encoder.levels.0.blocks.0.conv1.weight", 1)])
+        filters = self.first_width()
         widths = [self.read(f"the width of level {i}", [
             (f"{part}.blocks.0.{tensor}", 0) for part in (f"encoder.levels.{i}", f"decoder.levels.{mirrored[i]}")
             for tensor in ("conv1.weight", "conv1.bias", "norm2.weight", "norm2.bias", "conv2.weight", "conv2.bias")])
@@ -80,15 +89,7 @@ class LlamaGen(_VQGANLayout):
     name = "llamagen"
     marks = r"(encoder|decoder)\.conv_blocks\."
     normalize = True
-
-    def __init__(self, tensors: Tensors):
-        super().__init__(tensors)
-        self.num_levels = self.count("levels", *(
-            (rf"{part}\.conv_blocks\.(\d+)\.{what}", add) for part in ("encoder", "decoder")
-            for what, add in ((r"res\.0\.conv1", 0), (r"res\.0\.conv2", 0), ("(?:up|down)sample", 1))))
-        self.num_encoder_blocks, self.num_decoder_blocks = (self.count("residual blocks", *(
-            (rf"{part}\.conv_blocks\.{level}\.res\.(\d+)\.", 0) for level in range(self.num_levels)))
-            for part in ("encoder", "decoder"))
+    encoder_levels, decoder_levels, block = r"encoder\.conv_blocks", r"decoder\.conv_blocks", "res"
 
     def their_name(self, ours: str) -> str:
         """Our name in LlamaGen's words."""
@@ -111,15 +112,7 @@ class Taming(_VQGANLayout):
     name = "taming"
     marks = r"(encoder|decoder)\.mid\.(block|attn)_\d\."
     normalize = False
-
-    def __init__(self, tensors: Tensors):
-        super().__init__(tensors)
-        self.num_levels = self.count("levels", *(
-            (rf"{part}\.(\d+)\.{what}", add) for part in (r"encoder\.down", r"decoder\.up")
-            for what, add in ((r"block\.0\.conv1", 0), (r"block\.0\.conv2", 0), ("(?:up|down)sample", 1))))
-        self.num_encoder_blocks, self.num_decoder_blocks = (self.count("residual blocks", *(
-            (rf"{part}\.{level}\.block\.(\d+)\.", 0) for level in range(self.num_levels)))
-            for part in (r"encoder\.down", r"decoder\.up"))
+    encoder_levels, decoder_levels, block = r"encoder\.down", r"decoder\.up", "block"
 
     def their_name(self, ours: str) -> str:
         """Our name in taming's words; its decoder counts levels from the finest."""
