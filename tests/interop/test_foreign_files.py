@@ -176,8 +176,11 @@ def test_missing_file_is_said_to_be_missing(tmp_path, path):
     lambda tensors: o2_trainer(tensors, {}) | {"optimizer.weight": torch.ones(1)},
     lambda tensors: prefixed("module.", tensors) | {"optimizer.weight": torch.ones(1)},
     lambda tensors: lightning(tensors | {"optimizer.weight": torch.ones(1)}, None, patchgan()),
-    lambda tensors: llamagen(tensors, None, patchgan()) | {"optimizer": {"weight": torch.ones(1)}}],
-    ids=["trainer", "module", "lightning", "section"])
+    lambda tensors: llamagen(tensors, None, patchgan()) | {"extra": {"optimizer.weight": torch.ones(1)}},
+    lambda tensors: llamagen(tensors, None, patchgan()) | {"optimizer.weight": torch.ones(1)},
+    lambda tensors: o2_trainer(tensors, patchgan()) | {"loss.discriminator.optimizer.weight": torch.ones(1)},
+    lambda tensors: o2_trainer(tensors, {}) | {"encoder.optimizer.weight": torch.ones(1)}],
+    ids=["trainer", "module", "lightning", "section", "beside sections", "other discriminator", "no prefix"])
 def test_one_tensor_too_many_is_refused_by_name(case, tmp_path, wrap):
     assert "optimizer.weight" in refusal(save_torch(wrap(case.tensors), tmp_path / "a.ckpt"))
 
@@ -201,3 +204,44 @@ def test_file_with_wrong_bytes_is_read_or_refused_in_one_line(tmp_path, suffix):
             read_file(path)
         except CheckpointError as error:
             assert "\n" not in str(error) and str(path) in str(error)
+
+
+@pytest.mark.parametrize("number", [0, 1, -2])
+def test_tensor_that_lost_its_prefix_is_named(case, tmp_path, number):
+    name = list(case.tensors)[number]
+    content = o2_trainer(case.tensors, {})
+    content[name] = content.pop(f"tokenizer.{name}")
+    message = refusal(save_torch(content, tmp_path / "a.ckpt"))
+    assert f"left over, under another prefix than their likes: {name}" in message
+
+
+@pytest.mark.parametrize("section", ["hyper_parameters", "callbacks", "scaler", "optimizer", "lr_schedulers"])
+def test_trainers_state_with_tensors_in_it_is_left_out(case, section):
+    conversion = convert_tensors({"state_dict": case.tensors, "epoch": torch.tensor(3), section: {"x": torch.ones(2)}})
+    assert set(conversion.skipped["optimizers and other state"]) == {section, "epoch"}
+
+
+def test_averaged_copy_beside_bare_weights_is_taken_only_when_asked(case):
+    doubled = {name: 2 * tensor if tensor.is_floating_point() else tensor for name, tensor in case.tensors.items()}
+    raw, average = (convert_tensors({**case.tensors, "ema": doubled}, ema=ema).tokenizer for ema in (False, True))
+    assert torch.equal(average.decoder.last_layer, 2 * raw.decoder.last_layer)
+
+
+def test_raw_weights_are_not_to_be_had_from_averaged_ones(case):
+    with pytest.raises(CheckpointError, match="averaged weights alone, no raw ones"):
+        convert_tensors({"ema": case.tensors}, ema=False)
+
+
+def test_whole_numbers_for_weights_are_refused(case):
+    name = next(name for name, tensor in case.tensors.items() if tensor.is_floating_point())
+    with pytest.raises(CheckpointError, match=f"of another kind: {name} is torch.int32"):
+        convert_tensors(case.tensors | {name: case.tensors[name].int()})
+
+
+def test_second_conversion_leaves_no_discriminator_of_the_first(foreign, tmp_path):
+    case = foreign("o2_video_tiny")
+    content = o2_trainer(case.tensors, case.discriminator)
+    convert_tensors(content).save(tmp_path)
+    assert (tmp_path / "discriminator" / "config.json").is_file()
+    convert_tensors(content, discriminator=False).save(tmp_path)
+    assert not (tmp_path / "discriminator").exists()

@@ -220,7 +220,7 @@ def test_discriminator_of_no_known_kind_is_listed_and_the_tokenizer_converts(for
     content = llamagen(case.tensors, None, {"blocks.0.attention.weight": torch.ones(3)})
     conversion = convert_checkpoint(save_torch(content, tmp_path / "a.pt"))
     assert conversion.discriminator is None
-    assert conversion.skipped["a discriminator of no known kind"] == ["blocks.0.attention.weight"]
+    assert conversion.skipped["a discriminator of no known kind"] == ["discriminator.blocks.0.attention.weight"]
     gives_its_numbers(conversion.tokenizer, case)
 
 

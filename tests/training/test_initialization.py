@@ -202,3 +202,16 @@ def test_discriminator_that_was_brought_along_is_taken_where_it_fits(clips, tmp_
     same = all(torch.equal(tensor, wanted.state_dict()[name]) for name, tensor in found.plain.state_dict().items()
                if tensor.shape == wanted.state_dict()[name].shape)
     assert same == fits and ("starts from" in caplog.text) == fits and ("starts afresh" in caplog.text) != fits
+
+
+def test_resumed_run_needs_its_start_no_more(clips, tmp_path, make_tokenizer):
+    make_tokenizer(temporal_downsample=(True, False), bits=5).save_pretrained(tmp_path / "given")
+    config = config_of(clips, **{"training.init_from": str(tmp_path / "given")})
+    config.pop("tokenizer")
+    first = build_trainer(copy.deepcopy(config), work_dir=tmp_path / "run")
+    assert first.run()
+    (tmp_path / "given").rename(tmp_path / "elsewhere")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    again = build_trainer(config, work_dir=tmp_path / "run", resume=True)
+    assert again.step == 4 and all(torch.equal(tensor, first.tokenizer.plain.state_dict()[name])
+                                   for name, tensor in again.tokenizer.plain.state_dict().items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -58,8 +59,11 @@ class Conversion:
     def save(self, directory: str | Path) -> None:
         """Write a tokenizer directory, and the discriminator in its ``discriminator/``."""
         self.tokenizer.save_pretrained(directory)
+        rival = Path(directory) / "discriminator"
         if self.discriminator is not None:
-            save_part(self.discriminator, Path(directory) / "discriminator")
+            save_part(self.discriminator, rival)
+        elif (rival / "config.json").is_file():
+            shutil.rmtree(rival)  # another conversion's, which training would take for this one's
 
 
 def convert_checkpoint(path: str | Path, layout: str | None = None, *, ema: bool = True,
@@ -95,7 +99,7 @@ def convert_tensors(found: Mapping[str, Any], layout: str | None = None, *, ema:
         toolkit.interop.files.CheckpointError: of no known layout: the checkpoint has weight; name one of ...
     """
     contents = sort_contents(found, ema=ema)
-    family = _family(contents.tokenizer, layout)(contents.tokenizer)
+    family = _family(contents.tokenizer, layout)(contents.tokenizer, contents.prefix)
     config = family.config()
     tokenizer = _filled(family, partial(build_tokenizer, config))
     for name in family.constants():
@@ -132,18 +136,20 @@ def _family(tensors: Tensors, layout: str | None) -> type[Layout]:
 
 
 def _discriminator(contents: Contents, in_channels: int) -> Discriminator | None:
-    tensors = contents.discriminator
-    for layout in _DISCRIMINATORS:
-        if sum(bool(re.match(layout.marks, name)) for name in tensors) * 2 > len(tensors):
-            family = layout(tensors)
-            config = family.config()
-            rival = _filled(family, partial(build_part, DISCRIMINATORS, config, in_channels=in_channels))
-            if constants := list(family.constants()):
-                contents.skipped.setdefault("constants", []).extend(f"discriminator.{name}" for name in constants)
-            return rival.train()
-    if tensors:
-        contents.skipped["a discriminator of no known kind"] = list(tensors)
-    return None
+    tensors, prefix = contents.discriminator, contents.discriminator_prefix
+    kinds = [kind for kind in _DISCRIMINATORS
+             if sum(bool(re.match(kind.marks, name)) for name in tensors) * 2 > len(tensors)]
+    if not tensors or not kinds:
+        contents.skipped |= {"a discriminator of no known kind": [prefix + name for name in tensors]} if tensors else {}
+        return None
+    try:
+        family = kinds[0](tensors, prefix)
+        rival = _filled(family, partial(build_part, DISCRIMINATORS, family.config(), in_channels=in_channels))
+    except CheckpointError as error:
+        raise CheckpointError(f"the discriminator: {error} Convert without it: --no-discriminator.") from error
+    if constants := [prefix + name for name in family.constants()]:
+        contents.skipped.setdefault("constants", []).extend(constants)
+    return rival.train()
 
 
 def _filled(family: Layout, build: Callable[[], nn.Module]) -> Any:

@@ -8,6 +8,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ _DISCRIMINATOR = ("discriminator",)
 # Names that are no tokenizer's: perceptual networks and loss state; counters and averages of trainers.
 _SKIPPED = re.compile(r"(loss|perceptual_model|perceptual_loss)[./]|(.*[./])?lecam_ema[./]")
 _EMA_COUNTERS = ("decay", "num_updates")
+_RIVAL = re.compile(r"(?:loss\.)?discriminator[./](?!lecam_ema)")
+_STATE = re.compile(r"optimizer|(lr_)?scheduler|callbacks|hyper_parameters|loops|scaler|rng|random")
 
 
 class CheckpointError(ValueError):
@@ -45,6 +48,7 @@ class Contents:
     Attributes:
         tokenizer: The encoder's, quantizer's and decoder's.
         discriminator: Empty where the file has none.
+        prefix, discriminator_prefix: What their names begin with in the file.
         ema: Whether the tokenizer's are the averaged ones.
         skipped: Why -> names of what was left out.
 
@@ -55,6 +59,8 @@ class Contents:
 
     tokenizer: Tensors
     discriminator: Tensors = field(default_factory=dict)
+    prefix: str = ""
+    discriminator_prefix: str = ""
     ema: bool = False
     skipped: dict[str, list[str]] = field(default_factory=dict)
 
@@ -99,7 +105,7 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
         reason = _reason(error)
         if isinstance(error, pickle.UnpicklingError) and not re.match("Unsupported operand|String is too long", reason):
             raise CheckpointError(f"{path} is refused: it holds more than tensors and plain values, and reading it "
-                                  f"would run code from it ({reason}). Save its state dict alone.") from error
+                                  f"could run code from it ({reason}). Save its state dict alone.") from error
         raise CheckpointError(f"{path} is damaged, or no checkpoint: {reason}") from error
     if not isinstance(found, Mapping):
         raise CheckpointError(f"{path} holds a {type(found).__name__}; a checkpoint is a dict of tensors.")
@@ -129,16 +135,16 @@ def sort_contents(found: Mapping[str, Any], *, ema: bool = True) -> Contents:
     """
     contents = Contents(tokenizer={})
     sections = _sections(found, contents)
-    raw = next((sections.pop(name) for name in ("", *_MAIN) if name in sections), None)
+    raw = next((sections.pop(name) for name in (*_MAIN, "") if name in sections), None)
     average = next((sections.pop(name) for name in _EMA if name in sections), None)
     if raw is None and average is None:
         raise CheckpointError(f"no weights found: the file has {', '.join(map(repr, found)) or 'nothing'}, and none of "
                               f"{', '.join((*_MAIN, *_EMA))} holds tensors.")
-    for name in _DISCRIMINATOR:
-        contents.discriminator |= _unwrapped(sections.pop(name, {}))
+    for name in [name for name in _DISCRIMINATOR if name in sections]:
+        contents.discriminator, contents.discriminator_prefix = _unwrapped(sections.pop(name)), f"{name}."
     if sections:
-        raise CheckpointError("left over: " + _listed([f"{section}.{name}" for section, tensors in sections.items()
-                                                       for name in tensors]))
+        raise CheckpointError("left over: " + _listed([f"{section}.{name}".lstrip(".") for section, tensors
+                                                       in sections.items() for name in tensors]) + ".")
     raw, average = _unwrapped(raw or {}), _unwrapped(average or {})
     dotless = {name.removeprefix("model_ema."): tensor for name, tensor in raw.items()
                if name.startswith("model_ema.")}
@@ -147,11 +153,13 @@ def sort_contents(found: Mapping[str, Any], *, ema: bool = True) -> Contents:
         _skip(contents, "EMA counters", [f"model_ema.{name}" for name in dotless if name in _EMA_COUNTERS])
         average = {name: tensor for name, tensor in dotless.items() if name not in _EMA_COUNTERS}
         average = _with_dots(average, raw) if ema else {f"model_ema.{name}": average[name] for name in average}
+    if average and not raw and not ema:
+        raise CheckpointError("the file has averaged weights alone, no raw ones; leave out --no-ema (ema=False).")
     tokenizer = _tokenizers(raw, contents)
-    if average and (ema or not raw):
-        averaged = _tokenizers(average, contents)
+    if average and ema:
+        averaged = _tokenizers(average, contents, with_rival=not raw)
         if raw:
-            _check_copy(averaged, tokenizer)
+            _check_copy(averaged, tokenizer, dotless=bool(dotless))
             _skip(contents, "replaced by EMA", list(tokenizer))
         contents.tokenizer, contents.ema = averaged, True
     else:
@@ -173,15 +181,17 @@ def _sections(found: Mapping[str, Any], contents: Contents) -> dict[str, Tensors
     for key, value in found.items():
         if isinstance(value, Tensor):
             sections.setdefault("", {})[str(key)] = value
-        elif isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values()):
+        elif (isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
+              and not _STATE.match(str(key))):
             sections[str(key)] = {str(name): item for name, item in value.items() if isinstance(item, Tensor)}
             _skip(contents, "no tensors", [f"{key}.{name}" for name, item in value.items()
                                            if not isinstance(item, Tensor)])
         else:
             _skip(contents, "optimizers and other state", [str(key)])
-    if "" in sections and any(name in sections for name in (*_MAIN, *_EMA)):
-        _skip(contents, "optimizers and other state", list(sections.pop("")))  # such as a step beside state_dict
-    return sections
+    if len(sections) > 1 and (numbers := [name for name, tensor in sections.get("", {}).items() if not tensor.ndim]):
+        _skip(contents, "optimizers and other state", numbers)  # such as a step beside state_dict
+        sections[""] = {name: tensor for name, tensor in sections[""].items() if tensor.ndim}
+    return {name: tensors for name, tensors in sections.items() if tensors}
 
 
 def _unwrapped(tensors: Tensors) -> Tensors:
@@ -195,19 +205,33 @@ def _unwrapped(tensors: Tensors) -> Tensors:
     return tensors
 
 
-def _tokenizers(tensors: Tensors, contents: Contents) -> Tensors:
+def _tokenizers(tensors: Tensors, contents: Contents, *, with_rival: bool = True) -> Tensors:
     """The tokenizer's tensors of a section; the discriminator's and the rest go where they belong."""
-    prefixed = any(name.startswith("tokenizer.") for name in tensors)
-    own: Tensors = {}
+    rivals = Counter(match[0] for name in tensors if (match := _RIVAL.match(name)))
+    rival = rivals.most_common(1)[0][0] if rivals else None
+    prefix = "tokenizer." if any(name.startswith("tokenizer.") for name in tensors) else ""
+    own, discriminator, stray = {}, {}, []
     for name, tensor in tensors.items():
-        if match := re.match(r"(?:loss\.)?discriminator[./](?!lecam_ema)", name):
-            contents.discriminator.setdefault(name[match.end():], tensor)  # the raw copy, which comes first
+        if match := _RIVAL.match(name):
+            if match[0] == rival:
+                discriminator[name.removeprefix(rival)] = tensor
+            else:
+                stray.append(name)
         elif _SKIPPED.match(name):
             _skip(contents, "loss and perceptual networks", [name])
-        elif prefixed and name.startswith("tokenizer."):
-            own[name.removeprefix("tokenizer.")] = tensor
+        elif name.startswith(prefix):
+            own[name.removeprefix(prefix)] = tensor
         else:
-            own[name] = tensor
+            stray.append(name)
+    if discriminator and not with_rival:
+        _skip(contents, "EMA of the discriminator", [f"{rival}{name}" for name in discriminator])
+    elif discriminator and contents.discriminator:
+        stray += [f"{rival}{name}" for name in discriminator]
+    elif discriminator:
+        contents.discriminator, contents.discriminator_prefix = discriminator, rival
+    if stray:
+        raise CheckpointError(f"left over, under another prefix than their likes: {_listed(stray)}.")
+    contents.prefix = prefix
     return _unwrapped(own)
 
 
@@ -221,10 +245,13 @@ def _with_dots(dotless: Tensors, raw: Tensors) -> Tensors:
     return {dotted[name]: tensor for name, tensor in dotless.items()}
 
 
-def _check_copy(average: Tensors, raw: Tensors) -> None:
-    faults = [f"{name} has no averaged copy" for name in raw if name not in average]
-    faults += [f"{name} is an averaged copy of nothing" for name in average if name not in raw]
-    faults += [f"{name} is {tuple(average[name].shape)} averaged and {tuple(raw[name].shape)} raw"
+def _check_copy(average: Tensors, raw: Tensors, *, dotless: bool) -> None:
+    def copy(name: str) -> str:
+        return f"model_ema.{name.replace('.', '')}" if dotless else f"ema.{name}"
+
+    faults = [f"{name} has no averaged copy {copy(name)}" for name in raw if name not in average]
+    faults += [f"{copy(name)} is an averaged copy of nothing: {name} is missing" for name in average if name not in raw]
+    faults += [f"{copy(name)} is {tuple(average[name].shape)}, {name} {tuple(raw[name].shape)}"
                for name in raw if name in average and average[name].shape != raw[name].shape]
     if faults:
         raise CheckpointError(f"averaged and raw weights do not match: {_listed(faults)}; convert the raw weights "

@@ -25,6 +25,7 @@ class Layout(ABC):
         name: Of the layout.
         marks: A pattern that names of this family match, and of no other.
         tensors: The checkpoint's, by their own names.
+        prefix: What these names begin with in the file, for messages.
 
     Example:
         >>> Layout.__abstractmethods__ == {"config", "their_name"}   # what a family writes
@@ -34,8 +35,8 @@ class Layout(ABC):
     name: ClassVar[str]
     marks: ClassVar[str]
 
-    def __init__(self, tensors: Tensors):
-        self.tensors = tensors
+    def __init__(self, tensors: Tensors, prefix: str = ""):
+        self.tensors, self.prefix = tensors, prefix
         dims = Counter(tensor.ndim for tensor in tensors.values() if tensor.ndim >= 4)
         self.video = dims[5] > dims[4]
 
@@ -83,11 +84,12 @@ class Layout(ABC):
         ranking = Counter(said.values()).most_common(2)
         if not ranking:
             raise CheckpointError(f"{self.name}: no tensor tells {what}; missing: "
-                                  f"{_listed([self.their_name(ours) for ours, _ in claims])}.")
+                                  f"{_listed([self.prefix + self.their_name(ours) for ours, _ in claims])}.")
         if (len(ranking) > 1 and ranking[0][1] == ranking[1][1]) or not ranking[0][0].is_integer():
             names = dict.fromkeys(self.their_name(ours) for ours, _ in said)
             raise CheckpointError(f"{self.name}: tensors disagree on {what}: "
-                                  f"{_listed([f'{name} {tuple(self.tensors[name].shape)}' for name in names])}.")
+                                  + _listed([f"{self.prefix}{name} {tuple(self.tensors[name].shape)}"
+                                             for name in names]) + ".")
         return int(ranking[0][0])
 
     def count(self, what: str, *patterns: tuple[str, int]) -> int:
@@ -103,7 +105,7 @@ class Layout(ABC):
                 votes[len(numbers) + add] += 1
         if not votes:
             raise CheckpointError(f"{self.name}: the checkpoint has no {what}; it has "
-                                  f"{_listed(list(self.tensors), 5)}.")
+                                  f"{_listed([self.prefix + name for name in self.tensors], 5)}.")
         return votes.most_common(1)[0][0]
 
     def first_width(self) -> int:
@@ -124,12 +126,15 @@ class Layout(ABC):
             wanted[names[ours]] = self.their_shape(ours, tuple(tensor.shape))
         for name, shape in wanted.items():
             if name in self.tensors and tuple(self.tensors[name].shape) != shape:
-                reshaped.append(f"{name} is {tuple(self.tensors[name].shape)}, needed is {shape}")
-        missing = [name for name in wanted if name not in self.tensors]
-        left_over = [name for name in self.tensors if name not in wanted]
+                reshaped.append(f"{self.prefix}{name} is {tuple(self.tensors[name].shape)}, needed is {shape}")
+        missing = [self.prefix + name for name in wanted if name not in self.tensors]
+        left_over = [self.prefix + name for name in self.tensors if name not in wanted]
+        other_kind = [f"{self.prefix}{name} is {self.tensors[name].dtype}, needed is {tensor.dtype}"
+                      for (ours, tensor) in module.state_dict().items() if (name := names[ours]) in self.tensors
+                      and self.tensors[name].is_floating_point() != tensor.is_floating_point()]
         faults = [f"{what}: {_listed(named)}" for what, named in (
             ("missing in the checkpoint", missing), ("left over in the checkpoint", left_over),
-            ("of another shape", reshaped)) if named]
+            ("of another shape", reshaped), ("of another kind", other_kind)) if named]
         if faults:
             raise CheckpointError(f"the checkpoint is not wholly of layout {self.name}. " + ". ".join(faults) + ".")
         for ours, name in names.items():

@@ -38,8 +38,8 @@ class O2MAGVIT2(MAGVIT2Layout):
     name = "o2_magvit2"
     marks = r"(encoder|decoder)\.(res_blocks\.|conv_(first|last|downsample_blocks|upsample_blocks)\b|cond_norm_layers)"
 
-    def __init__(self, tensors: Tensors):
-        super().__init__(tensors)
+    def __init__(self, tensors: Tensors, prefix: str = ""):
+        super().__init__(tensors, prefix)
         self.num_levels = self.count("levels", (r"encoder\.conv_downsample_blocks\.conv_downsample_(\d+)\.", 1),
                                      (r"decoder\.conv_upsample_blocks\.conv_upsample_(\d+)\.", 1),
                                      (r"decoder\.cond_norm_layers\.cond_norm_(\d+)\.", 0),
@@ -69,8 +69,8 @@ class O2MAGVIT2(MAGVIT2Layout):
         if torch.equal(mask.flatten().double(), place) and mask.numel() > 1:
             return "lsb_first"
         if not torch.equal(mask.flatten().double(), place.flip(0)):
-            logger.warning("quantize.mask holds no powers of two and is not used: indices are in O2-MAGVIT2's order, "
-                           "the first channel most significant.")
+            logger.warning("quantize.mask is not the place values in either order and is not used: indices are in "
+                           "O2-MAGVIT2's order, the first channel most significant.")
         return "msb_first"
 
 
@@ -85,8 +85,8 @@ class O2Discriminator(StyleGANLayout):
     marks = r"res_blocks\.\d+\.|linear[01]\."
     blur_padding = "reflect"
 
-    def __init__(self, tensors: Tensors):
-        super().__init__(tensors)
+    def __init__(self, tensors: Tensors, prefix: str = ""):
+        super().__init__(tensors, prefix)
         self.num_blocks = self.count("blocks", (r"res_blocks\.(\d+)\.conv1", 0), (r"res_blocks\.(\d+)\.conv2", 0),
                                      (r"res_blocks\.(\d+)\.conv3", 0), (r"res_blocks\.(\d+)\.blur", 0))
 

@@ -33,8 +33,8 @@ class OpenMAGVIT2(MAGVIT2Layout):
     encoder_options = {"first_conv_bias": False}
     quantizer_options = {"bit_order": "lsb_first"}
 
-    def __init__(self, tensors: Tensors):
-        super().__init__(tensors)
+    def __init__(self, tensors: Tensors, prefix: str = ""):
+        super().__init__(tensors, prefix)
         self.options = {"norm_scope": "clip" if self.video else "frame", "norm_eps": 1e-6}
         self.decoder_options: dict[str, Any] = {"adaptive_norm": "pooled", "kept_frame": "first"}
         self.num_levels = self.count("levels", (r"encoder\.down\.(\d+)\.", 0), (r"decoder\.up\.(\d+)\.", 0),

@@ -61,8 +61,8 @@ class Praxis(_ChannelsLast, MAGVIT2Layout):
     encoder_options = {"downsample_kernel": 4, "first_conv_bias": False}
     quantizer_options = {"bit_order": "lsb_first", "sign_of_zero": 1}
 
-    def __init__(self, tensors: Tensors):
-        super().__init__(tensors)
+    def __init__(self, tensors: Tensors, prefix: str = ""):
+        super().__init__(tensors, prefix)
         self.video = True
         self.num_levels = self.count("levels", *(
             (rf"encoder/conv_downsample_layers_(\d+)/{kind}", 1) for kind in "wb"), *(
@@ -101,8 +101,8 @@ class PraxisDiscriminator(_ChannelsLast, StyleGANLayout):
     marks = r"proj/|res_blocks_\d+/"
     blur_padding = "same"
 
-    def __init__(self, tensors: Tensors):
-        super().__init__(tensors)
+    def __init__(self, tensors: Tensors, prefix: str = ""):
+        super().__init__(tensors, prefix)
         self.video = True
         self.num_blocks = self.count("blocks", *(
             (rf"res_blocks_(\d+)/{kind}", 0) for kind in ("conv_first/w", "conv_last/w", "conv_residual/w")))

@@ -17,8 +17,8 @@ class _VQGANLayout(Layout):
     decoder_levels: ClassVar[str]
     block: ClassVar[str]
 
-    def __init__(self, tensors: Tensors):
-        super().__init__(tensors)
+    def __init__(self, tensors: Tensors, prefix: str = ""):
+        super().__init__(tensors, prefix)
         parts = (self.encoder_levels, self.decoder_levels)
         self.num_levels = self.count("levels", *(
             (rf"{levels}\.(\d+)\.{what}", add) for levels in parts

@@ -21,7 +21,7 @@ from mmengine.config import Config
 
 import toolkit
 from toolkit.build import build_metrics, build_part, build_tokenizer, load_tokenizer
-from toolkit.config import ConfigError, check_keys
+from toolkit.config import ConfigError, check_keys, load_config
 from toolkit.contracts import Discriminator
 from toolkit.data import Source, TrainLoader, ValLoader
 from toolkit.registry import DATASETS, DISCRIMINATORS
@@ -98,8 +98,13 @@ def build_discriminators(config: Mapping[str, Any] | None, modalities: Iterable[
     return {modality: build_part(DISCRIMINATORS, config[modality]) for modality in modalities}
 
 
-def starting_tokenizer(config: Config, settings: Settings) -> Tokenizer:
+def starting_tokenizer(config: Config, settings: Settings, *, resumed: Path | None = None) -> Tokenizer:
     """The tokenizer that training starts from, with the parts frozen that are not to learn.
+
+    Args:
+        config: Of the run.
+        settings: Its training section.
+        resumed: The work dir of a run that goes on, whose checkpoint has the weights: then only its network counts.
 
     Raises:
         ConfigError: If the config has neither a tokenizer nor one to start from, or they do not fit.
@@ -114,7 +119,9 @@ def starting_tokenizer(config: Config, settings: Settings) -> Tokenizer:
     if "tokenizer" not in config and not settings.init_from:
         raise ConfigError("training needs the config section tokenizer, or training.init_from=DIR to train on a "
                           "tokenizer that exists.")
-    source = load_tokenizer(settings.init_from) if settings.init_from else None
+    if resumed and "tokenizer" not in config:
+        config.tokenizer = load_config(resumed / "config.py").tokenizer
+    source = load_tokenizer(settings.init_from) if settings.init_from and not resumed else None
     if "tokenizer" in config:
         tokenizer = build_tokenizer(config.tokenizer)
         if source is not None:
@@ -161,7 +168,8 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("training.mixed_precision='fp16' needs a GPU; a CPU trains in 'no' or 'bf16'.")
     set_seed(seed)
-    tokenizer = starting_tokenizer(config, settings)
+    goes_on = resume and bool(checkpoints_in(work_dir / "checkpoints"))
+    tokenizer = starting_tokenizer(config, settings, resumed=work_dir if goes_on else None)
     metrics = config.get("metrics") or []
     build_metrics(metrics, tokenizer)  # now, lest a mistake in them ends the run at its first validation
     train, val = (build_sources(f"data.{split}", config.data.get(split)) for split in ("train", "val"))
@@ -169,7 +177,7 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     discriminators = build_discriminators(config.get("discriminator"), modalities)
     if bool(discriminators) != bool(config.objective.get("adversarial")):
         raise ConfigError("discriminator and objective.adversarial belong together: give both, or set both to None.")
-    if settings.init_from:
+    if settings.init_from and not goes_on:
         initialize_discriminators(discriminators.values(), settings.init_from)
     objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=tuple(modalities))
     place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes,

@@ -83,6 +83,8 @@ def initialize(tokenizer: Tokenizer, source: Tokenizer) -> None:
 def _warn_of_differences(tokenizer: Tokenizer, source: Tokenizer) -> None:
     """Weights may fit although a network computes otherwise, with another padding say."""
     of_time = {"temporal_kernel", "temporal_downsample"}
+    if source.encoder.config.get("temporal_kernel") == 1:
+        of_time |= {"norm_scope", "kept_frame"}  # an image's one frame is its clip
     for part in ("encoder", "quantizer", "decoder"):
         ours, theirs = getattr(tokenizer, part).config, getattr(source, part).config
         differing = [f"{key}={ours.get(key)!r} (there {theirs.get(key)!r})"
