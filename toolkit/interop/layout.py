@@ -23,7 +23,7 @@ class Layout(ABC):
 
     Attributes:
         name: Of the layout.
-        marks: A pattern that names of this family match, and of no other.
+        marks: A pattern that names of this family match, and few of others.
         tensors: The checkpoint's, by their own names.
         prefix: What these names begin with in the file, for messages.
 
@@ -153,6 +153,16 @@ def translate(name: str, rules: Mapping[str, str]) -> str:
     for pattern, theirs in rules.items():
         name = re.sub(pattern, theirs, name)
     return name
+
+
+def finest_first(ours: str, num_levels: int) -> str:
+    """Our name, for a family whose decoder counts its levels from the finest as its encoder does.
+
+    Example:
+        >>> finest_first("decoder.levels.0.norm.gamma.weight", 3)
+        'decoder.levels.2.norm.gamma.weight'
+    """
+    return re.sub(r"^decoder\.levels\.(\d+)", lambda level: f"decoder.levels.{num_levels - 1 - int(level[1])}", ours)
 
 
 class MAGVIT2Layout(Layout):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from toolkit.interop.files import Tensors
-from toolkit.interop.layout import MAGVIT2Layout, translate
+from toolkit.interop.layout import MAGVIT2Layout, finest_first, translate
 
 _RULES = {
     r"^encoder\.levels\.(\d+)\.blocks": r"encoder.down.\1.block", r"^encoder\.levels\.(\d+)": r"encoder.down.\1",
@@ -47,7 +46,5 @@ class OpenMAGVIT2(MAGVIT2Layout):
 
     def their_name(self, ours: str) -> str:
         """Our name in Open-MAGVIT2's words; its decoder counts levels from the finest."""
-        name = re.sub(r"^decoder\.levels\.(\d+)",
-                      lambda level: f"decoder.levels.{self.num_levels - 1 - int(level[1])}", ours)
-        name = translate(name, _RULES)
+        name = translate(finest_first(ours, self.num_levels), _RULES)
         return translate(name, _WRAPPED) if self.video else name

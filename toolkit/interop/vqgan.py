@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, ClassVar
 
 from toolkit.interop.files import CheckpointError, Tensors
-from toolkit.interop.layout import Layout, translate
+from toolkit.interop.layout import Layout, finest_first, translate
 
 
 class _VQGANLayout(Layout):
@@ -116,6 +115,4 @@ class Taming(_VQGANLayout):
 
     def their_name(self, ours: str) -> str:
         """Our name in taming's words; its decoder counts levels from the finest."""
-        name = re.sub(r"^decoder\.levels\.(\d+)",
-                      lambda level: f"decoder.levels.{self.num_levels - 1 - int(level[1])}", ours)
-        return translate(name, _TAMING)
+        return translate(finest_first(ours, self.num_levels), _TAMING)
