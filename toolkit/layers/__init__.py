@@ -4,7 +4,13 @@ from toolkit.layers.attention import FrameAttention
 from toolkit.layers.batch_norm import JointBatchNorm
 from toolkit.layers.blocks import ResBlock, run_block
 from toolkit.layers.causal_conv import CausalConv3d, StreamCache
-from toolkit.layers.distributed import mean_over_processes
+from toolkit.layers.distributed import (
+    from_first_process,
+    gather_over_processes,
+    mean_over_processes,
+    num_processes,
+    sum_over_processes,
+)
 from toolkit.layers.norm import (
     ADAPTIVE_NORMS,
     NORMS,
@@ -18,4 +24,5 @@ from toolkit.layers.resample import DepthToSpaceUpsample, depth_to_space, repeat
 
 __all__ = ["ADAPTIVE_NORMS", "NORMS", "AdaptiveGroupNorm", "CausalConv3d", "ClipGroupNorm", "DepthToSpaceUpsample",
            "FrameAttention", "FrameGroupNorm", "JointBatchNorm", "PooledAdaptiveGroupNorm", "ResBlock", "StreamCache",
-           "depth_to_space", "fitting_groups", "mean_over_processes", "repeat_nearest", "run_block"]
+           "depth_to_space", "fitting_groups", "from_first_process", "gather_over_processes", "mean_over_processes",
+           "num_processes", "repeat_nearest", "run_block", "sum_over_processes"]

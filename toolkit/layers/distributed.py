@@ -31,6 +31,16 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of ``x`` (any shape) over processes, with its gradient; ``x`` itself on one process.
+
+    Example:
+        >>> sum_over_processes(torch.tensor([1.0, 2.0])).tolist()
+        [1.0, 2.0]
+    """
+    return _SumOverProcesses.apply(x) if num_processes() > 1 else x
+
+
 def mean_over_processes(x: Tensor) -> Tensor:
     """The mean of ``x`` (any shape) over processes, with its gradient; ``x`` itself on one process.
 
@@ -41,6 +51,37 @@ def mean_over_processes(x: Tensor) -> Tensor:
         >>> mean_over_processes(torch.tensor([1.0, 2.0])).tolist()
         [1.0, 2.0]
     """
+    return sum_over_processes(x) / num_processes() if num_processes() > 1 else x
+
+
+@torch.no_grad()
+def gather_over_processes(x: Tensor) -> Tensor:
+    """The rows of ``x`` (N, ...) of all processes, in their order; N may differ between them. No gradient.
+
+    Example:
+        >>> gather_over_processes(torch.tensor([[1.0], [2.0]])).flatten().tolist()
+        [1.0, 2.0]
+    """
     if num_processes() == 1:
-        return x
-    return _SumOverProcesses.apply(x) / num_processes()
+        return x.detach()
+    sizes = [torch.zeros((), dtype=torch.int64, device=x.device) for _ in range(num_processes())]
+    dist.all_gather(sizes, torch.tensor(len(x), device=x.device))
+    padded = x.new_zeros(int(max(sizes)), *x.shape[1:])
+    padded[:len(x)] = x
+    shares = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(shares, padded)
+    return torch.cat([share[:int(size)] for share, size in zip(shares, sizes, strict=True)])
+
+
+@torch.no_grad()
+def from_first_process(x: Tensor) -> Tensor:
+    """Process 0's ``x``, of the same shape everywhere: a draw that all shall share.
+
+    Example:
+        >>> from_first_process(torch.tensor(3)).item()
+        3
+    """
+    if num_processes() > 1:
+        x = x.clone()
+        dist.broadcast(x, src=0)
+    return x

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from toolkit.build import load_discriminator
 from toolkit.config import ConfigError
-from toolkit.contracts import Discriminator
+from toolkit.contracts import Discriminator, Quantizer
 from toolkit.layers import DepthToSpaceUpsample
 from toolkit.tokenizer import Tokenizer
 
@@ -138,6 +138,9 @@ def freeze_all_but(tokenizer: Tokenizer, trainable: Sequence[str]) -> None:
     tokenizer.requires_grad_(False)
     for name in trainable:
         parts[name].requires_grad_(True)
+    for place, part in parts.items():
+        if isinstance(part, Quantizer):  # which may learn by other means than gradients
+            part.frozen = not any(place == name or place.startswith(f"{name}.") for name in trainable)
     if not any(parameter.requires_grad for parameter in tokenizer.parameters()):
         raise ConfigError(f"training.trainable={list(trainable)} leaves nothing to train; these parts have no "
                           "parameters.")

@@ -1,0 +1,28 @@
+"""The contracts every part keeps, and the letters used in every docstring.
+
+====  =========================================================================
+B     batch
+C     image channels (3)
+T H W frames, rows, columns of pixels
+d     latent channels
+t h w the latent grid: ``(T', H', W')`` after the strides
+N     positions, t * h * w
+K     codebook size (of one codebook)
+G     codebooks per position
+====  =========================================================================
+
+Pixels are ``(B, C, T, H, W)`` float in [-1, 1]; an image is T = 1. Latents and codes are
+``(B, d, t, h, w)``. Indices are ``(B, *positions, G)`` int64, where the positions of a grid
+quantizer are ``(t, h, w)``. A part takes everything but its input by keyword, and remembers its
+constructor arguments in ``part.config`` (:mod:`toolkit.parts`).
+"""
+
+from toolkit.contracts.data import DataError, Dataset, Metric
+from toolkit.contracts.losses import AdversarialLoss, GeneratorWeight, Loss
+from toolkit.contracts.networks import Decoder, Discriminator, Encoder
+from toolkit.contracts.outputs import QuantizerOutput, TokenizerOutput
+from toolkit.contracts.quantizer import Quantizer
+from toolkit.parts import Part, constructor_parameters
+
+__all__ = ["AdversarialLoss", "DataError", "Dataset", "Decoder", "Discriminator", "Encoder", "GeneratorWeight", "Loss",
+           "Metric", "Part", "Quantizer", "QuantizerOutput", "TokenizerOutput", "constructor_parameters"]

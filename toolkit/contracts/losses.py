@@ -1,0 +1,75 @@
+"""What training minimises on the reconstruction, and the game against a discriminator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from toolkit.contracts.outputs import TokenizerOutput
+from toolkit.parts import Part
+
+
+class Loss(Part, nn.Module, ABC):
+    """An unweighted distance of a reconstruction from its target.
+
+    Example:
+        >>> import torch
+        >>> class Largest(Loss):
+        ...     def forward(self, output, target): return (output.reconstruction - target).abs().max()
+        >>> x = torch.zeros(1, 3, 1, 4, 4)
+        >>> Largest()(TokenizerOutput(x + 0.5, x, x, None), x).item()
+        0.5
+    """
+
+    @abstractmethod
+    def forward(self, output: TokenizerOutput, target: Tensor) -> Tensor:
+        """The loss of ``output`` against ``target`` (B, C, T, H, W) in [-1, 1] -> () float32."""
+
+
+class AdversarialLoss(Part, nn.Module, ABC):
+    """The two sides of a GAN's game, on raw logits of any shape.
+
+    Example:
+        >>> import torch
+        >>> class Wasserstein(AdversarialLoss):
+        ...     def generator(self, fake_logits): return -fake_logits.mean()
+        ...     def discriminator(self, real_logits, fake_logits): return fake_logits.mean() - real_logits.mean()
+        >>> Wasserstein().discriminator(torch.tensor([2.0]), torch.tensor([0.5])).item()
+        -1.5
+    """
+
+    @abstractmethod
+    def generator(self, fake_logits: Tensor) -> Tensor:
+        """(B, ...) logits of reconstructions -> () float32, low when they pass as real."""
+
+    @abstractmethod
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """(B, ...) logits of real pixels and reconstructions -> () float32, low when told apart."""
+
+
+class GeneratorWeight(Part, nn.Module, ABC):
+    """A factor on the generator's side of the game, found anew for every batch.
+
+    Example:
+        >>> import torch
+        >>> class ByValue(GeneratorWeight):
+        ...     def forward(self, reconstruction_loss, adversarial_loss, last_layer):
+        ...         return (reconstruction_loss / adversarial_loss).detach()
+        >>> layer = nn.Parameter(torch.ones(()))
+        >>> ByValue()(3 * layer, 2 * layer, layer).item()
+        1.5
+    """
+
+    @abstractmethod
+    def forward(self, reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: nn.Parameter) -> Tensor:
+        """The factor of one batch.
+
+        Args:
+            reconstruction_loss: () weighted sum of the losses on the reconstruction.
+            adversarial_loss: () generator's side of the game, before its weight.
+            last_layer: The decoder's, on which both depend; their graphs must be retained.
+
+        Returns:
+            () float32, detached, the same on every process.
+        """

@@ -1,0 +1,140 @@
+"""Quantizers: latents to codes of a finite codebook, and back from indices."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from toolkit.contracts.outputs import QuantizerOutput
+from toolkit.parts import Part
+
+Grid = tuple[int, int, int]
+
+
+class Quantizer(Part, nn.Module, ABC):
+    """Latents to codes of a finite codebook, and indices back to codes.
+
+    An author writes two flat functions, :meth:`quantize` and :meth:`lookup`. This class does the
+    layout, keeps the computation in float32 outside autocast, and checks what goes in. A method whose
+    indices are no grid writes :meth:`positions`, :meth:`quantize_grid` and :meth:`lookup_grid` instead.
+
+    Attributes:
+        dim: d, the channels of latents and codes.
+        codebook_size: K of one codebook; 0 for a continuous bottleneck, whose indices are None.
+        num_codebooks: G.
+        digits: Sizes of the digits an index is made of, most significant first; their product is K.
+            By default an index is one digit.
+        loss_weights: The paper's weight of each loss that :meth:`quantize` returns.
+        frozen: Whether nothing may change but by an optimizer: a codebook of running averages stands
+            still, although a quantizer behind an encoder that learns is in train mode.
+
+    Example:
+        >>> class Rounded(Quantizer):
+        ...     dim, codebook_size = 1, 5
+        ...     def quantize(self, z):
+        ...         codes = z.clamp(0, 4).round()
+        ...         return z + (codes - z).detach(), codes.long(), {}
+        ...     def lookup(self, indices): return indices.float()
+        >>> Rounded()(torch.tensor([0.2, 3.7]).reshape(1, 1, 1, 1, 2)).indices.flatten().tolist()
+        [0, 4]
+    """
+
+    dim: int
+    codebook_size: int
+    num_codebooks: int = 1
+    loss_weights: dict[str, float] = {}
+    frozen: bool = False
+
+    @property
+    def digits(self) -> tuple[int, ...]:
+        """Sizes of an index's digits, most significant first."""
+        return (self.codebook_size,)
+
+    @abstractmethod
+    def quantize(self, z: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """The method itself, on flat positions.
+
+        Args:
+            z: (B, N, d) float32 latents.
+
+        Returns:
+            codes (B, N, d) that carry a gradient to ``z`` in training, indices (B, N, G) int64 in
+            [0, K), and unweighted losses, name -> () float32.
+        """
+
+    @abstractmethod
+    def lookup(self, indices: Tensor) -> Tensor:
+        """(B, N, G) int64 -> codes (B, N, d) float32."""
+
+    def positions(self, grid: Grid) -> tuple[int, ...]:
+        """The positions of the indices for a latent grid (t, h, w)."""
+        return tuple(grid)
+
+    def quantize_grid(self, latents: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """As :meth:`quantize`, of latents (B, d, t, h, w) float32; codes come in that shape."""
+        codes, indices, losses = self.quantize(rearrange(latents, "b d t h w -> b (t h w) d"))
+        t, h, w = latents.shape[2:]
+        return rearrange(codes, "b (t h w) d -> b d t h w", t=t, h=h, w=w), indices, losses
+
+    def lookup_grid(self, indices: Tensor, grid: Grid) -> Tensor:
+        """(B, *positions, G) int64 of a latent grid (t, h, w) -> codes (B, d, t, h, w) float32."""
+        codes = self.lookup(indices.flatten(1, -2))
+        return rearrange(codes, "b (t h w) d -> b d t h w", t=grid[0], h=grid[1], w=grid[2])
+
+    def forward(self, latents: Tensor) -> QuantizerOutput:
+        """Quantize latents.
+
+        Args:
+            latents: (B, d, t, h, w), any float dtype.
+
+        Raises:
+            ValueError: If the latents are not 5-D with ``dim`` channels.
+        """
+        if latents.ndim != 5 or latents.shape[1] != self.dim:
+            raise ValueError(
+                f"{type(self).__name__} takes latents (B, {self.dim}, t, h, w), got "
+                f"{tuple(latents.shape)}; set the encoder's out_channels to {self.dim}.")
+        with torch.autocast(latents.device.type, enabled=False):
+            codes, indices, losses = self.quantize_grid(latents.float())
+        if indices is not None:
+            positions = self.positions(tuple(latents.shape[2:]))
+            indices = indices.reshape(len(latents), *positions, self.num_codebooks)
+        return QuantizerOutput(codes.to(latents.dtype), indices, losses if self.training else {})
+
+    def codes_from_indices(self, indices: Tensor, grid: Grid | None = None) -> Tensor:
+        """Codes of stored indices.
+
+        Args:
+            indices: (B, *positions, G) integers in [0, K).
+            grid: (t, h, w) of the codes, for a quantizer whose positions do not tell it.
+
+        Returns:
+            (B, d, t, h, w) float32.
+
+        Raises:
+            ValueError: If the indices have another shape or lie outside the codebook.
+        """
+        name = type(self).__name__
+        if self.codebook_size == 0:
+            raise ValueError(f"{name} is continuous and has no indices; decode its latents instead.")
+        tells_grid = type(self).positions is Quantizer.positions
+        if not tells_grid and grid is None:
+            raise ValueError(f"{name} needs the grid (t, h, w) of the codes, which its indices do not tell; give "
+                             "grid, or to a tokenizer's detokenize the size.")
+        positions = ("t", "h", "w") if tells_grid else self.positions(grid)
+        fits = indices.ndim == 5 if tells_grid else tuple(indices.shape[1:-1]) == tuple(positions)
+        if not fits or not self._takes(indices.shape[-1]) or indices.is_floating_point():
+            wanted = ", ".join(map(str, ("B", *positions, self.num_codebooks)))
+            raise ValueError(f"{name} takes integer indices ({wanted}), got {tuple(indices.shape)} of {indices.dtype}.")
+        indices = indices.long()  # stored ones may be of a small dtype
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codebook_size:
+            raise ValueError(f"{name} takes indices in [0, {self.codebook_size}), got {int(indices.min())} to "
+                             f"{int(indices.max())}.")
+        return self.lookup_grid(indices, tuple(indices.shape[1:4]) if tells_grid else tuple(grid))
+
+    def _takes(self, num_codebooks: int) -> bool:
+        """Whether indices of so many codebooks can be looked up."""
+        return num_codebooks == self.num_codebooks
