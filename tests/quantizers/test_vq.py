@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from toolkit.quantizers import VQ, vq
-
-
-@pytest.mark.parametrize("chunk", [1, 64, 2**24])
-def test_nearest_code_is_that_of_the_full_distances_whatever_the_chunk(monkeypatch, chunk):
-    monkeypatch.setattr(vq, "_CHUNK", chunk)
-    z, codebook = torch.randn(50, 6), torch.randn(17, 6)
-    assert torch.equal(vq.nearest_codes(z, codebook), torch.cdist(z, codebook).argmin(1))
-
-
-def test_of_equally_near_codes_the_first_is_taken():
-    assert vq.nearest_codes(torch.zeros(1, 2), torch.tensor([[0.0, 1.0], [1.0, 0.0]])).tolist() == [0]
+from toolkit.quantizers import VQ
 
 
 def test_normalised_lookup_is_by_cosine_and_codes_have_unit_length():
@@ -69,3 +62,124 @@ def test_half_precision_latents_give_the_indices_of_their_own_values(dtype):
 def test_empty_codebook_is_refused(arguments):
     with pytest.raises(ValueError, match="codebook_size from 2 and dim from 1"):
         VQ(**arguments)
+
+
+def latents_of(z: torch.Tensor) -> torch.Tensor:
+    """(N, d) -> (1, d, 1, 1, N)."""
+    return z.T.reshape(1, -1, 1, 1, len(z))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_running_averages_are_the_papers_over_several_batches(normalize):
+    quantizer = VQ(codebook_size=6, dim=3, update="ema", decay=0.9, normalize=normalize)
+    codebook = torch.randn(6, 3)
+    codebook = F.normalize(codebook, dim=1) if normalize else codebook
+    quantizer.codebook.copy_(codebook)
+    quantizer.code_sum.copy_(codebook)
+    codes, count, total = codebook.double().numpy(), np.ones(6), codebook.double().numpy().copy()
+    for _ in range(5):
+        z = torch.randn(40, 3)
+        output = quantizer(latents_of(z))
+        x = (F.normalize(z, dim=1) if normalize else z).double().numpy()
+        nearest = ((x[:, None] - codes[None]) ** 2).sum(-1).argmin(1)
+        assert output.indices.flatten().tolist() == nearest.tolist()
+        np.testing.assert_allclose(output.codes[0, :, 0, 0].T.numpy(), codes[nearest], rtol=1e-4, atol=1e-5)
+        hot = np.eye(6)[nearest]
+        count = 0.9 * count + 0.1 * hot.sum(0)
+        total = 0.9 * total + 0.1 * hot.T @ x
+        smoothed = (count + 1e-5) / (count.sum() + 6e-5) * count.sum()
+        codes = total / smoothed[:, None]
+        codes = codes / np.linalg.norm(codes, axis=1, keepdims=True) if normalize else codes
+        np.testing.assert_allclose(quantizer.codebook.numpy(), codes, rtol=1e-4, atol=1e-5)
+    assert set(output.losses) == set(quantizer.loss_weights) == {"commitment"}
+    assert not list(quantizer.parameters())
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+def test_codebook_starts_from_the_clusters_of_the_first_training_batch(update):
+    centres = torch.tensor([[0.0, 5.0], [5.0, 0.0], [-5.0, -5.0], [9.0, 9.0]])
+    z = centres.repeat_interleave(10, 0) + 0.01 * torch.randn(40, 2)
+    # Of forty points, four at random may miss a cluster: with as many codes as points none does.
+    quantizer = VQ(codebook_size=40, dim=2, update=update, kmeans_iters=10)
+    quantizer.eval()(latents_of(z))
+    assert quantizer.num_batches == 0  # evaluation starts nothing
+    output = quantizer.train()(latents_of(z))
+    assert output.losses["commitment"] < 1e-3
+    before = quantizer.codebook.detach().clone()
+    quantizer(latents_of(z + 100))
+    assert quantizer.num_batches == 2
+    if update == "gradient":
+        assert torch.equal(quantizer.codebook, before)  # started once
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+def test_dead_codes_become_latents_of_the_batch(update):
+    quantizer = VQ(codebook_size=4, dim=2, update=update, decay=0.5, revive_below=0.3)
+    quantizer.codebook.data.copy_(torch.tensor([[0.0, 0.0], [100.0, 0], [0, 100.0], [100.0, 100.0]]))
+    z = torch.randn(64, 2)
+    uses = []
+    for _ in range(12):
+        uses.append(quantizer(latents_of(z)).indices.unique().numel())
+    assert uses[0] == 1 and uses[-1] == 4
+    if update == "gradient":  # nothing else moves it
+        revived = quantizer.codebook[1:].detach()
+        assert all(any(torch.equal(code, latent) for latent in z) for code in revived)
+
+
+def test_without_revival_dead_codes_stay():
+    quantizer = VQ(codebook_size=2, dim=2, update="ema", decay=0.5)
+    for state in (quantizer.codebook, quantizer.code_sum):
+        state.copy_(torch.tensor([[0.0, 0.0], [100.0, 100.0]]))
+    for _ in range(10):
+        output = quantizer(latents_of(torch.randn(16, 2)))
+    assert output.indices.unique().tolist() == [0]
+
+
+@pytest.mark.parametrize("arguments", [dict(update="ema"), dict(update="ema", kmeans_iters=3, revive_below=0.5)])
+def test_frozen_codebook_stands_still_although_in_train_mode(arguments):
+    quantizer = VQ(codebook_size=8, dim=2, **arguments)
+    before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
+    quantizer.frozen = True
+    output = quantizer(torch.randn(1, 2, 1, 5, 5, requires_grad=True))
+    assert output.losses and output.codes.requires_grad
+    for name, tensor in quantizer.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_start_and_revival_depend_on_no_random_stream():
+    def train() -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        quantizer = VQ(codebook_size=16, dim=2, update="ema", kmeans_iters=2, revive_below=0.9, decay=0.5)
+        for step in range(4):
+            z = torch.randn(30, 2, generator=torch.Generator().manual_seed(step))
+            torch.randn(int(torch.randint(1, 9, ())))
+            quantizer(latents_of(z))
+        return quantizer.state_dict()
+
+    torch.testing.assert_close(train(), train(), rtol=0, atol=0)
+
+
+MEMORY = """
+import resource, torch
+from toolkit.quantizers import VQ
+
+torch.set_num_threads(1)
+quantizer = VQ(codebook_size=2**18, dim=256).eval()
+with torch.no_grad():
+    output = quantizer(torch.randn(1, 256, 5, 32, 32))
+    quantizer.codes_from_indices(output.indices)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)  # GiB
+"""
+
+
+@pytest.mark.slow
+def test_lookup_of_2_to_the_18_codes_of_256_channels_fits_in_2_gib():
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2
+
+
+@pytest.mark.parametrize("arguments", [dict(update="sgd"), dict(decay=1.0), dict(kmeans_iters=-1),
+                                       dict(revive_below=1.5)])
+def test_options_out_of_range_are_refused(arguments):
+    with pytest.raises(ValueError, match="VQ "):
+        VQ(codebook_size=4, dim=2, **arguments)

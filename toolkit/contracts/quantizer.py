@@ -51,7 +51,7 @@ class Quantizer(Part, nn.Module, ABC):
     @property
     def digits(self) -> tuple[int, ...]:
         """Sizes of an index's digits, most significant first."""
-        return (self.codebook_size,)
+        return (self.codebook_size,) if self.codebook_size else ()
 
     @abstractmethod
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Entropies of a binary code's assignment distribution, exactly, without ever listing the codes per position.
+"""Entropies of soft assignments: of binary codes exactly, without ever listing the codes per position.
 
 A code c in {-1, 1}^bits gets the logit ``2 * inv_temperature * <z, c>`` (LFQ, arXiv:2310.05737, eq. 4).
 Logits are sums over bits, so a position's distribution is a product over bits. Its entropy is a sum
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from toolkit.layers import mean_over_processes
@@ -59,5 +60,76 @@ def binary_entropies(latents: Tensor, inv_temperature: float, *, eps: float = 1e
     high = _code_probabilities(positive[:, :half], negative[:, :half])
     low = _code_probabilities(positive[:, half:], negative[:, half:])
     average = mean_over_processes(high.T @ low / n)  # (2^half, 2^(bits - half))
-    codebook = -(average * torch.log(average + eps)).sum()
+    return per_sample, entropy_of(average, eps=eps)
+
+
+def entropy_of(probabilities: Tensor, *, eps: float = 1e-5) -> Tensor:
+    """``-sum p log(p + eps)`` over all of a distribution's probabilities, in nats.
+
+    Example:
+        >>> round(entropy_of(torch.tensor([0.5, 0.5]), eps=0.0).item(), 4)
+        0.6931
+    """
+    return -(probabilities * torch.log(probabilities + eps)).sum()
+
+
+def grouped_binary_entropies(latents: Tensor, inv_temperature: float, *, groups: int, num_codebooks: int = 1,
+                             ) -> tuple[Tensor, Tensor]:
+    """Both entropies, each codebook's bits split into groups whose entropies are summed.
+
+    The per-sample entropy is the same for any number of groups. The codebook's is exact with one group; with
+    more it is that of a distribution whose groups are independent, which is never less.
+
+    Args:
+        latents: (..., num_codebooks * bits); a codebook has consecutive channels, and so has a group.
+        inv_temperature: As in :func:`binary_entropies`.
+        groups: How many a codebook is split into.
+        num_codebooks: G, over which both are averaged.
+
+    Returns:
+        per_sample (), codebook (), in nats.
+
+    Example:
+        >>> same = torch.tensor([[9.0, 9.0], [-9.0, -9.0]])   # two bits that always agree
+        >>> [round(grouped_binary_entropies(same, 1.0, groups=g)[1].item(), 3) for g in (1, 2)]
+        [0.693, 1.386]
+    """
+    split = rearrange(latents, "... (g k) -> g (...) k", g=num_codebooks * groups)
+    pairs = [binary_entropies(group, inv_temperature) for group in split]
+    per_sample, codebook = (torch.stack(entropy).sum() / num_codebooks for entropy in zip(*pairs, strict=True))
     return per_sample, codebook
+
+
+def check_entropy_groups(name: str, bits: int, groups: int) -> None:
+    """Refuse groups that do not divide the bits, or are too large for an exact entropy.
+
+    Raises:
+        ValueError: With what to do.
+
+    Example:
+        >>> check_entropy_groups("BSQ", 36, 2)
+    """
+    if groups < 1 or bits % groups or bits // groups > EXACT_BITS:
+        raise ValueError(
+            f"{name} computes entropies over groups of at most {EXACT_BITS} bits, got bits={bits} in "
+            f"entropy_groups={groups}; choose a divisor of {bits}, at least {-(-bits // EXACT_BITS)}.")
+
+
+def softmax_sums(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """What the two entropies of a softmax over any codebook are made of, for some of the positions.
+
+    Args:
+        logits: (N, K).
+
+    Returns:
+        () sum over positions of each one's entropy, in nats, and (K,) sum of the positions' probabilities,
+        so that positions may come in chunks.
+
+    Example:
+        >>> entropies, probabilities = softmax_sums(torch.zeros(3, 4))
+        >>> round(entropies.item() / 3, 4), probabilities.tolist()   # ln 4
+        (1.3863, [0.75, 0.75, 0.75, 0.75])
+    """
+    log_p = logits.log_softmax(1)
+    p = log_p.exp()
+    return -(p * log_p).sum(), p.sum(0)

@@ -7,7 +7,9 @@ from einops import rearrange
 from torch import Tensor
 
 from toolkit.contracts import Quantizer
-from toolkit.quantizers.entropy import EXACT_BITS, binary_entropies
+from toolkit.quantizers.digits import join_digits, place_values, split_digits
+from toolkit.quantizers.entropy import check_entropy_groups, grouped_binary_entropies
+from toolkit.quantizers.straight_through import straight_through
 from toolkit.registry import QUANTIZERS
 
 
@@ -33,6 +35,7 @@ class LFQ(Quantizer):
             which are then summed; 1 is exact.
         bit_order: "msb_first" or "lsb_first", see above. Ids of one order mean other codes in the other.
         sign_of_zero: -1, or 1 as in Google's code.
+        rotation_trick: Pass gradients rotated, codebook by codebook (arXiv:2410.06424), instead of straight through.
 
     Raises:
         ValueError: If the groups do not divide the bits or a group has more than 24, or an option is
@@ -48,51 +51,45 @@ class LFQ(Quantizer):
 
     def __init__(self, *, bits: int = 18, num_codebooks: int = 1, scale: float = 1.0,
                  inv_temperature: float = 100.0, entropy_groups: int = 1, bit_order: str = "msb_first",
-                 sign_of_zero: int = -1):
+                 sign_of_zero: int = -1, rotation_trick: bool = False):
         super().__init__()
         if not 1 <= bits <= 62:
             raise ValueError(f"LFQ needs 1 to 62 bits per codebook, got {bits}; use several codebooks.")
         if num_codebooks < 1 or entropy_groups < 1:
             raise ValueError("LFQ needs at least one codebook and one entropy group, got "
                              f"num_codebooks={num_codebooks} and entropy_groups={entropy_groups}.")
-        if bits % entropy_groups or bits // entropy_groups > EXACT_BITS:
-            raise ValueError(
-                f"LFQ computes entropies over groups of at most {EXACT_BITS} bits, got bits={bits} in "
-                f"entropy_groups={entropy_groups}; choose a divisor of {bits}, at least {-(-bits // EXACT_BITS)}.")
+        check_entropy_groups("LFQ", bits, entropy_groups)
         if bit_order not in ("msb_first", "lsb_first") or sign_of_zero not in (-1, 1):
             raise ValueError("LFQ takes bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1, got "
                              f"{bit_order!r} and {sign_of_zero!r}.")
         self.bits, self.scale, self.sign_of_zero = bits, scale, sign_of_zero
-        self.inv_temperature, self.entropy_groups = inv_temperature, entropy_groups
+        self.inv_temperature, self.entropy_groups, self.rotation_trick = inv_temperature, entropy_groups, rotation_trick
         self.dim, self.codebook_size, self.num_codebooks = bits * num_codebooks, 2**bits, num_codebooks
-        place = 2 ** torch.arange(bits)
-        self.register_buffer("place", place if bit_order == "lsb_first" else place.flip(0), persistent=False)
+        self.register_buffer("places", place_values([2] * bits, first="most" if bit_order == "msb_first" else "least"),
+                             persistent=False)
+
+    @property
+    def digits(self) -> tuple[int, ...]:
+        """One bit per channel of a codebook."""
+        return (2,) * self.bits
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents (B, N, d) -> straight-through codes (B, N, d), indices (B, N, G), losses."""
         positive = z >= 0 if self.sign_of_zero == 1 else z > 0
-        codes = torch.where(positive, self.scale, -self.scale).to(z.dtype)
-        digits = rearrange(positive, "b n (g k) -> b n g k", k=self.bits)
-        indices = (digits * self.place).sum(-1)
-        losses = {}
-        if self.training:
-            per_sample, codebook = self._entropies(z)
-            losses = {"commitment": (z - codes).square().mean(), "per_sample_entropy": per_sample,
-                      "codebook_entropy": codebook}
-        if self.training:
-            codes = codes + (z - z.detach())  # straight-through: the value is the code's to the last bit
-        return codes, indices, losses
+        codes = self._codes(positive)
+        indices = join_digits(rearrange(positive, "b n (g k) -> b n g k", k=self.bits), self.places)
+        if not self.training:
+            return codes, indices, {}
+        per_sample, codebook = grouped_binary_entropies(
+            z * self.scale, self.inv_temperature, groups=self.entropy_groups, num_codebooks=self.num_codebooks)
+        losses = {"commitment": (z - codes).square().mean(), "per_sample_entropy": per_sample,
+                  "codebook_entropy": codebook}
+        books = (rearrange(x, "b n (g k) -> b n g k", k=self.bits) for x in (z, codes))
+        return straight_through(*books, rotation_trick=self.rotation_trick).flatten(2), indices, losses
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices (B, N, G) -> codes (B, N, d), each entry -scale or scale."""
-        digits = (indices.unsqueeze(-1) & self.place) > 0  # (B, N, G, bits)
-        codes = torch.where(digits, self.scale, -self.scale).to(torch.float32)
-        return rearrange(codes, "b n g k -> b n (g k)")
+        return self._codes(split_digits(indices, self.places, 2).flatten(2) > 0)
 
-    def _entropies(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Both entropies of a codebook: summed over its groups, averaged over codebooks."""
-        groups = rearrange(z * self.scale, "b n (g e k) -> (g e) (b n) k", g=self.num_codebooks, e=self.entropy_groups)
-        pairs = [binary_entropies(group, self.inv_temperature) for group in groups]
-        per_sample, codebook = (torch.stack(entropy).sum() / self.num_codebooks
-                                for entropy in zip(*pairs, strict=True))
-        return per_sample, codebook
+    def _codes(self, positive: Tensor) -> Tensor:
+        return torch.where(positive, self.scale, -self.scale).to(torch.float32)

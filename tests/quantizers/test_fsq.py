@@ -1,0 +1,94 @@
+"""Finite scalar quantization: the paper's worked example, golden indices, both bounds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from toolkit.quantizers import FSQ
+
+
+def grid(vectors: list[list[float]]) -> torch.Tensor:
+    """N vectors of d numbers as latents (1, d, 1, 1, N)."""
+    return torch.tensor(vectors).T.reshape(1, -1, 1, 1, len(vectors))
+
+
+def test_golden_indices_first_channel_least_significant():
+    # The paper's code (appendix A.1): basis (1, 8, 40, 200) for levels (8, 5, 5, 5), level 0 the lowest.
+    fsq = FSQ(levels=[8, 5, 5, 5]).eval()
+    low, high = -9.0, 9.0
+    output = fsq(grid([[low] * 4, [high, low, low, low], [low, high, low, low], [low, low, high, low],
+                       [low, low, low, high], [high] * 4, [0.0] * 4]))
+    assert output.indices.flatten().tolist() == [0, 7, 4 * 8, 4 * 40, 4 * 200, 999, 4 + 2 * 8 + 2 * 40 + 2 * 200]
+    assert output.codes[0, :, 0, 0, 0].tolist() == [-1, -1, -1, -1]
+    assert output.codes[0, :, 0, 0, 5].tolist() == [0.75, 1, 1, 1]
+    assert output.codes[0, :, 0, 0, 6].tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("bound", ["tanh", "ifsq"])
+@pytest.mark.parametrize("levels", [[3], [4, 7], [8, 8, 8, 8, 8, 8], [5, 6, 9]])
+def test_indices_are_those_of_the_formula(bound, levels):
+    fsq = FSQ(levels=levels, bound=bound).eval()
+    latents = 2 * torch.randn(3, len(levels), 2, 3, 3)
+    found = fsq(latents).indices.flatten()
+    inverse = math.atanh if bound == "tanh" else (lambda y: -math.log(2 / (y + 1) - 1) / 1.6)
+    index, basis = torch.zeros(len(found), dtype=torch.long), 1
+    for z, size in zip(latents.permute(1, 0, 2, 3, 4).flatten(1).double(), levels, strict=True):
+        half = (size - 1) * 1.001 / 2
+        offset = 0.0 if size % 2 else 0.5
+        z = z + inverse(offset / half)
+        f = torch.tanh(z) if bound == "tanh" else 2 * torch.sigmoid(1.6 * z) - 1
+        index += ((f * half - offset).round().long() + size // 2) * basis
+        basis *= size
+    # A latent on the edge between two levels may fall to either side in float32.
+    assert (found != index).float().mean() < 1e-3 and found.unique().numel() > 1
+
+
+def test_every_code_is_reached_and_codes_are_a_grid():
+    fsq = FSQ(levels=[3, 4]).eval()
+    codes = fsq.codes_from_indices(torch.arange(12).reshape(1, 1, 1, 12, 1))[0, :, 0, 0].T.tolist()
+    expected = [[a, b] for b, a in itertools.product((-1.0, -0.5, 0.0, 0.5), (-1.0, 0.0, 1.0))]
+    assert codes == expected
+
+
+def test_ifsq_uses_levels_of_gaussian_latents_more_evenly():
+    latents = torch.randn(1, 1, 1, 100, 100)
+
+    def unevenness(bound: str) -> float:
+        counts = torch.bincount(FSQ(levels=[9], bound=bound).eval()(latents).indices.flatten(), minlength=9)[1:8]
+        return (counts.max() / counts.min()).item()
+
+    assert unevenness("ifsq") < 1.25 < unevenness("tanh")  # the inner levels, whose width is whole
+
+
+def test_gradient_is_that_of_the_bound():
+    fsq, z = FSQ(levels=[5, 8]), torch.randn(1, 2, 1, 1, 6, requires_grad=True)
+    gradient, = torch.autograd.grad(fsq(z).codes.sum(), z)
+    half, offset = torch.tensor([2.0, 3.5]) * 1.001, torch.tensor([0.0, 0.5])
+    shape = (1, 2, 1, 1, 1)
+    shift = torch.atanh(offset / half).reshape(shape)
+    width = torch.tensor([2.0, 4.0]).reshape(shape)
+    expected = (1 - torch.tanh(z + shift).square()) * half.reshape(shape) / width
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_there_are_no_losses_and_nothing_to_save():
+    fsq = FSQ(levels=[8, 5])
+    assert fsq(torch.randn(1, 2, 1, 2, 2)).losses == {} == fsq.loss_weights and not fsq.state_dict()
+
+
+def test_half_precision_module_loses_no_level():
+    latents = torch.linspace(-3, 3, 1000).reshape(1, 1, 1, 1, 1000)
+    fsq = FSQ(levels=[64]).eval()
+    expected = fsq(latents).indices
+    assert torch.equal(fsq.bfloat16()(latents).indices, expected)
+
+
+@pytest.mark.parametrize("arguments", [dict(levels=[]), dict(levels=[8, 2]), dict(levels=[2**21] * 3),
+                                       dict(levels=[8], bound="sigmoid")])
+def test_levels_out_of_range_are_refused(arguments):
+    with pytest.raises(ValueError, match="FSQ "):
+        FSQ(**arguments)

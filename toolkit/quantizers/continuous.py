@@ -1,0 +1,93 @@
+"""Continuous bottlenecks: nothing at all, and a Gaussian (Kingma & Welling, arXiv:1312.6114)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.contracts import Quantizer
+from toolkit.registry import QUANTIZERS
+
+
+class _Continuous(Quantizer):
+    """A bottleneck without codes: its indices are None and its codebook_size is 0."""
+
+    codebook_size = 0
+
+    def __init__(self, dim: int):
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"{type(self).__name__} needs dim from 1 on, got {dim}.")
+        self.dim = dim
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """There are no indices.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"{type(self).__name__} is continuous and has no indices; decode its latents instead.")
+
+
+@QUANTIZERS.register_module()
+class Identity(_Continuous):
+    """No bottleneck: the latents are decoded as they are, an upper bound for any quantizer.
+
+    Args:
+        dim: d.
+
+    Raises:
+        ValueError: If dim is not positive.
+
+    Example:
+        >>> output = Identity(dim=2)(torch.full((1, 2, 1, 1, 1), 0.3))
+        >>> output.indices is None, round(output.codes.max().item(), 1)
+        (True, 0.3)
+    """
+
+    def __init__(self, *, dim: int):
+        super().__init__(dim)
+
+    def quantize(self, z: Tensor) -> tuple[Tensor, None, dict[str, Tensor]]:
+        """Latents (B, N, d) -> themselves."""
+        return z, None, {}
+
+
+@QUANTIZERS.register_module()
+class KL(_Continuous):
+    """A Gaussian bottleneck: a sample in training, the mean otherwise (arXiv:1312.6114; arXiv:2112.10752).
+
+    A linear layer makes mean and log-variance of a position's latents; it starts as the mean alone with a
+    deviation of exp(-2). Loss: ``kl``, the divergence from a standard normal, summed over a sample's latents and
+    averaged over the batch, 1/2 sum(mean^2 + var - 1 - log var); its weight is latent diffusion's 1e-6.
+
+    Args:
+        dim: d.
+
+    Raises:
+        ValueError: If dim is not positive.
+
+    Example:
+        >>> kl = KL(dim=1)
+        >>> round(kl(torch.full((1, 1, 1, 1, 2), 3.0)).losses["kl"].item(), 3)   # 2 * (9 + exp(-4) - 1 + 4) / 2
+        12.018
+    """
+
+    loss_weights = {"kl": 1e-6}
+
+    def __init__(self, *, dim: int):
+        super().__init__(dim)
+        self.moments = nn.Linear(dim, 2 * dim)
+        with torch.no_grad():
+            self.moments.weight.copy_(torch.cat([torch.eye(dim), torch.zeros(dim, dim)]))
+            self.moments.bias.copy_(torch.cat([torch.zeros(dim), torch.full((dim,), -4.0)]))
+
+    def quantize(self, z: Tensor) -> tuple[Tensor, None, dict[str, Tensor]]:
+        """Latents (B, N, d) -> a sample (B, N, d), no indices, losses."""
+        moments = nn.functional.linear(z, self.moments.weight.float(), self.moments.bias.float())
+        mean, log_variance = moments.chunk(2, dim=-1)
+        if not self.training:
+            return mean, None, {}
+        log_variance = log_variance.clamp(-30, 20)  # latent diffusion's
+        kl = (mean.square() + log_variance.exp() - 1 - log_variance).sum((1, 2)).mean() / 2
+        return mean + torch.exp(log_variance / 2) * torch.randn_like(mean), None, {"kl": kl}

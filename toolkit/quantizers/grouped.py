@@ -1,0 +1,50 @@
+"""Grouped quantization: channels in groups, each with its own quantizer (arXiv:2508.05599; arXiv:2305.02765)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from toolkit.contracts import Quantizer
+from toolkit.quantizers.composite import Composite
+from toolkit.registry import QUANTIZERS
+
+
+@QUANTIZERS.register_module()
+class Grouped(Composite):
+    """Groups of channels, each quantized by itself (HiFi-Codec, arXiv:2305.02765).
+
+    With lookup-free children it is WeTok's group-wise quantization (arXiv:2508.05599), whose entropies are
+    those of the groups: 2^bits codes per group instead of 2^(bits * groups) in one. Losses: the mean over the
+    children of each one's. An index's columns are the children's, first channels first.
+
+    Args:
+        quantizers: The children, of one codebook size; d is the sum of theirs.
+
+    Raises:
+        ValueError: If there are none, or they do not fit each other.
+
+    Example:
+        >>> from toolkit.quantizers import LFQ
+        >>> grouped = Grouped(quantizers=[LFQ(bits=2), LFQ(bits=2)]).eval()
+        >>> grouped(torch.tensor([1.0, -1.0, -1.0, 1.0]).reshape(1, 4, 1, 1, 1)).indices.flatten().tolist()
+        [2, 1]
+    """
+
+    def __init__(self, *, quantizers: Sequence[Quantizer]):
+        super().__init__(quantizers)
+        self.dim = sum(child.dim for child in quantizers)
+
+    def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Latents (B, N, d) -> codes (B, N, d), indices (B, N, G), losses."""
+        groups = z.split([child.dim for child in self.quantizers], dim=-1)
+        parts = [child.quantize(group) for child, group in zip(self.quantizers, groups, strict=True)]
+        codes, indices, losses = zip(*parts, strict=True)
+        return torch.cat(codes, dim=-1), torch.cat(indices, dim=-1), self._merge(losses)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Indices (B, N, G) -> codes (B, N, d)."""
+        shares = self._split(indices)
+        return torch.cat([child.lookup(share) for child, share in zip(self.quantizers, shares, strict=True)], dim=-1)
