@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -65,3 +66,19 @@ def test_only_clip_wide_norms_are_not_causal(path, causal):
     with torch.device("meta"):
         tokenizer = build_tokenizer(load_config(CONFIGS / "_base_" / "networks" / path).tokenizer)
     assert tokenizer.encoder.causal == tokenizer.decoder.causal == causal
+
+
+@pytest.mark.parametrize("name", ["fsq", "vq", "bsq", "ibq", "rlfq"])
+@pytest.mark.parametrize("kin", ["magvit2_video", "demo_video"])
+def test_variant_changes_only_the_quantizer(kin, name):
+    ours, original = (load_config(CONFIGS / f"{stem}.py").to_dict() for stem in (f"{kin}_{name}", kin))
+    assert ours["tokenizer"].pop("quantizer") != original["tokenizer"].pop("quantizer")
+    assert ours == original
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_video_*q.py")), ids=lambda path: path.stem)
+def test_variant_spends_the_bits_its_docstring_says(path):
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(load_config(path).tokenizer)
+    bits = tokenizer.num_codebooks * math.log2(tokenizer.codebook_size)
+    assert bits == (12 if path.stem in ("demo_video_vq", "demo_video_ibq") else 18)

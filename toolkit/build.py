@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from toolkit.config import ConfigError, check_keys
 from toolkit.contracts import Discriminator, Metric, constructor_parameters
-from toolkit.registry import DECODERS, DISCRIMINATORS, ENCODERS, METRICS, QUANTIZERS, Registry
+from toolkit.registry import DECODERS, DISCRIMINATORS, ENCODERS, METRICS, QUANTIZERS, Registry, UnknownComponentError
 from toolkit.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 def build_part(registry: Registry, config: Mapping[str, Any], **defaults: Any) -> Any:
@@ -71,7 +74,9 @@ def build_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
 
 
 def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> list[Metric]:
-    """Build metrics; those that take ``codebook_size`` and ``num_codebooks`` get the tokenizer's.
+    """Build metrics; those that take ``codebook_size``, ``num_codebooks`` and ``digits`` get the tokenizer's.
+
+    A continuous bottleneck has no codebook: metrics that ask for one are left out, and logged.
 
     Example:
         >>> from toolkit import load_config
@@ -79,13 +84,16 @@ def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> lis
         >>> [type(metric).__name__ for metric in build_metrics([dict(type="PSNR")], tokenizer)]
         ['PSNR']
     """
-    codebook = {"codebook_size": tokenizer.codebook_size, "num_codebooks": tokenizer.num_codebooks}
-
-    def build(config: Mapping[str, Any]) -> Metric:
+    codebook = {"codebook_size": tokenizer.codebook_size, "num_codebooks": tokenizer.num_codebooks,
+                "digits": tokenizer.digits}
+    metrics = []
+    for config in configs:
         takes = constructor_parameters(METRICS.get(config["type"])) if "type" in config else {}
-        return build_part(METRICS, config, **{key: codebook[key] for key in codebook if key in takes})
-
-    return [build(config) for config in configs]
+        if "codebook_size" in takes and not tokenizer.codebook_size and "codebook_size" not in config:
+            logger.info("metric %s is left out: the bottleneck is continuous and has no codebook.", config["type"])
+            continue
+        metrics.append(build_part(METRICS, config, **{key: codebook[key] for key in codebook if key in takes}))
+    return metrics
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -136,7 +144,16 @@ def _load(directory: Path, who: str, build: Callable[[Mapping[str, Any]], Any]) 
     except (ValueError, SafetensorError) as error:  # ValueError: no JSON, or no text at all
         raise ValueError(f"{who}: config.json or model.safetensors is damaged ({error}); "
                          "write or download them again.") from error
-    part = build(config)
+    try:
+        part = build(config)
+    except UnknownComponentError as error:
+        with safe_open(directory / "model.safetensors", "pt") as file:
+            plugins = json.loads((file.metadata() or {}).get("plugins", "{}"))  # as save_part wrote it
+        if not plugins:
+            raise
+        named = ", ".join(f"{distribution} {version}" for distribution, version in plugins.items())
+        raise UnknownComponentError(f"{error} This {who.split()[0]} was written with {named}; pip install "
+                                    f"{'it' if len(plugins) == 1 else 'them'}.") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if wanted != found:

@@ -14,12 +14,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from toolkit.contracts import Decoder, Discriminator, Encoder, Part, Quantizer, QuantizerOutput, TokenizerOutput
+from toolkit.offers import distributions_of
 
 Size = tuple[int, int, int]
 
 
 def save_part(part: Tokenizer | Discriminator, directory: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` (float32) of a part, from which it can be built again.
+
+    The plugins it needs are in the weights' metadata, ``plugins``: distribution -> version as JSON.
 
     Example:
         >>> from toolkit.networks import PatchGANDiscriminator
@@ -33,8 +36,9 @@ def save_part(part: Tokenizer | Discriminator, directory: str | Path) -> None:
     (directory / "config.json").write_text(json.dumps(part.config, indent=2) + "\n")
     weights = {name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
                for name, tensor in part.state_dict().items()}
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()},
-              directory / "model.safetensors", metadata={"format": "pt"})
+    plugins = distributions_of(map(type, part.modules()))
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, directory / "model.safetensors",
+              metadata={"format": "pt"} | ({"plugins": json.dumps(plugins)} if plugins else {}))
 
 
 class Tokenizer(Part, nn.Module):
@@ -47,6 +51,10 @@ class Tokenizer(Part, nn.Module):
         encoder: (B, C, T, H, W) -> (B, d, t, h, w).
         quantizer: Its ``dim`` is d.
         decoder: (B, d, t, h, w) -> (B, C, T, H, W), of the encoder's stride.
+
+    Attributes:
+        quantization: How far :meth:`forward` in training goes from the latents (0, a bypass) to the codes (1);
+            evaluation, tokens and files are always of the codes.
 
     Raises:
         ValueError: If the parts' channels, strides or framing do not agree.
@@ -70,6 +78,7 @@ class Tokenizer(Part, nn.Module):
             raise ValueError(f"Tokenizer needs an encoder and a decoder of one stride, got {shapes[0][0]} and "
                              f"{shapes[1][0]} (first frame alone: {shapes[0][1]} and {shapes[1][1]}).")
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
+        self.quantization = 1.0
 
     @property
     def stride(self) -> Size:
@@ -85,6 +94,11 @@ class Tokenizer(Part, nn.Module):
     def num_codebooks(self) -> int:
         """G, codebooks per position."""
         return self.quantizer.num_codebooks
+
+    @property
+    def digits(self) -> tuple[int, ...]:
+        """Sizes of the digits of an index, most significant first."""
+        return self.quantizer.digits
 
     @property
     def config(self) -> dict[str, Any]:
@@ -216,8 +230,11 @@ class Tokenizer(Part, nn.Module):
         """Pixels (B, C, T, H, W) in [-1, 1] -> their reconstruction, of the same shape, and all between."""
         latents = self._latents(pixels)
         quantized = self.quantizer(latents)
-        reconstruction = self.decode(quantized.codes, tuple(pixels.shape[2:]))
-        return TokenizerOutput(reconstruction, latents, quantized.codes, quantized.indices, quantized.losses)
+        codes = quantized.codes
+        if self.training and self.quantization < 1:
+            codes = latents + self.quantization * (codes - latents)
+        reconstruction = self.decode(codes, tuple(pixels.shape[2:]))
+        return TokenizerOutput(reconstruction, latents, codes, quantized.indices, quantized.losses)
 
     def grid(self, size: Size) -> Size:
         """The latent grid (t, h, w) of pixels of size (T, H, W).

@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from toolkit.metrics import Codebook
+from toolkit.metrics import Codebook, collapse_of
 
 
 def score(indices: torch.Tensor, *, pixels: tuple[int, ...] = (1, 3, 1, 8, 8), **options) -> dict[str, float]:
@@ -17,8 +18,8 @@ def score(indices: torch.Tensor, *, pixels: tuple[int, ...] = (1, 3, 1, 8, 8), *
 def test_even_use_of_every_entry_reaches_all_bounds():
     scores = score(torch.arange(16).reshape(1, 1, 4, 4, 1), codebook_size=16)
     assert scores == pytest.approx({
-        "codebook_usage": 1, "codebook_perplexity": 16, "codebook_entropy": math.log(16),
-        "codebook_entropy_bound": math.log(16), "bits_per_pixel": 16 * 4 / 64})
+        "codebook_usage": 1, "codebook_dead": 0, "codebook_perplexity": 16, "codebook_entropy": math.log(16),
+        "codebook_entropy_bound": math.log(16), "codebook_digit_entropy": 1, "bits_per_pixel": 16 * 4 / 64})
 
 
 def test_uneven_use_has_the_entropy_of_its_frequencies():
@@ -39,8 +40,8 @@ def test_codebooks_of_one_quantizer_are_averaged():
     even, constant = torch.arange(4), torch.zeros(4, dtype=torch.long)
     scores = score(torch.stack([even, constant], -1).reshape(1, 1, 2, 2, 2), codebook_size=4, num_codebooks=2)
     assert scores == pytest.approx({
-        "codebook_usage": (1 + 1 / 4) / 2, "codebook_perplexity": (4 + 1) / 2,
-        "codebook_entropy": math.log(4) / 2, "codebook_entropy_bound": math.log(4),
+        "codebook_usage": (1 + 1 / 4) / 2, "codebook_dead": 3 / 2, "codebook_perplexity": (4 + 1) / 2,
+        "codebook_entropy": math.log(4) / 2, "codebook_entropy_bound": math.log(4), "codebook_digit_entropy": 1 / 2,
         "bits_per_pixel": 4 * 2 * 2 / 64})
 
 
@@ -96,3 +97,41 @@ def test_a_continuous_bottleneck_is_refused():
 def test_every_score_says_which_way_is_better():
     scores = score(torch.zeros(1, 1, 1, 1, 1, dtype=torch.long), codebook_size=4)
     assert scores.keys() == Codebook.higher_is_better.keys()
+
+
+@pytest.mark.parametrize("digits", [(2, 2, 2), (4, 2), (2, 4), (8,)])
+def test_each_digits_entropy_is_that_of_its_own_values(digits):
+    indices = torch.randint(0, 8, (1, 1, 10, 10, 2), generator=torch.Generator().manual_seed(0)) & 5
+    codebook, clip = Codebook(codebook_size=8, num_codebooks=2, digits=digits), torch.zeros(1, 3, 1, 8, 8)
+    codebook.update(target=clip, reconstruction=clip, indices=indices)
+    for book, found in enumerate(codebook.digit_entropies()):
+        values = np.unravel_index(indices[..., book].flatten().numpy(), digits)  # most significant first
+        expected = []
+        for digit, size in zip(values, digits, strict=True):
+            p = np.bincount(digit, minlength=size) / 100
+            expected.append(-(p[p > 0] * np.log(p[p > 0])).sum())
+        assert found == pytest.approx(expected)
+
+
+def test_a_bit_that_never_changes_shows_in_the_digits_although_codes_are_many():
+    indices = torch.arange(2**10).reshape(1, 1, 32, 32, 1) << 1  # of eleven bits the last is always zero
+    scores = score(indices, codebook_size=2**11, digits=(2,) * 11)
+    assert scores["codebook_digit_entropy"] == pytest.approx(10 / 11)
+
+
+def test_digits_of_another_codebook_are_refused():
+    with pytest.raises(ValueError, match="product is codebook_size=8"):
+        Codebook(codebook_size=8, digits=(3, 3))
+
+
+@pytest.mark.parametrize(("used", "collapsed"), [(1, True), (3, True), (40, False), (1024, False)])
+def test_alarm_tells_few_codes_from_many(used, collapsed):
+    indices = torch.arange(10_240).remainder(used).reshape(1, 1, 1, -1, 1)
+    said = collapse_of(score(indices, codebook_size=1024))
+    assert (said is not None) == collapsed
+    if said:
+        assert f"{1024 - used} are never used" in said
+
+
+def test_alarm_needs_scores_of_a_codebook():
+    assert collapse_of({"psnr": 20.0}) is None

@@ -1,7 +1,7 @@
 """Running scores over a data set, one idea per file."""
 
-from toolkit.metrics.codebook import Codebook
+from toolkit.metrics.codebook import Codebook, collapse_of
 from toolkit.metrics.frechet import RFID, RFVD, frechet_distance
 from toolkit.metrics.pixel import PSNR, SSIM
 
-__all__ = ["PSNR", "RFID", "RFVD", "SSIM", "Codebook", "frechet_distance"]
+__all__ = ["PSNR", "RFID", "RFVD", "SSIM", "Codebook", "collapse_of", "frechet_distance"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,7 @@ class Thumbnail:
 
     def __init__(self, *, stride: tuple[int, int, int], bits: int):
         self.stride, self.bits, self.codebook_size = tuple(stride), share_bits(bits), 2**bits
+        self.digits = tuple(2**share for share in self.bits)
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, T, H, W) in [-1, 1] -> (reconstruction of that shape, indices (B, t, h, w, 1))."""
@@ -83,7 +85,7 @@ class MeanColour:
         (1.0, torch.Size([1, 5, 1, 1, 1]))
     """
 
-    codebook_size, num_codebooks = 2**24, 1
+    codebook_size, num_codebooks, digits = 2**24, 1, (2**8, 2**8, 2**8)
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, T, H, W) in [-1, 1] -> (reconstruction of that shape, indices (B, T, 1, 1, 1))."""
@@ -91,11 +93,22 @@ class MeanColour:
         return (colour * 2 - 1).expand_as(pixels), indices
 
 
-def bits_per_position(codebook_size: int, num_codebooks: int) -> int:
-    """Whole bits that one position's indices carry.
+MOST_BITS = 48  # 16 per channel; more would change nothing
+
+
+def bits_per_cell(codebook_size: int, num_codebooks: int, *, positions: Sequence[int], grid: Sequence[int]) -> int:
+    """Whole bits that the indices spend on a cell of the latent grid, up to 48.
+
+    Args:
+        codebook_size: K.
+        num_codebooks: G, indices per position.
+        positions: Of the indices, which need not be the grid.
+        grid: (t, h, w).
 
     Example:
-        >>> bits_per_position(2**18, 1), bits_per_position(1000, 2)
-        (18, 19)
+        >>> bits_per_cell(2**18, 1, positions=(5, 8, 8), grid=(5, 8, 8))
+        18
+        >>> bits_per_cell(1000, 2, positions=(80,), grid=(1, 8, 8))   # 80 / 64 positions per cell
+        24
     """
-    return math.floor(num_codebooks * math.log2(codebook_size))
+    return min(math.floor(num_codebooks * math.log2(codebook_size) * math.prod(positions) / math.prod(grid)), MOST_BITS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from torch import Tensor
 from toolkit.contracts import Metric
 from toolkit.registry import METRICS
 
+COLLAPSED = 1 / 3  # an entropy below this share of its bound
 Counts = tuple[Tensor, Tensor]  # distinct indices (U,), how often each was seen (U,), both int64 on the CPU
 
 
@@ -18,21 +20,25 @@ Counts = tuple[Tensor, Tensor]  # distinct indices (U,), how often each was seen
 class Codebook(Metric):
     """Use of the codebook over a data set. Only the indices seen are stored, so K may be 2^30.
 
-    Scores, the first four averaged over the G codebooks:
+    Scores, averaged over the G codebooks:
 
     - ``codebook_usage``: the share of the K entries that were used, in [0, 1];
+    - ``codebook_dead``: how many of the K entries were not;
     - ``codebook_entropy``: of the observed frequencies, in nats;
     - ``codebook_perplexity``: exp of it, as many entries used evenly have the same entropy;
     - ``codebook_entropy_bound``: min(ln K, ln N) for N observed positions; no entropy is above it,
       so few samples of a large codebook cannot tell an even use of it;
+    - ``codebook_digit_entropy``: the mean over an index's digits (bits, or levels of channels) of each one's
+      entropy over the log of its size, in [0, 1]; see :meth:`digit_entropies` for each;
     - ``bits_per_pixel``: log2 K per index, over the pixels (B * T * H * W) they stand for.
 
     Args:
         codebook_size: K of one codebook.
         num_codebooks: G.
+        digits: Sizes of an index's digits, most significant first, as a quantizer's; None: one of K.
 
     Raises:
-        ValueError: If the codebook is empty, as a continuous bottleneck's is.
+        ValueError: If the codebook is empty, as a continuous bottleneck's is, or its digits are of another size.
 
     Example:
         >>> codebook, pixels = Codebook(codebook_size=8), torch.zeros(1, 3, 1, 4, 4)
@@ -40,21 +46,28 @@ class Codebook(Metric):
         >>> codebook.update(target=pixels, reconstruction=pixels, indices=indices)
         >>> for name, score in codebook.compute().items(): print(name, round(score, 3))
         codebook_usage 0.25
+        codebook_dead 6.0
         codebook_perplexity 2.0
         codebook_entropy 0.693
         codebook_entropy_bound 1.386
+        codebook_digit_entropy 0.333
         bits_per_pixel 0.75
     """
 
-    higher_is_better = {"codebook_usage": True, "codebook_perplexity": True, "codebook_entropy": True,
-                        "codebook_entropy_bound": True, "bits_per_pixel": False}
+    higher_is_better = {"codebook_usage": True, "codebook_dead": False, "codebook_perplexity": True,
+                        "codebook_entropy": True, "codebook_entropy_bound": True, "codebook_digit_entropy": True,
+                        "bits_per_pixel": False}
 
-    def __init__(self, *, codebook_size: int, num_codebooks: int = 1):
+    def __init__(self, *, codebook_size: int, num_codebooks: int = 1, digits: Sequence[int] | None = None):
         if codebook_size < 1 or num_codebooks < 1:
             raise ValueError(f"Codebook needs codebook_size and num_codebooks from 1 on, got "
                              f"{codebook_size} and {num_codebooks}; a continuous bottleneck has no codebook, "
                              "leave Codebook out of the metrics.")
         self.codebook_size, self.num_codebooks = codebook_size, num_codebooks
+        self.digits = (codebook_size,) if digits is None else tuple(digits)
+        if math.prod(self.digits) != codebook_size:
+            raise ValueError(f"Codebook needs digits whose product is codebook_size={codebook_size}, "
+                             f"got {self.digits}.")
         self.reset()
 
     def update(self, *, target: Tensor, reconstruction: Tensor, indices: Tensor | None) -> None:
@@ -83,27 +96,50 @@ class Codebook(Metric):
         Raises:
             ValueError: If that is nothing.
         """
+        books, pixels = self._all()
+        positions = int(books[0][1].sum())  # N
+        used = sum(len(ids) for ids, _ in books) / self.num_codebooks
+        entropies = [_entropy(counts) for _, counts in books]
+        shares = [entropy / math.log(size) for digits in self._by_digit(books)
+                  for entropy, size in zip(digits, self.digits, strict=True) if size > 1]
+        return {
+            "codebook_usage": used / self.codebook_size,
+            "codebook_dead": self.codebook_size - used,
+            "codebook_perplexity": sum(map(math.exp, entropies)) / self.num_codebooks,
+            "codebook_entropy": sum(entropies) / self.num_codebooks,
+            "codebook_entropy_bound": math.log(min(self.codebook_size, positions)),
+            "codebook_digit_entropy": sum(shares) / max(len(shares), 1),
+            "bits_per_pixel": positions * self.num_codebooks * math.log2(self.codebook_size) / pixels,
+        }
+
+    def digit_entropies(self) -> list[list[float]]:
+        """Of each codebook, the entropy of each of its index's digits, most significant first, in nats.
+
+        Raises:
+            ValueError: If no process has seen an index.
+        """
+        return self._by_digit(self._all()[0])
+
+    def _all(self) -> tuple[list[Counts], int]:
+        """What all processes have seen: of each codebook the counts, and how many pixels."""
         for chunks in self._chunks:
             chunks[:] = [_merge(chunks)]
         parts = [(self._chunks, self._pixels)]
         if dist.is_available() and dist.is_initialized():
             parts = [None] * dist.get_world_size()
             dist.all_gather_object(parts, (self._chunks, self._pixels))
-        pixels = sum(seen for _, seen in parts)
-        books = [_merge([chunk for chunks, _ in parts for chunk in chunks[book]])[1].double()
-                 for book in range(self.num_codebooks)]
-        positions = int(books[0].sum())  # N
-        if not positions:
+        books = [_merge([chunk for chunks, _ in parts for chunk in chunks[book]]) for book in range(self.num_codebooks)]
+        if not len(books[0][0]):
             raise ValueError("Codebook has seen no indices; call update first.")
-        entropies = [float(-torch.xlogy(p, p).sum()) for p in (counts / positions for counts in books)]
-        entropies = [max(entropy, 0.0) for entropy in entropies]  # one used entry gives -0.0
-        return {
-            "codebook_usage": sum(map(len, books)) / (self.num_codebooks * self.codebook_size),
-            "codebook_perplexity": sum(map(math.exp, entropies)) / self.num_codebooks,
-            "codebook_entropy": sum(entropies) / self.num_codebooks,
-            "codebook_entropy_bound": math.log(min(self.codebook_size, positions)),
-            "bits_per_pixel": positions * self.num_codebooks * math.log2(self.codebook_size) / pixels,
-        }
+        return books, sum(seen for _, seen in parts)
+
+    def _by_digit(self, books: list[Counts]) -> list[list[float]]:
+        entropies, place = [[] for _ in books], self.codebook_size
+        for size in self.digits:
+            place //= size
+            for found, (ids, counts) in zip(entropies, books, strict=True):
+                found.append(_entropy(_merge([(ids // place % size, counts)])[1]))
+        return entropies
 
     def reset(self) -> None:
         """Forget everything."""
@@ -116,6 +152,33 @@ class Codebook(Metric):
         chunks.append(counts)
         if sum(len(ids) for ids, _ in chunks[1:]) > max(len(chunks[0][0]), 1 << 16):
             chunks[:] = [_merge(chunks)]
+
+
+def _entropy(counts: Tensor) -> float:
+    """Of frequencies, in nats."""
+    p = counts.double() / counts.sum()
+    return max(float(-torch.xlogy(p, p).sum()), 0.0)  # one used entry gives -0.0
+
+
+def collapse_of(scores: Mapping[str, float]) -> str | None:
+    """What an alarm says where the codebook has collapsed: its entropy is below a third of its bound.
+
+    Args:
+        scores: From :meth:`Codebook.compute`.
+
+    Returns:
+        A sentence, or None where nothing is wrong or there are no such scores.
+
+    Example:
+        >>> collapse_of({"codebook_entropy": 0.4, "codebook_entropy_bound": math.log(4096), "codebook_dead": 4091.0})
+        'the codebook has collapsed: its entropy is 0.40 of at most 8.32 nats, as if 1.5 codes were used ...'
+        >>> collapse_of({"codebook_entropy": 6.8, "codebook_entropy_bound": math.log(4096), "codebook_dead": 9.0})
+    """
+    entropy, bound = scores.get("codebook_entropy"), scores.get("codebook_entropy_bound")
+    if entropy is None or entropy >= COLLAPSED * bound:
+        return None
+    return (f"the codebook has collapsed: its entropy is {entropy:.2f} of at most {bound:.2f} nats, as if "
+            f"{math.exp(entropy):.2g} codes were used evenly; {scores['codebook_dead']:.0f} are never used")
 
 
 def _merge(chunks: list[Counts]) -> Counts:

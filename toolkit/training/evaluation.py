@@ -10,7 +10,7 @@ from torch import Tensor
 
 from toolkit.contracts import Metric
 from toolkit.data import Batch
-from toolkit.metrics.anchors import MeanColour, Thumbnail, bits_per_position
+from toolkit.metrics.anchors import MeanColour, Thumbnail, bits_per_cell
 from toolkit.tokenizer import Tokenizer
 
 Codec = Callable[[Tensor], tuple[Tensor, Tensor | None]]
@@ -83,7 +83,10 @@ def anchor_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],
     """
     if not tokenizer.codebook_size:
         return {}
-    bits = bits_per_position(tokenizer.codebook_size, tokenizer.num_codebooks)
+    first = next(iter(batches()))
+    grid = tokenizer.grid(tuple(first.pixels.shape[2:]))
+    bits = bits_per_cell(tokenizer.codebook_size, tokenizer.num_codebooks,
+                         positions=tokenizer.quantizer.positions(grid), grid=grid)
     codecs = {"thumbnail": Thumbnail(stride=tokenizer.stride, bits=bits), "mean colour": MeanColour()}
     return {name: evaluate(codec, batches(), make_metrics(codec)) for name, codec in codecs.items()}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from toolkit.config import ConfigError, check_keys
+from toolkit.training.schedules import Schedule, value_at
 
 
 @dataclass(kw_only=True)
@@ -42,6 +43,8 @@ class Settings:
         ema_warmup: Start the average with a shorter memory.
         log_every, validate_every, checkpoints: In optimizer steps.
         num_samples: Reconstructions to write at each validation, per modality.
+        quantization: How far the decoder's input goes from the latents (0) to the codes (1) in training; a number or
+            a schedule, such as [(0, 0.0), (1000, 1.0)] from a bypass to full quantization.
         max_unreadable_share: Of the samples tried, beyond which unreadable files end the run.
         init_from: A tokenizer directory or hub id to start from: of the same network, or of its image twin,
             which is then inflated. Optimizers and the average start afresh. Without a ``tokenizer`` in the
@@ -70,6 +73,7 @@ class Settings:
     validate_every: int = 1000
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     num_samples: int = 4
+    quantization: Schedule = 1.0
     max_unreadable_share: float = 0.05
     init_from: str | None = None
     trainable: Sequence[str] | None = None
@@ -110,6 +114,10 @@ class Settings:
                 raise ConfigError(f"training.{name} is True or False, got {value!r}.")
         if not isinstance(self.betas, list | tuple) or len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ConfigError(f"training.betas are two numbers in [0, 1), got {self.betas!r}.")
+        points = self.quantization if isinstance(self.quantization, list | tuple) else [(0, self.quantization)]
+        value_at(self.quantization, 0)
+        if not all(0 <= value <= 1 for _, value in points):
+            raise ConfigError(f"training.quantization lies in [0, 1] at all steps, got {self.quantization!r}.")
         if self.init_from is not None and not isinstance(self.init_from, str):
             raise ConfigError(f"training.init_from is a tokenizer directory or hub id, got {self.init_from!r}.")
         if self.trainable is not None and (not isinstance(self.trainable, list | tuple) or not self.trainable

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from toolkit.config import ConfigError
 from toolkit.contracts import Discriminator, Metric
 from toolkit.data import Batch, TrainLoader, ValLoader
-from toolkit.metrics import Codebook
+from toolkit.metrics import Codebook, collapse_of
 from toolkit.tokenizer import Tokenizer
 from toolkit.training.checkpoint import (
     CheckpointWriter,
@@ -37,6 +37,7 @@ from toolkit.training.interrupts import Interrupts
 from toolkit.training.log import RunLog
 from toolkit.training.objective import Objective
 from toolkit.training.optimization import Trained
+from toolkit.training.schedules import value_at
 from toolkit.training.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -149,6 +150,7 @@ class Trainer:
         """One optimizer step of the tokenizer and, if it plays, of the discriminator."""
         started = time.time()
         train_mode(self.tokenizer.plain)
+        self.tokenizer.plain.quantization = value_at(self.settings.quantization, self.step)
         self.objective.train()
         num_micro = self.settings.gradient_accumulation_steps
         for micro in range(num_micro):
@@ -165,6 +167,8 @@ class Trainer:
         log.advance()
         if self.step % self.settings.log_every == 0 or self.step == self.settings.max_steps:
             timing = {"learning_rate": self.tokenizer.learning_rate, "seconds_per_step": time.time() - started}
+            if self.settings.quantization != 1:
+                timing["quantization"] = self.tokenizer.plain.quantization
             for modality, scalars in self._unlogged.items():
                 means = self._reduce({name: torch.stack(values).mean() for name, values in scalars.items()})
                 log.scalars("train", modality, self.step, means | timing)
@@ -214,7 +218,8 @@ class Trainer:
         if output.indices is not None:
             tokenizer = self.tokenizer.plain
             use = self.codebook_use.setdefault(batch.modality, Codebook(
-                codebook_size=tokenizer.codebook_size, num_codebooks=tokenizer.num_codebooks))
+                codebook_size=tokenizer.codebook_size, num_codebooks=tokenizer.num_codebooks,
+                digits=tokenizer.digits))
             use.update(target=pixels, reconstruction=output.reconstruction.detach(), indices=output.indices)
         return scalars
 
@@ -236,8 +241,13 @@ class Trainer:
             self.scores[modality] = evaluate(as_codec(tokenizer), batches(), self.make_metrics(tokenizer),
                                              device=self.accelerator.device, on_first=show)
             log.scalars("val", modality, self.step, self.scores[modality])
-        for modality, use in self.codebook_use.items():
-            log.scalars("train", modality, self.step, use.compute())
+        use = {modality: codebook.compute() for modality, codebook in self.codebook_use.items()}
+        for modality, scores in use.items():
+            log.scalars("train", modality, self.step, scores)
+        for split, found in (("validation", self.scores), ("training since the last one", use)):
+            for modality, scores in found.items():
+                if collapse := collapse_of(scores):
+                    logger.warning("step %d, %s, %s: %s.", self.step, modality, split, collapse)
         self.codebook_use.clear()
 
     def _show(self, log: RunLog, modality: str, pixels: Tensor, reconstruction: Tensor) -> None:

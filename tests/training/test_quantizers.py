@@ -1,0 +1,130 @@
+"""Any quantizer in a run without another change; bypass, frozen codebooks, the alarm."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from mmengine.config import Config
+from training import tiny
+from training.tiny import metric_lines, tiny_config
+
+from toolkit import load_tokenizer
+from toolkit.config import ConfigError
+from toolkit.contracts import Quantizer
+from toolkit.registry import QUANTIZERS
+from toolkit.training import Trainer, build_trainer
+
+clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
+
+EMA = dict(type="VQ", codebook_size=32, dim=4, update="ema", kmeans_iters=3, revive_below=0.2)
+CHOICES = {
+    "LFQ": dict(type="LFQ", bits=6), "BSQ": dict(type="BSQ", bits=6), "FSQ": dict(type="FSQ", levels=[8, 8, 8]),
+    "VQ": EMA, "IBQ": dict(type="IBQ", codebook_size=32, dim=4), "Identity": dict(type="Identity", dim=4),
+    "KL": dict(type="KL", dim=4),
+    "Residual": dict(type="Residual", quantizers=[dict(type="LFQ", bits=4), dict(type="LFQ", bits=4, scale=0.5)],
+                     quantize_dropout=0.5),
+    "Grouped": dict(type="Grouped", quantizers=[dict(type="LFQ", bits=4)] * 2)}
+
+
+def build(config: dict, work_dir) -> Trainer:
+    return build_trainer(Config(config), work_dir=work_dir)
+
+
+def exchanged(clips, quantizer: dict, **changes) -> dict:
+    config = tiny_config(clips, training__max_steps=2, **changes)
+    config["tokenizer"]["quantizer"] = dict(quantizer)
+    return config
+
+
+def test_there_is_a_choice_for_every_built_in_quantizer():
+    QUANTIZERS.import_from_location()
+    built_in = {name for name, part in QUANTIZERS.module_dict.items() if part.__module__.startswith("toolkit.")}
+    assert built_in == set(CHOICES)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_quantizer_trains_and_is_saved_without_another_change(clips, tmp_path, name):
+    trainer = build(exchanged(clips, CHOICES[name], metrics=[dict(type="PSNR"), dict(type="Codebook")]), tmp_path)
+    assert trainer.run()
+    compared = trainer.compare()["video"]
+    assert ("thumbnail" in compared) == ("codebook_usage" in compared["tokenizer"]) == bool(
+        trainer.tokenizer.plain.codebook_size)
+    pixels = torch.zeros(1, 3, 5, 16, 16)
+    again = load_tokenizer(tmp_path / "tokenizer")
+    assert torch.equal(again(pixels).codes, trainer.averaged.eval()(pixels).codes)
+    lines = [line for line in metric_lines(tmp_path) if "total" in line]
+    assert all(set(again.quantizer.loss_weights) <= set(line) for line in lines) and len(lines) == 2
+
+
+def test_resumed_run_goes_on_with_the_codebook_it_had(clips, tmp_path):
+    changes = dict(training__checkpoints=dict(every=1, keep=None))
+    whole = build(exchanged(clips, EMA, **changes), tmp_path / "whole")
+    whole.run()
+    config = exchanged(clips, EMA, **changes)
+    half = build({**config, "training": {**config["training"], "max_steps": 1}}, tmp_path / "half")
+    half.run()
+    resumed = build_trainer(Config(config), work_dir=tmp_path / "half", resume=True)
+    resumed.run()
+    assert resumed.step == 2
+    for name, tensor in whole.tokenizer.plain.quantizer.state_dict().items():
+        assert torch.equal(tensor, resumed.tokenizer.plain.quantizer.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("trainable", [["encoder", "decoder"], ["encoder"], ["decoder"]])
+def test_frozen_codebook_of_averages_stays_bit_for_bit(clips, tmp_path, trainable):
+    nested = dict(type="Residual", quantizers=[EMA, EMA])
+    trainer = build(exchanged(clips, nested, training__trainable=trainable), tmp_path)
+    before = {name: tensor.clone() for name, tensor in trainer.tokenizer.plain.quantizer.state_dict().items()}
+    trainer.run()
+    for name, tensor in trainer.tokenizer.plain.quantizer.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_named_child_learns_and_its_sibling_does_not(clips, tmp_path):
+    nested = dict(type="Residual", quantizers=[EMA, EMA])
+    trainer = build(exchanged(clips, nested, training__trainable=["encoder", "quantizer.quantizers.1"]), tmp_path)
+    quantizer = trainer.tokenizer.plain.quantizer
+    frozen = {name: module.frozen for name, module in quantizer.named_modules() if isinstance(module, Quantizer)}
+    assert frozen == {"": True, "quantizers.0": True, "quantizers.1": False}
+
+
+def test_decoder_gets_latents_first_and_codes_at_last(clips, tmp_path):
+    config = exchanged(clips, CHOICES["LFQ"], training__quantization=[(0, 0.0), (2, 1.0)])
+    trainer = build({**config, "training": {**config["training"], "max_steps": 3}}, tmp_path)
+    seen = []
+    trainer.tokenizer.plain.decoder.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].detach().clone()) if trainer.tokenizer.plain.training else None)
+    trainer.run()
+    assert [line["quantization"] for line in metric_lines(tmp_path) if "total" in line] == [0.0, 0.5, 1.0]
+    assert not (seen[0].abs() == 1).any() and (seen[2].abs() == 1).all()
+    halfway = seen[1]  # latents half the way to their signs keep them, and lie beyond a half
+    assert (halfway.abs() >= 0.5).all() and not (halfway.abs() == 1).all()
+
+
+def test_evaluation_is_fully_quantized_whatever_the_schedule(make_tokenizer):
+    tokenizer = make_tokenizer()
+    pixels = torch.randn(1, 3, 1, 8, 8)
+    expected = tokenizer(pixels).reconstruction
+    tokenizer.quantization = 0.0
+    assert torch.equal(tokenizer.eval()(pixels).reconstruction, expected)
+    output = tokenizer.train()(pixels)
+    assert torch.equal(output.codes, output.latents)
+
+
+@pytest.mark.parametrize("schedule", [-0.1, 1.5, [(0, 0.0), (5, 2.0)]])
+def test_schedule_beyond_its_range_is_refused(clips, tmp_path, schedule):
+    with pytest.raises(ConfigError, match=r"training.quantization lies in \[0, 1\]"):
+        build(tiny_config(clips, training__quantization=schedule), tmp_path)
+
+
+def test_collapsed_codebook_raises_an_alarm_in_the_log(clips, tmp_path, caplog):
+    config = exchanged(clips, dict(type="VQ", codebook_size=64, dim=4))
+    trainer = build(config, tmp_path)
+    trainer.tokenizer.plain.quantizer.codebook.data[1:] += 1e3  # out of reach
+    with caplog.at_level(logging.WARNING):
+        trainer.run()
+    alarms = [record.message for record in caplog.records if "has collapsed" in record.message]
+    assert any("validation" in alarm for alarm in alarms) and any("training" in alarm for alarm in alarms)
+    assert all("step 2, video" in alarm and "63 are never used" in alarm for alarm in alarms)
