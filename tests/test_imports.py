@@ -16,7 +16,7 @@ PACKAGE = Path(toolkit.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room may import those of smaller rank; of its own rank only itself.
-RANKS = [("parts",), ("contracts",), ("assets",), ("layers",), ("registry",), ("pretrained",),
+RANKS = [("parts",), ("contracts",), ("assets",), ("layers",), ("offers",), ("registry",), ("pretrained",),
          ("networks", "quantizers", "losses", "metrics", "data"), ("tokenizer",), ("config",), ("build",),
          ("training", "interop", "testing", "reconstruction")]
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}

@@ -78,6 +78,12 @@ def test_part_registered_under_another_name_is_configured_by_that_name(losses):
     assert "Named" not in losses
 
 
+def test_second_name_of_a_class_leaves_the_type_in_its_config(losses):
+    losses.register_module()(Zero)
+    losses.register_module(name="Nought")(Zero)
+    assert losses.build(dict(type="Nought", factor=1)).config["type"] == "Zero"
+
+
 def test_subclass_does_not_inherit_the_registered_name(losses):
     losses.register_module()(Zero)
 

@@ -141,14 +141,14 @@ def _load(directory: Path, who: str, build: Callable[[Mapping[str, Any]], Any]) 
     try:
         config = json.loads((directory / "config.json").read_text())
         weights = load_file(directory / "model.safetensors")
+        with safe_open(directory / "model.safetensors", "pt") as file:
+            plugins = json.loads((file.metadata() or {}).get("plugins", "{}"))  # as save_part wrote it
     except (ValueError, SafetensorError) as error:  # ValueError: no JSON, or no text at all
         raise ValueError(f"{who}: config.json or model.safetensors is damaged ({error}); "
                          "write or download them again.") from error
     try:
         part = build(config)
     except UnknownComponentError as error:
-        with safe_open(directory / "model.safetensors", "pt") as file:
-            plugins = json.loads((file.metadata() or {}).get("plugins", "{}"))  # as save_part wrote it
         if not plugins:
             raise
         named = ", ".join(f"{distribution} {version}" for distribution, version in plugins.items())

@@ -7,23 +7,32 @@ A part registers with a decorator and one import line in its folder's ``__init__
 
 They are stricter than mmengine's: a name stands for one class for good, the class must keep its
 contract, only registered names resolve (never a dotted path), and arguments that do not fit are
-all reported at once.
+all reported at once. What a plugin offers (:mod:`toolkit.offers`) is imported when its name is asked for.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.registry import Registry as MMRegistry
 
 from toolkit import contracts
+from toolkit.offers import Offer, PluginError, distributions_of, load, offers, warn_once
 
 
 class UnknownComponentError(LookupError):
-    """No part of that kind has that name."""
+    """No part of that kind has that name.
+
+    Example:
+        >>> QUANTIZERS.get("os.getcwd")
+        Traceback (most recent call last):
+        UnknownComponentError: no quantizer is called 'os.getcwd'. There are: ...
+    """
 
 
 class Registry(MMRegistry):
@@ -33,6 +42,7 @@ class Registry(MMRegistry):
         kind: What a part is called in messages, such as ``"quantizer"``.
         contracts: The classes of which a part must be a subclass of one.
         location: The package whose import registers the built-in parts.
+        group: The entry-point group in which plugins offer more; by default there is none.
 
     Example:
         >>> from toolkit.registry import LOSSES
@@ -40,12 +50,11 @@ class Registry(MMRegistry):
         ({'type': 'L1'}, False)
     """
 
-    def __init__(self, kind: str, *, contracts: tuple[type, ...], location: str):
+    def __init__(self, kind: str, *, contracts: tuple[type, ...], location: str, group: str | None = None):
         super().__init__(kind, scope="toolkit", locations=[location])
-        self.contracts = contracts
+        self.contracts, self.group = contracts, group
 
-    def _register_module(self, module: type, module_name: str | list[str] | None = None,
-                         force: bool = False) -> None:
+    def _register_module(self, module: type, module_name: str | list[str] | None = None, force: bool = False) -> None:
         names = [module_name] if isinstance(module_name, str) else module_name or [module.__name__]
         for name in names:
             if not (inspect.isclass(module) and issubclass(module, self.contracts)):
@@ -53,31 +62,97 @@ class Registry(MMRegistry):
                 raise TypeError(f"{self.name} {name!r} must be a subclass of {wanted}, got {module!r}.")
             taken = self._module_dict.get(name)
             if force or taken is not None:
-                raise KeyError(f"{self.name} {name!r} cannot be replaced (registered: {taken!r}); "
-                               "choose another name.")
+                raise KeyError(f"{self.name} {name!r} cannot be replaced (registered: {taken!r}); choose another name.")
             self._module_dict[name] = module
+        if "type_name" not in vars(module):  # lest a second name changes the type in configs that are saved
             module.type_name = names[0]
 
     def get(self, key: str) -> type:
-        """The class registered as ``key``.
+        """The class registered as ``key``: a built-in part, or else the one that a plugin offers.
 
-        Built-in parts come first. (Offers of installed plugins, DESIGN section 5, belong between
-        the two statements below: only a name that no built-in has may reach them.)
+        Args:
+            key: The config ``type``. A dotted path is never imported.
 
         Raises:
             UnknownComponentError: If there is none; the message has the nearest names.
+            PluginError: If a plugin offers it, and it cannot be used.
         """
         self.import_from_location()
+        clash = self._clash(key)
         if key in self._module_dict:
+            if clash:
+                warn_once(str(clash))
             return self._module_dict[key]
-        near = difflib.get_close_matches(str(key), self._module_dict, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise UnknownComponentError(f"no {self.name} is called {key!r}. {hint}"
-                                    f"There are: {', '.join(sorted(self._module_dict))}.")
+        if clash:
+            raise clash
+        if offered := self._offers(key):
+            return self._load(offered[0])
+        raise UnknownComponentError(self._unknown(key))
 
     def __contains__(self, key: str) -> bool:
         self.import_from_location()
-        return key in self._module_dict
+        return key in self._module_dict or bool(self._offers(key))
+
+    def _offers(self, name: str, *, allowed: bool = True) -> list[Offer]:
+        return [offer for offer in offers(self.group, allowed=allowed) if offer.name == name]
+
+    def _clash(self, name: str) -> PluginError | None:
+        """What is wrong with a name that has several owners."""
+        part = self._module_dict.get(name)
+        offered = [o for o in self._offers(name) if not part or o.distribution not in distributions_of([part])]
+        if len(offered) < (1 if part else 2):
+            return None
+        fault = (f"is also the name of {part.__module__}.{part.__qualname__}, which stays" if part else
+                 "has several owners, of which none is taken")
+        return PluginError(f"{self.name} {name!r} of {' and of '.join(map(str, offered))} {fault}", status="clash",
+                           cure=f"uninstall {' or '.join(offer.distribution for offer in offered)}, or set "
+                                "TOOLKIT_PLUGINS to the distributions to use", offers=tuple(offered))
+
+    def _load(self, offer: Offer) -> type:
+        with _names_of_plugins_undone(dict.fromkeys((*ALL, self))):
+            part = load(offer, kind=self.name, contracts=self.contracts)
+        self.register_module(name=offer.name, module=part)
+        part.type_name = offer.name  # whatever its module registered it as
+        return part
+
+    def _unknown(self, name: str) -> str:
+        names = sorted({*self._module_dict, *(offer.name for offer in offers(self.group))})
+        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        if left_out := self._offers(name, allowed=False):
+            cure = (f"It is offered by {' and '.join(map(str, left_out))}, which TOOLKIT_PLUGINS="
+                    f"{os.environ.get('TOOLKIT_PLUGINS')!r} leaves out; add {left_out[0].distribution} to it.")
+        else:
+            cure = ("A type that is not built in comes from a plugin: install the distribution that offers it, such "
+                    "as `pip install <distribution>`; `python -m toolkit` lists what is installed.")
+        return f"no {self.name} is called {name!r}. {hint}There are: {', '.join(names)}. {cure}"
+
+    def listing(self, check: bool = False) -> list[tuple[str, str, str, str]]:
+        """Every part, sorted: type, source (a module, or a distribution with its version), state, description.
+
+        Args:
+            check: Import what plugins offer, whose state then is ``"ok"``, ``"failed"``, ``"incompatible"`` or
+                ``"clash"`` with the reason as description. Without it nothing is imported.
+
+        Example:
+            >>> [row[0] for row in LOSSES.listing() if row[1] == "toolkit.losses.reconstruction"][:1]
+            ['L1']
+        """
+        self.import_from_location()
+        rows, own = [], dict(self._module_dict)
+        for offer in offers(self.group):
+            error = self._clash(offer.name)
+            if error is None or offer not in error.offers:  # then what is registered came from this offer
+                error, _ = None, own.pop(offer.name, None)
+            if error is None and check:
+                try:
+                    self.get(offer.name)
+                except PluginError as failure:
+                    error = failure
+            rows.append((offer.name, str(offer), error.status if error else "ok" if check else "",
+                         " ".join(str(error or offer.summary).split())))
+        rows += [(name, part.__module__, "", (part.__doc__ or "").split("\n")[0]) for name, part in own.items()]
+        return sorted(rows)
 
     def build(self, cfg: Mapping[str, Any], **built: Any) -> Any:
         """Construct a part from its config.
@@ -88,8 +163,8 @@ class Registry(MMRegistry):
 
         Raises:
             UnknownComponentError: If nothing has that ``type``.
-            TypeError: If the config is no mapping with a ``type``, or arguments do not fit the
-                constructor; the message lists all of them.
+            PluginError: If a plugin offers that ``type``, and it cannot be used.
+            TypeError: If the config is no mapping with a ``type``, or arguments misfit; the message lists all of them.
         """
         if not isinstance(cfg, Mapping) or not isinstance(cfg.get("type"), str):
             raise TypeError(f"a {self.name} is configured as dict(type='Name', ...), got {cfg!r}.")
@@ -110,32 +185,58 @@ class Registry(MMRegistry):
                 f"inherits another type through _base_, write {self.name}=dict(_delete_=True, type=...).")
 
 
-ENCODERS = Registry("encoder", contracts=(contracts.Encoder,), location="toolkit.networks")
-DECODERS = Registry("decoder", contracts=(contracts.Decoder,), location="toolkit.networks")
-QUANTIZERS = Registry("quantizer", contracts=(contracts.Quantizer,), location="toolkit.quantizers")
-DISCRIMINATORS = Registry("discriminator", contracts=(contracts.Discriminator,),
-                          location="toolkit.networks")
+@contextmanager
+def _names_of_plugins_undone(registries: Iterable[Registry]) -> Iterator[None]:
+    """Within it a plugin is imported; names that it registers are taken back, as only entry points name its parts.
+
+    This package's own parts stay: they are registered once, by an import that a plugin may be the first to do.
+    """
+    before = [(registry, set(registry.module_dict)) for registry in registries]
+    try:
+        yield
+    finally:
+        for registry, names in before:
+            for name in registry.module_dict.keys() - names:
+                part = registry.module_dict[name]
+                if part.__module__.partition(".")[0] != "toolkit" or part.type_name != name:
+                    del registry.module_dict[name]
+
+
+ENCODERS = Registry("encoder", contracts=(contracts.Encoder,), location="toolkit.networks", group="toolkit.encoders")
+DECODERS = Registry("decoder", contracts=(contracts.Decoder,), location="toolkit.networks", group="toolkit.decoders")
+QUANTIZERS = Registry("quantizer", contracts=(contracts.Quantizer,), location="toolkit.quantizers",
+                      group="toolkit.quantizers")
+DISCRIMINATORS = Registry("discriminator", contracts=(contracts.Discriminator,), location="toolkit.networks",
+                          group="toolkit.discriminators")
 LOSSES = Registry("loss", contracts=(contracts.Loss, contracts.AdversarialLoss, contracts.GeneratorWeight),
-                  location="toolkit.losses")
-METRICS = Registry("metric", contracts=(contracts.Metric,), location="toolkit.metrics")
-DATASETS = Registry("dataset", contracts=(contracts.Dataset,), location="toolkit.data")
+                  location="toolkit.losses", group="toolkit.losses")
+METRICS = Registry("metric", contracts=(contracts.Metric,), location="toolkit.metrics", group="toolkit.metrics")
+DATASETS = Registry("dataset", contracts=(contracts.Dataset,), location="toolkit.data", group="toolkit.datasets")
 
 ALL = (ENCODERS, DECODERS, QUANTIZERS, DISCRIMINATORS, LOSSES, METRICS, DATASETS)
 
 
-def main() -> None:
-    """List every part of every kind with the first line of its docstring.
+def main(check: bool = False) -> int:
+    """List every part of every kind: its source and the first line about it.
+
+    Args:
+        check: Import what plugins offer, and say of each whether it can be used.
+
+    Returns:
+        The exit code, 1 if ``check`` found an offer that is not ok.
 
     Example:
         >>> main()   # doctest: +ELLIPSIS
          kind ...
+        0
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("kind", "type", "source", "what it is", box=None)
-    for registry in ALL:
-        registry.import_from_location()
-        for name, part in sorted(registry.module_dict.items()):
-            table.add_row(registry.name, name, part.__module__, (part.__doc__ or "").split("\n")[0])
-    Console().print(table)
+    rows = [(registry.name, *row) for registry in ALL for row in registry.listing(check)]
+    columns = ["kind", Column("type", no_wrap=True), Column("source", overflow="fold"), "state", "what it is"]
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, emoji=False).print(table)  # what strangers wrote is text
+    return int(check and any(state not in ("", "ok") for *_, state, _ in rows))

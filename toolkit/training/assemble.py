@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import json
 import logging
 import platform
@@ -24,6 +23,7 @@ from toolkit.build import build_metrics, build_part, build_tokenizer, load_token
 from toolkit.config import ConfigError, check_keys, load_config
 from toolkit.contracts import Discriminator
 from toolkit.data import Source, TrainLoader, ValLoader
+from toolkit.offers import distributions_of
 from toolkit.registry import DATASETS, DISCRIMINATORS
 from toolkit.tokenizer import Tokenizer
 from toolkit.training.checkpoint import checkpoints_in
@@ -219,15 +219,15 @@ def provenance(seed: int, trainer: Trainer) -> dict[str, Any]:
         >>> provenance(7, trainer)["seed"], provenance(7, trainer)["plugins"]
         (7, {})
     """
-    parts = [trainer.tokenizer.plain.encoder, trainer.tokenizer.plain.quantizer, trainer.tokenizer.plain.decoder,
-             *(network.plain for network in trainer.discriminators.values()), *trainer.objective.losses.values(),
+    networks = [trainer.tokenizer.plain, trainer.objective,
+                *(network.plain for network in trainer.discriminators.values())]
+    with torch.random.fork_rng(devices=[]):  # making metrics must not change what the run draws
+        metrics = trainer.make_metrics(trainer.tokenizer.plain)
+    parts = [*(module for network in networks for module in network.modules()), *metrics,
              *(source.dataset for source in [*trainer.train_loader.sources, *trainer.val_loader.sources])]
-    packages = {type(part).__module__.split(".")[0] for part in parts} - {"toolkit"}
-    offered = importlib.metadata.packages_distributions()
-    plugins = sorted({distribution for package in packages for distribution in offered.get(package, [])})
     device = trainer.accelerator.device
     return {"toolkit": toolkit.__version__, "torch": torch.__version__, "python": platform.python_version(),
-            "plugins": {name: importlib.metadata.version(name) for name in plugins},
+            "plugins": distributions_of(map(type, parts)),
             "git_commit": _git_commit(), "seed": seed, "command": sys.argv,
             "num_processes": trainer.accelerator.num_processes,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or device.type,

@@ -1,0 +1,105 @@
+"""The sources of small plugin distributions, good and bad, which tests install.
+
+A module leaves a file beside it when it runs, which tells whether it was imported.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+HEAD = """
+from pathlib import Path
+import torch
+from toolkit import LOSSES, METRICS, QUANTIZERS, AdversarialLoss, Loss, Metric, Quantizer
+Path(__file__).with_suffix(".imported").touch()
+"""
+ROUND = '''
+class {name}(Quantizer):
+    """Rounds to 0 or 1."""
+    codebook_size = 2
+    def __init__(self, *, dim: int = 1):
+        super().__init__()
+        self.dim = self.num_codebooks = dim
+        self.scale = torch.nn.Parameter(torch.ones(()))
+    def quantize(self, z):
+        codes = (z * self.scale).clamp(0, 1).round()
+        return z + (codes - z).detach(), codes.long(), {{}}
+    def lookup(self, indices):
+        return indices.float()
+'''
+# module -> what it does besides HEAD
+MODULES = {
+    "good_parts": ROUND.format(name="Round") + ROUND.format(name="Plain") + """
+QUANTIZERS.register_module()(Round)          # a decorator, and under another name than the entry point's
+LOSSES.register_module(name="Helper")(type("Helper", (Loss,), {"forward": lambda self, output, target: 0}))
+""",
+    "bad_import": """
+LOSSES.register_module(name="Trace")(type("Trace", (Loss,), {"forward": lambda self, output, target: 0}))
+QUANTIZERS.register_module(name="Alias")(QUANTIZERS.get("VQ"))
+import no_such_module_anywhere
+""",
+    "bad_exit": "raise SystemExit(3)",
+    "bad_parts": "class Nothing(Loss):\n    pass\ndef rounded(z):\n    return z\nfrom toolkit.quantizers import VQ",
+    "bad_taker": "@QUANTIZERS.register_module()\nclass VQ(Quantizer):\n    pass",
+    "old_parts": ROUND.format(name="Old"),
+    "first_parts": ROUND.format(name="Twice"),
+    "second_parts": ROUND.format(name="Twice") + """
+class Game(AdversarialLoss):
+    def generator(self, fake_logits):
+        return -fake_logits.mean()
+    def discriminator(self, real_logits, fake_logits):
+        return (fake_logits - real_logits).mean()
+""",
+    "thief_parts": ROUND.format(name="LFQ") + """
+class Frames(Metric):
+    higher_is_better = {"frames": True}
+    def update(self, *, target, reconstruction, indices):
+        pass
+    def compute(self):
+        return {"frames": 1.0}
+    def reset(self):
+        pass
+""",
+}
+# distribution -> version, requirements, modules, group -> name -> target
+DISTRIBUTIONS = {
+    "Toolkit_Good": ("0.3.1", ["visual-tokenizer-toolkit[test]>=0.0.1.dev0,<99",
+                               "visual-tokenizer-toolkit<0.0.1; python_version<'3'",
+                               "visual-tokenizer-toolkit<0.0.1; extra=='old'"],
+                     ["good_parts"], {"quantizers": {"GoodRound": "good_parts:Round", "Plain": "good_parts:Plain"}}),
+    "toolkit-bad": ("1.0", [], ["bad_import", "bad_exit", "bad_parts", "bad_taker"], {"quantizers": {
+        "BadImport": "bad_import:Round", "BadExit": "bad_exit:Round", "BadAttribute": "bad_parts:Missing",
+        "BadLoss": "bad_parts:Nothing", "BadFunction": "bad_parts:rounded", "BadAlias": "bad_parts:VQ",
+        "BadModule": "bad_parts", "BadTaker": "bad_taker:VQ"}}),
+    "toolkit-old": ("2.0", ["Visual.Tokenizer_Toolkit<0.0.9"], ["old_parts"], {"quantizers": {"Old": "old_parts:Old"}}),
+    "toolkit-first": ("1.1", [], ["first_parts"], {"quantizers": {"Twice": "first_parts:Twice"}}),
+    "toolkit-second": ("1.2", [], ["second_parts"], {"quantizers": {"Twice": "second_parts:Twice"},
+                                                     "losses": {"Game": "second_parts:Game"}}),
+    "toolkit-thief": ("6.6", [], ["thief_parts"], {"quantizers": {"LFQ": "thief_parts:LFQ"},
+                                                   "metrics": {"Frames": "thief_parts:Frames"}}),
+}
+BAD = {"BadImport", "BadExit", "BadAttribute", "BadLoss", "BadFunction", "BadAlias", "BadModule", "BadTaker"}
+
+
+def write_distribution(folder: Path, name: str) -> Path:
+    version, requires, modules, groups = DISTRIBUTIONS[name]
+    folder.mkdir(parents=True)
+    for module in modules:
+        (folder / f"{module}.py").write_text(HEAD + MODULES[module])
+    lines = ['[build-system]', 'requires = ["setuptools"]', 'build-backend = "setuptools.build_meta"', '[project]',
+             f'name = "{name}"', f'version = "{version}"', f'description = "[{name}] in a line"',
+             f'dependencies = {requires[:2]}']
+    if requires[2:]:
+        lines += ['[project.optional-dependencies]', f'old = ["{requires[2].split(";")[0]}"]']
+    for group, entries in groups.items():
+        lines += [f'[project.entry-points."toolkit.{group}"]', *(f'{key} = "{to}"' for key, to in entries.items())]
+    lines += ['[tool.setuptools]', f'py-modules = {modules}']
+    (folder / "pyproject.toml").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def pip_install(*arguments: str | Path) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
+                    "--no-index", "--no-compile", "--disable-pip-version-check", *arguments], check=True)

@@ -1,0 +1,86 @@
+"""The laws of datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit.contracts import Dataset
+from toolkit.testing.parts import check_config, duplicate, seeded
+from toolkit.testing.violations import law
+
+
+def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
+    """Hold a dataset to all laws of its contract.
+
+    Its modality; samples with pixels (C, T, H, W) float32 in [-1, 1] and a key; a length that stays; and the same
+    samples under the same seed, by which a run is resumed.
+
+    Args:
+        dataset: Built, map-style or iterable, with at least one sample; it is copied, never changed.
+        num_samples: How many to look at, evenly spaced if it has a length, else the first ones.
+
+    Raises:
+        ContractViolation: At the first law that is broken.
+
+    Example:
+        >>> from toolkit.data import Images
+        >>> check_dataset(Images(size=32, train=False), num_samples=1)   # of the sample clips
+    """
+    dataset = duplicate(dataset)
+    with law(dataset, "it is a Dataset of images or videos") as checked:
+        checked.need(isinstance(dataset, Dataset), needed="an instance of toolkit.Dataset",
+                     got=f"{type(dataset).__mro__}", do="derive the class from it")
+        checked.need(dataset.modality in ("image", "video"), needed="modality 'image' or 'video'",
+                     got=f"{dataset.modality!r}", do="set it on the class")
+    check_config(dataset)
+    with law(dataset, "it is map-style or iterable, as torch's datasets are",
+             do="write __len__ and __getitem__, or __iter__") as checked:
+        counted, iterable = hasattr(dataset, "__len__"), hasattr(type(dataset), "__iter__")
+        checked.need((counted and hasattr(dataset, "__getitem__")) or iterable,
+                     needed="__len__ and __getitem__, or __iter__", got="neither", do="write one of the two")
+        if counted:
+            length = len(dataset)
+            checked.need(length > 0, needed="at least one sample to look at", got="none", do="give it data")
+            checked.need(len(dataset) == length, needed="the same length each time", got=f"{length}, then another",
+                         do="find the samples once, in the constructor")
+    samples = _samples(dataset, num_samples)
+    for sample in samples:
+        _check_sample(dataset, sample)
+    with law(dataset, "under the same seed it gives the same samples") as checked:
+        for first, second in zip(samples, _samples(dataset, num_samples), strict=True):
+            checked.need(first["key"] == second["key"] and torch.equal(first["pixels"], second["pixels"]),
+                         needed=f"sample {first['key']!r} again", got=f"{second['key']!r} or other pixels",
+                         do="draw from torch's global generator, by which a run is seeded and resumed")
+
+
+def _samples(dataset: Dataset, count: int) -> Sequence[dict[str, Any]]:
+    with law(dataset, "its samples can be read"), seeded(0):
+        if hasattr(type(dataset), "__iter__"):
+            return list(islice(iter(dataset), count))
+        last = len(dataset) - 1
+        return [dataset[index] for index in sorted({place * last // max(count - 1, 1) for place in range(count)})]
+
+
+def _check_sample(dataset: Dataset, sample: Any) -> None:
+    with law(dataset, 'samples are {"pixels": (C, T, H, W) float32 in [-1, 1], "key": str}') as checked:
+        checked.need(isinstance(sample, dict) and {"pixels", "key"} <= sample.keys(),
+                     needed='a dict with "pixels" and "key"',
+                     got=f"{sorted(sample) if isinstance(sample, dict) else type(sample).__name__}",
+                     do="return one from __getitem__ or __iter__")
+        pixels, key = sample["pixels"], sample["key"]
+        checked.need(isinstance(key, str) and bool(key), needed="a key, a str that names the sample", got=f"{key!r}",
+                     do="use the file's path")
+        shown = f"{tuple(pixels.shape)} of {pixels.dtype}" if isinstance(pixels, Tensor) else type(pixels).__name__
+        checked.need(isinstance(pixels, Tensor) and pixels.ndim == 4 and pixels.dtype == torch.float32,
+                     needed="pixels (C, T, H, W) of torch.float32", got=shown,
+                     do="keep T = 1 for an image, and convert by pixels / 127.5 - 1")
+        checked.need(bool(pixels.numel()) and bool((pixels.abs() <= 1).all()), needed="pixels in [-1, 1]",
+                     got=f"{pixels.min().item():.4g} to {pixels.max().item():.4g}" if pixels.numel() else shown,
+                     do="convert by pixels / 127.5 - 1, and clamp after a resize")
+        checked.need(dataset.modality == "video" or pixels.shape[1] == 1, needed="one frame, as modality is 'image'",
+                     got=f"{pixels.shape[1]}", do="set modality to 'video'")

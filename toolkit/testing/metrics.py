@@ -1,0 +1,142 @@
+"""The laws of metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from toolkit.contracts import Metric
+from toolkit.testing.parts import Size, check_config, duplicate, seeded, tiny_pixels
+from toolkit.testing.processes import on_two_processes
+from toolkit.testing.violations import Law, law
+
+Batch = dict[str, Tensor]
+Scores = dict[str, float]
+
+
+def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int | None = None,
+                 num_codebooks: int | None = None, tolerance: float = 1e-6,
+                 processes: Sequence[int] = (1, 2)) -> None:
+    """Hold a metric to all laws of its contract.
+
+    Finite scores, named as in ``higher_is_better``, of which a perfect reconstruction has the better ones; two
+    updates count as one with the joined batch; computing changes nothing; resetting forgets; two processes that
+    share the data report what one with all of it does.
+
+    Args:
+        metric: Built; it is copied, never changed.
+        size: (T, H, W) of the pixels.
+        codebook_size: K of the indices it is given; by default its own attribute, or 16.
+        num_codebooks: G of them; by default its own attribute, or 1.
+        tolerance: Of scores, relative; sums are to be float64.
+        processes: With 2 among them, two real processes share the data.
+
+    Raises:
+        ContractViolation: At the first law that is broken.
+
+    Example:
+        >>> from toolkit.metrics import PSNR
+        >>> check_metric(PSNR(), processes=(1,))
+    """
+    with seeded(0):
+        with law(metric, "it is a Metric") as checked:
+            checked.need(isinstance(metric, Metric), needed="an instance of toolkit.Metric",
+                         got=f"{type(metric).__mro__}", do="derive the class from it")
+        check_config(metric)
+        batches = _batches(size, codebook_size or getattr(metric, "codebook_size", 16),
+                           num_codebooks or getattr(metric, "num_codebooks", 1))
+        joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+        metric = duplicate(metric)
+        with law(metric, "resetting forgets everything"):
+            metric.reset()
+        wanted = _check_scores(metric, [joined])
+        _check_computing(metric, wanted, tolerance)
+        _check_reset(metric, batches[0], joined, wanted, tolerance)
+        _check_direction(metric, joined, wanted)
+        with law(metric, "two updates count as one with the joined batch") as checked:
+            _need_equal(checked, _scores(metric, batches), wanted, tolerance, needed="for three batches the scores of "
+                        "the joined one", do="add sums and counts in float64 and divide in compute only")
+        if 2 in processes:
+            with law(metric, "two processes that share the data report what one does") as checked:
+                results = on_two_processes(checked, _share, [(metric, batches[:1]), (metric, batches[1:])])
+                for rank, found in enumerate(results):
+                    _need_equal(checked, found, wanted, tolerance, needed=f"in process {rank} the scores of all data",
+                                do="add up sums and counts over processes in compute, not their quotients")
+
+
+def _batches(size: Size, codebook_size: int, num_codebooks: int) -> list[Batch]:
+    """Three, of other numbers of samples and errors, for a mean of means to show."""
+    generator, batches = torch.Generator().manual_seed(9), []
+    for number, samples in enumerate((1, 1, 2)):
+        target = tiny_pixels(batch=samples, size=size, seed=number)
+        noise = 0.2 * (number + 1) * torch.randn(target.shape, generator=generator)
+        indices = torch.randint(max(codebook_size, 1), (samples, 1, 2, 2, num_codebooks), generator=generator)
+        batches.append({"target": target, "reconstruction": target + noise, "indices": indices})
+    return batches
+
+
+def _scores(metric: Metric, batches: Sequence[Batch]) -> Scores:
+    """Of these batches alone."""
+    metric.reset()
+    for batch in batches:
+        metric.update(**batch)
+    return metric.compute()
+
+
+def _share(share: tuple[Metric, list[Batch]]) -> Scores:
+    return _scores(*share)
+
+
+def _check_scores(metric: Metric, batches: list[Batch]) -> Scores:
+    with law(metric, "update takes target, reconstruction and indices, and leaves them as they are") as checked:
+        kept = [{name: tensor.clone() for name, tensor in batch.items()} for batch in batches]
+        scores = _scores(metric, batches)
+        same = all(torch.equal(batch[name], copy[name])
+                   for batch, copy in zip(batches, kept, strict=True) for name in copy)
+        checked.need(same, needed="tensors as before", got="changed ones", do="use no in-place operation on them")
+    with law(metric, "compute gives finite numbers by name") as checked:
+        checked.need(isinstance(scores, dict) and all(isinstance(score, float) for score in scores.values()),
+                     needed="a dict of floats", got=f"{scores!r}", do="return {name: tensor.item()}")
+        checked.need(all(map(math.isfinite, scores.values())), needed="finite scores", got=f"{scores!r}",
+                     do="bound what may become infinite, such as the ratio to an error of zero")
+    with law(metric, "higher_is_better names exactly the scores") as checked:
+        better = metric.higher_is_better
+        checked.need(isinstance(better, dict) and all(isinstance(way, bool) for way in better.values())
+                     and better.keys() == scores.keys(),
+                     needed=f"True or False for each of {sorted(scores)}", got=f"{better!r}",
+                     do="set higher_is_better on the class")
+    return scores
+
+
+def _check_direction(metric: Metric, batch: Batch, noisy: Scores) -> None:
+    with law(metric, "higher_is_better says which way is better") as checked:
+        perfect = _scores(metric, [batch | {"reconstruction": batch["target"].clone()}])
+        for name, higher in metric.higher_is_better.items():
+            gain = (perfect[name] - noisy[name]) * (1 if higher else -1)
+            checked.need(gain >= 0, needed=f"a {name!r} of a perfect reconstruction no worse than a noisy one's",
+                         got=f"{perfect[name]:.6g} and {noisy[name]:.6g} with higher_is_better {higher}",
+                         do="correct higher_is_better, or which of target and reconstruction is which")
+
+
+def _check_computing(metric: Metric, wanted: Scores, tolerance: float) -> None:
+    with law(metric, "computing changes nothing") as checked:
+        _need_equal(checked, metric.compute(), wanted, tolerance, needed="the same scores a second time",
+                    do="do not reset, divide or reduce what is kept in compute")
+
+
+def _check_reset(metric: Metric, other: Batch, batch: Batch, wanted: Scores, tolerance: float) -> None:
+    with law(metric, "resetting forgets everything") as checked:
+        metric.update(**other | {"reconstruction": -other["reconstruction"]})
+        metric.reset()
+        metric.update(**batch)
+        _need_equal(checked, metric.compute(), wanted, tolerance, needed="after reset the scores of a new metric",
+                    do="set back all that update adds to in reset")
+
+
+def _need_equal(checked: Law, found: Scores, wanted: Scores, tolerance: float, *, needed: str, do: str) -> None:
+    equal = found.keys() == wanted.keys() and all(
+        math.isclose(found[name], wanted[name], rel_tol=tolerance, abs_tol=1e-9) for name in wanted)
+    checked.need(equal, needed=f"{needed}, {wanted}", got=f"{found}", do=do)

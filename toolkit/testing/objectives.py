@@ -1,0 +1,200 @@
+"""The laws of losses: distances, the two sides of a GAN's game, and the weight between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.contracts import AdversarialLoss, GeneratorWeight, Loss, TokenizerOutput
+from toolkit.registry import LOSSES
+from toolkit.testing.parts import (
+    Size,
+    changes,
+    check_saving,
+    duplicate,
+    near,
+    seeded,
+    state_of,
+    tiny_latents,
+    tiny_pixels,
+)
+from toolkit.testing.processes import on_two_processes
+from toolkit.testing.violations import Law, law
+
+LOGITS = ((4,), (4, 1), (4, 1, 2, 3, 3))
+
+
+def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
+    """Hold a loss on reconstructions to all laws of its contract.
+
+    A finite () float32 whatever the reconstruction's dtype; a gradient at the reconstruction; no state changed
+    by evaluating it; frozen networks in no checkpoint; saving.
+
+    Args:
+        loss: Built, on any device; it is copied, never changed.
+        size: (T, H, W) of the pixels.
+
+    Raises:
+        ContractViolation: At the first law that is broken.
+
+    Example:
+        >>> from toolkit.losses import L1
+        >>> check_loss(L1())
+    """
+    with seeded(0):
+        target = tiny_pixels(size=size, seed=1)
+        for training in (True, False):
+            part = duplicate(loss).train(training)
+            for dtype in (torch.float32, torch.bfloat16):
+                with law(loss, "it is one finite float32 number") as checked:
+                    _need_scalar(checked, part(_output(size, dtype), target))
+            _check_reconstruction_gradient(part, _output(size), target)
+        _check_frozen(loss)
+        part = duplicate(loss).eval()
+        before = state_of(part)
+        with law(loss, "eval mode changes no state, and the input stays as it is") as checked:
+            output, kept = _output(size), target.clone()
+            part(output, target)
+            touched = changes(part, before)
+            same = torch.equal(target, kept) and torch.equal(output.reconstruction, _output(size).reconstruction)
+            checked.need(not touched and same, needed="parameters, buffers and pixels as before",
+                         got=f"changes of {touched or 'the pixels'}", do="use no in-place operations in eval mode")
+        check_saving(loss, LOSSES, lambda one: one(_output(size), target))
+
+
+def check_adversarial_loss(loss: AdversarialLoss) -> None:
+    """Hold a GAN's loss to all laws of its contract.
+
+    Both sides are a finite () float32 for logits of any shape, with gradients; the discriminator's falls when real
+    and fake are told apart, the generator's when the fake passes as real; saving.
+
+    Args:
+        loss: Built, on any device; it is copied, never changed.
+
+    Raises:
+        ContractViolation: At the first law that is broken.
+
+    Example:
+        >>> from toolkit.losses import Hinge
+        >>> check_adversarial_loss(Hinge())
+    """
+    with seeded(0):
+        for shape in LOGITS:
+            _check_sides(duplicate(loss).train(), shape)
+        part = duplicate(loss).eval()
+        high, low = torch.ones(4, 1), -torch.ones(4, 1)
+        with law(loss, "the discriminator's loss is low when real and fake are told apart") as checked:
+            right, wrong = part.discriminator(high, low), part.discriminator(low, high)
+            checked.need(bool(right < wrong), needed="a lower loss for real logits 1 and fake ones -1 than the other "
+                         "way round", got=f"{right.item():.4g} and {wrong.item():.4g}",
+                         do="see which of the two arguments comes first: real, then fake")
+        with law(loss, "the generator's loss is low when its fake passes as real") as checked:
+            passing, caught = part.generator(high), part.generator(low)
+            checked.need(bool(passing < caught), needed="a lower loss for fake logits 1 than for -1",
+                         got=f"{passing.item():.4g} and {caught.item():.4g}", do="correct the sign")
+        check_saving(loss, LOSSES, lambda one: one.discriminator(high, low) + one.generator(low))
+
+
+def check_generator_weight(weight: GeneratorWeight, *, processes: Sequence[int] = (1, 2)) -> None:
+    """Hold a weight of the generator's side to all laws of its contract.
+
+    A finite () float32 without a gradient; the losses' graphs stay; no parameter gets a gradient; two processes
+    find the same factor.
+
+    Args:
+        weight: Built, on any device; it is copied, never changed.
+        processes: With 2 among them, two real processes find the factor of their shares.
+
+    Raises:
+        ContractViolation: At the first law that is broken.
+
+    Example:
+        >>> from toolkit.losses import AdaptiveWeight
+        >>> check_generator_weight(AdaptiveWeight(), processes=(1,))
+    """
+    with seeded(0):
+        with law(weight, "it is one finite float32 number without a gradient") as checked:
+            factor, layer, total = _game(duplicate(weight), slice(None))
+            _need_scalar(checked, factor)
+            checked.need(not factor.requires_grad, needed="a factor without a gradient", got="one with",
+                         do="return factor.detach()")
+            checked.need(layer.grad is None, needed="no gradient left at the last layer", got="one",
+                         do="use torch.autograd.grad, not backward")
+        with law(weight, "the graphs of both losses stay", do="give torch.autograd.grad retain_graph=True") as checked:
+            (factor * total).backward()
+        if 2 in processes:
+            with law(weight, "two processes find the same factor") as checked:
+                part = duplicate(weight)
+                first, second = on_two_processes(checked, _share_of_game, [(part, slice(0, 2)), (part, slice(2, 4))])
+                checked.need(near(torch.tensor(first), torch.tensor(second)), needed="one factor",
+                             got=f"{first:.6g} and {second:.6g}",
+                             do="average gradients by toolkit.layers.mean_over_processes before taking norms")
+        check_saving(weight, LOSSES, lambda one: _game(one, slice(None))[0])
+
+
+def _output(size: Size, dtype: torch.dtype = torch.float32) -> TokenizerOutput:
+    """What a loss is given, with a reconstruction that a gradient can reach."""
+    latents = tiny_latents(dim=4, grid=(1, 4, 4))
+    return TokenizerOutput(tiny_pixels(size=size, seed=2).to(dtype).requires_grad_(), latents, latents.sign(),
+                           torch.zeros(2, 1, 4, 4, 1, dtype=torch.int64))
+
+
+def _need_scalar(checked: Law, value: object) -> None:
+    shown = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else f"{value!r}"
+    checked.need(isinstance(value, Tensor) and value.shape == () and value.dtype == torch.float32,
+                 needed="a () float32 tensor", got=shown, do="compute in float32 (x.float()) and take the mean")
+    checked.need(bool(value.isfinite()), needed="a finite number", got=f"{value.item()}",
+                 do="look for the logarithm of zero or a division by zero")
+
+
+def _need_gradient(checked: Law, value: Tensor, at: Tensor, *, called: str) -> None:
+    do = "do not detach, round or convert to numpy on the way"
+    checked.need(value.requires_grad, needed="a loss with a gradient", got="one cut off from any", do=do)
+    gradient, = torch.autograd.grad(value, at, allow_unused=True)
+    checked.need(gradient is not None and bool(gradient.any()) and bool(gradient.isfinite().all()),
+                 needed=f"a finite gradient at the {called} that is not zero everywhere",
+                 got="none" if gradient is None else "zeros" if not bool(gradient.any()) else "NaN or infinity", do=do)
+
+
+def _check_reconstruction_gradient(loss: Loss, output: TokenizerOutput, target: Tensor) -> None:
+    with law(loss, "the gradient reaches output.reconstruction") as checked:
+        _need_gradient(checked, loss(output, target), output.reconstruction, called="reconstruction")
+
+
+def _check_frozen(loss: nn.Module) -> None:
+    with law(loss, "networks that are used and never trained are in no checkpoint") as checked:
+        frozen = {name for name, parameter in loss.named_parameters() if not parameter.requires_grad}
+        saved = sorted(frozen & set(loss.state_dict()))
+        checked.need(not saved, needed="no frozen parameter in the state_dict",
+                     got=f"{len(saved)}, such as {saved[:2]}", do="wrap the network in toolkit.pretrained.Frozen")
+
+
+def _check_sides(loss: AdversarialLoss, shape: tuple[int, ...]) -> None:
+    sides: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "generator": lambda _, fake: loss.generator(fake), "discriminator": loss.discriminator}
+    for name, side in sides.items():
+        for dtype in (torch.float32, torch.bfloat16):
+            # Between -1 and 1, where no known loss is flat.
+            real, fake = (tiny_pixels(size=(1, 1, 1), batch=torch.Size(shape).numel(), channels=1, seed=seed)
+                          .reshape(shape).to(dtype).requires_grad_() for seed in (1, 2))
+            with law(loss, f"the {name}'s side is one finite float32 number for logits {shape}") as checked:
+                _need_scalar(checked, side(real, fake))
+            with law(loss, f"the gradient of the {name}'s side reaches the logits {shape}") as checked:
+                _need_gradient(checked, side(real, fake), fake, called="fake logits")
+                if name == "discriminator":
+                    _need_gradient(checked, side(real, fake), real, called="real logits")
+
+
+def _game(weight: GeneratorWeight, share: slice) -> tuple[Tensor, nn.Parameter, Tensor]:
+    """The factor of a linear decoder's two losses, its layer, and the losses' sum."""
+    layer = nn.Parameter(tiny_latents(dim=4, batch=3, grid=(1, 1, 1), seed=6).flatten(1))
+    codes, target = tiny_latents(dim=4, batch=4, seed=7)[share], tiny_pixels(batch=4, size=(1, 4, 4))[share]
+    pixels = torch.einsum("cd,bdthw->bcthw", layer, codes)
+    reconstruction, adversarial = (pixels - target).square().mean(), -pixels.square().mean()
+    return weight(reconstruction, adversarial, layer), layer, reconstruction + adversarial
+
+
+def _share_of_game(share: tuple[GeneratorWeight, slice]) -> float:
+    return _game(*share)[0].item()

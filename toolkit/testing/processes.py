@@ -1,0 +1,181 @@
+"""A function on two processes that form a gloo group, as data-parallel training runs."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import pickle
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from toolkit.testing.violations import ContractViolation, Law
+
+TIMEOUT = 120.0  # seconds for both processes
+GRACE = 20.0  # seconds for the second, which does as much as the first, once that is done
+
+
+def on_two_processes(law: Law, function: Callable[[Any], Any], shares: Sequence[Any]) -> list[Any]:
+    """Call ``function(share)`` in each of two processes of one gloo group; they are kept for the next call.
+
+    Torch's generator is seeded with the rank, since processes that train are not to draw alike.
+
+    Args:
+        law: The law that an error breaks.
+        function: Defined at a module's top level.
+        shares: What each process gets.
+
+    Returns:
+        Both results, by rank.
+
+    Raises:
+        ContractViolation: If something cannot be sent, a process fails (with its traceback), or they wait for
+            each other.
+
+    Example:
+        >>> on_two_processes(Law(object(), "a loss is shared"), lambda share: share, [1, 2])
+        Traceback (most recent call last):
+        toolkit.testing.violations.ContractViolation: object breaks the law "a loss is shared": needed a part that ...
+    """
+    try:
+        payloads = [pickle.dumps((function, share)) for share in shares]
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise law.violation(
+            needed="a part that can be sent to another process", got=f"{type(error).__name__} ({error})",
+            do="define the class at the top level of a module and keep no lambda, generator or open file in it; or "
+               "check with processes=(1,)") from error
+    global _pair
+    if _pair is None or _pair.owner != os.getpid():
+        _pair = _Pair()
+    try:
+        return _pair.ask(law, payloads)
+    except ContractViolation:
+        _close()  # one of them may still be in the middle of it
+        raise
+
+
+class _Pair:
+    """Two processes that wait for functions to call."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        forks = "forkserver" in multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if forks else "spawn")
+        if forks:
+            context.set_forkserver_preload([__name__])  # both then start with torch imported
+        self.connections: list[Connection] = []
+        self.processes = []
+        for rank in (0, 1):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, rank), daemon=True)
+            process.start()
+            theirs.close()  # so that the end of the process ends the connection
+            self.connections.append(ours)
+            self.processes.append(process)
+
+    def ask(self, law: Law, payloads: list[bytes]) -> list[Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            for rank, payload in enumerate(payloads):
+                self._send(law, rank, pickle.dumps((list(sys.path), folder, payload)))
+            answers = self._answers(law)
+            for rank in (0, 1):
+                self._send(law, rank, b"both are done")
+            for rank, connection in enumerate(self.connections):
+                if connection.poll(GRACE):
+                    self._receive(law, rank)
+            return answers
+
+    def _answers(self, law: Law) -> list[Any]:
+        waiting = dict(zip(self.connections, (0, 1), strict=True))
+        answers: dict[int, Any] = {}
+        deadline = time.monotonic() + TIMEOUT
+        while waiting:
+            ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise law.violation(
+                    needed="both processes to finish", got=f"process {' and '.join(map(str, waiting.values()))} still "
+                    f"waiting after {f'process {next(iter(answers))} was done' if answers else f'{TIMEOUT:g} s'}",
+                    do="the processes wait for each other: a collective call is made by one process only; make the "
+                       "same calls in the same order on all, whatever their data")
+            for connection in ready:
+                rank = waiting.pop(connection)
+                worked, answers[rank] = pickle.loads(self._receive(law, rank))
+                if not worked:
+                    raise law.violation(needed="no error on two processes", got=f"this in process {rank}:\n"
+                                        f"{answers[rank]}", do="correct the cause named in its last line")
+            deadline = min(deadline, time.monotonic() + GRACE)
+        return [answers[0], answers[1]]
+
+    def _send(self, law: Law, rank: int, message: bytes) -> None:
+        try:
+            self.connections[rank].send_bytes(message)
+        except OSError as error:
+            raise self._death(law, rank) from error
+
+    def _receive(self, law: Law, rank: int) -> bytes:
+        try:
+            return self.connections[rank].recv_bytes()
+        except (EOFError, OSError) as error:
+            raise self._death(law, rank) from error
+
+    def _death(self, law: Law, rank: int) -> ContractViolation:
+        self.processes[rank].join(1.0)
+        return law.violation(
+            needed="two processes that live", got=f"the end of process {rank} (exit code "
+            f"{self.processes[rank].exitcode})", do="let all processes make the same collective calls on tensors of "
+            "the same shape and dtype; in a script, call the check under if __name__ == '__main__'")
+
+    def close(self) -> None:
+        for connection in self.connections:
+            connection.close()
+        if self.owner == os.getpid():
+            for process in self.processes:
+                process.kill()
+                process.join(5.0)
+
+
+_pair: _Pair | None = None
+
+
+@atexit.register
+def _close() -> None:
+    global _pair
+    if _pair is not None:
+        _pair.close()
+        _pair = None
+
+
+def _serve(connection: Connection, rank: int) -> None:
+    """A process's life: a function comes, its result goes, and the group ends when both are done."""
+    torch.set_num_threads(1)
+    try:
+        while True:
+            connection.send_bytes(_run(connection.recv_bytes(), rank))
+            connection.recv_bytes()
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            connection.send_bytes(b"ready")
+    except (EOFError, OSError):  # nobody asks any more
+        return
+
+
+def _run(task: bytes, rank: int) -> bytes:
+    try:
+        path, folder, payload = pickle.loads(task)
+        sys.path[:] = path  # where the part's class was imported from
+        function, share = pickle.loads(payload)
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
+                                timeout=timedelta(seconds=2 * TIMEOUT))
+        torch.manual_seed(rank)
+        return pickle.dumps((True, function(share)))
+    except Exception:  # any failure of the part goes to the process that asked, as text
+        return pickle.dumps((False, traceback.format_exc()))

@@ -1,0 +1,243 @@
+"""The laws of quantizers that train: what is saved, what stands still, and two processes that act as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from toolkit.contracts import Quantizer
+from toolkit.contracts.quantizer import Grid
+from toolkit.layers import mean_over_processes
+from toolkit.registry import QUANTIZERS
+from toolkit.testing.parts import changes, duplicate, near, reloaded, seeded, state_of, tiny_latents
+from toolkit.testing.processes import on_two_processes
+from toolkit.testing.violations import Law, law
+
+STEPS, BATCH, LEARNING_RATE = 3, 4, 0.1
+_LATENTS = "gradient of the latents"
+Record = dict[str, Tensor]  # of one step: what was computed and what it left
+
+
+def training_steps(quantizer: Quantizer, batches: Sequence[Tensor], *, share: slice = slice(None)) -> list[Record]:
+    """Train a quantizer as the objective does, by plain gradient descent; gradients are averaged over processes.
+
+    Args:
+        quantizer: In train mode; it is changed.
+        batches: For each step latents (B, d, t, h, w) of all processes.
+        share: Which samples of a batch this process has.
+
+    Returns:
+        For each step "codes", "indices", "loss NAME", "gradient of the latents", "gradient of NAME" and,
+        after the step, "state NAME".
+
+    Example:
+        >>> from toolkit.quantizers import VQ
+        >>> step, = training_steps(VQ(codebook_size=4, dim=2).train(), [tiny_latents(dim=2)])
+        >>> list(step)[:4]
+        ['codes', 'indices', 'loss commitment', 'loss codebook']
+    """
+    records = []
+    for number, batch in enumerate(batches):
+        latents = batch[share].clone().requires_grad_()
+        pull = torch.randn(batch.shape, generator=torch.Generator().manual_seed(100 + number))[share]
+        out = quantizer(latents)
+        # The pull stands for the decoder and its losses, which are means over the batch.
+        total = (out.codes * pull).mean() + sum(
+            quantizer.loss_weights[name] * loss for name, loss in out.losses.items())
+        quantizer.zero_grad()
+        total.backward()
+        record = {"codes": out.codes} | ({} if out.indices is None else {"indices": out.indices})
+        record |= {f"loss {name}": loss for name, loss in out.losses.items()}
+        record[_LATENTS] = torch.zeros_like(latents) if latents.grad is None else latents.grad
+        for name, parameter in quantizer.named_parameters():
+            if parameter.requires_grad:
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                record[f"gradient of {name}"] = mean_over_processes(gradient)
+                parameter.data.sub_(LEARNING_RATE * record[f"gradient of {name}"])
+        record |= {f"state {name}": tensor for name, tensor in state_of(quantizer).items()}
+        records.append({name: tensor.detach().clone() for name, tensor in record.items()})
+    return records
+
+
+def check_frozen(quantizer: Quantizer, grid: Grid) -> None:
+    """With ``frozen`` set on it and its children, a quantizer in train mode changes no state.
+
+    Args:
+        quantizer: Left as it is.
+        grid: (t, h, w) of the latents.
+
+    Raises:
+        ContractViolation: If it does.
+
+    Example:
+        >>> from toolkit.quantizers import VQ
+        >>> check_frozen(VQ(codebook_size=4, dim=2), (1, 2, 2))
+    """
+    part = duplicate(quantizer).train()
+    for module in part.modules():
+        if isinstance(module, Quantizer):
+            module.frozen = True
+    before = state_of(part)
+    with law(quantizer, "frozen, it changes no state in train mode") as checked:
+        for seed in range(STEPS):
+            part(tiny_latents(dim=part.dim, grid=grid, seed=seed))
+        touched = changes(part, before)
+        checked.need(not touched, needed="parameters and buffers as before, since frozen is True",
+                     got=f"changes of {touched}",
+                     do="update a codebook or running values only if self.training and not self.frozen")
+
+
+def check_seeding(quantizer: Quantizer, grid: Grid) -> None:
+    """Under the same seed it trains alike.
+
+    Args:
+        quantizer: Left as it is.
+        grid: (t, h, w) of the latents.
+
+    Raises:
+        ContractViolation: If it does not.
+
+    Example:
+        >>> from toolkit.quantizers import VQ
+        >>> check_seeding(VQ(codebook_size=4, dim=2), (1, 2, 2))
+    """
+    part, batches = duplicate(quantizer).train(), _batches(quantizer, grid)
+    with law(quantizer, "random numbers of training come from torch's generator") as checked:
+        again = _differing(*(_run(part, batches, seed=0) for _ in range(2)))
+        checked.need(not again, needed="under the same seed the same training", got=f"other {sorted(again)}",
+                     do="draw from torch's global generator, by which a run is seeded and resumed")
+
+
+def check_loading(quantizer: Quantizer, grid: Grid) -> None:
+    """Trained, saved and loaded into a new instance, it gives the same, in eval mode and at the next step.
+
+    Args:
+        quantizer: Left as it is.
+        grid: (t, h, w) of the latents.
+
+    Raises:
+        ContractViolation: If it does not.
+
+    Example:
+        >>> from toolkit.quantizers import VQ
+        >>> check_loading(VQ(codebook_size=4, dim=2), (1, 2, 2))
+    """
+    part, batches = duplicate(quantizer).train(), _batches(quantizer, grid)
+    with law(quantizer, "it can be trained"), seeded(1):
+        training_steps(part, batches)
+    other = reloaded(part, QUANTIZERS)
+    do = "keep all that changes in training in parameters or persistent buffers, and every choice in the arguments"
+    with law(quantizer, "saved and loaded, it gives the same") as checked:
+        with torch.no_grad():
+            wanted, found = (one.eval()(batches[0]) for one in (part, other))
+        if wanted.indices is not None:
+            checked.need(torch.equal(found.indices, wanted.indices), needed="the indices of the one that was saved",
+                         got="others", do=do)
+        checked.need(near(found.codes, wanted.codes, rel=1e-6), needed="the codes of the one that was saved",
+                     got="others", do=do)
+    with law(quantizer, "saved and loaded, it goes on training alike") as checked:
+        results = []
+        for one in (part, other):
+            with seeded(2):
+                results.append(training_steps(one.train(), batches[:1])[0])
+        for name in results[0]:
+            checked.need(near(results[1][name], results[0][name], rel=1e-5),
+                         needed=f"at the next step the {name} of the one that was saved", got="another", do=do)
+
+
+def check_processes(quantizer: Quantizer, grid: Grid) -> None:
+    """Two processes with half of a batch each train like one with the whole batch.
+
+    What differs between two seeds on one process is random, and not compared with the joined batch.
+
+    Args:
+        quantizer: Left as it is.
+        grid: (t, h, w) of the latents.
+
+    Raises:
+        ContractViolation: If they do not.
+
+    Example:
+        >>> from toolkit.quantizers import VQ
+        >>> vq = VQ(codebook_size=4, dim=2)
+        >>> vq.hook = lambda: None
+        >>> check_processes(vq, (1, 2, 2))
+        Traceback (most recent call last):
+        toolkit.testing.violations.ContractViolation: VQ breaks ...: needed a part that can be sent to another ...
+    """
+    part, batches = duplicate(quantizer).train(), _batches(quantizer, grid)
+    joined = _run(part, batches, seed=0)
+    random = _differing(joined, _run(part, batches, seed=1))
+    with law(quantizer, "two processes train like one with the joined batch") as checked:
+        halves = [slice(0, BATCH // 2), slice(BATCH // 2, BATCH)]
+        results = on_two_processes(checked, _train_share, [(part, batches, half) for half in halves])
+        for step, (whole, first, second) in enumerate(zip(joined, *results, strict=True)):
+            _compare(checked, step, whole, first, second, random=random)
+
+
+def _batches(quantizer: Quantizer, grid: Grid) -> list[Tensor]:
+    return [tiny_latents(dim=quantizer.dim, batch=BATCH, grid=grid, seed=10 + step) for step in range(STEPS)]
+
+
+def _run(quantizer: Quantizer, batches: list[Tensor], *, seed: int) -> list[Record]:
+    with law(quantizer, "it can be trained"), seeded(seed):
+        return training_steps(duplicate(quantizer), batches)
+
+
+def _train_share(share: tuple[Quantizer, list[Tensor], slice]) -> list[Record]:
+    """What each of the two processes does."""
+    quantizer, batches, half = share
+    return training_steps(quantizer.train(), batches, share=half)
+
+
+def _differing(one: list[Record], other: list[Record]) -> set[str]:
+    return {name for left, right in zip(one, other, strict=True) for name in left.keys() | right.keys()
+            if name not in left or name not in right or not near(left[name], right[name], rel=1e-6)}
+
+
+def _compare(checked: Law, step: int, whole: Record, first: Record, second: Record, *, random: set[str]) -> None:
+    """One step of two processes against that of one with the joined batch."""
+    chance = bool(random & {"codes", "indices"})  # which then is in every gradient
+    for name in whole:  # first what is to be one, as all else follows from it
+        if name.startswith(("state ", "gradient of ")) and name != _LATENTS:
+            checked.need(near(second[name], first[name]), do=_STATE, got=_shown(second[name], first[name]),
+                         needed=f"one {name} in both processes at step {step}")
+    for name, wanted in whole.items():
+        kind = name.split(" ")[0]
+        joined, do = _JOINED[name if name == _LATENTS else kind]
+        if name not in random and not (chance and kind == "gradient"):
+            found = joined(first[name], second[name])
+            checked.need(near(found.to(wanted.dtype), wanted, rel=2e-5, floor=1e-6), do=do,
+                         needed=f"at step {step} the {name} of the joined batch", got=_shown(found, wanted))
+
+
+def _shown(found: Tensor, wanted: Tensor) -> str:
+    if found.shape != wanted.shape:
+        return f"{tuple(found.shape)} instead of {tuple(wanted.shape)}"
+    if found.numel() == 1:
+        return f"{found.item():.6g} instead of {wanted.item():.6g}"
+    return f"a largest difference of {(found.double() - wanted.double()).abs().max().item():.3g}"
+
+
+def _both(first: Tensor, second: Tensor) -> Tensor:
+    return torch.cat([first, second])
+
+
+def _both_of_the_mean(first: Tensor, second: Tensor) -> Tensor:
+    return torch.cat([first, second]) / 2  # each process's total is the mean over half as many samples
+
+
+def _mean(first: Tensor, second: Tensor) -> Tensor:
+    return (first.double() + second.double()) / 2
+
+
+_STATISTICS = ("average what is no sum over samples, such as the frequencies in an entropy, by "
+               "toolkit.layers.mean_over_processes before using it")
+_STATE = ("take sums and counts over all processes (toolkit.layers.sum_over_processes, gather_over_processes) before "
+          "updating running values, and share random draws by from_first_process")
+_JOINED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "codes": (_both, _STATE), "indices": (_both, _STATE), "loss": (_mean, _STATISTICS), "state": (_mean, _STATE),
+    "gradient": (_mean, _STATISTICS), _LATENTS: (_both_of_the_mean, _STATISTICS),
+}

@@ -1,0 +1,316 @@
+"""The laws of quantizers, on one process; those of training and of two processes are in ``quantizer_training``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from toolkit.contracts import Quantizer, QuantizerOutput
+from toolkit.contracts.quantizer import Grid
+from toolkit.registry import QUANTIZERS
+from toolkit.testing.parts import changes, duplicate, near, rebuild, seeded, state_of, tiny_latents
+from toolkit.testing.quantizer_training import (
+    check_frozen,
+    check_loading,
+    check_processes,
+    check_seeding,
+    training_steps,
+)
+from toolkit.testing.violations import Law, law
+
+GRIDS = ((1, 1, 1), (1, 4, 4), (3, 2, 5))
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtypes: Sequence[torch.dtype] = DTYPES,
+                    processes: Sequence[int] = (1, 2)) -> None:
+    """Hold a quantizer to all laws of its contract.
+
+    Attributes, config and messages; shapes and dtypes; exact codes of stored indices; indices decided in
+    float32; gradients; losses; eval and frozen mode; saving; and two processes that train as one. A quantizer
+    that draws random numbers in training is compared where they do not matter, a continuous bottleneck by what
+    applies to it.
+
+    Args:
+        quantizer: Built, on any device; it is copied, never changed.
+        grids: Latent grids (t, h, w) to try; the last one should have several positions.
+        dtypes: Of the latents.
+        processes: With 2 among them, two real processes are started and train it.
+
+    Raises:
+        ContractViolation: At the first law that is broken.
+
+    Example:
+        >>> from toolkit.quantizers import VQ
+        >>> check_quantizer(VQ(codebook_size=8, dim=4), processes=(1,))
+    """
+    with seeded(0):
+        _check_attributes(quantizer)
+        rebuild(quantizer, QUANTIZERS)
+        _check_refusals(quantizer)
+        for grid in grids:
+            for dtype in dtypes:
+                for batch in (1, 3):
+                    _check_shapes(quantizer, tiny_latents(dim=quantizer.dim, batch=batch, grid=grid).to(dtype))
+        for dtype in dtypes:
+            _check_gradient(quantizer, tiny_latents(dim=quantizer.dim, grid=grids[-1]).to(dtype))
+            _check_losses(quantizer, tiny_latents(dim=quantizer.dim, grid=grids[-1]).to(dtype))
+        trained = _trained(quantizer, grids[-1])
+        _check_eval(trained, tiny_latents(dim=quantizer.dim, grid=grids[-1], seed=2))
+        for grid in grids:
+            for dtype in dtypes:
+                _check_stored_indices(trained, tiny_latents(dim=quantizer.dim, grid=grid, seed=1).to(dtype))
+        _check_float32(trained, grids[-1], dtypes)
+        _check_layouts(trained, tiny_latents(dim=quantizer.dim, grid=grids[-1], seed=3))
+        _check_batch(trained, tiny_latents(dim=quantizer.dim, grid=grids[-1], batch=4, seed=4))
+        check_frozen(quantizer, grids[-1])
+        check_seeding(quantizer, grids[-1])
+        check_loading(quantizer, grids[-1])
+        if 2 in processes:
+            check_processes(quantizer, grids[-1])
+
+
+def _whole(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
+
+
+def _check_attributes(quantizer: Quantizer) -> None:
+    with law(quantizer, "it is a Quantizer") as checked:
+        checked.need(isinstance(quantizer, Quantizer), needed="an instance of toolkit.Quantizer",
+                     got=f"{type(quantizer).__mro__}", do="derive the class from it")
+    with law(quantizer, "dim, codebook_size, num_codebooks and digits say what it is",
+             do="set them in the constructor, after super().__init__()") as checked:
+        dim, size, books = quantizer.dim, quantizer.codebook_size, quantizer.num_codebooks
+        checked.need(_whole(dim) and dim > 0, needed="dim, an int from 1 on", got=f"{dim!r}", do="set self.dim")
+        checked.need(_whole(size) and 0 <= size <= 2**63, needed="codebook_size, an int from 1 to 2^63, or 0 for a "
+                     "continuous bottleneck", got=f"{size!r}", do="set self.codebook_size to that of one codebook")
+        checked.need(_whole(books) and books > 0, needed="num_codebooks, an int from 1 on", got=f"{books!r}",
+                     do="set self.num_codebooks")
+        digits = quantizer.digits
+        fits = all(_whole(digit) and digit > 0 for digit in digits) and math.prod(digits) == size
+        checked.need(fits or size == 0, needed=f"digits, ints whose product is the codebook_size {size}",
+                     got=f"{digits!r}", do="give the sizes of an index's digits, most significant first")
+    with law(quantizer, "loss_weights has the paper's weight of each loss") as checked:
+        weights = quantizer.loss_weights
+        checked.need(isinstance(weights, dict) and all(
+            isinstance(name, str) and isinstance(weight, int | float) and not isinstance(weight, bool)
+            and math.isfinite(weight) for name, weight in weights.items()),
+            needed="a dict of names and finite numbers", got=f"{weights!r}", do="set loss_weights on the class")
+
+
+def _check_refusals(quantizer: Quantizer) -> None:
+    part, dim = duplicate(quantizer).eval(), quantizer.dim
+    with law(quantizer, "latents that do not fit are refused") as checked:
+        for shape in ((2, dim + 1, 1, 4, 4), (2, dim, 4, 4)):
+            checked.need_refusal(lambda shape=shape: part(torch.zeros(shape)), of=f"latents {shape}",
+                                 do="let Quantizer.forward check them, or check them as it does")
+
+
+def _forward(quantizer: Quantizer, latents: Tensor) -> QuantizerOutput:
+    """The output without a graph."""
+    with torch.no_grad():
+        return quantizer(latents)
+
+
+def _check_shapes(quantizer: Quantizer, latents: Tensor) -> None:
+    grid, batch = tuple(latents.shape[2:]), len(latents)
+    where = f"latents {tuple(latents.shape)} of {latents.dtype}"
+    for training in (False, True):
+        part, mode = duplicate(quantizer).train(training), "training" if training else "eval"
+        given = latents.clone()
+        with law(quantizer, "codes have the latents' shape and dtype, and indices are (B, *positions, G) int64",
+                 do="return codes (B, N, d), indices (B, N, G) and a dict from quantize") as checked:
+            out = _forward(part, given)
+            checked.need(isinstance(out, QuantizerOutput), needed="a QuantizerOutput", got=f"{type(out).__name__}",
+                         do="return one from forward")
+            checked.need(out.codes.shape == latents.shape and out.codes.dtype == latents.dtype,
+                         needed=f"codes as the {where} in {mode}", got=f"{tuple(out.codes.shape)} of {out.codes.dtype}",
+                         do="return codes (B, N, d) from quantize, and cast them if forward is your own")
+            checked.need(bool(out.codes.isfinite().all()), needed=f"finite codes of the {where} in {mode}",
+                         got="NaN or infinity", do="look for a division by zero")
+            checked.need(torch.equal(given, latents), needed="latents that are left as they were",
+                         got="changed ones", do="use no in-place operation on the input")
+        if quantizer.codebook_size == 0:
+            with law(quantizer, "a continuous bottleneck has no indices") as checked:
+                checked.need(out.indices is None, needed="indices None, as codebook_size is 0",
+                             got=f"{type(out.indices).__name__}", do="return None, or set codebook_size")
+        else:
+            _check_indices(quantizer, out.indices, batch=batch, grid=grid, where=f"the {where} in {mode}")
+
+
+def _check_indices(quantizer: Quantizer, indices: Tensor | None, *, batch: int, grid: Grid, where: str) -> None:
+    with law(quantizer, "codes have the latents' shape and dtype, and indices are (B, *positions, G) int64") as checked:
+        checked.need(isinstance(indices, Tensor), needed=f"a tensor of indices of {where}", got=f"{indices!r}",
+                     do="return them from quantize, or set codebook_size = 0 if there are none")
+        wanted = (batch, *quantizer.positions(grid), quantizer.num_codebooks)
+        checked.need(tuple(indices.shape) == wanted and indices.dtype == torch.int64,
+                     needed=f"indices {wanted} of torch.int64 for {where}",
+                     got=f"{tuple(indices.shape)} of {indices.dtype}",
+                     do="return indices (B, N, G) with .long() from quantize, and let positions(grid) say what N is")
+    with law(quantizer, "indices lie in [0, K)") as checked:
+        low, high = int(indices.min()), int(indices.max())
+        checked.need(0 <= low and high < quantizer.codebook_size,
+                     needed=f"indices in [0, {quantizer.codebook_size}) for {where}", got=f"{low} to {high}",
+                     do="correct the index, or codebook_size, which is that of one codebook")
+
+
+def _check_gradient(quantizer: Quantizer, latents: Tensor) -> None:
+    part, latents = duplicate(quantizer).train(), latents.clone().requires_grad_()
+    do = "return codes that depend on z in training, such as straight_through(z, codes)"
+    with law(quantizer, "the codes' gradient reaches the latents in training", do=do) as checked:
+        codes = part(latents).codes
+        checked.need(codes.requires_grad, needed="codes with a gradient", got="codes cut off from any", do=do)
+        gradient, = torch.autograd.grad((codes.float() * tiny_latents(dim=part.dim, grid=tuple(codes.shape[2:]))).sum(),
+                                        latents, allow_unused=True)
+        checked.need(gradient is not None and bool(gradient.any()), needed="a gradient that is not zero everywhere",
+                     got="none" if gradient is None else "zeros", do=do)
+        checked.need(bool(gradient.isfinite().all()), needed=f"finite gradients for {latents.dtype}",
+                     got="NaN or infinity", do="look for a division by zero or the root of zero")
+
+
+def _check_losses(quantizer: Quantizer, latents: Tensor) -> None:
+    part = duplicate(quantizer)
+    with law(quantizer, "losses are named float32 scalars in training") as checked:
+        losses = part.train()(latents).losses
+        checked.need(isinstance(losses, dict), needed="a dict of losses", got=f"{type(losses).__name__}",
+                     do="return name -> loss from quantize, {} if there are none")
+        for name, loss in losses.items():
+            shown = f"{tuple(loss.shape)} of {loss.dtype}" if isinstance(loss, Tensor) else f"{loss!r}"
+            checked.need(isinstance(loss, Tensor) and loss.shape == () and loss.dtype == torch.float32,
+                         needed=f"loss {name!r} as a () float32 tensor", got=shown,
+                         do="take the mean over batch and positions, in float32")
+            checked.need(bool(loss.isfinite()), needed=f"a finite loss {name!r}", got=f"{loss.item()}",
+                         do="look for the logarithm of zero or a division by zero")
+    with law(quantizer, "each loss has a weight in loss_weights, and each weight a loss") as checked:
+        checked.need(losses.keys() == quantizer.loss_weights.keys(),
+                     needed=f"losses named as loss_weights, {sorted(quantizer.loss_weights)}", got=f"{sorted(losses)}",
+                     do="give each loss that quantize returns in training its paper's weight, and no other")
+    with law(quantizer, "there are no losses in eval mode") as checked:
+        losses = part.eval()(latents).losses
+        checked.need(losses == {}, needed="{}", got=f"{losses!r}", do="return losses only if self.training")
+
+
+def _trained(quantizer: Quantizer, grid: Grid) -> Quantizer:
+    """A copy after a few steps of training, in eval mode: what it learned from data is there."""
+    part = duplicate(quantizer).train()
+    with law(quantizer, "it can be trained"), seeded(1):
+        training_steps(part, [tiny_latents(dim=part.dim, batch=4, grid=grid, seed=seed) for seed in range(3)])
+    return part.eval()
+
+
+def _check_stored_indices(quantizer: Quantizer, latents: Tensor) -> None:
+    grid = tuple(latents.shape[2:])
+    if quantizer.codebook_size == 0:
+        with law(quantizer, "a continuous bottleneck has no codes of indices") as checked:
+            checked.need_refusal(
+                lambda: quantizer.codes_from_indices(torch.zeros(1, *grid, 1, dtype=torch.int64), grid),
+                of="any indices", do="leave codes_from_indices to Quantizer")
+        return
+    out = _forward(quantizer, latents)
+    with law(quantizer, "codes_from_indices gives the evaluated codes exactly",
+             do="let lookup (B, N, G) -> (B, N, d) return what quantize returns for these indices") as checked:
+        codes = quantizer.codes_from_indices(out.indices, grid)
+        checked.need(codes.shape == latents.shape and codes.dtype == torch.float32,
+                     needed=f"codes {tuple(latents.shape)} of torch.float32",
+                     got=f"{tuple(codes.shape)} of {codes.dtype}", do="return codes (B, N, d) float32 from lookup")
+        wrong = codes.to(latents.dtype) != out.codes
+        checked.need(not bool(wrong.any()), needed=f"for latents of {latents.dtype} the codes that forward returned",
+                     got=f"others in {int(wrong.sum())} of {wrong.numel()} entries",
+                     do="compute codes in both by the same operations in float32, and read the index's digits in the "
+                        "order in which quantize wrote them")
+    _check_any_indices(quantizer, out.indices, grid)
+
+
+def _check_any_indices(quantizer: Quantizer, indices: Tensor, grid: Grid) -> None:
+    """Of the whole codebook, of another integer dtype, and beyond."""
+    with law(quantizer, "every index in [0, K) has a code, and others are refused") as checked:
+        for index in (0, quantizer.codebook_size - 1):
+            codes = quantizer.codes_from_indices(torch.full_like(indices, index), grid)
+            checked.need(bool(codes.isfinite().all()), needed=f"finite codes of index {index}", got="NaN or infinity",
+                         do="correct lookup")
+        if quantizer.codebook_size <= 2**31:
+            small = quantizer.codes_from_indices(indices.int(), grid)
+            checked.need(torch.equal(small, quantizer.codes_from_indices(indices, grid)),
+                         needed="the same codes for indices stored as int32", got="others", do="use indices.long()")
+        beyond = [-1] + [quantizer.codebook_size] * (quantizer.codebook_size < 2**63)
+        for index in beyond:
+            wrong = torch.full_like(indices, index)
+            checked.need_refusal(lambda wrong=wrong: quantizer.codes_from_indices(wrong, grid),
+                                 of=f"index {index}", do="leave codes_from_indices to Quantizer and write lookup")
+
+
+def _check_float32(quantizer: Quantizer, grid: Grid, dtypes: Sequence[torch.dtype]) -> None:
+    """Many latents, since rounding moves few of them across a border."""
+    do = "compute in float32 outside autocast, as Quantizer.forward does; leave forward to it"
+    for dtype in dtypes:
+        latents = tiny_latents(dim=quantizer.dim, batch=32, grid=grid, seed=5).to(dtype)
+        wanted = _forward(quantizer, latents.float())
+        with law(quantizer, "indices are decided in float32") as checked:
+            found = {f"latents of {dtype}": _forward(quantizer, latents)}
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                found |= {f"latents of {dtype} under autocast": _forward(quantizer, latents)}
+            for where, out in found.items():
+                _need_equal(checked, out, wanted, dtype, needed=f"for {where} the result of the same values in float32",
+                            do=do)
+
+
+def _need_equal(checked: Law, out: QuantizerOutput, wanted: QuantizerOutput, dtype: torch.dtype, *, needed: str,
+                do: str) -> None:
+    if wanted.indices is not None:
+        wrong = out.indices != wanted.indices
+        checked.need(not bool(wrong.any()), needed=needed,
+                     got=f"other indices at {int(wrong.sum())} of {wrong.numel()} places", do=do)
+    checked.need(near(out.codes.float(), wanted.codes.to(dtype).float()), needed=needed, got="other codes", do=do)
+
+
+def _check_eval(quantizer: Quantizer, latents: Tensor) -> None:
+    quantizer = duplicate(quantizer)
+    before = state_of(quantizer)
+    with law(quantizer, "in eval mode the same latents give the same output") as checked:
+        outputs = []
+        for seed in (1, 2):
+            with seeded(seed):
+                outputs.append(_forward(quantizer, latents))
+        first, second = outputs
+        checked.need(torch.equal(first.codes, second.codes), needed="equal codes", got="different ones",
+                     do="draw random numbers and move running values only if self.training")
+        if first.indices is not None:
+            checked.need(torch.equal(first.indices, second.indices), needed="equal indices", got="different ones",
+                         do="draw random numbers and move running values only if self.training")
+            quantizer.codes_from_indices(first.indices, tuple(latents.shape[2:]))
+    with law(quantizer, "eval mode changes no state") as checked:
+        touched = changes(quantizer, before)
+        checked.need(not touched, needed="parameters and buffers as before", got=f"changes of {touched}",
+                     do="update running values only if self.training")
+
+
+def _check_layouts(quantizer: Quantizer, latents: Tensor) -> None:
+    wanted = _forward(quantizer, latents)
+    layouts: dict[str, Callable[[], Tensor]] = {
+        "channels_last_3d": lambda: latents.contiguous(memory_format=torch.channels_last_3d),
+        "transposed memory": lambda: latents.transpose(1, 4).contiguous().transpose(1, 4),
+        "every other entry": lambda: latents.repeat_interleave(2, dim=4)[..., ::2],
+    }
+    for name, layout in layouts.items():
+        with law(quantizer, "the latents' memory layout does not matter",
+                 do="use reshape or einops, which view does not replace") as checked:
+            _need_equal(checked, _forward(quantizer, layout()), wanted, latents.dtype,
+                        needed=f"with {name} the result of contiguous latents", do="use reshape or einops, never "
+                        "as_strided or the data's address")
+
+
+def _check_batch(quantizer: Quantizer, latents: Tensor) -> None:
+    do = "use no statistic of the batch in eval mode; keep running ones from training as buffers"
+    with law(quantizer, "in eval mode a sample's result does not depend on the rest of its batch") as checked:
+        joined = _forward(quantizer, latents)
+        others = torch.cat([latents[:1], 10 * latents[1:] + 3])
+        for name, batch in {"alone": latents[:1], "among others": others}.items():
+            _need_equal(checked, _first(_forward(quantizer, batch)), _first(joined), latents.dtype,
+                        needed=f"for a sample {name} the result it has in a batch", do=do)
+
+
+def _first(out: QuantizerOutput) -> QuantizerOutput:
+    return QuantizerOutput(out.codes[:1], None if out.indices is None else out.indices[:1])
