@@ -56,3 +56,10 @@ def test_network_with_clip_wide_norms_says_why_it_cannot_stream(make_tokenizer):
 
 def test_empty_stream_yields_nothing(make_tokenizer):
     assert list(make_tokenizer().tokenize_stream([])) == list(make_tokenizer().detokenize_stream([])) == []
+
+
+def test_causal_network_without_a_cache_says_what_it_lacks(make_tokenizer, monkeypatch):
+    tokenizer = make_tokenizer()
+    monkeypatch.setattr(tokenizer.encoder, "forward", lambda pixels: None)
+    with pytest.raises(ValueError, match="MAGVIT2Encoder takes no cache"):
+        next(tokenizer.tokenize_stream([torch.zeros(1, 3, 5, 8, 8)]))

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -222,6 +222,24 @@ def write_results(path: Path, target: Tensor, reconstruction: Tensor, *, fps: fl
             write_image(f"{file}.png", pixels)
         else:
             write_video(f"{file}.mp4", pixels, fps=fps)
+
+
+def codebook_use(tokenizer: Tokenizer, results: Iterable[Reconstruction]) -> dict[str, float]:
+    """How the files' indices together use the codebook: the scores of :class:`toolkit.metrics.Codebook`.
+
+    Example:
+        >>> from toolkit import build_tokenizer, load_config
+        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
+        >>> use = codebook_use(tokenizer, [reconstruct(tokenizer, torch.zeros(3, 1, 16, 16))] * 2)
+        >>> round(use["codebook_entropy_bound"], 3)   # ln of the eight positions
+        2.079
+    """
+    codebook = Codebook(codebook_size=tokenizer.codebook_size, num_codebooks=tokenizer.num_codebooks,
+                        digits=tokenizer.digits)
+    for result in results:
+        pixels = result.pixels.unsqueeze(0)
+        codebook.update(target=pixels, reconstruction=pixels, indices=result.indices.unsqueeze(0))
+    return codebook.compute()
 
 
 def reconstruct_files(tokenizer: Tokenizer, files: dict[Path, Path], *, num_frames: int | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -216,6 +217,8 @@ class Tokenizer(Part, nn.Module):
             part, reason = self.quantizer, "has no grid of indices, position by position"
         elif not part.first_frame_alone:
             reason = "does not let the first frame stand alone"
+        elif "cache" not in inspect.signature(part.forward).parameters:
+            reason = "takes no cache: its forward needs a second argument, cache=None, to keep what chunks share"
         else:
             return
         raise ValueError(f"Tokenizer cannot stream: its {type(part).__name__} {reason}; give whole clips to tokenize "

@@ -46,8 +46,8 @@ def main() -> None:
 
     from toolkit import load_tokenizer
     from toolkit.contracts import DataError
-    from toolkit.reconstruction import find_files, reconstruct_files
-    from toolkit.registry import UnknownComponentError
+    from toolkit.reconstruction import codebook_use, find_files, reconstruct_files
+    from toolkit.registry import PluginError, UnknownComponentError
 
     done, skipped = {}, []
     try:
@@ -63,11 +63,15 @@ def main() -> None:
                 skipped.append(result)
                 continue
             done[files[file].relative_to(arguments.output)] = result
-    except (DataError, OSError, TypeError, UnknownComponentError, ValueError) as error:
+    except (DataError, OSError, PluginError, TypeError, UnknownComponentError, ValueError) as error:
         sys.exit(f"error: {error}")
     if not done:
         sys.exit("error: " + "\n  ".join(map(str, skipped)))
     print_table(done)
+    use = codebook_use(tokenizer, done.values())
+    print(f"codebook: {use['codebook_usage']:.3%} of {tokenizer.codebook_size} codes in use, perplexity "
+          f"{use['codebook_perplexity']:.4g}, entropy {use['codebook_entropy']:.2f} of at most "
+          f"{use['codebook_entropy_bound']:.2f} nats, digits {use['codebook_digit_entropy']:.1%} even")
     if skipped:
         print(f"skipped {len(skipped)} of {len(files)} files:", *skipped, sep="\n  ")
 

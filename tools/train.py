@@ -54,7 +54,7 @@ def main() -> None:
     from toolkit.assets import AssetError
     from toolkit.config import parse_overrides
     from toolkit.contracts import DataError
-    from toolkit.registry import UnknownComponentError
+    from toolkit.registry import PluginError, UnknownComponentError
     from toolkit.training import build_trainer
 
     work_dir = arguments.work_dir or Path("work_dirs") / Path(arguments.config).stem
@@ -62,7 +62,7 @@ def main() -> None:
         config = load_config(arguments.config, parse_overrides(arguments.cfg_options))
         trainer = build_trainer(config, work_dir=work_dir, resume=arguments.resume)
         finished = trainer.run()
-    except (AssetError, DataError, OSError, TypeError, UnknownComponentError, ValueError) as error:
+    except (AssetError, DataError, OSError, PluginError, TypeError, UnknownComponentError, ValueError) as error:
         logging.debug("where it happened", exc_info=True)
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

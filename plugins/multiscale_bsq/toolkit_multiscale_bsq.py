@@ -101,7 +101,8 @@ class MultiScaleBSQ(Quantizer):
             return total, indices, {}
         # The code's size goes into the logits of the soft assignment.
         units = F.normalize(torch.cat(residuals, dim=1), dim=-1) * self.dim**-0.5  # (B, L, d)
-        per_sample, codebook = grouped_binary_entropies(units, self.inv_temperature, groups=self.entropy_groups)
+        per_sample, codebook = grouped_binary_entropies(units, self.inv_temperature, groups=self.entropy_groups,
+                                                        eps=1e-8)
         losses = {"commitment": F.mse_loss(latents, total), "per_sample_entropy": per_sample,
                   "codebook_entropy": codebook}
         return straight_through(latents, total), indices, losses

@@ -46,7 +46,7 @@ def test_losses_are_those_of_the_softmax_over_corners(groups, temperature):
         log_p = (2 * temperature * part @ corners.T).log_softmax(1)
         average = log_p.exp().mean(0)
         per_sample -= (log_p.exp() * log_p).sum(1).mean()
-        codebook -= (average * (average + 1e-5).log()).sum()
+        codebook -= (average * (average + 1e-8).log()).sum()
     code = u.sign() / math.sqrt(bits)
     expected = {"commitment": (u - code).square().sum(1).mean(), "per_sample_entropy": per_sample,
                 "codebook_entropy": codebook}
@@ -72,3 +72,9 @@ def test_gradient_is_that_of_the_unit_vector():
 def test_numbers_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match="BSQ "):
         BSQ(**arguments)
+
+
+def test_even_use_of_2_to_the_18_codes_reaches_its_bound():
+    bsq = BSQ(bits=18, inv_temperature=1e-6, entropy_groups=1)  # every code as likely as any
+    assert bsq(torch.randn(1, 18, 1, 2, 2)).losses["codebook_entropy"].item() == pytest.approx(
+        18 * math.log(2), rel=1e-2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +11,13 @@ from mmengine.config import Config
 from training import tiny
 from training.tiny import metric_lines, tiny_config
 
-from toolkit import load_tokenizer
-from toolkit.config import ConfigError
+from toolkit import build_tokenizer, load_config, load_tokenizer
+from toolkit.config import ConfigError, parse_overrides
 from toolkit.contracts import Quantizer
 from toolkit.registry import QUANTIZERS
 from toolkit.training import Trainer, build_trainer
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 
 EMA = dict(type="VQ", codebook_size=32, dim=4, update="ema", kmeans_iters=3, revive_below=0.2)
@@ -128,3 +130,45 @@ def test_collapsed_codebook_raises_an_alarm_in_the_log(clips, tmp_path, caplog):
     alarms = [record.message for record in caplog.records if "has collapsed" in record.message]
     assert any("validation" in alarm for alarm in alarms) and any("training" in alarm for alarm in alarms)
     assert all("step 2, video" in alarm and "63 are never used" in alarm for alarm in alarms)
+
+
+def test_codebook_of_averages_learns_behind_a_fixed_encoder_if_named(clips, tmp_path):
+    trainer = build(exchanged(clips, EMA, training__trainable=["quantizer", "decoder"]), tmp_path)
+    tokenizer = trainer.tokenizer.plain
+    encoder = {name: tensor.clone() for name, tensor in tokenizer.encoder.state_dict().items()}
+    codebook = tokenizer.quantizer.codebook.clone()
+    trainer.run()
+    assert not torch.equal(tokenizer.quantizer.codebook, codebook)
+    for name, tensor in tokenizer.encoder.state_dict().items():
+        assert torch.equal(tensor, encoder[name])
+
+
+FROM_THE_COMMAND_LINE = {
+    "FSQ": ["levels=[8,8,8]"], "BSQ": ["bits=12"], "LFQ": ["bits=9", "num_codebooks=2"],
+    "VQ": ["codebook_size=64", "dim=4"], "IBQ": ["codebook_size=64", "dim=4"], "Identity": ["dim=4"], "KL": ["dim=4"],
+    "Residual": ["quantizers=[{'type': 'FSQ', 'levels': [5, 5]}, {'type': 'FSQ', 'levels': [5, 5]}]"],
+    "Grouped": ["quantizers=[{'type': 'BSQ', 'bits': 6}, {'type': 'BSQ', 'bits': 6}]"]}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_demo_takes_any_quantizer_from_the_command_line_or_a_child_config(tmp_path, name):
+    words = [f"tokenizer.quantizer.{word}" for word in ["_delete_=True", f"type={name}", *FROM_THE_COMMAND_LINE[name]]]
+    exchanged_by_words = load_config(CONFIGS / "demo_video.py", parse_overrides(words))
+    built = build_tokenizer(exchanged_by_words.tokenizer)
+    assert built.quantizer.type_name == name
+    child = tmp_path / "child.py"
+    child.write_text(f"_base_ = {str(CONFIGS / 'demo_video.py')!r}\n"
+                     f"tokenizer = dict(quantizer={dict(_delete_=True, **built.quantizer.config)!r})\n")
+    again = build_tokenizer(load_config(child).tokenizer)
+    assert again.config == built.config
+    output = again(torch.zeros(1, 3, 1, 16, 16))
+    assert output.reconstruction.shape == (1, 3, 1, 16, 16)
+
+
+@pytest.mark.parametrize("name", sorted(CHOICES.keys() - {"LFQ"}))
+def test_stale_argument_is_named_with_the_cure(name):
+    words = [f"tokenizer.quantizer.{word}" for word in [f"type={name}", *FROM_THE_COMMAND_LINE[name]]]
+    config = load_config(CONFIGS / "demo_video.py", {**parse_overrides(words), "tokenizer.quantizer.scale": 1.0})
+    with pytest.raises(TypeError, match=rf"quantizer '{name}': unexpected .*'scale'.*; it takes \(.*\)\. If the config "
+                                        r"inherits another type through _base_, write quantizer=dict\(_delete_=True"):
+        build_tokenizer(config.tokenizer)

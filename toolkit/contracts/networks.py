@@ -17,7 +17,8 @@ class Encoder(Part, nn.Module, ABC):
         out_channels: d.
         stride: (s_t, s_h, s_w), how many frames, rows and columns one latent stands for.
         first_frame_alone: True: T = 1 + (t - 1) * s_t; False: T = t * s_t.
-        causal: Whether no latent depends on later frames than its own, so that it can be streamed.
+        causal: Whether no latent depends on later frames than its own. To be streamed, ``forward`` then takes a
+            second argument, ``cache=None``: a dict in which it keeps what the next chunk of a video needs.
         activation_checkpointing: Recompute activations in the backward pass instead of storing
             them; a network without support for it ignores the wish.
 
@@ -25,7 +26,7 @@ class Encoder(Part, nn.Module, ABC):
         >>> import torch
         >>> class EveryOtherPixel(Encoder):
         ...     in_channels, out_channels, stride, first_frame_alone, causal = 3, 3, (1, 2, 2), True, True
-        ...     def forward(self, pixels): return pixels[..., ::2, ::2]
+        ...     def forward(self, pixels, cache=None): return pixels[..., ::2, ::2]
         >>> EveryOtherPixel()(torch.zeros(1, 3, 5, 8, 8)).shape
         torch.Size([1, 3, 5, 4, 4])
     """

@@ -12,6 +12,8 @@ from toolkit.quantizers.entropy import check_entropy_groups, grouped_binary_entr
 from toolkit.quantizers.straight_through import straight_through
 from toolkit.registry import QUANTIZERS
 
+_EPS = 1e-8  # within the codebook entropy's logarithm, as in the paper's code
+
 
 @QUANTIZERS.register_module()
 class BSQ(Quantizer):
@@ -69,7 +71,7 @@ class BSQ(Quantizer):
             return codes, indices, {}
         unit = F.normalize(z, dim=-1)
         per_sample, codebook = grouped_binary_entropies(unit * self.scale, self.inv_temperature,
-                                                        groups=self.entropy_groups)
+                                                        groups=self.entropy_groups, eps=_EPS)
         losses = {"commitment": (unit - codes).square().sum(-1).mean(), "per_sample_entropy": per_sample,
                   "codebook_entropy": codebook}
         return straight_through(unit, codes, rotation_trick=self.rotation_trick), indices, losses

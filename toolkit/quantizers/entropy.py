@@ -74,7 +74,7 @@ def entropy_of(probabilities: Tensor, *, eps: float = 1e-5) -> Tensor:
 
 
 def grouped_binary_entropies(latents: Tensor, inv_temperature: float, *, groups: int, num_codebooks: int = 1,
-                             ) -> tuple[Tensor, Tensor]:
+                             eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     """Both entropies, each codebook's bits split into groups whose entropies are summed.
 
     The per-sample entropy is the same for any number of groups. The codebook's is exact with one group; with
@@ -85,6 +85,7 @@ def grouped_binary_entropies(latents: Tensor, inv_temperature: float, *, groups:
         inv_temperature: As in :func:`binary_entropies`.
         groups: How many a codebook is split into.
         num_codebooks: G, over which both are averaged.
+        eps: As in :func:`binary_entropies`; to be far below 2^-bits where the average is to be even.
 
     Returns:
         per_sample (), codebook (), in nats.
@@ -95,7 +96,7 @@ def grouped_binary_entropies(latents: Tensor, inv_temperature: float, *, groups:
         [0.693, 1.386]
     """
     split = rearrange(latents, "... (g k) -> g (...) k", g=num_codebooks * groups)
-    pairs = [binary_entropies(group, inv_temperature) for group in split]
+    pairs = [binary_entropies(group, inv_temperature, eps=eps) for group in split]
     per_sample, codebook = (torch.stack(entropy).sum() / num_codebooks for entropy in zip(*pairs, strict=True))
     return per_sample, codebook
 

@@ -29,8 +29,8 @@ LOGITS = ((4,), (4, 1), (4, 1, 2, 3, 3))
 def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
     """Hold a loss on reconstructions to all laws of its contract.
 
-    A finite () float32 whatever the reconstruction's dtype; a gradient at the reconstruction; no state changed
-    by evaluating it; frozen networks in no checkpoint; saving.
+    A finite () float32 whatever the reconstruction's dtype; a gradient at what it is given of the reconstruction,
+    the latents and the codes; no state changed by evaluating it; frozen networks in no checkpoint; saving.
 
     Args:
         loss: Built, on any device; it is copied, never changed.
@@ -50,7 +50,7 @@ def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
             for dtype in (torch.float32, torch.bfloat16):
                 with law(loss, "it is one finite float32 number") as checked:
                     _need_scalar(checked, part(_output(size, dtype), target))
-            _check_reconstruction_gradient(part, _output(size), target)
+            _check_output_gradient(part, _output(size), target)
         _check_frozen(loss)
         part = duplicate(loss).eval()
         before = state_of(part)
@@ -135,10 +135,10 @@ def check_generator_weight(weight: GeneratorWeight, *, processes: Sequence[int] 
 
 
 def _output(size: Size, dtype: torch.dtype = torch.float32) -> TokenizerOutput:
-    """What a loss is given, with a reconstruction that a gradient can reach."""
-    latents = tiny_latents(dim=4, grid=(1, 4, 4))
-    return TokenizerOutput(tiny_pixels(size=size, seed=2).to(dtype).requires_grad_(), latents, latents.sign(),
-                           torch.zeros(2, 1, 4, 4, 1, dtype=torch.int64))
+    """What a loss is given, with a reconstruction, latents and codes that a gradient can reach."""
+    latents = tiny_latents(dim=4, grid=(1, 4, 4)).to(dtype)
+    return TokenizerOutput(tiny_pixels(size=size, seed=2).to(dtype).requires_grad_(), latents.requires_grad_(),
+                           latents.detach().sign().requires_grad_(), torch.zeros(2, 1, 4, 4, 1, dtype=torch.int64))
 
 
 def _need_scalar(checked: Law, value: object) -> None:
@@ -149,18 +149,20 @@ def _need_scalar(checked: Law, value: object) -> None:
                  do="look for the logarithm of zero or a division by zero")
 
 
-def _need_gradient(checked: Law, value: Tensor, at: Tensor, *, called: str) -> None:
+def _need_gradient(checked: Law, value: Tensor, at: Sequence[Tensor], *, called: str) -> None:
+    """A finite gradient at one of several at least."""
     do = "do not detach, round or convert to numpy on the way"
     checked.need(value.requires_grad, needed="a loss with a gradient", got="one cut off from any", do=do)
-    gradient, = torch.autograd.grad(value, at, allow_unused=True)
-    checked.need(gradient is not None and bool(gradient.any()) and bool(gradient.isfinite().all()),
-                 needed=f"a finite gradient at the {called} that is not zero everywhere",
-                 got="none" if gradient is None else "zeros" if not bool(gradient.any()) else "NaN or infinity", do=do)
+    found = [gradient for gradient in torch.autograd.grad(value, at, allow_unused=True) if gradient is not None]
+    moving, finite = any(gradient.any() for gradient in found), all(gradient.isfinite().all() for gradient in found)
+    checked.need(moving and finite, needed=f"a finite gradient at the {called} that is not zero everywhere",
+                 got="none" if not found else "zeros" if not moving else "NaN or infinity", do=do)
 
 
-def _check_reconstruction_gradient(loss: Loss, output: TokenizerOutput, target: Tensor) -> None:
-    with law(loss, "the gradient reaches output.reconstruction") as checked:
-        _need_gradient(checked, loss(output, target), output.reconstruction, called="reconstruction")
+def _check_output_gradient(loss: Loss, output: TokenizerOutput, target: Tensor) -> None:
+    with law(loss, "the gradient reaches output.reconstruction, or its latents or codes") as checked:
+        _need_gradient(checked, loss(output, target), [output.reconstruction, output.latents, output.codes],
+                       called="reconstruction, the latents or the codes")
 
 
 def _check_frozen(loss: nn.Module) -> None:
@@ -182,9 +184,9 @@ def _check_sides(loss: AdversarialLoss, shape: tuple[int, ...]) -> None:
             with law(loss, f"the {name}'s side is one finite float32 number for logits {shape}") as checked:
                 _need_scalar(checked, side(real, fake))
             with law(loss, f"the gradient of the {name}'s side reaches the logits {shape}") as checked:
-                _need_gradient(checked, side(real, fake), fake, called="fake logits")
+                _need_gradient(checked, side(real, fake), [fake], called="fake logits")
                 if name == "discriminator":
-                    _need_gradient(checked, side(real, fake), real, called="real logits")
+                    _need_gradient(checked, side(real, fake), [real], called="real logits")
 
 
 def _game(weight: GeneratorWeight, share: slice) -> tuple[Tensor, nn.Parameter, Tensor]:

@@ -147,7 +147,8 @@ def freeze_all_but(tokenizer: Tokenizer, trainable: Sequence[str]) -> None:
 
 
 def train_mode(tokenizer: Tokenizer) -> None:
-    """Train mode, but for an encoder and quantizer of which nothing learns: they stay as they are used.
+    """Train mode, but for an encoder of which nothing learns, and the quantizer behind it if that learns nothing
+    either: they stay as they are used.
 
     A quantizer behind an encoder that learns is in train mode even without parameters of its own, since
     the encoder needs its losses and its straight-through gradient.
@@ -161,7 +162,13 @@ def train_mode(tokenizer: Tokenizer) -> None:
         (False, False, True)
     """
     tokenizer.train()
-    tokens = [*tokenizer.encoder.parameters(), *tokenizer.quantizer.parameters()]
-    if tokens and not any(parameter.requires_grad for parameter in tokens):
-        tokenizer.encoder.eval()
+    if _learns(tokenizer.encoder):
+        return
+    tokenizer.encoder.eval()
+    if not _learns(tokenizer.quantizer) and all(
+            part.frozen for part in tokenizer.quantizer.modules() if isinstance(part, Quantizer)):
         tokenizer.quantizer.eval()
+
+
+def _learns(part: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())
