@@ -135,3 +135,19 @@ def test_alarm_tells_few_codes_from_many(used, collapsed):
 
 def test_alarm_needs_scores_of_a_codebook():
     assert collapse_of({"psnr": 20.0}) is None
+
+
+def test_bits_per_second_are_those_of_the_positions_in_a_second():
+    options = dict(codebook_size=2**18, pixels=(2, 3, 17, 128, 128))
+    scores = score(torch.zeros(2, 5, 16, 16, 1, dtype=torch.long), fps=25.0, **options)
+    assert scores["bits_per_second"] == pytest.approx(18 * 5 * 16 * 16 / (17 / 25))
+    assert scores["bits_per_pixel"] == pytest.approx(18 * 5 * 16 * 16 / (17 * 128 * 128))
+    assert scores["bits_per_second"] == pytest.approx(scores["bits_per_pixel"] * 128 * 128 * 25)
+
+
+def test_clips_without_a_rate_have_no_bits_per_second():
+    known, unknown = Codebook(codebook_size=4, fps=8), Codebook(codebook_size=4)
+    assert known.higher_is_better == Codebook.higher_is_better | {"bits_per_second": False}
+    assert "bits_per_second" not in unknown.higher_is_better
+    with pytest.raises(ValueError, match=r"fps above 0.*got 0"):
+        Codebook(codebook_size=4, fps=0)

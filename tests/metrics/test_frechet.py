@@ -9,9 +9,10 @@ import scipy.linalg
 import torch
 from skimage import data
 from torch import nn
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from toolkit.metrics import RFID, RFVD, frechet_distance
+from toolkit.metrics import RFID, RFVD, frechet_distance, frechet_distance_of_features, union
 from toolkit.metrics.frechet import FeatureSums, FrechetMetric
 from toolkit.pretrained import inception_network
 
@@ -102,6 +103,24 @@ def test_shapes_that_do_not_fit_are_refused(shapes):
         frechet_distance(*map(torch.zeros, shapes))
 
 
+@pytest.mark.parametrize("counts", [(2, 2), (10, 10), (10, 90), (90, 10), (90, 90), (3, 2)])
+def test_distance_of_features_is_that_of_their_gaussians(counts):
+    first, second = (torch.randn(n, 60) @ torch.randn(60, 60) + torch.randn(60) for n in counts)
+    expected = frechet_distance(*gaussian(first), *gaussian(second))
+    assert frechet_distance_of_features(first, second) == pytest.approx(expected, rel=1e-7)
+    assert frechet_distance_of_features(first, first.clone()) < 1e-9
+    assert math.isnan(frechet_distance_of_features(first / 0, second))
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+def test_distance_is_torch_fidelitys(count):
+    first, second = (torch.randn(count, 80) @ torch.randn(80, 80) for _ in range(2))
+    statistics = [fid_features_to_statistics(x) for x in (first, second)]
+    expected = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
+    assert frechet_distance_of_features(first, second) == pytest.approx(expected, rel=1e-4)  # float32 means there
+    assert frechet_distance(*gaussian(first), *gaussian(second)) == pytest.approx(expected, rel=1e-4)
+
+
 # sums
 
 
@@ -141,14 +160,6 @@ def test_batches_of_any_size_and_order_give_one_score():
     assert metric.compute()["pooled"] == pytest.approx(whole, rel=1e-9)
 
 
-def test_memory_does_not_grow_with_the_samples():
-    metric = Pooled()
-    for _ in range(3):
-        metric.update(**dict(zip(("target", "reconstruction"), pair(50, 3, 1, 8, 8), strict=True)))
-    tensors = [x for sums in (metric._target, metric._reconstruction) for x in vars(sums).values()]
-    assert [x.shape for x in tensors] == [(49, 49)] * 2 and all(x.dtype == torch.float64 for x in tensors)
-
-
 def test_pixels_beyond_the_range_are_clamped():
     target, reconstruction = pair(60, 3, 1, 8, 8, noise=1.0)
     assert reconstruction.abs().max() > 2
@@ -169,6 +180,21 @@ def test_different_sizes_and_single_samples_are_refused():
             metric.compute()
         metric.update(target=frame, reconstruction=frame)
     assert metric.compute() == {"pooled": 0}
+
+
+def test_features_and_sums_give_one_score_and_blocks_the_same():
+    class Summed(Pooled):
+        kept = 3
+
+    target, reconstruction = pair(40, 3, 1, 8, 8)
+    from_features = score(Pooled(), target, reconstruction)
+    assert score(Summed(), target, reconstruction) == pytest.approx(from_features, rel=1e-7)
+    for kind in (Pooled, Summed):
+        blocks = [kind(), kind(), kind()]
+        for block, part in zip(blocks, (slice(0, 2), slice(2, 30), slice(30, 40)), strict=True):
+            block.update(target=target[part], reconstruction=reconstruction[part])
+        assert union(blocks).compute()["pooled"] == pytest.approx(from_features, rel=1e-7)
+        assert union(blocks).num_samples() == 40
 
 
 def test_few_samples_are_warned_of_once(caplog):

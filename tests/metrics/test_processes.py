@@ -1,17 +1,22 @@
 """Two processes that share the data report what one process with all of it does."""
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from pooled import FewThumbnails, Thumbnails, pair, part_of
 
+from toolkit.contracts import Metric
+from toolkit.metrics import extrapolated, jackknife, union
 from toolkit.registry import METRICS
 
-CONFIGS = [dict(type="PSNR"), dict(type="SSIM"), dict(type="Codebook", codebook_size=64, num_codebooks=2),
-           dict(type="RFID")]
+CONFIGS = [dict(type="PSNR"), dict(type="SSIM"), dict(type="Codebook", codebook_size=64, num_codebooks=2, fps=8),
+           dict(type="InceptionDistances")]
+KINDS = (Thumbnails, FewThumbnails)  # of the second only a sample of the features stays
 
 
 def batches() -> list[dict[str, torch.Tensor]]:
@@ -32,18 +37,46 @@ def scores(share: list[dict[str, torch.Tensor]]) -> dict[str, float]:
     return result
 
 
+def filled(kind: type[Metric], rank: int, num_processes: int, states: list[dict] | None = None) -> list[Metric]:
+    """Six blocks of unequal size, the last one empty, of which a process has every other clip."""
+    blocks = [kind() for _ in range(6)]
+    for number, count in enumerate((4, 1, 7, 2, 12)):
+        if states:
+            blocks[number].load_target_state(states[number])
+        blocks[number].update(**part_of(pair(count, 3, 3, 8, 8, seed=number), slice(rank, None, num_processes)))
+    return blocks
+
+
+def of_blocks(rank: int = 0, num_processes: int = 1) -> list[list[float]]:
+    found = []
+    for kind in KINDS:
+        blocks = filled(kind, rank, num_processes)
+        known = filled(kind, rank, num_processes, [block.target_state() for block in blocks])
+        for some in (blocks, known):
+            intervals = jackknife(some)
+            found += [list(map(float, astuple(intervals[name]))) for name in sorted(intervals)]
+            found.append([extrapolated(some, "pooled"), float(union(some).num_samples())])
+        if rank == 0:
+            blocks[0].update(**pair(3, 3, 1, 8, 8, seed=9))  # one process only, after computing
+        found.append(list(union(blocks).compute().values()))
+    return found
+
+
 def run(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     results = [scores(batches()[rank::2]), scores([] if rank else batches())]  # split; or one has none
-    Path(folder, f"{rank}.json").write_text(json.dumps(results))
+    Path(folder, f"{rank}.json").write_text(json.dumps([results, of_blocks(rank, 2)]))
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     mp.spawn(run, args=(str(tmp_path),), nprocs=2)
-    expected = scores(batches())
+    expected, blocks = scores(batches()), of_blocks()
     for rank in (0, 1):
-        for result in json.loads((tmp_path / f"{rank}.json").read_text()):
+        results, found = json.loads((tmp_path / f"{rank}.json").read_text())
+        for result in results:
             assert result == pytest.approx(expected, rel=1e-9)
+        for one, other in zip(found, blocks, strict=True):
+            assert one == pytest.approx(other, rel=1e-8, abs=1e-10)

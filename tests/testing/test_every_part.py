@@ -82,11 +82,15 @@ TINY: dict[str, dict[str, list[dict[str, Any]]]] = {
         "NonSaturating": [dict(), dict(per_sample=True)],
     },
     "metric": {
-        "Codebook": [dict(codebook_size=8), dict(codebook_size=8, num_codebooks=3)],
+        "Codebook": [dict(codebook_size=8), dict(codebook_size=8, num_codebooks=3), dict(codebook_size=8, fps=12.5)],
+        "InceptionDistances": [dict()],
+        "LPIPS": [dict(net="alex"), dict(net="vgg")],
+        "MSSSIM": [dict()],
         "PSNR": [dict()],
         "RFID": [dict()],
         "RFVD": [dict()],
         "SSIM": [dict()],
+        "VideoDistances": [dict()],
     },
     "dataset": {
         "Images": [dict(size=32), dict(size=32, train=False)],
@@ -98,8 +102,10 @@ CHECKS = {"encoder": check_encoder, "decoder": check_decoder, "quantizer": check
           "discriminator": check_discriminator, "metric": check_metric, "dataset": check_dataset}
 # Networks in float32, whose features differ in the last digits from batch to batch, need a tolerance.
 OPTIONS = {"LPIPS": dict(size=(1, 32, 32)), "LogitDistance": dict(size=(1, 32, 32)),
-           "RFID": dict(size=(1, 32, 32), tolerance=1e-3), "RFVD": dict(size=(10, 32, 32), tolerance=1e-3)}
-SLOW = {"RFID", "RFVD"}  # networks of published size
+           "InceptionDistances": dict(size=(1, 32, 32), tolerance=1e-3), "MSSSIM": dict(size=(1, 161, 161)),
+           "RFID": dict(size=(1, 32, 32), tolerance=1e-3), "RFVD": dict(size=(10, 32, 32), tolerance=1e-3),
+           "VideoDistances": dict(size=(10, 32, 32), tolerance=1e-3)}
+SLOW = {"RFID", "RFVD", "InceptionDistances", "VideoDistances"}  # networks of published size
 
 
 def registered() -> list[tuple[Registry, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -21,6 +22,8 @@ class DataError(Exception):
 
 class Metric(Part, ABC):
     """A running score over a data set; sums are float64 and reduced over processes.
+
+    :meth:`merged` and :meth:`num_samples` are optional: a score has an interval where a metric has both.
 
     Attributes:
         higher_is_better: name of a score -> whether more of it is better.
@@ -43,6 +46,27 @@ class Metric(Part, ABC):
     @abstractmethod
     def reset(self) -> None:
         """Forget everything."""
+
+    def merged(self, others: Sequence[Metric]) -> Metric:
+        """A new metric of everything that this one and the others have seen; none of them is changed.
+
+        Args:
+            others: Of the same class, built with the same arguments.
+
+        Raises:
+            NotImplementedError: If the metric cannot be merged.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no merged, so its scores have no intervals; write "
+                                  "merged(others) and num_samples() for them.")
+
+    def num_samples(self) -> int:
+        """How many samples, whatever it compares, were added by every process.
+
+        Raises:
+            NotImplementedError: If the metric does not count them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no num_samples, so its scores have no intervals; "
+                                  "write merged(others) and num_samples() for them.")
 
 
 class Dataset(Part, ABC):

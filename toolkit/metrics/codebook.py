@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from toolkit.contracts import Metric
+from toolkit.metrics.reduction import gather_over_processes, need_alike, sum_over_processes
 from toolkit.registry import METRICS
 
 COLLAPSED = 1 / 3  # an entropy below this share of its bound
@@ -30,15 +31,18 @@ class Codebook(Metric):
       so few samples of a large codebook cannot tell an even use of it;
     - ``codebook_digit_entropy``: the mean over an index's digits (bits, or levels of channels) of each one's
       entropy over the log of its size, in [0, 1]; see :meth:`digit_entropies` for each;
-    - ``bits_per_pixel``: log2 K per index, over the pixels (B * T * H * W) they stand for.
+    - ``bits_per_pixel``: log2 K per index, over the pixels (B * T * H * W) they stand for;
+    - ``bits_per_second``: the same over the seconds they stand for, if ``fps`` is given.
 
     Args:
         codebook_size: K of one codebook.
         num_codebooks: G.
         digits: Sizes of an index's digits, most significant first, as a quantizer's; None: one of K.
+        fps: Frames per second of the clips; None: they have no rate, as photos, and no bits per second.
 
     Raises:
-        ValueError: If the codebook is empty, as a continuous bottleneck's is, or its digits are of another size.
+        ValueError: If the codebook is empty, as a continuous bottleneck's is, its digits are of another size, or
+            there are no frames in a second.
 
     Example:
         >>> codebook, pixels = Codebook(codebook_size=8), torch.zeros(1, 3, 1, 4, 4)
@@ -58,7 +62,8 @@ class Codebook(Metric):
                         "codebook_entropy": True, "codebook_entropy_bound": True, "codebook_digit_entropy": True,
                         "bits_per_pixel": False}
 
-    def __init__(self, *, codebook_size: int, num_codebooks: int = 1, digits: Sequence[int] | None = None):
+    def __init__(self, *, codebook_size: int, num_codebooks: int = 1, digits: Sequence[int] | None = None,
+                 fps: float | None = None):
         if codebook_size < 1 or num_codebooks < 1:
             raise ValueError(f"Codebook needs codebook_size and num_codebooks from 1 on, got "
                              f"{codebook_size} and {num_codebooks}; a continuous bottleneck has no codebook, "
@@ -68,6 +73,11 @@ class Codebook(Metric):
         if math.prod(self.digits) != codebook_size:
             raise ValueError(f"Codebook needs digits whose product is codebook_size={codebook_size}, "
                              f"got {self.digits}.")
+        if fps is not None:
+            if fps <= 0:
+                raise ValueError(f"Codebook needs fps above 0, the frames per second of the clips, got {fps}.")
+            self.higher_is_better = self.higher_is_better | {"bits_per_second": False}
+        self.fps = fps
         self.reset()
 
     def update(self, *, target: Tensor, reconstruction: Tensor, indices: Tensor | None) -> None:
@@ -89,6 +99,7 @@ class Codebook(Metric):
             ids, counts = column.unique(return_counts=True)
             self._add(book, (ids.cpu(), counts.cpu()))
         self._pixels += target[:, 0].numel()
+        self._frames += target[:, 0, :, 0, 0].numel()
 
     def compute(self) -> dict[str, float]:
         """The scores of everything that all processes have seen.
@@ -96,8 +107,9 @@ class Codebook(Metric):
         Raises:
             ValueError: If that is nothing.
         """
-        books, pixels = self._all()
+        books, pixels, frames = self._all()
         positions = int(books[0][1].sum())  # N
+        bits = positions * self.num_codebooks * math.log2(self.codebook_size)
         used = sum(len(ids) for ids, _ in books) / self.num_codebooks
         entropies = [_entropy(counts) for _, counts in books]
         shares = [entropy / math.log(size) for digits in self._by_digit(books)
@@ -109,8 +121,22 @@ class Codebook(Metric):
             "codebook_entropy": sum(entropies) / self.num_codebooks,
             "codebook_entropy_bound": math.log(min(self.codebook_size, positions)),
             "codebook_digit_entropy": sum(shares) / max(len(shares), 1),
-            "bits_per_pixel": positions * self.num_codebooks * math.log2(self.codebook_size) / pixels,
+            "bits_per_pixel": bits / pixels,
+            **({} if self.fps is None else {"bits_per_second": bits / frames * self.fps}),
         }
+
+    def num_samples(self) -> int:
+        """How many positions all processes have added."""
+        return int(sum_over_processes([sum(int(counts.sum()) for _, counts in self._chunks[0])])[0])
+
+    def merged(self, others: Sequence[Metric]) -> Codebook:
+        """A new metric of everything that this one and the others have seen; none of them is changed."""
+        need_alike(self, others)
+        merged, parts = copy.copy(self), (self, *others)
+        merged._chunks = [[chunk for part in parts for chunk in part._chunks[book]]
+                          for book in range(self.num_codebooks)]
+        merged._pixels, merged._frames = sum(part._pixels for part in parts), sum(part._frames for part in parts)
+        return merged
 
     def digit_entropies(self) -> list[list[float]]:
         """Of each codebook, the entropy of each of its index's digits, most significant first, in nats.
@@ -120,18 +146,15 @@ class Codebook(Metric):
         """
         return self._by_digit(self._all()[0])
 
-    def _all(self) -> tuple[list[Counts], int]:
-        """What all processes have seen: of each codebook the counts, and how many pixels."""
+    def _all(self) -> tuple[list[Counts], int, int]:
+        """What all processes have seen: of each codebook the counts, and how many pixels and frames."""
         for chunks in self._chunks:
             chunks[:] = [_merge(chunks)]
-        parts = [(self._chunks, self._pixels)]
-        if dist.is_available() and dist.is_initialized():
-            parts = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, (self._chunks, self._pixels))
-        books = [_merge([chunk for chunks, _ in parts for chunk in chunks[book]]) for book in range(self.num_codebooks)]
+        parts = gather_over_processes((self._chunks, self._pixels, self._frames))
+        books = [_merge([chunk for part in parts for chunk in part[0][book]]) for book in range(self.num_codebooks)]
         if not len(books[0][0]):
             raise ValueError("Codebook has seen no indices; call update first.")
-        return books, sum(seen for _, seen in parts)
+        return books, sum(part[1] for part in parts), sum(part[2] for part in parts)
 
     def _by_digit(self, books: list[Counts]) -> list[list[float]]:
         entropies, place = [[] for _ in books], self.codebook_size
@@ -144,7 +167,7 @@ class Codebook(Metric):
     def reset(self) -> None:
         """Forget everything."""
         self._chunks: list[list[Counts]] = [[] for _ in range(self.num_codebooks)]
-        self._pixels = 0
+        self._pixels, self._frames = 0, 0
 
     def _add(self, book: int, counts: Counts) -> None:
         """Merge only when the new chunks outweigh the old one: the cost stays n log n in all."""

@@ -12,16 +12,16 @@ import functools
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 from toolkit.contracts import Metric
-from toolkit.pretrained import i3d_network, inception_network
+from toolkit.metrics.features import FeatureBlock, FeatureSet, FeatureSums, over_processes, pixel_keys
+from toolkit.metrics.reduction import need_alike, sum_over_processes
+from toolkit.pretrained import Frozen, i3d_network, inception_network
 from toolkit.registry import METRICS
 
 logger = logging.getLogger(__name__)
@@ -57,68 +57,63 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     mean1, cov1, mean2, cov2 = (x.double() for x in (mean1, cov1, mean2, cov2))
     if not all(x.isfinite().all() for x in (mean1, cov1, mean2, cov2)):
         return math.nan
-    values, vectors = torch.linalg.eigh(cov1)
-    kept = values > values[-1] * dim * torch.finfo(torch.float64).eps  # the rest is rounding, whose root is not small
-    root = vectors[:, kept] * values[kept].sqrt()  # (D, rank), cov1 = root @ root.T
+    root = _root(cov1)
     # root.T @ cov2 @ root has the eigenvalues of cov1 @ cov2, but for zeros.
     shared = torch.linalg.eigvalsh(root.T @ cov2 @ root).clamp(min=0).sqrt().sum()
     distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * shared
     return max(distance.item(), 0.0)
 
 
-class FeatureSums:
-    """What a Gaussian needs of any number of feature vectors: how many, their sum, and their outer products'.
+def _root(cov: Tensor) -> Tensor:
+    """(D, D) -> (D, rank) with ``cov = root @ root.T``."""
+    root, failed = torch.linalg.cholesky_ex(cov)  # twenty times as fast as the eigenvectors
+    if not failed and root.diagonal().min() > 1e-5 * root.diagonal().max():
+        return root
+    values, vectors = torch.linalg.eigh(cov)
+    eps = len(cov) * torch.finfo(torch.float64).eps
+    kept = values > values[-1] * eps  # the rest is rounding, whose root is not small
+    return vectors[:, kept] * values[kept].sqrt()
 
-    All three are in one matrix, the sum of ``[x, 1] [x, 1]^T``, in float64 on the CPU.
+
+def frechet_distance_of_features(first: Tensor, second: Tensor) -> float:
+    """The squared Fréchet distance of two sets' Gaussians, from the sets themselves, in float64.
+
+    Equal to :func:`frechet_distance` of their means and unbiased covariances, and much faster where the
+    samples are fewer than the features: with centred sets X (N, D) and Y (M, D), the trace of the root of
+    the covariances' product is the nuclear norm of ``X Y^T / sqrt((N - 1) (M - 1))``.
 
     Args:
-        dim: D.
+        first, second: (N, D) and (M, D), each of two samples at least.
+
+    Returns:
+        At least 0; NaN if anything given is not finite.
 
     Example:
-        >>> sums = FeatureSums(1)
-        >>> sums.add(torch.tensor([[1.0], [2.0], [6.0]]))
-        >>> sums.count(), sums.gaussian()
-        (3, (tensor([3.], dtype=torch.float64), tensor([[7.]], dtype=torch.float64)))
+        >>> first = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+        >>> round(frechet_distance_of_features(first, 3 * first + 1), 6)   # |(1, 1)|^2 + (3 - 1)^2 * 2
+        10.0
     """
-
-    def __init__(self, dim: int):
-        self.matrix = torch.zeros(dim + 1, dim + 1, dtype=torch.float64)
-
-    def add(self, features: Tensor) -> None:
-        """Add vectors (N, D) of any float dtype, on any device."""
-        extended = F.pad(features.detach().cpu().double(), (0, 1), value=1.0)
-        self.matrix.addmm_(extended.T, extended)
-
-    def over_processes(self) -> FeatureSums:
-        """The sums of what every process has added; on one process, its own."""
-        if not (dist.is_available() and dist.is_initialized()):
-            return self
-        # By backend, not by input: a process that saw no batch must still choose as the others do.
-        device = torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend() else "cpu"
-        matrix = self.matrix.to(device, copy=True)
-        dist.all_reduce(matrix)
-        joined = copy.copy(self)
-        joined.matrix = matrix.cpu()
-        return joined
-
-    def count(self) -> int:
-        """How many vectors were added."""
-        return int(self.matrix[-1, -1])
-
-    def gaussian(self) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and unbiased covariance (D, D) of at least two vectors."""
-        count = self.matrix[-1, -1]
-        mean = self.matrix[-1, :-1] / count
-        return mean, (self.matrix[:-1, :-1] - count * torch.outer(mean, mean)) / (count - 1)
+    first, second = first.double(), second.double()
+    if not (first.isfinite().all() and second.isfinite().all()):
+        return math.nan
+    means = first.mean(0), second.mean(0)
+    first, second = ((x - mean) / math.sqrt(len(x) - 1) for x, mean in zip((first, second), means, strict=True))
+    distance = ((means[0] - means[1]).square().sum() + first.square().sum() + second.square().sum()
+                - 2 * torch.linalg.svdvals(first @ second.T).sum())
+    return max(distance.item(), 0.0)
 
 
 class FrechetMetric(Metric):
     """The Fréchet distance of reconstructions to targets in a network's features; an author writes :meth:`samples`.
 
+    Up to ``kept`` samples their features are kept, beyond that their sums and ``kept`` features; a merged
+    metric keeps as many of each metric that went into it. Scores are of everything all the same.
+
     Attributes:
         name: What the score is called in :meth:`compute`'s result.
         dim: D, the number of features.
         batch_size: How many samples go through the network at once, which bounds its memory.
+        kept: The most samples whose features stay.
 
     Args:
         network: Samples (N, ...) -> features (N, D).
@@ -137,6 +132,7 @@ class FrechetMetric(Metric):
     name: str
     dim: int
     batch_size = 32
+    kept = 500  # of 20 blocks 10,000
 
     def __init__(self, network: Callable[[Tensor], Tensor]):
         self.network = network
@@ -156,33 +152,114 @@ class FrechetMetric(Metric):
         if target.shape != reconstruction.shape or target.ndim != 5:
             raise ValueError(f"{type(self).__name__} compares clips (B, C, T, H, W) of equal size, got "
                              f"{tuple(target.shape)} and {tuple(reconstruction.shape)}.")
-        for sums, clips in ((self._target, target), (self._reconstruction, reconstruction)):
-            for part in self.samples(clips.float().clamp(-1, 1)).split(self.batch_size):
-                sums.add(self.network(part))
+        if self._blocks[-1].shared:
+            self._blocks[-1] = self._blocks[-1].copy()
+        block = self._blocks[-1]
+        targets, reconstructions = (self.samples(clips.float().clamp(-1, 1)).split(self.batch_size)
+                                    for clips in (target, reconstruction))
+        for one, other in zip(targets, reconstructions, strict=True):
+            block.add(None if block.target_known else self.network(one), self.network(other), keys=pixel_keys(one))
 
     def compute(self) -> dict[str, float]:
         """The distance over all samples of all processes; few samples are warned of, once.
 
         Raises:
-            ValueError: If there are fewer than two.
+            ValueError: If there are fewer than two, or targets that were loaded are not those of the
+                reconstructions.
         """
-        target, reconstruction = self._target.over_processes(), self._reconstruction.over_processes()
-        if (count := target.count()) < 2:
-            raise ValueError(f"{type(self).__name__} needs at least 2 samples for a covariance, got {count}; "
-                             "call update with more.")
-        if count <= self.dim:
-            _warn_of_few_samples(type(self).__name__, count, self.dim)
-        return {self.name: frechet_distance(*target.gaussian(), *reconstruction.gaussian())}
+        return {self.name: self._distance(self._checked_blocks())}
+
+    def num_samples(self) -> int:
+        """How many reconstructed samples all processes have added."""
+        return int(sum_over_processes([sum(block.reconstruction.count for block in self._blocks)])[0])
+
+    def merged(self, others: Sequence[Metric]) -> FrechetMetric:
+        """A new metric of everything that this one and the others have seen; none of them is changed."""
+        need_alike(self, others)
+        merged = copy.copy(self)
+        merged._blocks = [block for metric in (self, *others) for block in metric._blocks]
+        for block in merged._blocks:
+            block.shared = True
+        return merged
+
+    def target_state(self) -> dict[str, Tensor]:
+        """What this process has seen of the targets, for :meth:`load_target_state` of the next reconstruction.
+
+        Raises:
+            ValueError: If the metric was merged from several.
+        """
+        return self._only_block("target_state").target.state()
+
+    def load_target_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take the targets' features as known: the network sees reconstructions only until :meth:`reset`.
+
+        Args:
+            state: From :meth:`target_state`, of a metric that has seen all the targets still to come.
+
+        Raises:
+            ValueError: If anything was added before, or the state is another network's.
+        """
+        block = self._only_block("load_target_state")
+        if block.reconstruction.count or block.target.count:
+            raise ValueError(f"{type(self).__name__}.load_target_state needs a metric that has seen nothing; "
+                             "call reset first.")
+        self.reset()
+        self._blocks[0].target = FeatureSet.from_state(state, dim=self.dim, kept=self.kept)
+        self._blocks[0].target_known = True
 
     def reset(self) -> None:
         """Forget everything."""
-        self._target, self._reconstruction = FeatureSums(self.dim), FeatureSums(self.dim)
+        self._blocks = [FeatureBlock(self.dim, kept=self.kept)]
+
+    def _only_block(self, method: str) -> FeatureBlock:
+        if len(self._blocks) != 1:
+            raise ValueError(f"{type(self).__name__}.{method} is for one block, this metric is merged from "
+                             f"{len(self._blocks)}; call it on each of them.")
+        return self._blocks[0]
+
+    def _checked_blocks(self) -> list[FeatureBlock]:
+        """Of all processes, with as many targets as reconstructions, two at least."""
+        blocks, who = over_processes(self._blocks), type(self).__name__
+        for block in blocks:
+            target, reconstruction = block.target, block.reconstruction
+            if (target.count, target.checksum) != (reconstruction.count, reconstruction.checksum):
+                raise ValueError(f"{who} got {reconstruction.count} reconstructions of other targets than the "
+                                 f"{target.count} whose features were loaded; leave out load_target_state, or load "
+                                 "the state of exactly these targets.")
+        if (count := sum(block.target.count for block in blocks)) < 2:
+            raise ValueError(f"{who} needs at least 2 samples for a covariance, got {count}; call update with more.")
+        if count <= self.dim and logger.isEnabledFor(logging.WARNING):
+            _warn_of_few_samples(who, count, self.dim)
+        return blocks
+
+    def _distance(self, blocks: list[FeatureBlock]) -> float:
+        sets = [block.target for block in blocks], [block.reconstruction for block in blocks]
+        if all(features.complete for features in sets[0]) and sum(features.count for features in sets[0]) <= self.dim:
+            return frechet_distance_of_features(*(torch.cat([features.sample() for features in one]) for one in sets))
+        gaussians = []
+        for one in sets:
+            joined = FeatureSums(self.dim)
+            for features in one:
+                joined.matrix += features.sums().matrix
+            gaussians += joined.gaussian()
+        return frechet_distance(*gaussians)
 
 
 @functools.cache
 def _warn_of_few_samples(name: str, count: int, dim: int) -> None:
     logger.warning("%s of %d samples in %d dimensions: the covariances are singular and the score depends on the "
                    "number of samples; compare it with scores of as many only.", name, count, dim)
+
+
+# One network of each kind serves all blocks and all metrics.
+@functools.cache
+def _inception(value_type: str) -> Frozen:
+    return inception_network(value_type=value_type)
+
+
+@functools.cache
+def _i3d() -> Frozen:
+    return i3d_network()
 
 
 @METRICS.register_module()
@@ -209,7 +286,7 @@ class RFID(FrechetMetric):
     higher_is_better = {"rfid": False}
 
     def __init__(self, *, value_type: str = "uint8"):
-        super().__init__(inception_network(value_type=value_type))
+        super().__init__(_inception(value_type))
 
     def samples(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> frames (B * T, 3, H, W)."""
@@ -234,7 +311,7 @@ class RFVD(FrechetMetric):
     higher_is_better = {"rfvd": False}
 
     def __init__(self) -> None:
-        super().__init__(i3d_network())
+        super().__init__(_i3d())
 
     def samples(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> the clips themselves."""

@@ -7,31 +7,17 @@ clip counts by its length. Frames are compared in RGB.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor
 
 from toolkit.contracts import Metric
+from toolkit.metrics.reduction import need_alike, sum_over_processes
 from toolkit.registry import METRICS
-
-
-def sum_over_processes(values: list[float]) -> list[float]:
-    """The float64 sums of every process's values; the values themselves where there is one process.
-
-    Example:
-        >>> sum_over_processes([1.0, 2.0])
-        [1.0, 2.0]
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return values
-    # By backend, not by input: a process that saw no batch must still choose as the others do.
-    device = torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend() else "cpu"
-    sums = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(sums)
-    return sums.tolist()
 
 
 class FrameMean(Metric):
@@ -59,6 +45,7 @@ class FrameMean(Metric):
     def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:
         """Two batches of frames (N, C, H, W) float32 in [0, 1] -> (N,)."""
 
+    @torch.no_grad()
     def update(self, *, target: Tensor, reconstruction: Tensor, indices: Tensor | None = None) -> None:
         """Add a batch of clips (B, C, T, H, W) in [-1, 1]; indices are not used.
 
@@ -82,6 +69,18 @@ class FrameMean(Metric):
         if not frames:
             raise ValueError(f"{type(self).__name__} has seen no frames; call update first.")
         return {self.name: total / frames}
+
+    def num_samples(self) -> int:
+        """How many frames all processes have added."""
+        return int(sum_over_processes([self._frames])[0])
+
+    def merged(self, others: Sequence[Metric]) -> FrameMean:
+        """A new metric of everything that this one and the others have seen; none of them is changed."""
+        need_alike(self, others)
+        merged = copy.copy(self)
+        merged._total = sum(other._total for other in (self, *others))
+        merged._frames = sum(other._frames for other in (self, *others))
+        return merged
 
     def reset(self) -> None:
         """Forget everything."""

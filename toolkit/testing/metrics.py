@@ -23,8 +23,9 @@ def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int
     """Hold a metric to all laws of its contract.
 
     Finite scores, named as in ``higher_is_better``, of which a perfect reconstruction has the better ones; two
-    updates count as one with the joined batch; computing changes nothing; resetting forgets; two processes that
-    share the data report what one with all of it does.
+    updates count as one with the joined batch; computing changes nothing; resetting forgets; if it can be merged,
+    merging equals joint updates and leaves the metrics as they were; two processes that share the data report what
+    one with all of it does.
 
     Args:
         metric: Built; it is copied, never changed.
@@ -59,6 +60,8 @@ def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int
         with law(metric, "two updates count as one with the joined batch") as checked:
             _need_equal(checked, _scores(metric, batches), wanted, tolerance, needed="for three batches the scores of "
                         "the joined one", do="add sums and counts in float64 and divide in compute only")
+        if type(metric).merged is not Metric.merged:
+            _check_merging(metric, batches, wanted, tolerance)
         if 2 in processes:
             with law(metric, "two processes that share the data report what one does") as checked:
                 results = on_two_processes(checked, _share, [(metric, batches[:1]), (metric, batches[1:])])
@@ -134,6 +137,34 @@ def _check_reset(metric: Metric, other: Batch, batch: Batch, wanted: Scores, tol
         metric.update(**batch)
         _need_equal(checked, metric.compute(), wanted, tolerance, needed="after reset the scores of a new metric",
                     do="set back all that update adds to in reset")
+
+
+def _check_merging(metric: Metric, batches: list[Batch], wanted: Scores, tolerance: float) -> None:
+    other = batches[0] | {"reconstruction": -batches[0]["reconstruction"]}
+    with law(metric, "merging counts as updating one metric with everything") as checked:
+        parts = [duplicate(metric) for _ in range(len(batches) + 1)]  # the last sees nothing
+        for part in parts:
+            part.reset()
+        for part, batch in zip(parts, batches, strict=False):
+            part.update(**batch)
+        counts = [part.num_samples() for part in parts]
+        checked.need(all(type(count) is int for count in counts) and all(counts[:-1]) and not counts[-1],
+                     needed="num_samples() of more than 0 for three batches and of 0 for none", got=f"{counts}",
+                     do="count samples in update, and set the count back in reset")
+        merged = parts[0].merged(parts[1:])
+        _need_equal(checked, merged.compute(), wanted, tolerance, needed="the scores of the joined batch",
+                    do="add up all that update adds to")
+        checked.need(merged.num_samples() == sum(counts), needed=f"as many samples as the parts have, {sum(counts)}",
+                     got=f"{merged.num_samples()}", do="add up the counts too")
+    with law(metric, "a merged metric and its parts do not change each other") as checked:
+        merged.update(**other)
+        again = parts[0].merged(parts[1:])
+        _need_equal(checked, again.compute(), wanted, tolerance, needed="from the same parts the same scores, after "
+                    "the first merged metric was updated", do="copy what update changes in place")
+        for part in (parts[0], parts[-1]):
+            part.update(**other)
+        _need_equal(checked, again.compute(), wanted, tolerance, needed="the same scores after a part was updated",
+                    do="copy what update changes in place")
 
 
 def _need_equal(checked: Law, found: Scores, wanted: Scores, tolerance: float, *, needed: str, do: str) -> None:

@@ -1,0 +1,144 @@
+"""What stays of features, and targets whose features are known."""
+
+import pytest
+import torch
+from pooled import FewThumbnails, Thumbnails, pair, part_of
+from safetensors.torch import load, save
+
+from toolkit.metrics import union
+from toolkit.metrics.features import FeatureSet, pixel_keys
+
+
+def scores(metric, *batches) -> dict[str, float]:
+    for batch in batches:
+        metric.update(**batch)
+    return metric.compute()
+
+
+# sets
+
+
+def test_the_same_sample_stays_whatever_the_order_and_the_batches():
+    vectors, keys = torch.randn(40, 3), torch.randint(-2**63, 2**63 - 1, (40,))
+    wanted = vectors[keys.argsort()[:6]]
+    for order, sizes in ((torch.arange(40), [40]), (torch.randperm(40), [1, 20, 19]), (torch.randperm(40), [5] * 8)):
+        features = FeatureSet(3, kept=6)
+        for part in order.split(sizes):
+            features.add(vectors[part], keys[part])
+        assert torch.equal(features.sample(), wanted) and not features.complete and features.count == 40
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_sums_are_of_all_samples_and_not_of_those_that_stay(asked_before):
+    vectors, features = torch.randn(40, 3), FeatureSet(3, kept=6)
+    for part in vectors.split(3):
+        features.add(part, torch.randint(1000, (len(part),)))
+        if asked_before:
+            features.sums()
+    mean, cov = features.sums().gaussian()
+    assert torch.allclose(mean, vectors.double().mean(0)) and torch.allclose(cov, torch.cov(vectors.double().T))
+
+
+def test_memory_does_not_grow_with_the_samples():
+    features = FeatureSet(3, kept=6)
+    for _ in range(50):
+        features.add(torch.randn(5, 3), torch.randint(1000, (5,)))
+        assert sum(len(chunk) for chunk, _ in features._chunks) <= 12
+    assert features.sums().matrix.shape == (4, 4) and features.sums().matrix.dtype == torch.float64
+
+
+def test_keys_are_of_pixels_as_a_file_holds_them():
+    frames = torch.randint(256, (3, 3, 8, 8)) / 127.5 - 1
+    keys = pixel_keys(frames)
+    assert len(set(keys.tolist())) == 3 and keys.dtype == torch.long
+    assert torch.equal(pixel_keys(frames + 0.3 / 127.5), keys)
+    assert torch.equal(pixel_keys(frames[[2, 0]]), keys[[2, 0]])
+
+
+def test_a_copy_is_added_to_alone():
+    features = FeatureSet(3, kept=6)
+    features.add(torch.randn(9, 3), torch.arange(9))
+    other, before = features.copy(), features.sums().matrix.clone()
+    other.add(torch.randn(9, 3), torch.arange(9))
+    assert (features.count, other.count) == (9, 18) and torch.equal(features.sums().matrix, before)
+
+
+# targets that are known
+
+
+@pytest.mark.parametrize("kind", [Thumbnails, FewThumbnails])
+def test_known_targets_give_the_same_scores_without_the_network(kind):
+    batches = [pair(3, 3, 5, 8, 8, seed=seed) for seed in range(4)]
+    first, second = kind(), kind()
+    wanted = scores(first, *batches)
+    state = load(save(first.target_state()))  # as a file holds it
+    second.load_target_state(state)
+    seen, network = [], second.network
+    second.network = lambda samples: seen.append(len(samples)) or network(samples)
+    found = scores(second, *(part_of(batch, [2, 0, 1]) for batch in reversed(batches)))  # another order
+    assert found == pytest.approx(wanted, rel=1e-9) and sum(seen) == second.num_samples() == 60
+    assert {name: tensor.tolist() for name, tensor in second.target_state().items()} == {
+        name: tensor.tolist() for name, tensor in state.items()}
+
+
+def test_targets_other_than_the_known_are_refused():
+    known, batch = Thumbnails(), pair(4, 3, 1, 8, 8)
+    scores(known, batch)
+    for other in (part_of(batch, slice(3)), pair(4, 3, 1, 8, 8, seed=1)):
+        metric = Thumbnails()
+        metric.load_target_state(known.target_state())
+        metric.update(**other)
+        with pytest.raises(ValueError, match=rf"Thumbnails got {len(other['target'])} reconstructions of other targets "
+                                             "than the 4 whose features were loaded"):
+            metric.compute()
+        metric.reset()
+        assert scores(metric, batch) == pytest.approx(known.compute())
+
+
+def test_states_of_other_features_and_late_loading_are_refused():
+    metric, batch = Thumbnails(), pair(2, 3, 1, 8, 8)
+    metric.update(**batch)
+    state = metric.target_state()
+    with pytest.raises(ValueError, match="seen nothing"):
+        metric.load_target_state(state)
+    with pytest.raises(ValueError, match="48 features of each sample"):
+        Thumbnails().load_target_state(state | {"features": state["features"][:, :5]})
+    with pytest.raises(ValueError, match="merged from 2"):
+        union([metric, Thumbnails()]).target_state()
+
+
+# merging
+
+
+@pytest.mark.parametrize("kind", [Thumbnails, FewThumbnails])
+def test_blocks_with_known_targets_merge_as_others(kind):
+    batches = [pair(2, 3, 4, 8, 8, seed=seed) for seed in range(3)]
+    blocks, again = [kind() for _ in batches], [kind() for _ in batches]
+    for block, batch in zip(blocks, batches, strict=True):
+        block.update(**batch)
+    for block, other, batch in zip(blocks, again, batches, strict=True):
+        other.load_target_state(block.target_state())
+        other.update(**batch)
+    assert union(again).compute() == pytest.approx(union(blocks).compute(), rel=1e-9)
+
+
+def test_merging_changes_neither_side_even_where_only_a_sample_stays():
+    blocks = [FewThumbnails() for _ in range(3)]
+    for seed, block in enumerate(blocks):
+        block.update(**pair(9, 3, 1, 8, 8, seed=seed))
+    alone = [block.compute() for block in blocks]
+    merged = union(blocks)
+    wanted = merged.compute()
+    again = union(blocks)
+    merged.update(**pair(9, 3, 1, 8, 8, seed=7))
+    assert merged.num_samples() == 36 and merged.compute() != wanted
+    assert again.compute() == wanted and [block.compute() for block in blocks] == alone
+
+
+def test_a_metric_merged_twice_counts_twice():
+    metric, twice = Thumbnails(), Thumbnails()
+    batch = pair(9, 3, 1, 8, 8)
+    scores(twice, batch, batch)
+    metric.update(**batch)
+    assert union([metric, metric]).compute()["pooled"] == pytest.approx(twice.compute()["pooled"], rel=1e-9)
+    assert union([metric, metric]).compute()["kernel"] == pytest.approx(twice.compute()["kernel"], rel=1e-9)

@@ -1,0 +1,90 @@
+"""Merging: what is refused, and that the law finds what merges wrongly."""
+
+import pytest
+import torch
+
+from toolkit.metrics import LPIPS, PSNR, SSIM, Codebook
+from toolkit.metrics.pixel import FrameMean
+from toolkit.testing import ContractViolation, check_metric
+
+
+class Error(FrameMean):
+    name, higher_is_better = "error", {"error": False}
+
+    def score(self, target, reconstruction):
+        return (target - reconstruction).abs().mean((1, 2, 3))
+
+
+class MeanOfMeans(Error):
+    def merged(self, others):
+        merged = super().merged(others)
+        seen = [m for m in (self, *others) if m._frames]
+        merged._total = sum(m._total / m._frames for m in seen) / len(seen) * merged._frames
+        return merged
+
+
+class IntoItself(Error):
+    def merged(self, others):
+        self._total += sum(other._total for other in others)
+        self._frames += sum(other._frames for other in others)
+        return self
+
+
+class Shared(Error):
+    def reset(self):
+        super().reset()
+        self.batches = []
+
+    def update(self, **batch):
+        self.batches.append(batch)
+
+    def compute(self):
+        metric = Error()
+        for batch in self.batches:
+            metric.update(**batch)
+        return metric.compute()
+
+    def num_samples(self):
+        return sum(len(batch["target"]) for batch in self.batches)
+
+    def merged(self, others):
+        merged = Shared()
+        merged.batches = self.batches  # not a copy
+        for other in others:
+            merged.batches += other.batches
+        return merged
+
+
+class Uncounted(Error):
+    def num_samples(self):
+        return 1
+
+
+@pytest.mark.parametrize(("metric", "message"), [
+    (MeanOfMeans(), "merging counts as updating one.*scores of the joined batch"),
+    (IntoItself(), "do not change each other.*after the first merged metric was updated"),
+    (Shared(), "do not change each other"), (Uncounted(), "of 0 for none")])
+def test_the_law_finds_what_merges_wrongly(metric, message):
+    with pytest.raises(ContractViolation, match=message):
+        check_metric(metric, processes=(1,))
+
+
+def test_the_law_passes_what_merges_rightly():
+    check_metric(Error(), processes=(1,))
+
+
+@pytest.mark.parametrize(("metric", "other"), [
+    (PSNR(), SSIM()), (LPIPS(net="alex"), LPIPS(net="vgg")), (Codebook(codebook_size=8), Codebook(codebook_size=9)),
+    (Codebook(codebook_size=8, fps=8), Codebook(codebook_size=8, fps=9))])
+def test_metrics_of_other_classes_or_arguments_are_refused(metric, other):
+    with pytest.raises(ValueError, match=f"{type(metric).__name__} merges with metrics like"):
+        metric.merged([other])
+
+
+def test_codebooks_that_were_merged_count_on_alone():
+    clip, books = torch.zeros(1, 3, 1, 8, 8), [Codebook(codebook_size=8) for _ in range(2)]
+    for number, book in enumerate(books):
+        book.update(target=clip, reconstruction=clip, indices=torch.full((1, 1, 2, 2, 1), number))
+    merged = books[0].merged(books[1:])
+    assert merged.compute()["codebook_perplexity"] == pytest.approx(2) and merged.num_samples() == 8
+    assert books[0].compute()["codebook_perplexity"] == 1 and books[0].num_samples() == 4

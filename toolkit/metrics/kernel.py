@@ -1,0 +1,150 @@
+"""Kernel distances beside the Fréchet distances, on the same features: KID and KVD.
+
+They assume no Gaussian, and their expectation does not depend on the number of samples.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from toolkit.metrics.features import FeatureBlock
+from toolkit.metrics.frechet import RFID, RFVD, FrechetMetric
+from toolkit.registry import METRICS
+
+
+def kernel_distance(first: Tensor, second: Tensor) -> float:
+    """The squared maximum mean discrepancy of paired sets under the kernel ``(x . y / D + 1)^3``, in float64.
+
+    The U-statistic over all pairs of samples i != j. Of targets and their reconstructions this is unbiased,
+    and 0 if they are equal; the estimator of independent sets also pairs a target with its own
+    reconstruction, which makes it too small by about ``2 / N``. Over independent sets both expect the same.
+
+    Args:
+        first, second: (N, D), of two samples at least; row i of one belongs to row i of the other.
+
+    Returns:
+        About 0 for samples of one distribution, and then of either sign; NaN if anything given is not finite.
+
+    Raises:
+        ValueError: If the sets are not of equal size, two at least.
+
+    Source: Bińkowski et al., arXiv:1801.01401, sec. 4; Gretton et al., JMLR 13 (2012), eq. 4.
+
+    Example:
+        >>> first = torch.tensor([[0.0], [1.0]])
+        >>> kernel_distance(first, first), kernel_distance(first, first + 1)   # (0 + 1)^3 + (2 + 1)^3 - 1 - 2^3
+        (0.0, 19.0)
+    """
+    if first.shape != second.shape or first.ndim != 2 or len(first) < 2:
+        raise ValueError(f"kernel_distance takes two sets (N, D) of equal size, N from 2 on, got "
+                         f"{tuple(first.shape)} and {tuple(second.shape)}.")
+    return _sum_within(first, second) / (len(first) * (len(first) - 1))
+
+
+def _kernels(first: Tensor, second: Tensor) -> Tensor:
+    """Stacked targets and reconstructions (2, N, D), (2, M, D) -> signed kernels (2, N, 2, M)."""
+    kernels = torch.einsum("and,bmd->anbm", first, second).div_(first.shape[-1]).add_(1).pow_(3)
+    sign = torch.tensor([1.0, -1.0], dtype=kernels.dtype)
+    return kernels.mul_(sign.view(2, 1, 1, 1)).mul_(sign.view(1, 1, 2, 1))
+
+
+def _sum_within(target: Tensor, reconstruction: Tensor) -> float:
+    """Over ordered pairs i != j of k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(y_i, x_j)."""
+    pair = torch.stack([target, reconstruction]).double()
+    kernels = _kernels(pair, pair).sum((0, 2))
+    return (kernels.sum() - kernels.trace()).item()
+
+
+def _sum_between(first: FeatureBlock, second: FeatureBlock) -> float:
+    one, other = (torch.stack([block.target.sample(), block.reconstruction.sample()]).double()
+                  for block in (first, second))
+    return _kernels(one, other).sum().item()
+
+
+def _kept_sum(first: FeatureBlock, second: FeatureBlock) -> float:
+    """Of two blocks, or within one: computed once, as every subset of the blocks needs it again."""
+    versions = {first.version, second.version}
+    found = first.pairs.get(second) or second.pairs.get(first)
+    if found is None or found[0] != versions:
+        value = (_sum_within(first.target.sample(), first.reconstruction.sample()) if first is second
+                 else _sum_between(first, second))
+        found = first.pairs[second] = (versions, value)
+    return found[1]
+
+
+class WithKernelDistance(FrechetMetric):
+    """A Fréchet metric that also gives the kernel distance of its features; one pass of the network serves both.
+
+    All pairs of the features that stay are compared: of every sample up to ``kept``, beyond that of a
+    sample of them.
+
+    Attributes:
+        kernel_name: What the second score is called in :meth:`compute`'s result.
+
+    Example:
+        >>> class Brightness(WithKernelDistance):
+        ...     name, kernel_name, dim = "brightness", "kernel", 1
+        ...     higher_is_better = {"brightness": False, "kernel": False}
+        ...     def samples(self, clips): return clips
+        >>> metric = Brightness(lambda clips: clips.mean((1, 2, 3, 4)).unsqueeze(1))
+        >>> clips = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1)
+        >>> metric.update(target=clips, reconstruction=-clips)   # means 1/2 and -1/2
+        >>> metric.compute()
+        {'brightness': 1.0, 'kernel': 0.0}
+    """
+
+    kernel_name: str
+
+    def compute(self) -> dict[str, float]:
+        """Both distances over all samples of all processes; few samples are warned of, once.
+
+        Raises:
+            ValueError: If there are fewer than two, or targets that were loaded are not those of the
+                reconstructions.
+        """
+        blocks = self._checked_blocks()
+        return {self.name: self._distance(blocks), self.kernel_name: self._kernel_distance(blocks)}
+
+    def _kernel_distance(self, blocks: list[FeatureBlock]) -> float:
+        count = sum(len(block.target.sample()) for block in blocks)
+        within = math.fsum(_kept_sum(block, block) for block in blocks)
+        between = math.fsum(_sum_between(one, other) if one is other else _kept_sum(one, other)
+                            for one, other in itertools.combinations(blocks, 2))
+        return (within + 2 * between) / (count * (count - 1))
+
+
+@METRICS.register_module()
+class InceptionDistances(WithKernelDistance, RFID):
+    """rFID and the kernel inception distance (Bińkowski et al., arXiv:1801.01401) of reconstructed frames.
+
+    Features, samples and arguments are :class:`RFID`'s; the second is :func:`kernel_distance`.
+
+    Example:
+        >>> distances, clips = InceptionDistances(), torch.rand(1, 3, 2, 32, 32) * 2 - 1
+        >>> distances.update(target=clips, reconstruction=clips)   # two samples; and more of them
+        >>> {name: round(score, 6) for name, score in distances.compute().items()}
+        {'rfid': 0.0, 'kid': 0.0}
+    """
+
+    kernel_name = "kid"
+    higher_is_better = {"rfid": False, "kid": False}
+
+
+@METRICS.register_module()
+class VideoDistances(WithKernelDistance, RFVD):
+    """rFVD and the kernel video distance (Unterthiner et al., arXiv:1812.01717) of reconstructed clips.
+
+    Features and samples are :class:`RFVD`'s; the second is :func:`kernel_distance`.
+
+    Example:
+        >>> distances, clips = VideoDistances(), torch.rand(2, 3, 10, 32, 32) * 2 - 1
+        >>> distances.samples(clips).shape   # update, and more of them, then compute(), take seconds
+        torch.Size([2, 3, 10, 32, 32])
+    """
+
+    kernel_name = "kvd"
+    higher_is_better = {"rfvd": False, "kvd": False}
