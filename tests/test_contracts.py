@@ -135,7 +135,7 @@ def test_continuous_bottleneck_has_no_indices_and_says_so():
 def test_config_has_every_argument_also_those_left_to_their_defaults():
     assert LFQ(bits=3).config == {"type": "LFQ", "bits": 3, "num_codebooks": 1, "scale": 1.0,
                                   "inv_temperature": 100.0, "entropy_groups": 1, "bit_order": "msb_first",
-                                  "sign_of_zero": -1}
+                                  "sign_of_zero": -1, "rotation_trick": False}
 
 
 def test_config_of_a_composite_has_its_childrens():

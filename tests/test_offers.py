@@ -112,6 +112,9 @@ def test_nothing_but_an_offered_name_resolves(site, quantizers, name):
     ("BadFunction", None, "must be its own subclass of Quantizer, got <function rounded"),
     ("BadModule", None, "must be its own subclass of Quantizer, got <module 'bad_parts'"),
     ("BadAlias", None, "must be its own subclass of Quantizer, got <class 'toolkit.quantizers.vq.VQ'>"),
+    ("BadNowhere", None, "must be its own subclass of Quantizer, got <class '"),
+    ("BadHalf", None, "lacks lookup of its contract"),
+    ("BadText", Exception, "importing bad_text:Round failed (Mute)"),
 ])
 def test_faulty_plugin_is_an_error_for_that_name_only_and_leaves_nothing(site, quantizers, name, cause, said):
     kinds = (*registry.ALL, quantizers)
@@ -122,7 +125,7 @@ def test_faulty_plugin_is_an_error_for_that_name_only_and_leaves_nothing(site, q
     assert (error.value.distribution, error.value.version, error.value.status) == ("toolkit-bad", "1.0", "failed")
     assert str(error.value).startswith(f"quantizer '{name}' of toolkit-bad 1.0") and said in str(error.value)
     assert str(error.value).endswith("; pip install --upgrade toolkit-bad, or tell its author.")
-    assert type(error.value.__cause__) is (cause or type(None))
+    assert isinstance(error.value.__cause__, cause or type(None))
     assert [dict(kind.module_dict) for kind in kinds] == before
     assert QUANTIZERS.get("VQ").type_name == "VQ" and quantizers.build(dict(type="GoodRound"))
 
@@ -141,7 +144,8 @@ def test_plugin_for_another_version_of_the_toolkit_is_refused_before_it_is_impor
     assert error.value.status == "incompatible" and not imported(site)
 
 
-@pytest.mark.parametrize("requirement", ["visual-tokenizer-toolkit ~~ 1", "???"])
+@pytest.mark.parametrize("requirement", ["visual-tokenizer-toolkit ~~ 1",
+                                         "visual_tokenizer-toolkit>=0; python_version ~= 'abc'"])
 def test_requirement_that_cannot_be_read_is_refused_before_the_import(site, quantizers, requirement):
     metadata = site / "toolkit_old-2.0.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text().replace("Visual.Tokenizer_Toolkit<0.0.9", requirement))
@@ -149,6 +153,34 @@ def test_requirement_that_cannot_be_read_is_refused_before_the_import(site, quan
     with pytest.raises(PluginError, match=r"'Old' of toolkit-old 2.0: its requirement .* cannot be read"):
         quantizers.get("Old")
     assert not imported(site)
+
+
+def test_unreadable_requirement_of_something_else_is_pips_business(site, quantizers):
+    metadata = site / "toolkit_old-2.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("Visual.Tokenizer_Toolkit<0.0.9", "numpy (>1.0.*)"))
+    os.utime(site)  # as an installation does
+    assert quantizers.get("Old").__name__ == "Old"
+
+
+def test_constructor_that_raises_names_its_distribution(site, quantizers):
+    with pytest.raises(PluginError, match=r"'Raises' of toolkit-bad 1.0 cannot be built \(RuntimeError: out of luck\)"):
+        quantizers.build(dict(type="Raises"))
+
+
+def test_group_that_no_kind_has_is_logged_with_the_nearest(site, quantizers, caplog):
+    offers.warn_once.cache_clear()
+    file = site / "toolkit_old-2.0.dist-info" / "entry_points.txt"
+    file.write_text(file.read_text().replace("toolkit.quantizers", "toolkit.quantizer"))
+    os.utime(site)  # as an installation does
+    assert "Old" not in quantizers
+    assert "has the group 'toolkit.quantizer'; did its author mean toolkit.quantizers?" in caplog.text
+
+
+def test_distribution_is_called_as_its_metadata_says_whatever_its_folder(site, quantizers):
+    (site / "toolkit_good-0.3.1.dist-info").rename(site / "toolkit-odd-name-0.3.1.dist-info")
+    os.utime(site)  # as an installation does
+    offer, = (offer for offer in offers.offers("toolkit.quantizers") if offer.name == "GoodRound")
+    assert str(offer) == "toolkit-good 0.3.1"
 
 
 def test_name_that_two_distributions_offer_is_an_error_that_names_both(site, quantizers, monkeypatch):
@@ -181,9 +213,10 @@ def test_unreadable_file_is_logged_by_name_and_harms_nobody_else(site, quantizer
     assert quantizers.build(dict(type="GoodRound", dim=2)).dim == 2
     assert quantizers.get("Twice").__module__ == "second_parts"
     logged = [record.getMessage() for record in caplog.records]
+    logged = [line for line in logged if "cannot be read" in line]
     assert len(logged) == 4  # once, however often it is read
     for name in ("toolkit_bad-1.0", "toolkit_first-1.1", "toolkit_old-2.0", "toolkit_thief-6.6"):
-        assert sum(f"{name}.dist-info/entry_points.txt cannot be read" in line for line in logged) == 1
+        assert sum(f"{name}.dist-info: its entry points cannot be read" in line for line in logged) == 1
 
 
 def test_unparsable_entry_in_a_good_file_is_logged_and_alone_is_lost(site, caplog, recwarn):
@@ -196,7 +229,7 @@ def test_unparsable_entry_in_a_good_file_is_logged_and_alone_is_lost(site, caplo
 
 
 @pytest.mark.parametrize(("setting", "names"), [
-    (None, {"GoodRound", "Plain", "Old", "Twice", "LFQ", *BAD}), ("", set()), (" , ", set()),
+    (None, {"GoodRound", "Plain", "Old", "Twice", "LFQ", "Raises", *BAD}), ("", set()), (" , ", set()),
     ("toolkit-good", {"GoodRound", "Plain"}), ("Toolkit_Good", {"GoodRound", "Plain"}),
     ("TOOLKIT.good , toolkit--OLD", {"GoodRound", "Plain", "Old"})])
 def test_allow_list_lets_in_those_distributions_in_any_spelling(site, quantizers, monkeypatch, setting, names):
@@ -295,7 +328,8 @@ def test_check_says_of_each_offer_whether_it_can_be_used_and_why_not(site):
                                                                            for name in DISTRIBUTIONS}}
     assert states == {("GoodRound", "toolkit-good"): "ok", ("Plain", "toolkit-good"): "ok",
                       ("Game", "toolkit-second"): "ok", ("Frames", "toolkit-thief"): "ok",
-                      ("Old", "toolkit-old"): "incompatible", ("LFQ", "toolkit-thief"): "clash",
+                      ("Raises", "toolkit-bad"): "ok", ("Old", "toolkit-old"): "incompatible",
+                      ("LFQ", "toolkit-thief"): "clash",
                       ("Twice", "toolkit-first"): "clash", ("Twice", "toolkit-second"): "clash",
                       **{(name, "toolkit-bad"): "failed" for name in BAD}}
     assert "needs visual-tokenizer-toolkit<0.0.9, got" in done.stdout

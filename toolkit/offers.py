@@ -9,9 +9,11 @@ A distribution offers a part through an entry point in the group of its kind, wh
 from __future__ import annotations
 
 import configparser
+import difflib
 import inspect
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ from importlib.metadata import PathDistribution
 from pathlib import Path
 
 from entrypoints import BadEntryPoint, CaseSensitiveConfigParser, EntryPoint
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import toolkit
@@ -28,6 +30,9 @@ from toolkit.parts import Part
 
 logger = logging.getLogger(__name__)
 TOOLKIT = "visual-tokenizer-toolkit"
+GROUPS = tuple(f"toolkit.{kind}" for kind in
+               ("encoders", "decoders", "quantizers", "discriminators", "losses", "metrics", "datasets"))
+_NAME = re.compile(r"[\w.-]*")  # with which a requirement begins
 Places = tuple[tuple[str, int], ...]  # folders of sys.path, and when each last got or lost an entry
 
 
@@ -141,14 +146,30 @@ def load(offer: Offer, *, kind: str, contracts: tuple[type, ...]) -> type:
         raise
     except BaseException as error:  # whatever a stranger's module does, sys.exit() included, is its own failure
         target = ":".join(filter(None, (offer.entry.module_name, offer.entry.object_name)))
-        raise PluginError(f"{who}: importing {target} failed ({type(error).__name__}: {error})", offers=(offer,),
+        raise PluginError(f"{who}: importing {target} failed ({in_one_line(error)})", offers=(offer,),
                           cure=repair) from error
     if not _is_plugin_part(found) or not issubclass(found, contracts):
         wanted = " or ".join(contract.__name__ for contract in contracts)
         # A class of this package under a second name would change the type that saved configs give it.
         raise PluginError(f"{who} must be its own subclass of {wanted}, got {found!r}", offers=(offer,), cure=repair)
+    if inspect.isabstract(found):
+        lacking = ", ".join(sorted(found.__abstractmethods__))
+        raise PluginError(f"{who} lacks {lacking} of its contract", offers=(offer,), cure=repair)
     _LOADED.add((found, offer))
     return found
+
+
+def in_one_line(error: BaseException) -> str:
+    """A stranger's exception as text, whatever it does when asked for it.
+
+    Example:
+        >>> in_one_line(ValueError("two\\nlines"))
+        'ValueError: two lines'
+    """
+    try:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    except Exception:  # its own __str__ fails
+        return type(error).__name__
 
 
 def distributions_of(classes: Iterable[type]) -> dict[str, str]:
@@ -176,19 +197,20 @@ def distributions_of(classes: Iterable[type]) -> dict[str, str]:
 
 
 def _is_plugin_part(found: object) -> bool:
-    return inspect.isclass(found) and issubclass(found, Part) and found.__module__.partition(".")[0] != "toolkit"
+    return inspect.isclass(found) and issubclass(found, Part) and str(found.__module__).partition(".")[0] != "toolkit"
 
 
 def _check_version(offer: Offer, who: str, repair: str) -> None:
     for line in offer.requires:
+        if canonicalize_name(_NAME.match(line.strip())[0]) != TOOLKIT:
+            continue  # what it needs of others is pip's business
         try:
             requirement = Requirement(line)
-        except InvalidRequirement as error:
+            applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        except ValueError as error:  # of the packaging library: requirement, marker or version that is none
             raise PluginError(f"{who}: its requirement {line!r} cannot be read", offers=(offer,), cure=repair,
                               status="incompatible") from error
-        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if (applies and canonicalize_name(requirement.name) == TOOLKIT
-                and not requirement.specifier.contains(toolkit.__version__, prereleases=True)):
+        if applies and not requirement.specifier.contains(toolkit.__version__, prereleases=True):
             raise PluginError(f"{who} needs {TOOLKIT}{requirement.specifier}, got {toolkit.__version__}",
                               offers=(offer,), status="incompatible",
                               cure=f"pip install a version of {offer.distribution} or of {TOOLKIT} that fits the other")
@@ -205,7 +227,8 @@ def _read(places: Places, setting: str | None) -> tuple[Offer, ...]:
     folders = dict(_distributions(places))
     wanted = None if setting is None else {canonicalize_name(name.strip()) for name in setting.split(",")} - {""}
     for name in sorted((wanted or set()) - folders.keys()):
-        warn_once(f"TOOLKIT_PLUGINS names {name}, which is not installed; pip install it, or take it out.")
+        warn_once(f"TOOLKIT_PLUGINS names {name}, which is not installed; pip install it, or take it out (commas "
+                  "separate names).")
     return tuple(offer for name, folder in folders.items()
                  for offer in _read_folder(folder, name, wanted is None or name in wanted))
 
@@ -216,10 +239,20 @@ def _distributions(places: Places) -> Iterator[tuple[str, Path]]:
     for place, _ in places:
         # One that begins with ~, or has no metadata, is what is left of something uninstalled.
         for folder in sorted([*Path(place).glob("[!~]*.dist-info"), *Path(place).glob("[!~]*.egg-info")]):
-            name = canonicalize_name(folder.stem.split("-")[0])
-            if name not in seen and any((folder / file).is_file() for file in ("METADATA", "PKG-INFO")):
+            name = _name_of(folder)
+            if name is not None and name not in seen:
                 seen.add(name)
                 yield name, folder
+
+
+def _name_of(folder: Path) -> str | None:
+    """A distribution's normalised name, from its metadata's first lines; None if it has none."""
+    for file in ("METADATA", "PKG-INFO"):
+        if (folder / file).is_file():
+            with (folder / file).open(encoding="utf-8", errors="replace") as lines:
+                found = next((line for line in lines if line.lower().startswith("name:")), "")
+            return canonicalize_name(found.partition(":")[2].strip() or folder.stem.split("-")[0])
+    return None
 
 
 def _read_folder(folder: Path, name: str, allowed: bool) -> list[Offer]:
@@ -234,9 +267,12 @@ def _read_folder(folder: Path, name: str, allowed: bool) -> list[Offer]:
             return []
         about, requires = PathDistribution(folder).metadata, tuple(PathDistribution(folder).requires or ())
     except (configparser.Error, OSError, ValueError) as error:  # ValueError: no UTF-8
-        warn_once(f"{file} cannot be read and is left out ({' '.join(str(error).split())}); reinstall {name}, or tell "
-                  "its author.")
+        warn_once(f"{folder}: its entry points cannot be read and are left out ({' '.join(str(error).split())}); "
+                  f"reinstall {name}, or tell its author.")
         return []
+    for group in {group for group, _, _ in specs} - set(GROUPS):
+        near = difflib.get_close_matches(group, GROUPS, n=1) or GROUPS
+        warn_once(f"{file}: no kind of part has the group {group!r}; did its author mean {' or '.join(near)}?")
     found = []
     for group, key, spec in specs:
         try:

@@ -22,7 +22,7 @@ from typing import Any
 from mmengine.registry import Registry as MMRegistry
 
 from toolkit import contracts
-from toolkit.offers import Offer, PluginError, distributions_of, load, offers, warn_once
+from toolkit.offers import Offer, PluginError, distributions_of, in_one_line, load, offers, warn_once
 
 
 class UnknownComponentError(LookupError):
@@ -171,7 +171,16 @@ class Registry(MMRegistry):
         arguments = {key: value for key, value in cfg.items() if key != "type"} | built
         part = self.get(cfg["type"])
         self._check_arguments(part, cfg["type"], arguments)
-        return part(**arguments)
+        try:
+            return part(**arguments)
+        except (LookupError, OSError, PluginError, TypeError, ValueError):
+            raise  # which say what is wrong with the arguments
+        except Exception as error:  # a stranger's constructor may raise anything
+            if not (made := distributions_of([part])):
+                raise
+            of = " and ".join(f"{name} {version}" for name, version in made.items())
+            raise PluginError(f"{self.name} {cfg['type']!r} of {of} cannot be built ({in_one_line(error)})",
+                              cure="correct its arguments, or tell its author") from error
 
     def _check_arguments(self, part: type, name: str, arguments: Mapping[str, Any]) -> None:
         known = contracts.constructor_parameters(part)

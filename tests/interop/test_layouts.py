@@ -81,7 +81,7 @@ def test_levels_that_stride_in_time_are_read_off_the_upsampling(source, downsamp
 @pytest.mark.parametrize("source", ["llamagen_vq16", "llamagen_vq8"])
 def test_llamagen_has_16384_unit_codes_of_8_and_attention_at_the_coarsest_level(source):
     config = convert(tensors_of(source)).tokenizer.config
-    assert config["quantizer"] == dict(type="VQ", codebook_size=16384, dim=8, normalize=True)
+    assert config["quantizer"].items() >= dict(type="VQ", codebook_size=16384, dim=8, normalize=True).items()
     for part in ("encoder", "decoder"):
         assert (config[part]["z_channels"], config[part]["norm_eps"]) == (256, 1e-6)
         *finer, coarsest = config[part]["attention"]

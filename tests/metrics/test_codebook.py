@@ -19,6 +19,7 @@ def test_even_use_of_every_entry_reaches_all_bounds():
     scores = score(torch.arange(16).reshape(1, 1, 4, 4, 1), codebook_size=16)
     assert scores == pytest.approx({
         "codebook_usage": 1, "codebook_dead": 0, "codebook_perplexity": 16, "codebook_entropy": math.log(16),
+        "codebook_entropy_min": math.log(16),
         "codebook_entropy_bound": math.log(16), "codebook_digit_entropy": 1, "bits_per_pixel": 16 * 4 / 64})
 
 
@@ -41,7 +42,8 @@ def test_codebooks_of_one_quantizer_are_averaged():
     scores = score(torch.stack([even, constant], -1).reshape(1, 1, 2, 2, 2), codebook_size=4, num_codebooks=2)
     assert scores == pytest.approx({
         "codebook_usage": (1 + 1 / 4) / 2, "codebook_dead": 3 / 2, "codebook_perplexity": (4 + 1) / 2,
-        "codebook_entropy": math.log(4) / 2, "codebook_entropy_bound": math.log(4), "codebook_digit_entropy": 1 / 2,
+        "codebook_entropy": math.log(4) / 2, "codebook_entropy_min": 0,
+        "codebook_entropy_bound": math.log(4), "codebook_digit_entropy": 1 / 2,
         "bits_per_pixel": 4 * 2 * 2 / 64})
 
 
@@ -151,3 +153,9 @@ def test_clips_without_a_rate_have_no_bits_per_second():
     assert "bits_per_second" not in unknown.higher_is_better
     with pytest.raises(ValueError, match=r"fps above 0.*got 0"):
         Codebook(codebook_size=4, fps=0)
+
+
+def test_alarm_tells_one_dead_codebook_among_living_ones():
+    even, constant = torch.arange(64), torch.zeros(64, dtype=torch.long)
+    scores = score(torch.stack([even, even, constant], -1).reshape(1, 1, 8, 8, 3), codebook_size=64, num_codebooks=3)
+    assert collapse_of(scores)

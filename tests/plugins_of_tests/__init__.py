@@ -41,7 +41,12 @@ QUANTIZERS.register_module(name="Alias")(QUANTIZERS.get("VQ"))
 import no_such_module_anywhere
 """,
     "bad_exit": "raise SystemExit(3)",
-    "bad_parts": "class Nothing(Loss):\n    pass\ndef rounded(z):\n    return z\nfrom toolkit.quantizers import VQ",
+    "bad_parts": "class Nothing(Loss):\n    pass\ndef rounded(z):\n    return z\nfrom toolkit.quantizers import VQ\n"
+                 "class Half(Quantizer):\n    def quantize(self, z):\n        pass\n"
+                 "class Nowhere:\n    __module__ = None\n"
+                 "class Raises(Half):\n    def lookup(self, i):\n        pass\n"
+                 "    def __init__(self):\n        raise RuntimeError('out of\\nluck')",
+    "bad_text": "class Mute(Exception):\n    def __str__(self):\n        raise ValueError\nraise Mute",
     "bad_taker": "@QUANTIZERS.register_module()\nclass VQ(Quantizer):\n    pass",
     "old_parts": ROUND.format(name="Old"),
     "first_parts": ROUND.format(name="Twice"),
@@ -69,10 +74,11 @@ DISTRIBUTIONS = {
                                "visual-tokenizer-toolkit<0.0.1; python_version<'3'",
                                "visual-tokenizer-toolkit<0.0.1; extra=='old'"],
                      ["good_parts"], {"quantizers": {"GoodRound": "good_parts:Round", "Plain": "good_parts:Plain"}}),
-    "toolkit-bad": ("1.0", [], ["bad_import", "bad_exit", "bad_parts", "bad_taker"], {"quantizers": {
+    "toolkit-bad": ("1.0", [], ["bad_import", "bad_exit", "bad_parts", "bad_taker", "bad_text"], {"quantizers": {
         "BadImport": "bad_import:Round", "BadExit": "bad_exit:Round", "BadAttribute": "bad_parts:Missing",
         "BadLoss": "bad_parts:Nothing", "BadFunction": "bad_parts:rounded", "BadAlias": "bad_parts:VQ",
-        "BadModule": "bad_parts", "BadTaker": "bad_taker:VQ"}}),
+        "BadModule": "bad_parts", "BadTaker": "bad_taker:VQ", "BadText": "bad_text:Round", "BadHalf": "bad_parts:Half",
+        "BadNowhere": "bad_parts:Nowhere", "Raises": "bad_parts:Raises"}}),
     "toolkit-old": ("2.0", ["Visual.Tokenizer_Toolkit<0.0.9"], ["old_parts"], {"quantizers": {"Old": "old_parts:Old"}}),
     "toolkit-first": ("1.1", [], ["first_parts"], {"quantizers": {"Twice": "first_parts:Twice"}}),
     "toolkit-second": ("1.2", [], ["second_parts"], {"quantizers": {"Twice": "second_parts:Twice"},
@@ -80,7 +86,8 @@ DISTRIBUTIONS = {
     "toolkit-thief": ("6.6", [], ["thief_parts"], {"quantizers": {"LFQ": "thief_parts:LFQ"},
                                                    "metrics": {"Frames": "thief_parts:Frames"}}),
 }
-BAD = {"BadImport", "BadExit", "BadAttribute", "BadLoss", "BadFunction", "BadAlias", "BadModule", "BadTaker"}
+BAD = {"BadImport", "BadExit", "BadAttribute", "BadLoss", "BadFunction", "BadAlias", "BadModule", "BadTaker", "BadText",
+       "BadHalf", "BadNowhere"}
 
 
 def write_distribution(folder: Path, name: str) -> Path:

@@ -178,7 +178,7 @@ class UnsharedDraw(RunningScale):
 
     def learn(self, z):
         samples = gather_over_processes(z.flatten(0, 1))
-        self.scale_.copy_(samples[torch.randint(len(samples), ())].abs().mean())
+        self.scale_.copy_(samples[torch.randint(len(samples), ())].abs().mean().clamp(min=0.1))
 
 
 class OneProcessCalls(Ternary):

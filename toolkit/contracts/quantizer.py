@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 
 import torch
 from einops import rearrange
@@ -97,7 +98,8 @@ class Quantizer(Part, nn.Module, ABC):
             raise ValueError(
                 f"{type(self).__name__} takes latents (B, {self.dim}, t, h, w), got "
                 f"{tuple(latents.shape)}; set the encoder's out_channels to {self.dim}.")
-        with torch.autocast(latents.device.type, enabled=False):
+        device = latents.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             codes, indices, losses = self.quantize_grid(latents.float())
         if indices is not None:
             positions = self.positions(tuple(latents.shape[2:]))

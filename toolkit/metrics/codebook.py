@@ -26,7 +26,8 @@ class Codebook(Metric):
     - ``codebook_usage``: the share of the K entries that were used, in [0, 1];
     - ``codebook_dead``: how many of the K entries were not;
     - ``codebook_entropy``: of the observed frequencies, in nats;
-    - ``codebook_perplexity``: exp of it, as many entries used evenly have the same entropy;
+    - ``codebook_entropy_min``: that of the codebook where it is least;
+    - ``codebook_perplexity``: exp of the entropy, as many entries used evenly have the same entropy;
     - ``codebook_entropy_bound``: min(ln K, ln N) for N observed positions; no entropy is above it,
       so few samples of a large codebook cannot tell an even use of it;
     - ``codebook_digit_entropy``: the mean over an index's digits (bits, or levels of channels) of each one's
@@ -53,14 +54,15 @@ class Codebook(Metric):
         codebook_dead 6.0
         codebook_perplexity 2.0
         codebook_entropy 0.693
+        codebook_entropy_min 0.693
         codebook_entropy_bound 1.386
         codebook_digit_entropy 0.333
         bits_per_pixel 0.75
     """
 
     higher_is_better = {"codebook_usage": True, "codebook_dead": False, "codebook_perplexity": True,
-                        "codebook_entropy": True, "codebook_entropy_bound": True, "codebook_digit_entropy": True,
-                        "bits_per_pixel": False}
+                        "codebook_entropy": True, "codebook_entropy_min": True, "codebook_entropy_bound": True,
+                        "codebook_digit_entropy": True, "bits_per_pixel": False}
 
     def __init__(self, *, codebook_size: int, num_codebooks: int = 1, digits: Sequence[int] | None = None,
                  fps: float | None = None):
@@ -119,6 +121,7 @@ class Codebook(Metric):
             "codebook_dead": self.codebook_size - used,
             "codebook_perplexity": sum(map(math.exp, entropies)) / self.num_codebooks,
             "codebook_entropy": sum(entropies) / self.num_codebooks,
+            "codebook_entropy_min": min(entropies),
             "codebook_entropy_bound": math.log(min(self.codebook_size, positions)),
             "codebook_digit_entropy": sum(shares) / max(len(shares), 1),
             "bits_per_pixel": bits / pixels,
@@ -184,7 +187,7 @@ def _entropy(counts: Tensor) -> float:
 
 
 def collapse_of(scores: Mapping[str, float]) -> str | None:
-    """What an alarm says where the codebook has collapsed: its entropy is below a third of its bound.
+    """What an alarm says where a codebook has collapsed: its entropy is below a third of its bound.
 
     Args:
         scores: From :meth:`Codebook.compute`.
@@ -193,14 +196,15 @@ def collapse_of(scores: Mapping[str, float]) -> str | None:
         A sentence, or None where nothing is wrong or there are no such scores.
 
     Example:
-        >>> collapse_of({"codebook_entropy": 0.4, "codebook_entropy_bound": math.log(4096), "codebook_dead": 4091.0})
-        'the codebook has collapsed: its entropy is 0.40 of at most 8.32 nats, as if 1.5 codes were used ...'
-        >>> collapse_of({"codebook_entropy": 6.8, "codebook_entropy_bound": math.log(4096), "codebook_dead": 9.0})
+        >>> bound = math.log(4096)
+        >>> collapse_of({"codebook_entropy_min": 0.4, "codebook_entropy_bound": bound, "codebook_dead": 4091.0})
+        'a codebook has collapsed: its entropy is 0.40 of at most 8.32 nats, as if 1.5 codes were used ...'
+        >>> collapse_of({"codebook_entropy_min": 6.8, "codebook_entropy_bound": bound, "codebook_dead": 9.0})
     """
-    entropy, bound = scores.get("codebook_entropy"), scores.get("codebook_entropy_bound")
+    entropy, bound = scores.get("codebook_entropy_min"), scores.get("codebook_entropy_bound")
     if entropy is None or entropy >= COLLAPSED * bound:
         return None
-    return (f"the codebook has collapsed: its entropy is {entropy:.2f} of at most {bound:.2f} nats, as if "
+    return (f"a codebook has collapsed: its entropy is {entropy:.2f} of at most {bound:.2f} nats, as if "
             f"{math.exp(entropy):.2g} codes were used evenly; {scores['codebook_dead']:.0f} are never used")
 
 

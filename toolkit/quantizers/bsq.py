@@ -69,7 +69,7 @@ class BSQ(Quantizer):
         codes, indices = self._codes(positive), join_digits(positive, self.places).unsqueeze(-1)
         if not self.training:
             return codes, indices, {}
-        unit = F.normalize(z, dim=-1)
+        unit = F.normalize(z, dim=-1, eps=1e-6)
         per_sample, codebook = grouped_binary_entropies(unit * self.scale, self.inv_temperature,
                                                         groups=self.entropy_groups, eps=_EPS)
         losses = {"commitment": (unit - codes).square().sum(-1).mean(), "per_sample_entropy": per_sample,

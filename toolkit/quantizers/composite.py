@@ -21,7 +21,7 @@ class Composite(Quantizer):
         quantizers: The children, of one codebook size.
 
     Raises:
-        ValueError: If there are none, or one has no grid of indices, or sizes differ.
+        ValueError: If there are none, or one has no grid of indices, or sizes differ, or loss weights cancel out.
 
     Example:
         >>> Composite.__abstractmethods__ == {"quantize", "lookup"}
@@ -47,6 +47,9 @@ class Composite(Quantizer):
             for loss, weight in child.loss_weights.items():
                 weights.setdefault(loss, []).append(weight)
         self.loss_weights = {loss: mean(given) for loss, given in weights.items()}
+        if cancelled := [loss for loss, given in weights.items() if any(given) and not self.loss_weights[loss]]:
+            raise ValueError(f"{name} needs loss weights that do not cancel out, got {weights[cancelled[0]]} of "
+                             f"{cancelled[0]!r}; give its quantizers weights of one sign.")
 
     @property
     def digits(self) -> tuple[int, ...]:

@@ -70,7 +70,8 @@ class FSQ(Quantizer):
         reach, offset = (self.sizes - 1) * (1 + _EPS) / 2, (self.sizes % 2 == 0) / 2
         bounded = torch.tanh(self.slope * z + torch.atanh(offset / reach)) * reach - offset
         rounded = bounded.round()
-        indices = join_digits(rounded.long() + width, self.places).unsqueeze(-1)
+        # NaN has no digit; its codes stay NaN, but indices must lie in the codebook.
+        indices = join_digits(rounded.nan_to_num(0.0).long() + width, self.places).unsqueeze(-1)
         codes = rounded / width
         if self.training:
             codes = straight_through(bounded / width, codes, rotation_trick=self.rotation_trick)

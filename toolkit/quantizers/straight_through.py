@@ -43,7 +43,7 @@ def _rotated(z: Tensor, codes: Tensor) -> Tensor:
     """A constant rotation and stretching of z that takes it to the codes."""
     with torch.no_grad():
         size = z.norm(dim=-1, keepdim=True)
-        stretch = codes.norm(dim=-1, keepdim=True) / size.clamp(min=_EPS)
+        stretch = torch.where(size > _EPS, codes.norm(dim=-1, keepdim=True) / size.clamp(min=_EPS), 1.0)
         a, b = z / size.clamp(min=_EPS), F.normalize(codes, dim=-1, eps=_EPS)
         r = F.normalize(a + b, dim=-1, eps=_EPS)
     along = (z * r).sum(-1, keepdim=True)

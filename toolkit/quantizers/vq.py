@@ -39,7 +39,8 @@ class VQ(Quantizer):
         kmeans_iters: If positive, the codebook starts as the k-means of the first training batch, after so many
             iterations; codes beyond its number of latents keep their random start.
         revive_below: A code whose running count per batch falls below this share of an even use (N / K) is
-            replaced by a latent of the batch; 0: never.
+            replaced by a latent of the batch; 0: never. Counts start from those of the first batch, no code's
+            below an even use.
         rotation_trick: Pass gradients rotated (arXiv:2410.06424) instead of straight through.
 
     Raises:
@@ -82,7 +83,7 @@ class VQ(Quantizer):
         z = self._scaled(z)
         flat, learns = z.detach().flatten(0, 1), self.training and not self.frozen
         with torch.no_grad():
-            if learns and self.kmeans_iters and self.num_batches == 0:
+            if learns and (self.kmeans_iters or self.revive_below) and self.num_batches == 0:
                 self._start(flat)
             nearest = nearest_codes(flat, self._scaled(self.codebook.float()))
         indices = nearest.reshape(*z.shape[:2], 1)
@@ -101,30 +102,32 @@ class VQ(Quantizer):
         return self._scaled(F.embedding(indices.squeeze(-1), self.codebook).float())
 
     def _scaled(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=-1) if self.normalize else vectors
+        return F.normalize(vectors, dim=-1, eps=1e-6) if self.normalize else vectors
 
     def _start(self, z: Tensor) -> None:
-        """Put the means of the batch's clusters in the codebook's first rows."""
-        means = kmeans(z, self.codebook_size, num_iters=self.kmeans_iters, normalize=self.normalize)
-        if self.update == "ema":
-            counts, _ = count_and_sum(z, nearest_codes(z, means), len(means))
-            self.code_count[:len(means)] = counts.clamp(min=1)
-        self._set(torch.arange(len(means), device=z.device), means)
-
-    def _set(self, rows: Tensor, codes: Tensor) -> None:
-        """Make the codes of these rows (M,) these (M, d), whatever they were."""
-        self.codebook.data[rows] = codes.to(self.codebook.dtype)
-        if self.update == "ema":
-            self.code_sum[rows] = codes * self.code_count[rows].unsqueeze(1)
+        """Start running counts from the first batch, and the codebook's first rows from its clusters if wanted."""
+        z = z[z.isfinite().all(1)]
+        counts, _ = count_and_sum(z, nearest_codes(z, self._scaled(self.codebook.float())), self.codebook_size)
+        even_use = counts.sum() / self.codebook_size
+        if self.kmeans_iters:
+            means = kmeans(z, self.codebook_size, num_iters=self.kmeans_iters, normalize=self.normalize)
+            self.codebook.data[:len(means)] = means.to(self.codebook.dtype)
+            counts, _ = count_and_sum(z, nearest_codes(z, means), self.codebook_size)
+        if "code_count" in self._buffers:
+            self.code_count.copy_(counts.clamp(min=even_use))
+        if "code_sum" in self._buffers:
+            torch.mul(self.codebook, self.code_count.unsqueeze(1), out=self.code_sum)
 
     @torch.no_grad()
     def _learn(self, z: Tensor, indices: Tensor) -> None:
         """What changes with a batch without a gradient; on all processes alike."""
+        finite = z.isfinite().all(1)  # one batch that is not must not spoil the averages for good
+        z, indices = z[finite], indices[finite]
         if self.update == "ema" or self.revive_below:
             counts, sums = count_and_sum(z, indices, self.codebook_size)
-            self.code_count.lerp_(counts, 1 - self.decay)
+            self.code_count.lerp_(counts.to(self.code_count.dtype), 1 - self.decay)
             if self.update == "ema":
-                self.code_sum.lerp_(sums, 1 - self.decay)
+                self.code_sum.lerp_(sums.to(self.code_sum.dtype), 1 - self.decay)
                 total = self.code_count.sum()
                 smoothed = (self.code_count + _EPS) / (total + self.codebook_size * _EPS) * total
                 self.codebook.copy_(self._scaled(self.code_sum / smoothed.unsqueeze(1)))
@@ -137,7 +140,8 @@ class VQ(Quantizer):
         """Replace dead codes by latents of the batch, as many as it has, with the count of an even use."""
         dead = (self.code_count < self.revive_below * even_use).nonzero().flatten()
         if len(dead):
-            latents = draw(gather_over_processes(z), len(dead), seed=int(self.num_batches))
+            latents = draw(gather_over_processes(z), len(dead), seed=int(self.num_batches)).to(self.codebook.dtype)
             rows = dead[:len(latents)]
-            self.code_count[rows] = even_use
-            self._set(rows, latents)
+            self.codebook.data[rows], self.code_count[rows] = latents, even_use
+            if self.update == "ema":
+                self.code_sum[rows] = latents * even_use

@@ -146,6 +146,8 @@ def reloaded(part: P, registry: Registry) -> P:
         kept = save({name: (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
                      for name, tensor in tensors.items()})
         fresh.load_state_dict(load(kept))
+    for name, tensor in fresh.state_dict(keep_vars=True).items():
+        tensor.data = tensor.data.to(tensors[name].dtype)  # a module in half precision stays one
     return fresh.train(part.training)
 
 

@@ -48,7 +48,7 @@ def on_two_processes(law: Law, function: Callable[[Any], Any], shares: Sequence[
     """
     try:
         payloads = [pickle.dumps((function, share)) for share in shares]
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    except (pickle.PicklingError, AttributeError, RuntimeError, TypeError) as error:
         raise law.violation(
             needed="a part that can be sent to another process", got=f"{type(error).__name__} ({error})",
             do="define the class at the top level of a module and keep no lambda, generator or open file in it; or "

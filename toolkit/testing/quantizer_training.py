@@ -50,11 +50,13 @@ def training_steps(quantizer: Quantizer, batches: Sequence[Tensor], *, share: sl
         total.backward()
         record = {"codes": out.codes} | ({} if out.indices is None else {"indices": out.indices})
         record |= {f"loss {name}": loss for name, loss in out.losses.items()}
+        if lost := [name for name, one in quantizer.named_parameters() if one.requires_grad and one.grad is None]:
+            raise ValueError(f"no gradient reaches {lost[0]}: data-parallel training would stop; use it in codes or "
+                             "losses at every step, or make it a buffer")
         record[_LATENTS] = torch.zeros_like(latents) if latents.grad is None else latents.grad
         for name, parameter in quantizer.named_parameters():
             if parameter.requires_grad:
-                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                record[f"gradient of {name}"] = mean_over_processes(gradient)
+                record[f"gradient of {name}"] = mean_over_processes(parameter.grad)
                 parameter.data.sub_(LEARNING_RATE * record[f"gradient of {name}"])
         record |= {f"state {name}": tensor for name, tensor in state_of(quantizer).items()}
         records.append({name: tensor.detach().clone() for name, tensor in record.items()})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from toolkit.contracts import Quantizer, QuantizerOutput
 from toolkit.contracts.quantizer import Grid
@@ -55,6 +56,8 @@ def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtyp
             for dtype in dtypes:
                 for batch in (1, 3):
                     _check_shapes(quantizer, tiny_latents(dim=quantizer.dim, batch=batch, grid=grid).to(dtype))
+        for size in (0, 100):
+            _check_shapes(quantizer, size * tiny_latents(dim=quantizer.dim, grid=grids[-1]), shown=f"{size} times ")
         for dtype in dtypes:
             _check_gradient(quantizer, tiny_latents(dim=quantizer.dim, grid=grids[-1]).to(dtype))
             _check_losses(quantizer, tiny_latents(dim=quantizer.dim, grid=grids[-1]).to(dtype))
@@ -63,6 +66,7 @@ def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtyp
         for grid in grids:
             for dtype in dtypes:
                 _check_stored_indices(trained, tiny_latents(dim=quantizer.dim, grid=grid, seed=1).to(dtype))
+        _check_precision(trained, tiny_latents(dim=quantizer.dim, grid=grids[-1], seed=6))
         _check_float32(trained, grids[-1], dtypes)
         _check_layouts(trained, tiny_latents(dim=quantizer.dim, grid=grids[-1], seed=3))
         _check_batch(trained, tiny_latents(dim=quantizer.dim, grid=grids[-1], batch=4, seed=4))
@@ -115,9 +119,9 @@ def _forward(quantizer: Quantizer, latents: Tensor) -> QuantizerOutput:
         return quantizer(latents)
 
 
-def _check_shapes(quantizer: Quantizer, latents: Tensor) -> None:
+def _check_shapes(quantizer: Quantizer, latents: Tensor, *, shown: str = "") -> None:
     grid, batch = tuple(latents.shape[2:]), len(latents)
-    where = f"latents {tuple(latents.shape)} of {latents.dtype}"
+    where = f"{shown}latents {tuple(latents.shape)} of {latents.dtype}"
     for training in (False, True):
         part, mode = duplicate(quantizer).train(training), "training" if training else "eval"
         given = latents.clone()
@@ -169,12 +173,16 @@ def _check_gradient(quantizer: Quantizer, latents: Tensor) -> None:
                      got="none" if gradient is None else "zeros", do=do)
         checked.need(bool(gradient.isfinite().all()), needed=f"finite gradients for {latents.dtype}",
                      got="NaN or infinity", do="look for a division by zero or the root of zero")
+        if latents.dtype == torch.float32:  # in less a small one may become zero
+            reached = gradient.flatten(2).any(2)  # (B, d)
+            checked.need(bool(reached.all()), needed="a gradient in every channel of every sample",
+                         got=f"none in {int((~reached).sum())} of {reached.numel()}", do=do)
 
 
 def _check_losses(quantizer: Quantizer, latents: Tensor) -> None:
     part = duplicate(quantizer)
     with law(quantizer, "losses are named float32 scalars in training") as checked:
-        losses = part.train()(latents).losses
+        losses = part.train()(latents.clone().requires_grad_()).losses
         checked.need(isinstance(losses, dict), needed="a dict of losses", got=f"{type(losses).__name__}",
                      do="return name -> loss from quantize, {} if there are none")
         for name, loss in losses.items():
@@ -184,6 +192,8 @@ def _check_losses(quantizer: Quantizer, latents: Tensor) -> None:
                          do="take the mean over batch and positions, in float32")
             checked.need(bool(loss.isfinite()), needed=f"a finite loss {name!r}", got=f"{loss.item()}",
                          do="look for the logarithm of zero or a division by zero")
+            checked.need(loss.requires_grad, needed=f"a loss {name!r} with a gradient, to latents or parameters",
+                         got="one cut off from any", do="detach one side of a distance, not both")
     with law(quantizer, "each loss has a weight in loss_weights, and each weight a loss") as checked:
         checked.need(losses.keys() == quantizer.loss_weights.keys(),
                      needed=f"losses named as loss_weights, {sorted(quantizer.loss_weights)}", got=f"{sorted(losses)}",
@@ -257,6 +267,31 @@ def _check_float32(quantizer: Quantizer, grid: Grid, dtypes: Sequence[torch.dtyp
                             do=do)
 
 
+class _HalfPrecision(TorchDispatchMode):
+    """Notes operations of float32 that came out in less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(tensor, Tensor) and tensor.dtype in (torch.float16, torch.bfloat16):
+                self.seen.add(f"{operation} to {tensor.dtype}")
+        return result
+
+
+def _check_precision(quantizer: Quantizer, latents: Tensor) -> None:
+    quantizer = duplicate(quantizer).float()
+    with law(quantizer, "indices are decided in float32") as checked:
+        with _HalfPrecision() as halves:
+            _forward(quantizer, latents)
+        checked.need(not halves.seen, needed="no operation in half precision on float32 latents",
+                     got=", ".join(sorted(halves.seen)[:3]),
+                     do="compute distances, digits and codes in float32, outside autocast")
+
+
 def _need_equal(checked: Law, out: QuantizerOutput, wanted: QuantizerOutput, dtype: torch.dtype, *, needed: str,
                 do: str) -> None:
     if wanted.indices is not None:
@@ -306,11 +341,17 @@ def _check_batch(quantizer: Quantizer, latents: Tensor) -> None:
     do = "use no statistic of the batch in eval mode; keep running ones from training as buffers"
     with law(quantizer, "in eval mode a sample's result does not depend on the rest of its batch") as checked:
         joined = _forward(quantizer, latents)
-        others = torch.cat([latents[:1], 10 * latents[1:] + 3])
-        for name, batch in {"alone": latents[:1], "among others": others}.items():
-            _need_equal(checked, _first(_forward(quantizer, batch)), _first(joined), latents.dtype,
-                        needed=f"for a sample {name} the result it has in a batch", do=do)
+        for number in range(len(latents)):
+            others = 10 * latents + 3
+            others[number] = latents[number]
+            found = {"alone": _pick(_forward(quantizer, latents[number:number + 1]), 0),
+                     "among others": _pick(_forward(quantizer, others), number)}
+            for name, out in found.items():
+                _need_equal(checked, out, _pick(joined, number), latents.dtype,
+                            needed=f"for sample {number} {name} the result it has in a batch", do=do)
 
 
-def _first(out: QuantizerOutput) -> QuantizerOutput:
-    return QuantizerOutput(out.codes[:1], None if out.indices is None else out.indices[:1])
+def _pick(out: QuantizerOutput, number: int) -> QuantizerOutput:
+    """One sample's."""
+    share = slice(number, number + 1)
+    return QuantizerOutput(out.codes[share], None if out.indices is None else out.indices[share])

@@ -259,6 +259,9 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
         if quantizer is not None and name not in weights:
             logger.info("objective.quantizer: %s returns no loss %r; its weight is ignored.",
                         type(quantizer).__name__, name)
+        elif quantizer is not None and weight != weights[name]:
+            logger.info("objective.quantizer: %r has the weight %s, not %s's %s.", name, weight,
+                        type(quantizer).__name__, weights[name])
         weights[name] = 0.0 if weight is None else weight
     adversarial = config.get("adversarial")
     adversaries = {modality: _build_adversary(adversarial) for modality in modalities} if adversarial else {}
