@@ -103,7 +103,8 @@ def test_children_are_built_innermost_first():
 def test_metrics_get_the_tokenizers_codebook_where_they_take_one():
     tokenizer = build_tokenizer(config_of(bits=5, num_codebooks=2))
     psnr, codebook = build_metrics([dict(type="PSNR"), dict(type="Codebook")], tokenizer)
-    assert codebook.config == {"type": "Codebook", "codebook_size": 32, "num_codebooks": 2, "digits": [2] * 5, "fps": None}
+    assert codebook.config == {"type": "Codebook", "codebook_size": 32, "num_codebooks": 2, "digits": [2] * 5,
+                               "fps": None}
     assert psnr.config == {"type": "PSNR"}
 
 
