@@ -9,34 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-PSNR, SSIM, RFVD = ({"type": name} for name in ("PSNR", "SSIM", "RFVD"))
-RFID = {"type": "RFID", "value_type": "float"}  # values are rounded, or not, before any metric sees them
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a score is measured.
-
-    Attributes:
-        dataset: And its split.
-        num_samples: Scores over another number do not compare.
-        size: Pixels of each side, after the resize of the short edge to it and the centre crop.
-        num_frames: 1 for images.
-        values: What the metrics are given of a reconstruction: "float", or "uint8" for one rounded to 8 bits.
-        metrics: Their configs.
-        resize, crop: Ours, of the toolkit's datasets.
-        deviations: Where this is known to differ from the authors' own evaluation.
-    """
-
-    dataset: str
-    num_samples: int | None
-    size: int
-    metrics: tuple[dict[str, Any], ...]
-    num_frames: int = 1
-    values: str = "float"
-    resize: str = "short edge, bicubic with antialiasing, in 8 bits"
-    crop: str = "centre"
-    deviations: tuple[str, ...] = ()
+from protocol import PSNR, RFID, RFVD, SSIM, Protocol
 
 
 @dataclass(frozen=True)
@@ -76,21 +49,24 @@ class Published:
 
 
 _SEED = "TencentARC/SEED-Voken docs/Open-MAGVIT2.md"
+_BILINEAR = "short edge, bilinear without antialiasing"  # the authors', by albumentations
 _SEED_CODE = (
-    "the authors resize bilinearly without antialiasing (albumentations)",
     "their PSNR and SSIM are of pixels cut to 8 bits; their SSIM has skimage's uniform 7x7 window, ours a Gaussian one")
-_IMAGENET_256 = Protocol("ImageNet-1k val", 50_000, 256, (RFID, PSNR, SSIM), deviations=_SEED_CODE)
+_IMAGENET_256 = Protocol("ImageNet-1k", "val", 50_000, 256, (RFID, PSNR, SSIM), resize=_BILINEAR, deviations=_SEED_CODE)
 _IMAGENET_128 = replace(_IMAGENET_256, size=128)
-_COCO = replace(_IMAGENET_256, dataset="COCO val2017", num_samples=5_000, deviations=(
+_COCO = replace(_IMAGENET_256, dataset="COCO", split="val2017", num_samples=5_000, deviations=(
     *_SEED_CODE, "their table says COCO only: that this is val2017 with 5,000 images is assumed"))
-_UCF = Protocol("UCF-101 train", 9_537, 128, (RFVD, PSNR, SSIM), num_frames=17, values="uint8", deviations=(
-    "the authors repeat randomly drawn files of their train folder up to 10,000; here each file counts once",
-    "that their train folder is the first train list, of 9,537 files, is assumed",
-    "they crop at random and resize bilinearly", "they cut to 8 bits, here it is rounded",
-    "their configuration's frame rate was not seen; here it is the file's"))
-_LLAMAGEN = Protocol("ImageNet-1k val", 50_000, 256, (RFID, PSNR, SSIM), values="uint8", deviations=(
-    "the authors halve with a box filter before the bicubic resize (ADM's crop) and use TensorFlow's evaluator",))
-_CLIPS = Protocol("any clips", None, 256, (RFVD, PSNR, SSIM), num_frames=17)
+_UCF = Protocol(
+    "UCF-101", "train", 10_000, 128, (RFVD, PSNR, SSIM), num_frames=17, resize=_BILINEAR, crop="random",
+    clip_choice="random", values="uint8", deviations=(
+        "which files the authors repeat, and where they cut, was drawn by their generator, not by ours",
+        "that their train folder is the first train list, of 9,537 files, is assumed",
+        "they cut to 8 bits, here it is rounded",
+        "their configuration's frame rate was not seen; here it is the file's"))
+_LLAMAGEN = Protocol("ImageNet-1k", "val", 50_000, 256, (RFID, PSNR, SSIM), values="uint8",
+                     resize="halve by box, then short edge, bicubic",
+                     deviations=("the authors use TensorFlow's evaluator",))
+_CLIPS = Protocol("any clips", "all", None, 256, (RFVD, PSNR, SSIM), num_frames=17)
 
 _CONFIRMED = f"address and scores: the table of {_SEED} (its link and its row)"
 _HUB = "; file and commit: a stored copy of the hub's file list"

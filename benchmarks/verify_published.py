@@ -64,15 +64,16 @@ def sha256(path: Path) -> str:
 
 def build_data(entry: Published, arguments: argparse.Namespace) -> Any:
     """The protocol's validation set, or the sample clips in a dry run, whole and in order."""
-    from toolkit.training.assemble import build_sources
+    from preparation import build_dataset
+
+    from toolkit.data import Source
 
     protocol, dry = entry.protocol, arguments.dry_run
-    dataset = dict(type="Images" if protocol.num_frames == 1 else "VideoClips", train=False,
-                   path=None if dry else str(arguments.data), size=32 if dry else protocol.size)
-    if protocol.num_frames > 1:
-        dataset |= {"num_frames": protocol.num_frames, "clips_per_video": 2 if dry else 1}
-    return build_sources("data", dict(dataset=dataset, batch_size=arguments.batch_size,
-                                      num_workers=arguments.num_workers))
+    if dry:
+        protocol = dataclasses.replace(protocol, size=32, clip_choice="spread", clips_per_video=2)
+    dataset = build_dataset(protocol, None if dry else arguments.data, limit=None if not dry else 16 if
+                            protocol.modality == "image" else 2, exact=False)
+    return [Source(dataset, batch_size=arguments.batch_size, num_workers=arguments.num_workers)]
 
 
 def measure(entry: Published, tokenizer: Any, sources: list, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -189,8 +190,7 @@ def print_list(folder: Path) -> None:
     for name, entry in PUBLISHED.items():
         protocol, file = entry.protocol, folder / f"{name}.json"
         result = json.loads(file.read_text()) if file.is_file() else None
-        frames = f"{protocol.num_frames}x" if protocol.num_frames > 1 else ""
-        table.add_row(name, entry.address, f"{protocol.dataset}, {frames}{protocol.size}x{protocol.size}",
+        table.add_row(name, entry.address, str(protocol),
                       ", ".join(f"{score} {value:g}" for score, value in entry.stated.items()) or "nothing",
                       f"{result['verdict']} ({result['origin']})" if result else "not yet verified")
     Console(width=max(170, Console().width)).print(table)

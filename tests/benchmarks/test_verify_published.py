@@ -90,7 +90,8 @@ def test_a_local_checkpoint_leaves_a_result_with_all_fields(small, tmp_path, cap
     assert result["difference"] == {"psnr": pytest.approx(result["scores"]["psnr"] - 21.90)}
     assert any("3 samples, the protocol has 50000" in reason for reason in result["reasons"])
     assert result["versions"]["torch"] == torch.__version__ and len(result["sha256"]) == 64
-    assert result["protocol"]["dataset"] == "ImageNet-1k val" and result["protocol"]["values"] == "float"
+    assert result["protocol"]["dataset"] == "ImageNet-1k" and result["protocol"]["split"] == "val"
+    assert result["protocol"]["values"] == "float"
     assert "differs" in capsys.readouterr().out
     run_here("--list", "--results", results)
     assert "differs (local file)" in " ".join(capsys.readouterr().out.split())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 
 
@@ -61,19 +61,29 @@ class Thumbnail:
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, T, H, W) in [-1, 1] -> (reconstruction of that shape, indices (B, t, h, w, 1))."""
-        s_t, s_h, s_w = self.stride
-        b, _, t, h, w = pixels.shape
-        groups = [pixels[:, :, :1], *pixels[:, :, 1:].split(s_t, dim=2)] if t > 1 else [pixels]
-        frames = torch.cat([group.mean(2, keepdim=True) for group in groups], dim=2)
-        padded = F.pad(frames, (0, -w % s_w, 0, -h % s_h, 0, 0), mode="replicate")
-        cells = F.avg_pool3d(padded, (1, s_h, s_w))
-        cells, indices = quantize_uniform((cells + 1) / 2, self.bits)
-        grown = F.interpolate(rearrange(cells, "b c t h w -> (b t) c h w"), size=padded.shape[3:], mode="bicubic",
-                              align_corners=False)
-        grown = rearrange(grown, "(b t) c h w -> b c t h w", b=b).clamp(0, 1) * 2 - 1
-        repeated = torch.cat([repeat(grown[:, :, i], "b c h w -> b c n h w", n=group.shape[2])
-                              for i, group in enumerate(groups)], dim=2)
-        return repeated[..., :h, :w], indices
+        cells, indices = self.encode(pixels)
+        return self.decode(cells, tuple(pixels.shape[2:])), indices
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, T, H, W) in [-1, 1] -> rounded colours (B, 3, t, h, w) in [0, 1], indices (B, t, h, w, 1)."""
+        _, s_h, s_w = self.stride
+        frames = torch.cat([group.mean(2, keepdim=True) for group in pixels.split(self._groups(pixels.shape[2]), 2)], 2)
+        padded = F.pad(frames, (0, -frames.shape[4] % s_w, 0, -frames.shape[3] % s_h, 0, 0), mode="replicate")
+        return quantize_uniform((F.avg_pool3d(padded, (1, s_h, s_w)) + 1) / 2, self.bits)
+
+    def decode(self, cells: Tensor, size: tuple[int, int, int]) -> Tensor:
+        """Colours (B, 3, t, h, w) in [0, 1] -> pixels (B, 3, T, H, W) of the size (T, H, W)."""
+        frames, height, width = size
+        grown = F.interpolate(rearrange(cells, "b c t h w -> (b t) c h w"), scale_factor=self.stride[1:],
+                              mode="bicubic", align_corners=False)
+        grown = rearrange(grown, "(b t) c h w -> b c t h w", b=len(cells)).clamp(0, 1) * 2 - 1
+        lengths = torch.tensor(self._groups(frames), device=grown.device)
+        return grown.repeat_interleave(lengths, dim=2)[..., :height, :width]
+
+    def _groups(self, frames: int) -> list[int]:
+        """How many frames each cell's time has: the first alone."""
+        whole, rest = divmod(frames - 1, self.stride[0])
+        return [1, *[self.stride[0]] * whole, *[rest] * (rest > 0)]
 
 
 class MeanColour:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,65 @@ def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *, d
         for metric in metrics:
             metric.update(target=pixels, reconstruction=reconstruction, indices=indices)
     return {name: value for metric in metrics for name, value in metric.compute().items()}
+
+
+@torch.no_grad()
+def evaluate_blocks(codec: Codec, batches: Iterable[Batch], make_metrics: Callable[[], list[Metric]], *,
+                    block_of: Callable[[str], int], num_blocks: int, device: torch.device | str = "cpu",
+                    targets: Mapping[int, Sequence[Mapping[str, Tensor] | None]] | None = None,
+                    on_batch: Callable[[Batch, Tensor], None] | None = None) -> list[list[Metric]]:
+    """As :func:`evaluate`, but each block of the data has metrics of its own, and nothing is computed yet.
+
+    Args:
+        codec: Pixels (B, C, T, H, W) in [-1, 1] -> (reconstruction, indices).
+        batches: Finite; each process has its own share.
+        make_metrics: Makes a block's metrics, always the same ones.
+        block_of: Key of a sample -> number of its block.
+        num_blocks: How many there are.
+        device: Where to compute.
+        targets: From :func:`target_states` after another codec's pass over the same batches; what metrics then know
+            of the targets is not computed again.
+        on_batch: Called with every batch and its reconstruction.
+
+    Returns:
+        Of each metric its blocks, to be merged, and to be compared by ``toolkit.metrics.jackknife``.
+
+    Example:
+        >>> from toolkit.metrics import PSNR, union
+        >>> batch = Batch(torch.zeros(2, 3, 1, 16, 16), keys=["a", "b"], modality="image")
+        >>> blocks, = evaluate_blocks(MeanColour(), [batch], lambda: [PSNR()], block_of="ab".index, num_blocks=2)
+        >>> [block.num_samples() for block in blocks], round(union(blocks).compute()["psnr"], 1)
+        ([1, 1], 54.2)
+    """
+    by_block = [make_metrics() for _ in range(num_blocks)]
+    for number, states in (targets or {}).items():
+        for metric, state in zip(by_block[number], states, strict=True):
+            if state is not None:
+                metric.load_target_state(state)
+    for batch in batches:
+        pixels = batch.pixels.to(device)
+        reconstruction, indices = codec(pixels)
+        if on_batch is not None:
+            on_batch(batch, reconstruction)
+        blocks = [block_of(key) for key in batch.keys]
+        for number in sorted(set(blocks)):
+            chosen = [place for place, block in enumerate(blocks) if block == number]
+            for metric in by_block[number]:
+                metric.update(target=pixels[chosen], reconstruction=reconstruction[chosen],
+                              indices=None if indices is None else indices[chosen])
+    return [list(blocks) for blocks in zip(*by_block, strict=True)]
+
+
+def target_states(blocks: list[list[Metric]]) -> dict[int, list[dict[str, Tensor] | None]]:
+    """What :func:`evaluate_blocks`' metrics have seen of the targets, for its next call: block -> state of each metric.
+
+    Example:
+        >>> from toolkit.metrics import PSNR
+        >>> target_states([[PSNR(), PSNR()]])   # one metric in two blocks; it keeps nothing of the targets
+        {0: [None], 1: [None]}
+    """
+    return {number: [metric.target_state() if hasattr(metric, "target_state") else None for metric in metrics]
+            for number, metrics in enumerate(zip(*blocks, strict=True))}
 
 
 def anchor_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],

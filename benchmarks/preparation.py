@@ -1,0 +1,160 @@
+"""From files to a protocol's samples: the ways to resize, to crop and to choose clips that published scores use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image
+from protocol import RESIZES, Protocol
+from torch import Tensor
+
+from toolkit.contracts import DataError, Dataset
+from toolkit.data import Images, VideoClips
+from toolkit.data.sampling import mix
+from toolkit.data.transforms import resize as bicubic
+from toolkit.data.transforms import to_pixels
+from toolkit.data.video_file import VideoFile
+
+
+def _covering(height: int, width: int, size: int) -> tuple[int, int]:
+    """(H', W') whose shorter side is ``size``."""
+    scale = size / min(height, width)
+    return max(size, round(height * scale)), max(size, round(width * scale))
+
+
+def _short_edge(frames: Tensor, size: int) -> Tensor:
+    return bicubic(frames, size=_covering(*frames.shape[1:3], size))
+
+
+def _squash(frames: Tensor, size: int) -> Tensor:
+    return bicubic(frames, size=(size, size))
+
+
+def _bilinear(frames: Tensor, size: int) -> Tensor:
+    planes = F.interpolate(rearrange(frames, "t h w c -> t c h w").float(), mode="bilinear",
+                           size=_covering(*frames.shape[1:3], size))
+    return rearrange(planes.round().to(torch.uint8), "t c h w -> t h w c")
+
+
+def _by_pillow(frames: Tensor, size: tuple[int, int], filter_: Image.Resampling) -> Tensor:
+    resized = [np.asarray(Image.fromarray(frame.numpy()).resize(size[::-1], filter_)) for frame in frames]
+    return torch.from_numpy(np.stack(resized))
+
+
+def _lanczos(frames: Tensor, size: int) -> Tensor:
+    return _by_pillow(frames, _covering(*frames.shape[1:3], size), Image.Resampling.LANCZOS)
+
+
+def _adm(frames: Tensor, size: int) -> Tensor:
+    while min(frames.shape[1:3]) >= 2 * size:
+        frames = _by_pillow(frames, (frames.shape[1] // 2, frames.shape[2] // 2), Image.Resampling.BOX)
+    return _by_pillow(frames, _covering(*frames.shape[1:3], size), Image.Resampling.BICUBIC)
+
+
+_RESIZES: dict[str, Callable[[Tensor, int], Tensor]] = dict(
+    zip(RESIZES, (_short_edge, _squash, _lanczos, _bilinear, _adm), strict=True))
+
+
+class Preparation:
+    """Frames (T, H, W, 3) uint8 of any size -> pixels (3, T, size, size) in [-1, 1], as a protocol says."""
+
+    def __init__(self, protocol: Protocol):
+        self.resize, self.size, self.random = _RESIZES[protocol.resize], protocol.size, protocol.crop == "random"
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        frames = self.resize(frames, self.size)
+        spare = [have - self.size for have in frames.shape[1:3]]
+        # The loader seeds torch's generator for each sample alone.
+        top, left = (int(torch.randint(rest + 1, ())) if self.random else rest // 2 for rest in spare)
+        return to_pixels(frames[:, top:top + self.size, left:left + self.size])
+
+
+class Chosen(Dataset, torch.utils.data.Dataset):
+    """Some samples of a dataset, or more than it has: each file once, then drawn ones, which get keys of their own."""
+
+    def __init__(self, dataset: Any, *, indices: list[int]):
+        self.dataset, self.indices, self.modality = dataset, indices, dataset.modality
+        self.repeats = len(set(indices)) < len(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.dataset[self.indices[index]]
+        return sample | {"key": f"{sample['key']}#{index}"} if self.repeats else sample
+
+
+def build_dataset(protocol: Protocol, path: str | Path | None, *, limit: int | None = None,
+                  exact: bool = True) -> Dataset:
+    """The protocol's samples, in an order that never changes.
+
+    Args:
+        protocol: How they are prepared.
+        path: Where the files are; None: the toolkit's sample clips.
+        limit: Take this many, evenly spaced.
+        exact: Refuse another number of samples than the protocol's.
+
+    Raises:
+        DataError: If there are no files, or not as many samples as the protocol has.
+    """
+    options: dict[str, Any] = {"path": None if path is None else str(path), "size": protocol.size, "samples": "full"}
+    random = protocol.clip_choice == "random"
+    if protocol.modality == "video":
+        dataset = VideoClips(**options, num_frames=protocol.num_frames, frame_stride=protocol.frame_stride,
+                             fps=protocol.fps, clips_per_video=protocol.clips_per_video, train=random)
+        if path is None:  # the split that nothing trains on, whatever is drawn of it
+            dataset.files = VideoClips(**options, train=False).files
+    else:
+        dataset = Images(**options, train=False)
+    dataset.framing = Preparation(protocol)
+    if random:
+        count = len(dataset.files)
+        wanted = protocol.num_samples
+        drawn = [mix("protocol", "file", number) % count for number in range(count, wanted)]
+        return Chosen(dataset, indices=[*range(min(count, wanted)), *drawn][:limit])
+    if limit is not None and limit < len(dataset):
+        return Chosen(dataset, indices=[number * len(dataset) // limit for number in range(limit)])
+    if exact and limit is None and protocol.num_samples not in (None, len(dataset)):
+        raise DataError(f"{protocol} needs {protocol.num_samples} samples, got {len(dataset)} at {path}; give the "
+                        f"whole split as --data, or --limit {len(dataset)}, which is another protocol.")
+    return dataset
+
+
+def sources_of(dataset: Any) -> list[str]:
+    """The files that samples come from: independent of each other, as clips of one of them are not."""
+    dataset = getattr(dataset, "dataset", dataset)
+    return sorted(str(file) for file in dataset.files or dataset.clips)
+
+
+def source_of(key: str, sources: Collection[str]) -> str:
+    """The file of a sample's key, which is what stands before its last "#"."""
+    return key if key in sources else source_of(key.rpartition("#")[0], sources) if "#" in key else key
+
+
+def block_numbers(sources: list[str], *, most: int = 20) -> dict[str, int]:
+    """Source -> its block: each its own, or neighbours together where there are more than ``most``."""
+    count = len(sources)
+    return {source: number if count <= most else number * most // count
+            for number, source in enumerate(sorted(sources))}
+
+
+def frame_rate(protocol: Protocol, sources: list[str]) -> float | None:
+    """Frames per second of the clips, over all of them; None for images, or if no file says it."""
+    if protocol.modality == "image":
+        return None
+    if protocol.fps is not None:
+        return protocol.fps
+    periods = []
+    for source in sources:
+        try:
+            with VideoFile(source) as video:
+                periods.append(protocol.frame_stride / video.info.fps)
+        except DataError:  # it is reported when its clips are read
+            continue
+    return len(periods) / sum(periods) if periods else None

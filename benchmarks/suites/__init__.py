@@ -1,0 +1,1 @@
+"""One file per suite: ``SUITE``, a protocol and where its data lies."""

@@ -1,0 +1,98 @@
+"""Training the variants of a sweep alike: one seed, one data set, one number of steps."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate.state import AcceleratorState
+from mmengine.config import Config
+
+from toolkit.build import build_part
+from toolkit.config import ConfigError, load_config
+from toolkit.registry import QUANTIZERS
+from toolkit.training import build_trainer
+from toolkit.training.checkpoint import checkpoint_step, checkpoints_in
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A config of the sweep, as it is trained.
+
+    Attributes:
+        name, title: As its row's.
+        source: The config file.
+        config: Resolved.
+    """
+
+    name: str
+    title: str
+    source: str
+    config: Config
+
+    @property
+    def work_dir(self) -> str:
+        """Name of the run's folder: another config is another run."""
+        return f"{self.name}-{hashlib.sha256(self.config.pretty_text.encode()).hexdigest()[:10]}"
+
+
+def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str, Any]) -> list[Variant]:
+    """The variants, each with the first one's data, seed and number of steps; the last is it without a quantizer.
+
+    Raises:
+        ConfigError: If a config cannot be read or is not to be trained.
+    """
+    if steps is not None:
+        overrides = {**overrides, "training.max_steps": steps}
+    configs = [load_config(path, overrides) for path in paths]
+    for path, config in zip(paths, configs, strict=True):
+        missing = [key for key in ("tokenizer", "objective", "data", "training") if key not in config]
+        if missing:
+            raise ConfigError(f"config {path} cannot be trained: it lacks {', '.join(missing)}.")
+    first = configs[0]
+    for path, config in zip(paths[1:], configs[1:], strict=True):
+        if (config.data, config.get("seed", 0), config.training.max_steps) != (
+                first.data, first.get("seed", 0), first.training.max_steps):
+            logger.warning("%s trains on the data, with the seed and for the steps of %s.", path, paths[0])
+        config.data, config.seed = copy.deepcopy(first.data), first.get("seed", 0)
+        config.training.max_steps = first.training.max_steps
+    types = [config.tokenizer.quantizer.type for config in configs]
+    counts = Counter(types)
+    variants = []
+    for path, config, type_ in zip(paths, configs, types, strict=True):
+        title = type_ if counts[type_] == 1 else Path(path).stem
+        variants.append(Variant(title.lower(), title, str(path), config))
+    free = copy.deepcopy(first)
+    dim = build_part(QUANTIZERS, first.tokenizer.quantizer).dim
+    free.tokenizer.quantizer = dict(type="Identity", dim=dim)
+    variants.append(Variant("no_quantizer", f"{variants[0].title}'s network, no quantizer", str(paths[0]), free))
+    return variants
+
+
+def train(variant: Variant, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Train a variant to its last step, from where it stopped if it did; its tokenizer's directory, and how.
+
+    Raises:
+        KeyboardInterrupt: If it was interrupted; a checkpoint is kept.
+    """
+    work_dir, steps = folder / variant.work_dir, variant.config.training.max_steps
+    done = [checkpoint_step(path) for path in checkpoints_in(work_dir / "checkpoints")]
+    told = {"config": variant.source, "steps": steps, "seed": variant.config.get("seed", 0)}
+    tokenizer = work_dir / "tokenizer"
+    if done[-1:] == [steps] and (tokenizer / "model.safetensors").is_file():
+        logger.info("%s is trained already: %s.", variant.title, tokenizer)
+        return tokenizer, told
+    logger.info("training %s for %d steps in %s.", variant.title, steps, work_dir)
+    AcceleratorState._reset_state()  # it keeps the precision of the variant before
+    trainer = build_trainer(copy.deepcopy(variant.config), work_dir=work_dir, resume=bool(done))
+    if not trainer.run():
+        raise KeyboardInterrupt
+    return tokenizer, told
