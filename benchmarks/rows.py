@@ -107,15 +107,11 @@ class Bench:
         return {name: ASSETS[name].sha256 for name in names}
 
 
-class CountedCodebook(Codebook):
-    """Codebook use, with the counts themselves."""
-
-    def summary(self) -> dict[str, Any]:
-        """For a row: sizes, how often the most used codes were, each digit's entropy in nats."""
-        books = self._all()[0]
-        counts = torch.cat([counts for _, counts in books]).sort(descending=True).values
-        return {"size": self.codebook_size, "num_codebooks": self.num_codebooks,
-                "histogram": counts[:LONGEST_HISTOGRAM].tolist(), "digit_entropies": self.digit_entropies()}
+def codebook_use(codebook: Codebook) -> dict[str, Any]:
+    """For a row: sizes, how often the most used codes were, each digit's entropy in nats."""
+    counts = torch.cat(codebook.counts()).sort(descending=True).values
+    return {"size": codebook.codebook_size, "num_codebooks": codebook.num_codebooks, "digits": list(codebook.digits),
+            "histogram": counts[:LONGEST_HISTOGRAM].tolist(), "digit_entropies": codebook.digit_entropies()}
 
 
 def measure(bench: Bench, contender: Contender, *, order: int) -> dict[str, Any]:
@@ -159,7 +155,7 @@ def measure(bench: Bench, contender: Contender, *, order: int) -> dict[str, Any]
         "extrapolated": _plain(beyond),
         "marks": {name: "few samples" for name in FRECHET if name in scores and seen["num_samples"] < FEW},
         **seen,
-        "codebook": codebook.summary() if codebook is not None else None, "parameters": codec.parameters(),
+        "codebook": codebook_use(codebook) if codebook is not None else None, "parameters": codec.parameters(),
         "data": bench.data_identity, "assets": bench.assets(), "versions": versions(),
         "hardware": hardware(bench.device, bench.world_size), "curve": curve, "videos": videos[0] if videos else [],
         "original_videos": videos[1] if videos else []}
@@ -186,11 +182,7 @@ def _evaluate(bench: Bench, codec: Any, configs: list[dict[str, Any]], *, who: s
                 errors.append(str(error))
 
     def make_metrics() -> list[Metric]:
-        made = []
-        for metric in build_metrics(configs, codec):
-            made.append(CountedCodebook(codebook_size=codec.codebook_size, num_codebooks=codec.num_codebooks,
-                                        digits=codec.digits) if type(metric) is Codebook else metric)
-        return made
+        return build_metrics(configs, codec)
 
     # A codec without codebook has one metric fewer, so targets are kept by what a metric is.
     known, problem = bench.targets if whole else None, None

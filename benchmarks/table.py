@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 README = Path(__file__).with_name("README.md")
+FRONT = README.parents[1] / "README.md"  # which has a few columns
+FRONT_HEADS = ("bits/pixel", "PSNR (dB)", "SSIM", "LPIPS (VGG)", "rFID", "rFVD", "codes used (%)")
 Row = Mapping[str, Any]
 COLUMNS = (  # where in a row, head, format, factor
     ("scores.bits_per_pixel", "bits/pixel", ".4f", 1), ("scores.bits_per_second", "kbit/s", ".1f", 1e-3),
@@ -42,9 +44,10 @@ def _value(row: Row, place: str) -> float | None:
     return sum(value.values()) if isinstance(value, Mapping) else value
 
 
-def cells_of(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of text, without the columns that no row has."""
-    columns = [column for column in COLUMNS if any(_value(row, column[0]) is not None for row in rows)]
+def cells_of(rows: Sequence[Row], heads: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of text, of these columns or all, without those that no row has."""
+    columns = [column for column in COLUMNS if (not heads or column[1] in heads)
+               and any(_value(row, column[0]) is not None for row in rows)]
     return ["", *(head for _, head, _, _ in columns)], [
         [str(row["title"]) + "*" * bool(row.get("unreadable")), *(_cell(row, *column) for column in columns)]
         for row in rows]
@@ -57,6 +60,8 @@ def _cell(row: Row, place: str, head: str, form: str, factor: float) -> str:
     text = format(value * factor, form)
     if name in row.get("marks", {}):
         text += "\N{DAGGER}"
+    if (beyond := row.get("extrapolated", {}).get(name)) is not None:
+        text += f" (\N{INFINITY}: {format(beyond * factor, form)})"
     if name in row.get("intervals", {}):
         low, high = row["intervals"][name]
         text += f" \N{PLUS-MINUS SIGN} {format((high - low) / 2 * factor, form)}"
@@ -73,6 +78,8 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
     if any(row.get("intervals") for row in rows):
         notes.append(f"\N{PLUS-MINUS SIGN}: half of a 95 % interval, by leaving out one at a time of "
                      f"{first['num_blocks']} blocks of whole sources.")
+    if any(row.get("extrapolated") for row in rows):
+        notes.append("\N{INFINITY}: extrapolated to infinitely many samples from the same blocks (arXiv:1911.07023).")
     if any(row.get("marks") for row in rows):
         notes.append("\N{DAGGER} Fréchet distances of fewer than 2,000 samples depend on their number: compare within "
                      "this table only.")
@@ -99,9 +106,9 @@ def _other_rates(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table and its footnotes."""
-    header, cells = cells_of(rows)
+def markdown(rows: Sequence[Row], heads: Sequence[str] = ()) -> str:
+    """The table, of these columns or all, and its footnotes."""
+    header, cells = cells_of(rows, heads)
     lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *cells)]
     return "\n".join([*lines, "", *(f"{note}  " for note in footnotes(rows))]).rstrip()
 
@@ -148,6 +155,8 @@ def main() -> None:
         sys.exit(f"error: {folder} has no rows; run benchmarks/run.py first.")
     print_table(rows)
     README.write_text(in_readme(README.read_text(), folder.name, markdown(rows)))
+    if folder.name in FRONT.read_text():
+        FRONT.write_text(in_readme(FRONT.read_text(), folder.name, markdown(rows, FRONT_HEADS)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from benchmarks.commands import FOLDER
-from table import cells_of, in_readme, markdown, read_rows
+from table import FRONT, FRONT_HEADS, cells_of, in_readme, markdown, read_rows
 
 README = (FOLDER / "README.md").read_text()
 COMMITTED = sorted(path.name for path in (FOLDER / "results").iterdir() if path.is_dir() and read_rows(path))
@@ -14,6 +14,8 @@ COMMITTED = sorted(path.name for path in (FOLDER / "results").iterdir() if path.
 def test_the_readmes_table_is_made_of_the_committed_rows(suite):
     rows = read_rows(FOLDER / "results" / suite)
     assert in_readme(README, suite, markdown(rows)) == README
+    front = FRONT.read_text()
+    assert suite not in front or in_readme(front, suite, markdown(rows, FRONT_HEADS)) == front
     for row in rows:
         json.dumps(row, allow_nan=False)
         assert (row["kind"] in ("tokenizer", "anchor")) and row["protocol_hash"] == rows[0]["protocol_hash"]
@@ -55,3 +57,8 @@ def test_rows_are_ordered_by_their_run_with_anchors_last(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(row(name, kind=kind, order=number)))
     (tmp_path / "other.json").write_text("{}")
     assert [found["name"] for found in read_rows(tmp_path)] == ["z", "b", "a"]
+
+
+def test_extrapolated_distances_stand_beside_the_raw_ones():
+    text = markdown([row("a", extrapolated={"rfid": 3.25})], ["rFID"])
+    assert "| A | 5.0 (\N{INFINITY}: 3.2) |" in text and "arXiv:1911.07023" in text

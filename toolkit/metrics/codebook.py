@@ -149,6 +149,21 @@ class Codebook(Metric):
         """
         return self._by_digit(self._all()[0])
 
+    def counts(self) -> list[Tensor]:
+        """Of each codebook, how often each code in use was seen by all processes, the most used first: (U,) int64.
+
+        Raises:
+            ValueError: If no process has seen an index.
+
+        Example:
+            >>> codebook, pixels = Codebook(codebook_size=8), torch.zeros(1, 3, 1, 4, 4)
+            >>> indices = torch.tensor([0, 5, 5, 5]).reshape(1, 1, 2, 2, 1)
+            >>> codebook.update(target=pixels, reconstruction=pixels, indices=indices)
+            >>> [counts.tolist() for counts in codebook.counts()]
+            [[3, 1]]
+        """
+        return [counts.sort(descending=True).values for _, counts in self._all()[0]]
+
     def _all(self) -> tuple[list[Counts], int, int]:
         """What all processes have seen: of each codebook the counts, and how many pixels and frames."""
         for chunks in self._chunks:
