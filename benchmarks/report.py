@@ -307,14 +307,16 @@ def _codebook(index: int, row: Result) -> dict[str, Any]:
     """Its histogram at up to 160 ranks; its entropy in bits, by the scores where they have it."""
     book, scores = row["codebook"], _finite(row.get("scores") or {})
     counts = sorted((count for count in book["histogram"] if count > 0), reverse=True) or [0]
-    total, many = sum(counts), int(book.get("num_codebooks") or 1)
+    total, many = int(book.get("num_indices") or sum(counts)), int(book.get("num_codebooks") or 1)
     size = max(int(book.get("size") or 0), 1)
-    entries = size if len(counts) <= size else size * many  # of all codebooks in one histogram
+    entries = size * many  # of all codebooks in one histogram
     reach = max(1, min(entries, total))
     ranks = sorted({min(len(counts), round(len(counts) ** (n / 159))) for n in range(160)})
-    entropy = -sum(count / total * math.log2(count / total) for count in counts) if total else 0.0
+    entropy = -sum(count / total * math.log2(count / total) for count in counts if count) if total else 0.0
+    # A histogram may be cut off after its most used entries; the score is of all.
+    used = round(scores["codebook_usage"] * size * many) if "codebook_usage" in scores else sum(map(bool, counts))
     return {
-        "row": index, "size": entries, "num_codebooks": many, "used": len(counts) if total else 0, "reach": reach,
+        "row": index, "size": entries, "num_codebooks": many, "used": used, "reach": reach,
         "even": max(1.0, total / entries), "points": [[rank, counts[rank - 1]] for rank in ranks],
         "entropy": scores["codebook_entropy"] / math.log(2) if "codebook_entropy" in scores else abs(entropy),
         "bound": scores.get("codebook_entropy_bound", math.log(reach)) / math.log(2),

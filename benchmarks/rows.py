@@ -111,6 +111,7 @@ def codebook_use(codebook: Codebook) -> dict[str, Any]:
     """For a row: sizes, how often the most used codes were, each digit's entropy in nats."""
     counts = torch.cat(codebook.counts()).sort(descending=True).values
     return {"size": codebook.codebook_size, "num_codebooks": codebook.num_codebooks, "digits": list(codebook.digits),
+            "num_indices": int(counts.sum()),
             "histogram": counts[:LONGEST_HISTOGRAM].tolist(), "digit_entropies": codebook.digit_entropies()}
 
 
