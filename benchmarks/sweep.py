@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,7 +85,9 @@ def train(variant: Variant, folder: Path) -> tuple[Path, dict[str, Any]]:
     """
     work_dir, steps = folder / variant.work_dir, variant.config.training.max_steps
     done = [checkpoint_step(path) for path in checkpoints_in(work_dir / "checkpoints")]
-    told = {"config": os.path.relpath(variant.source, Path(__file__).parents[1]), "steps": steps, "seed": variant.config.get("seed", 0)}
+    source, root = Path(variant.source), Path(__file__).resolve().parents[1]
+    shown = source.relative_to(root) if source.is_relative_to(root) else source
+    told = {"config": str(shown), "steps": steps, "seed": variant.config.get("seed", 0)}
     tokenizer = work_dir / "tokenizer"
     if done[-1:] == [steps] and (tokenizer / "model.safetensors").is_file():
         logger.info("%s is trained already: %s.", variant.title, tokenizer)

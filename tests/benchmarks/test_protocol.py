@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from benchmarks.commands import FOLDER
+from benchmarks.running import FOLDER
 from PIL import Image
 from preparation import Preparation, block_numbers, build_dataset, frame_rate, source_of, sources_of
 from protocol import PSNR, RESIZES, SUITES, Protocol, Suite, load_suite, suite_names

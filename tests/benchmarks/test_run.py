@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from benchmarks.commands import FOLDER, rows_in, run_here, run_in_processes, write_suite
+from benchmarks.running import FOLDER, rows_in, run_here, run_in_processes, write_suite
 from training import tiny
 from training.tiny import tiny_config, write_clips, write_config
 

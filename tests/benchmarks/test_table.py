@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from benchmarks.commands import FOLDER
+from benchmarks.running import FOLDER
 from table import FRONT, FRONT_HEADS, cells_of, in_readme, markdown, read_rows
 
 README = (FOLDER / "README.md").read_text()
