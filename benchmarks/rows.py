@@ -19,6 +19,7 @@ from contenders import Contender, StandardCodec, at_rate, open_codec
 from cost import measure_cost
 from preparation import block_numbers, build_dataset, frame_rate, source_of, sources_of
 from protocol import Protocol, Suite
+from targets import States, load_targets, save_targets
 from torch import Tensor
 from tqdm import tqdm
 
@@ -67,7 +68,7 @@ class Bench:
     device: torch.device
     rank: int = 0
     world_size: int = 1
-    targets: dict[int, list] | None = field(default=None, init=False)
+    targets: States | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.dataset = build_dataset(self.protocol, self.path, limit=self.limit)
@@ -78,6 +79,14 @@ class Bench:
                  for source in self.sources]
         self.data_identity = {"files": len(files), "sha256": hashlib.sha256(json.dumps(files).encode()).hexdigest()}
         build_metrics(list(self.protocol.metrics), StandardCodec)  # now, lest a missing file ends a long run
+        self.targets = load_targets(self.targets_file, num_blocks=len(set(self.numbers.values())))
+
+    @property
+    def targets_file(self) -> Path:
+        """Where the targets' features of this protocol, data and process lie."""
+        parts = [self.protocol.hash, self.data_identity, self.assets(), toolkit.__version__, torch.__version__]
+        name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+        return self.folder / "targets" / f"{name}-{self.rank}-of-{self.world_size}.safetensors"
 
     def loader(self) -> ValLoader:
         """A fresh pass over this process's samples."""
@@ -206,6 +215,7 @@ def _evaluate(bench: Bench, codec: Any, configs: list[dict[str, Any]], *, who: s
         bench.targets = {number: {_config_of(metrics[number]): state for metrics, state in
                                   zip(blocks, states, strict=True) if state is not None}
                          for number, states in target_states(blocks).items()}
+        save_targets(bench.targets_file, bench.targets)
     filled = sum(1 for block in blocks[0] if block.num_samples())
     reasons = {Path(path).name: reason.replace(path, Path(path).name) for path, reason in sorted(unreadable.items())}
     return blocks, {"num_samples": total, "num_blocks": filled, "unreadable": reasons}

@@ -260,6 +260,10 @@ def test_frechet_distances_of_few_samples_are_marked_and_targets_are_seen_once(t
     assert run_here(*command, "--device", "cpu") == 0
     rows = rows_in(tmp_path / "out")
     assert sum(seen) == 4 * (1 + len(rows))  # the targets, and each row's reconstructions
+    (tmp_path / "out" / "thumbnail.json").unlink()
+    assert run_here(*command, "--device", "cpu") == 0
+    assert sum(seen) == 4 * (2 + len(rows))  # the targets' features are those of the run before
+    assert rows_in(tmp_path / "out")["thumbnail"]["scores"] == rows["thumbnail"]["scores"]
     for row in rows.values():
         assert {"rfid", "kid", "rfvd", "kvd"} <= row["scores"].keys()
         assert row["marks"] == {"rfid": "few samples", "rfvd": "few samples"}
