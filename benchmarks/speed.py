@@ -1,97 +1,121 @@
 """Speed and memory of what the toolkit does, each beside a plain version measured in the same run.
 
-    python benchmarks/speed.py entropy
+    python benchmarks/speed.py                       # everything, half an hour on two cores
+    python benchmarks/speed.py image video step --rounds 3
 
-Every measurement is a process of its own, ours and the plain one in turns, and the table shows medians: machines
-are noisy, so believe the ratios.
+Every measurement is a process of its own, the versions in turns, and the table shows medians: machines are
+noisy, so believe the ratios. The networks are those of configs/magvit2_video.py at 128 pixels; plain is
+benchmarks/plain.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-
-def entropy(version: str) -> Callable[[], dict[str, float]]:
-    """Both entropies of 2^18 codes over N = 1280 positions, forward and backward."""
-    import torch
-    from plain import full_softmax_entropies
-
-    from toolkit.quantizers.entropy import binary_entropies
-
-    function = {"toolkit": binary_entropies, "plain": full_softmax_entropies}[version]
-    latents = torch.randn(1280, 18, generator=torch.Generator().manual_seed(0)).mul_(0.1).requires_grad_()
-
-    def run() -> dict[str, float]:
-        latents.grad = None
-        per_sample, codebook = function(latents, 100.0)
-        (per_sample - codebook).backward()
-        return {"per sample": per_sample.item(), "codebook": codebook.item(),
-                "gradient norm": latents.grad.norm().item()}
-    return run
+NAMES = ("entropy", "image", "stream_100", "stream_1000", "stream_5000", "clip_of_group", "clip_of_file", "video",
+         "encode", "decode", "peak", "step")
 
 
-CASES: dict[str, Callable[[str], Callable[[], dict[str, float]]]] = {"entropy": entropy}
-
-
-def measure(case: str, version: str, repeats: int) -> None:
+def measure(name: str, version: str, *, filters: int, side: int) -> None:
     """Run one version in this process and print its figures as JSON."""
-    run = CASES[case](version)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    from speed_cases import REPEATS, cases
+
+    run = cases()[name](version, filters=filters, side=side)
+    repeats = REPEATS.get(name, 1)
+    if version == "plain" and name.startswith("clip"):
+        repeats = 1
+    if repeats > 1:
+        run()
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
         values = run()
         seconds.append(time.perf_counter() - started)
-    added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(json.dumps({"seconds": statistics.median(seconds), "megabytes": added, "values": values}))
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    print(json.dumps({"seconds": statistics.median(seconds), "GiB": peak, "values": values}))
 
 
-def compare(case: str, *, rounds: int, repeats: int) -> None:
-    """Measure both versions in turns and print the table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    found: dict[str, list[dict]] = {"toolkit": [], "plain": []}
-    for _ in range(rounds):
+def compare(name: str, versions: tuple[str, ...], *, rounds: int, filters: int, side: int) -> dict[str, dict]:
+    """Measure the versions in turns; version -> medians."""
+    found: dict[str, list[dict]] = {version: [] for version in versions}
+    for number in range(rounds):
         for version, runs in found.items():
-            command = [sys.executable, __file__, case, "--version", version, "--repeats", str(repeats)]
-            runs.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    names = list(found["plain"][0]["values"])
-    table = Table("", "seconds", "added peak memory", *names, title=f"{case}: {CASES[case].__doc__}")
-    medians = {version: {key: statistics.median(run[key] for run in runs) for key in ("seconds", "megabytes")}
-               for version, runs in found.items()}
-    for version, runs in found.items():
-        table.add_row(version, f"{medians[version]['seconds']:.3f}", f"{medians[version]['megabytes']:.0f} MB",
-                      *(f"{runs[0]['values'][name]:.6f}" for name in names))
-    ratio = {key: medians["plain"][key] / max(medians["toolkit"][key], floor)
-             for key, floor in (("seconds", 1e-6), ("megabytes", 1.0))}
-    table.add_row("plain / toolkit", f"{ratio['seconds']:.0f}x", f"{ratio['megabytes']:.0f}x", *[""] * len(names))
-    Console(width=120).print(table)
+            print(f"{name}: {version}, round {number + 1} of {rounds}", file=sys.stderr)
+            command = [sys.executable, __file__, name, "--version", version, "--filters", str(filters), "--side",
+                       str(side)]
+            result = subprocess.run(command, check=False, capture_output=True, text=True)
+            if result.returncode:
+                sys.exit(f"error: {name}, {version}: exit code {result.returncode}\n{result.stderr}")
+            runs.append(json.loads(result.stdout.splitlines()[-1]))
+    return {version: {"seconds": statistics.median(run["seconds"] for run in runs),
+                      "GiB": statistics.median(run["GiB"] for run in runs),
+                      "values": {key: statistics.median(run["values"][key] for run in runs)
+                                 for key in runs[0]["values"]}} for version, runs in found.items()}
+
+
+def rows(name: str, found: dict[str, dict]) -> list[list[str]]:
+    """A row for each version beside the plain one."""
+    plain = found["plain"]
+    rows = []
+    for version, ours in found.items():
+        if version == "plain":
+            continue
+        figures = "; ".join(f"{key} {value:.4g} | {plain['values'][key]:.4g}" for key, value in ours["values"].items())
+        rows.append([name if version == "toolkit" else f"{name}, {version}", f"{ours['seconds']:.2f}",
+                     f"{plain['seconds']:.2f}", f"{plain['seconds'] / ours['seconds']:.2f}x", f"{ours['GiB']:.2f}",
+                     f"{plain['GiB']:.2f}", f"{ours['GiB'] / plain['GiB']:.2f}x", figures])
+    return rows
+
+
+HEADER = ["", "toolkit (s)", "plain (s)", "faster", "toolkit (GiB)", "plain (GiB)", "memory",
+          "figures, toolkit | plain"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", nargs="*", help=f"one or more of {', '.join(CASES)} (default: all)")
+    parser.add_argument("case", nargs="*", help=f"one or more of {', '.join(NAMES)} (default: all)")
     parser.add_argument("--rounds", type=int, default=1, help="turns of each version")
-    parser.add_argument("--repeats", type=int, default=1, help="runs per turn")
-    parser.add_argument("--version", choices=["toolkit", "plain"], help="measure one version only and print JSON")
+    parser.add_argument("--filters", type=int, default=128, help="width of the networks (default: the paper's)")
+    parser.add_argument("--side", type=int, default=128, help="height and width of their pixels")
+    parser.add_argument("--minutes", type=float, default=10, help="length of the video that clips are read from")
+    parser.add_argument("--output", type=Path, help="write the table there as markdown too")
+    parser.add_argument("--version", help=argparse.SUPPRESS)  # measure one version in this process, and print JSON
     arguments = parser.parse_args()
-    unknown = [case for case in arguments.case if case not in CASES]
-    if unknown:
-        parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}")
-    for case in arguments.case or CASES:
-        if arguments.version:
-            measure(case, arguments.version, arguments.repeats)
-        else:
-            compare(case, rounds=arguments.rounds, repeats=arguments.repeats)
+    if unknown := [name for name in arguments.case if name not in NAMES]:
+        parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    size = dict(filters=arguments.filters, side=arguments.side)
+    if arguments.version:
+        measure(arguments.case[0], arguments.version, **size)
+        return
+    from speed_cases import LONG_VIDEO, VERSIONS, cases, long_video
+
+    wanted, table = arguments.case or NAMES, []
+    if any(name.startswith("clip") for name in wanted):
+        print("writing the long video", file=sys.stderr)
+        os.environ[LONG_VIDEO] = str(long_video(arguments.minutes))
+    try:
+        for name in wanted:
+            versions = VERSIONS.get(name, ("toolkit", "plain"))
+            table += rows(name, compare(name, versions, rounds=arguments.rounds, **size))
+    finally:
+        if LONG_VIDEO in os.environ:
+            shutil.rmtree(Path(os.environ[LONG_VIDEO]).parent, ignore_errors=True)
+    lines = ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in (HEADER, *table)]
+    lines.insert(1, "| --- " * len(HEADER) + "|")
+    lines += ["", *(f"- {name}: {cases()[name].__doc__}" for name in wanted)]
+    print("\n".join(lines))
+    if arguments.output:
+        arguments.output.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,3 +6,4 @@
 
 _base_ = ["_base_/networks/o2_magvit2_video.py", "_base_/objectives/magvit2.py", "_base_/data/videos_17x256.py",
           "_base_/runtime/adam.py"]
+training = dict(activation_checkpointing=True)

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
-from toolkit.layers import CausalConv3d
+from toolkit.layers import CausalConv3d, FrameGroupNorm
 
 KERNELS = pytest.mark.parametrize("kernel_size", [(3, 3, 3), (1, 3, 3), (1, 1, 1), (4, 3, 1), (4, 4, 4)])
 PADDINGS = pytest.mark.parametrize("padding", ["zeros", "replicate"])
@@ -36,14 +37,91 @@ def test_causal_conv_is_conv3d_after_padding_frames(kernel_size, stride, frames,
     assert conv(x).shape[2] == 1 + (frames - 1) // stride[0]
 
 
+@KERNELS
+@STRIDES
 @PADDINGS
-def test_gradients_of_a_single_frame_are_those_of_the_full_convolution(padding):
-    conv = CausalConv3d(2, 3, kernel_size=(3, 3, 3), stride=(2, 2, 2), padding=padding)
-    x = torch.randn(2, 2, 1, 6, 8, requires_grad=True)
-    wanted = torch.autograd.grad(plain(conv, x).square().sum(), [x, conv.weight, conv.bias])
-    found = torch.autograd.grad(conv(x).square().sum(), [x, conv.weight, conv.bias])
+@pytest.mark.parametrize("frames", [1, 2, 5])
+@pytest.mark.parametrize("normed", [False, True])
+def test_gradients_are_those_of_the_full_convolution(kernel_size, stride, padding, frames, normed):
+    torch.manual_seed(0)
+    conv = CausalConv3d(4, 3, kernel_size=kernel_size, stride=stride, padding=padding).double()
+    norm = FrameGroupNorm(4, num_groups=2).double() if normed else None
+    x = torch.randn(2, 4, frames, 6, 8, dtype=torch.double, requires_grad=True)
+    inputs = [x, *conv.parameters(), *(norm.parameters() if normed else ())]
+    weights = torch.randn_like(conv(x))
+    wanted = torch.autograd.grad((plain(conv, F.silu(norm(x)) if normed else x) * weights).sum(), inputs)
+    found = torch.autograd.grad((conv(x, norm=norm) * weights).sum(), inputs)
     for ours, theirs in zip(found, wanted, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_gradients_reach_only_what_asks_for_them():
+    conv, norm = CausalConv3d(4, 3, kernel_size=(3, 3, 3)), FrameGroupNorm(4, num_groups=2)
+    x = torch.randn(1, 4, 3, 4, 4)
+    norm.weight.requires_grad_(False)
+    conv(x, norm=norm).sum().backward()
+    assert norm.weight.grad is None and norm.bias.grad.any() and conv.weight.grad.any()
+    conv.requires_grad_(False)
+    norm.requires_grad_(False)
+    assert not conv(x, norm=norm).requires_grad
+    conv(x.requires_grad_(), norm=norm).sum().backward()
+    assert x.grad.any() and norm.weight.grad is None
+
+
+def stored_bytes(function, *inputs) -> int:
+    """What autograd keeps for the backward pass, parameters aside."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = function(*inputs)
+    assert output.requires_grad
+    return sum(kept.values())
+
+
+def test_a_norm_and_silu_before_the_convolution_are_not_stored():
+    conv, norm = CausalConv3d(32, 32, kernel_size=(3, 3, 3)), FrameGroupNorm(32)
+    x = torch.randn(1, 32, 5, 16, 16)
+    parameters = sum(p.nbytes for p in (*conv.parameters(), *norm.parameters()))
+    assert stored_bytes(lambda x: conv(x, norm=norm), x) == x.nbytes + parameters
+    assert stored_bytes(lambda x: plain(conv, F.silu(norm(x))), x) > 3 * x.nbytes + parameters
+
+
+@torch.no_grad()
+@PADDINGS
+def test_no_frame_is_multiplied_that_is_not_there(padding):
+    """Multiplications of T = 5 under a kernel of 3 x 3 x 3: one tap, two, and three times three."""
+    conv = CausalConv3d(2, 3, kernel_size=(3, 3, 3), padding=padding, bias=False)
+    with FlopCounterMode(display=False) as counter:
+        conv(torch.randn(1, 2, 5, 6, 8))
+    assert counter.get_total_flops() == 2 * (2 * 3) * (3 * 3) * (6 * 8) * (1 + 2 + 3 * 3)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_memory_layout_stays_channels_last(samples):
+    conv, norm = CausalConv3d(32, 32, kernel_size=(3, 3, 3)), FrameGroupNorm(32)
+    x = torch.randn(samples, 32, 5, 32, 32).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    gradient, = torch.autograd.grad((output := conv(x, norm=norm)).square().sum(), x)
+    for tensor in (norm(x), output, gradient):
+        assert tensor.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_autocast_computes_in_half_and_gives_gradients_of_the_parameters_type(frames):
+    conv, norm = CausalConv3d(4, 3, kernel_size=(3, 3, 3)), FrameGroupNorm(4, num_groups=2)
+    x = torch.randn(1, 4, frames, 6, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = conv(x, norm=norm)
+    assert output.dtype == torch.bfloat16
+    output.float().square().sum().backward()
+    inputs = [x, *conv.parameters(), *norm.parameters()]
+    wanted = torch.autograd.grad(plain(conv, F.silu(norm(x))).square().sum(), inputs)
+    for tensor, exact in zip(inputs, wanted, strict=True):
+        assert tensor.grad.dtype == torch.float32
+        torch.testing.assert_close(tensor.grad, exact, rtol=0.05, atol=0.05 * exact.abs().max().item())
 
 
 @KERNELS
@@ -90,7 +168,7 @@ def test_stream_keeps_no_more_than_the_frames_it_needs():
     cache = {}
     for _ in range(5):
         conv(torch.randn(1, 2, 10, 4, 4), cache)
-        kept = sum(tensor.untyped_storage().nbytes() for tensor in cache.values())
+        kept = sum(tensor.untyped_storage().nbytes() for tensor, _ in cache.values())
         assert kept <= 3 * 2 * 4 * 4 * 4  # three frames of two channels, 4x4, four bytes an entry
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from toolkit.layers import ResBlock
 from toolkit.networks import MAGVIT2Decoder, MAGVIT2Encoder
 
 # channel_multipliers, temporal_downsample, stride
@@ -114,12 +115,45 @@ def test_activation_checkpointing_changes_no_gradient(part, frames):
     network = part(channel_multipliers=(1, 2), temporal_downsample=(True,), **SMALL)
     x = torch.randn(1, network.in_channels, frames, 4, 4)
     gradients = []
-    for network.activation_checkpointing in (False, True):
+    for network.activation_checkpointing in (False, 1, True):
         network.zero_grad()
         network(x).square().sum().backward()
         gradients.append([p.grad.clone() for p in network.parameters()])
-    for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, recomputed, rtol=1e-5, atol=1e-6)
+    for plain, *recomputed in zip(*gradients, strict=True):
+        for gradient in recomputed:
+            torch.testing.assert_close(plain, gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", [MAGVIT2Encoder, MAGVIT2Decoder])
+def test_checkpointing_by_level_takes_the_finest_levels(part):
+    network = part(channel_multipliers=(1, 2), temporal_downsample=(True,), **SMALL)
+    calls = {}
+    for name, module in network.named_modules():
+        if isinstance(module, ResBlock):
+            module.register_forward_pre_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
+    network.activation_checkpointing = 1
+    network(torch.randn(1, network.in_channels, 3, 4, 4)).sum().backward()
+    finest = "levels.0" if part is MAGVIT2Encoder else "levels.1"
+    assert len(calls) == 3  # two levels and the middle, a block each
+    assert calls == {name: 2 if name.startswith(finest) else 1 for name in calls}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frames", [1, 3])
+def test_compiled_networks_give_the_same_numbers_and_gradients(frames):
+    arguments = dict(channel_multipliers=(1, 2), temporal_downsample=(True,)) | SMALL
+    encoder, decoder = MAGVIT2Encoder(**arguments), MAGVIT2Decoder(**arguments)
+    pixels, results = torch.randn(1, 3, frames, 8, 8), []
+    for compiled in (False, True):
+        for part in (encoder, decoder) if compiled else ():
+            part.compile()
+        output = decoder(encoder(pixels))
+        parameters = [*encoder.parameters(), *decoder.parameters()]
+        results.append([output, *torch.autograd.grad(output.square().mean(), parameters)])
+        with torch.no_grad():
+            results[-1].append(decoder(encoder(pixels)))
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(plain, compiled, rtol=1e-4, atol=1e-5)
 
 
 def test_last_layer_is_the_weight_that_makes_the_pixels():

@@ -171,7 +171,7 @@ MISTAKES = {
     "a discriminator that is no dict": (dict(discriminator="none", objective__adversarial=ADVERSARIAL),
                                         ["discriminator is dict(type=...)"]),
     "a fraction of a batch": (dict(data__train__batch_size=1.5), ["whole numbers as batch_size"]),
-    "words for a switch": (dict(training__activation_checkpointing="off"), ["activation_checkpointing is True"]),
+    "words for a switch": (dict(training__activation_checkpointing="off"), ["activation_checkpointing must be True"]),
     "an adversarial objective without its discriminator": (
         dict(objective__adversarial=ADVERSARIAL), ["discriminator and objective.adversarial belong together"]),
 }

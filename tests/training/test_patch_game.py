@@ -66,7 +66,9 @@ def test_the_logged_weight_is_the_ratio_at_the_decoders_last_convolution(clips, 
     assert (output.dtype == logits.dtype == torch.bfloat16) == (precision == "bf16")
     pull, = torch.autograd.grad(5 * (output.float() - pixels).square().mean(), weight, retain_graph=True)
     push, = torch.autograd.grad(-logits.float().mean(), weight)
-    assert line["adaptive_weight"] == pytest.approx((pull.norm() / (push.norm() + 1e-4)).item(), rel=1e-4)
+    # in bf16 a pixel's gradient is rounded before its weight, here after
+    rounding = 1e-4 if precision == "no" else 2e-3
+    assert line["adaptive_weight"] == pytest.approx((pull.norm() / (push.norm() + 1e-4)).item(), rel=rounding)
 
 
 def test_a_resumed_run_equals_an_undisturbed_one_with_accumulation(clips, tmp_path):

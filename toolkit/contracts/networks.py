@@ -19,8 +19,8 @@ class Encoder(Part, nn.Module, ABC):
         first_frame_alone: True: T = 1 + (t - 1) * s_t; False: T = t * s_t.
         causal: Whether no latent depends on later frames than its own. To be streamed, ``forward`` then takes a
             second argument, ``cache=None``: a dict in which it keeps what the next chunk of a video needs.
-        activation_checkpointing: Recompute activations in the backward pass instead of storing
-            them; a network without support for it ignores the wish.
+        activation_checkpointing: Recompute activations in the backward pass instead of storing them: True, or a
+            number of levels, the finest first; a network without support for it ignores the wish.
 
     Example:
         >>> import torch
@@ -36,7 +36,7 @@ class Encoder(Part, nn.Module, ABC):
     stride: tuple[int, int, int]
     first_frame_alone: bool
     causal: bool
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool | int = False
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Decoder(Part, nn.Module, ABC):
     stride: tuple[int, int, int]
     first_frame_alone: bool
     causal: bool
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool | int = False
 
     @property
     @abstractmethod

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -13,16 +12,23 @@ from toolkit.layers.causal_conv import CausalConv3d, StreamCache
 from toolkit.layers.norm import FrameGroupNorm
 
 
-def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation_checkpointing: bool) -> Tensor:
-    """``block(*inputs)``; with ``activation_checkpointing`` the backward pass computes it again.
+def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation_checkpointing: bool | int,
+              level: int = 0) -> Tensor:
+    """``block(*inputs)``, which the backward pass may compute again instead of storing what is inside.
+
+    Args:
+        block: Any module.
+        inputs: Its own.
+        activation_checkpointing: True: computed again; a number: if the block is in so many of the finest levels.
+        level: Of the block, 0 being the finest.
 
     Example:
         >>> x = torch.ones(1, 2, requires_grad=True)
-        >>> run_block(nn.Identity(), x, activation_checkpointing=True).sum().backward()
+        >>> run_block(nn.Identity(), x, activation_checkpointing=True, level=3).sum().backward()
         >>> x.grad.tolist()
         [[1.0, 1.0]]
     """
-    if activation_checkpointing and torch.is_grad_enabled():
+    if (activation_checkpointing is True or level < activation_checkpointing) and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)
     return block(*inputs)
 
@@ -59,6 +65,8 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
         """(B, in, T, H, W) -> (B, out, T, H, W); with ``cache``, a chunk of a stream."""
-        residual = self.conv1(F.silu(self.norm1(x)), cache)
-        residual = self.conv2(F.silu(self.norm2(residual)), cache)
-        return self.shortcut(x) + residual
+        residual = self.conv1(x, cache, norm=self.norm1)
+        residual = self.conv2(residual, cache, norm=self.norm2)
+        shortcut = self.shortcut(x)
+        in_place = not torch.is_grad_enabled() and residual.dtype == shortcut.dtype  # alike but under autocast
+        return residual.add_(shortcut) if in_place else shortcut + residual

@@ -1,19 +1,42 @@
-"""Causal 3-D convolution: a frame sees itself and earlier frames only (MAGVIT-v2, arXiv:2310.05737, sec. 3.2)."""
+"""Causal 3-D convolution: a frame sees itself and earlier frames only (MAGVIT-v2, arXiv:2310.05737, sec. 3.2).
+
+Nothing is padded in time. The first outputs, which see less of the clip than the kernel is long, are
+convolutions of their own with as much of the kernel as meets a frame, so no zero is multiplied, and an
+image costs a 2-D convolution. Training stores what goes in, not what a norm and SiLU make of it.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-StreamCache = dict[nn.Module, Tensor]
+StreamCache = dict[nn.Module, tuple[Tensor, int]]
 PADDINGS = ("zeros", "replicate")
+ALL = slice(None)
+
+
+class Window(NamedTuple):
+    """Consecutive outputs that one call computes: frames ``begin`` to ``end`` under the kernel's last ``taps``.
+
+    Example:
+        >>> Window(begin=0, end=2, taps=2).taps
+        2
+    """
+
+    begin: int
+    end: int
+    taps: int
 
 
 class CausalConv3d(nn.Conv3d):
     """Convolution padded in time before the first frame only, in space on all sides.
 
-    Time is padded with ``k_t - 1`` frames, so T frames become ``1 + (T - 1) // s_t`` and the first
+    Time is as if padded with ``k_t - 1`` frames, so T frames become ``1 + (T - 1) // s_t`` and the first
     frame always stands alone. Space is padded with ``(k - 1) // 2`` before and ``k // 2`` after, so
     a stride of 2 halves an even side with a kernel of 3 as with one of 4.
 
@@ -43,53 +66,212 @@ class CausalConv3d(nn.Conv3d):
         by_itself = padding == "zeros" and k_h % 2 == k_w % 2 == 1
         super().__init__(in_channels, out_channels, kernel_size, stride, bias=bias,
                          padding=(0, k_h // 2, k_w // 2) if by_itself else 0)
+        self.to(memory_format=torch.channels_last_3d)  # so that a time slice of the kernel is cheap to take
         self.fill = "constant" if padding == "zeros" else "replicate"  # F.pad's word
         self.space = (0, 0, 0, 0) if by_itself else ((k_w - 1) // 2, k_w // 2, (k_h - 1) // 2, k_h // 2)
 
-    def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: StreamCache | None = None, *, norm: nn.Module | None = None) -> Tensor:
         """(B, in, T, H, W) -> (B, out, T', H', W').
 
         Args:
             x: A clip, or with ``cache`` the next chunk of one, of any number of frames.
             cache: Where the convolution keeps the input frames that later chunks still need; one
                 empty dict per stream. Chunks concatenated equal the whole clip's output.
+            norm: The convolution is of ``silu(norm(x))``, which the backward pass computes again.
         """
-        if x.shape[2] == 0:  # in a stream, what a chunk that completed nothing becomes further on
-            return self._nothing(x)
-        if cache is None and x.shape[2] == 1:
-            return self.single_frame(x)
-        k_t, s_t = self.kernel_size[0], self.stride[0]
-        if cache is None:
-            return super().forward(self._pad(x, k_t - 1))
-        past = cache.get(self)
-        reach = max(k_t, s_t)  # frames an output stands for; a stride beyond the kernel skips its first ones
-        x = F.pad(x, (0, 0, 0, 0, reach - 1, 0), mode=self.fill) if past is None else torch.cat([past, x], dim=2)
-        ready = max(0, (x.shape[2] - reach) // s_t + 1)  # outputs whose input frames are all here
-        cache[self] = x[:, :, ready * s_t:].clone()  # a view would keep the whole chunk alive
-        if not ready:
-            return self._nothing(x)
-        return super().forward(self._pad(x[:, :, reach - k_t:(ready - 1) * s_t + reach], 0))
+        return join(self.pieces(x, cache, norm=norm))
 
-    def _pad(self, x: Tensor, frames: int) -> Tensor:
-        padding = (*self.space, frames, 0)
-        return F.pad(x, padding, mode=self.fill) if any(padding) else x
-
-    def _nothing(self, x: Tensor) -> Tensor:
-        """No frames, of the output's other sizes: a window of zeros tells them."""
-        window = x.new_zeros(*x.shape[:2], self.kernel_size[0], *x.shape[3:])
-        return super().forward(self._pad(window, 0))[:, :, :0]
-
-    def single_frame(self, x: Tensor, channels: slice = slice(None)) -> Tensor:
-        """A lone frame (B, in, 1, H, W), by a 2-D convolution.
-
-        All earlier frames are padding. Of zeros: only the kernel's last temporal slice sees data.
-        Of copies of the frame: the kernel acts as its sum over time.
+    def pieces(self, x: Tensor, cache: StreamCache | None = None, *, norm: nn.Module | None = None,
+               first: slice = ALL) -> list[Tensor]:
+        """As :meth:`forward`, the output cut along time where it is computed: into a clip's first frames and the rest.
 
         Args:
-            x: The frame.
-            channels: Which output channels are wanted.
+            x, cache, norm: As :meth:`forward`'s.
+            first: Which output channels of a clip's first frame are wanted.
+
+        Returns:
+            At least one tensor; a chunk that completes no output gives one of no frames.
         """
-        bias = None if self.bias is None else self.bias[channels]
-        kernel = self.weight[channels]
-        kernel = kernel[:, :, -1] if self.fill == "constant" else kernel.sum(2)
-        return F.conv2d(self._pad(x, 0).squeeze(2), kernel, bias, self.stride[1:], self.padding[1:]).unsqueeze(2)
+        if x.shape[2] == 0:  # in a stream, what a chunk that completed nothing becomes further on
+            return [self._nothing(x)]
+        start = 1 - self.kernel_size[0]  # where the next output's window begins, before the clip
+        if cache is not None:
+            if norm is not None:
+                x, norm = F.silu(norm(x)), None
+            past, start = cache.get(self, (x[:, :, :0], start))
+            x = torch.cat([past, x], dim=2)
+            following = start + self._count(x.shape[2], start) * self.stride[0]
+            kept = min(max(following, 0), x.shape[2])
+            cache[self] = x[:, :, kept:].clone(), following - kept  # a view would keep the whole chunk alive
+        if not self._count(x.shape[2], start):
+            return [self._nothing(x)]
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            parameters = [self.weight, self.bias, *(norm.parameters() if norm is not None else ())]
+            return list(_Convolution.apply(self, norm, start, first, x, *parameters))
+        return self._convolve(self._prepare(x, norm), start, first)
+
+    def _count(self, frames: int, start: int) -> int:
+        """Outputs whose windows end within ``frames``."""
+        return max(0, (frames - start - self.kernel_size[0]) // self.stride[0] + 1)
+
+    def _windows(self, frames: int, start: int) -> list[Window]:
+        k_t, s_t, count = self.kernel_size[0], self.stride[0], self._count(frames, start)
+        early = min(count, max(0, -(start // s_t)))  # outputs whose window begins before the clip
+        windows = [Window(0, start + j * s_t + k_t, start + j * s_t + k_t) for j in range(early)]
+        if count > early:
+            windows.append(Window(start + early * s_t, start + (count - 1) * s_t + k_t, k_t))
+        return windows
+
+    def _prepare(self, x: Tensor, norm: nn.Module | None) -> Tensor:
+        """What the convolutions see: activated, and padded in space if they cannot do that themselves."""
+        if norm is not None:
+            normed = norm(x)
+            x = F.silu(normed, inplace=not torch.is_grad_enabled() and normed is not x)
+        return F.pad(x, (*self.space, 0, 0), mode=self.fill) if any(self.space) else x
+
+    def _kernel(self, weight: Tensor, taps: int) -> Tensor:
+        """The kernel of a window that has only ``taps`` frames; the others are zeros, or equal to its first."""
+        beyond = self.kernel_size[0] - taps
+        if not beyond:
+            return weight
+        if self.fill == "constant":
+            return weight[:, :, beyond:]
+        return torch.cat([weight[:, :, :beyond + 1].sum(2, keepdim=True), weight[:, :, beyond + 1:]], dim=2)
+
+    def _add_kernel_gradient(self, gradient: Tensor, of_kernel: Tensor, taps: int) -> None:
+        """The transpose of :meth:`_kernel`, added to the weight's gradient."""
+        beyond = self.kernel_size[0] - taps
+        if self.fill == "constant":
+            gradient[:, :, beyond:] += of_kernel
+        else:
+            gradient[:, :, :beyond + 1] += of_kernel[:, :, :1]
+            gradient[:, :, beyond + 1:] += of_kernel[:, :, 1:]
+
+    def _convolve(self, x: Tensor, start: int, first: slice) -> list[Tensor]:
+        pieces = []
+        for window in self._windows(x.shape[2], start):
+            channels = first if start + self.kernel_size[0] == 1 == window.end else ALL
+            frames = x[:, :, window.begin:window.end]
+            kernel = self._kernel(self.weight[channels], window.taps)
+            bias = None if self.bias is None else self.bias[channels]
+            if self._is_flat(window):
+                flat = F.conv2d(_flat(frames, window.taps), _flat_kernel(kernel), bias, self.stride[1:],
+                                self.padding[1:])
+                pieces.append(_clip(flat, len(x)))
+            else:
+                pieces.append(F.conv3d(frames, kernel, bias, self.stride, self.padding))
+        return pieces
+
+    def _is_flat(self, window: Window) -> bool:
+        """Whether a 2-D convolution does it: of a window with one output, or of frames each by itself."""
+        return window.end - window.begin == window.taps or (window.taps == 1 and self.stride[0] == 1)
+
+    def _gradients(self, x: Tensor, start: int, first: slice, gradients: tuple[Tensor, ...],
+                   wanted: list[bool]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Of the input, the weight and the bias, from those of :meth:`_convolve`'s pieces."""
+        dtype = gradients[0].dtype  # autocast's, where it is on
+        x, weight = x.to(dtype), self.weight.to(dtype)
+        found: list[Tensor | None] = [None, None, None]
+        # The last window first: it has most frames, and all of the kernel if any has.
+        for window, gradient in reversed(list(zip(self._windows(x.shape[2], start), gradients, strict=True))):
+            channels = first if start + self.kernel_size[0] == 1 == window.end else ALL
+            of_window = self._window_gradients(x[:, :, window.begin:window.end], weight[channels], window, gradient,
+                                               wanted)
+            if all(total is None for total in found) and window.end - window.begin == x.shape[2] and (
+                    window.taps == self.kernel_size[0] and channels == ALL):
+                found = list(of_window)
+                continue
+            found = [torch.zeros_like(like) if total is None and wish else total for total, like, wish
+                     in zip(found, (x, weight, self.bias), wanted, strict=True)]
+            if wanted[0]:
+                found[0][:, :, window.begin:window.end] += of_window[0]
+            if wanted[1]:
+                self._add_kernel_gradient(found[1][channels], of_window[1], window.taps)
+            if wanted[2]:
+                found[2][channels] += of_window[2]
+        return tuple(found)
+
+    def _window_gradients(self, frames: Tensor, weight: Tensor, window: Window, gradient: Tensor,
+                          wanted: list[bool]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        flat, kernel = self._is_flat(window), self._kernel(weight, window.taps)
+        samples, space = len(frames), slice(1 if flat else 0, None)
+        if flat:
+            frames, gradient, kernel = _flat(frames, window.taps), _flat(gradient), _flat_kernel(kernel)
+        none = [0] * (kernel.ndim - 2)
+        of_frames, of_kernel, of_bias = torch.ops.aten.convolution_backward(
+            gradient, frames, kernel, [len(kernel)], self.stride[space], self.padding[space], self.dilation[space],
+            False, none, 1, wanted)
+        if flat:
+            of_frames = _clip(of_frames, samples, window.taps) if wanted[0] else None
+            of_kernel = of_kernel.unflatten(1, (window.taps, -1)).movedim(1, 2) if wanted[1] else None
+        return of_frames, of_kernel, of_bias
+
+    def _nothing(self, x: Tensor) -> Tensor:
+        """No frames, of the output's other sizes."""
+        sides = [(side + before + after + 2 * padding - kernel) // stride + 1
+                 for side, before, after, padding, kernel, stride in zip(
+                     x.shape[3:], self.space[2::-2], self.space[3::-2], self.padding[1:], self.kernel_size[1:],
+                     self.stride[1:], strict=True)]
+        return x.new_empty(len(x), self.out_channels, 0, *sides)
+
+
+def join(pieces: list[Tensor]) -> Tensor:
+    """(B, C, T_i, H, W) -> (B, C, sum of T_i, H, W), in channels_last_3d.
+
+    Example:
+        >>> join([torch.zeros(1, 4, 1, 2, 2), torch.zeros(1, 4, 3, 2, 2)]).shape
+        torch.Size([1, 4, 4, 2, 2])
+    """
+    return pieces[0] if len(pieces) == 1 else torch.cat([piece.movedim(1, -1) for piece in pieces], 1).movedim(-1, 1)
+
+
+def _flat(clip: Tensor, taps: int = 1) -> Tensor:
+    """(B, C, T * taps, H, W) -> (B * T, taps * C, H, W); with one tap a view in channels_last_3d."""
+    return rearrange(clip, "b c (t k) h w -> (b t) h w (k c)", k=taps).movedim(-1, 1)
+
+
+def _flat_kernel(kernel: Tensor) -> Tensor:
+    """(out, in, taps, k_h, k_w) -> (out, taps * in, k_h, k_w)."""
+    return kernel.squeeze(2) if kernel.shape[2] == 1 else kernel.movedim(2, 1).flatten(1, 2)
+
+
+def _clip(frames: Tensor, samples: int, taps: int = 1) -> Tensor:
+    """(B * T, taps * C, H, W) -> (B, C, T * taps, H, W); with one tap a view."""
+    return rearrange(frames, "(b t) (k c) h w -> b (t k) h w c", b=samples, k=taps).movedim(-1, 1)
+
+
+class _Convolution(torch.autograd.Function):
+    """A causal convolution that stores its input alone and adds up its windows' gradients in place."""
+
+    @staticmethod
+    def forward(ctx, conv: CausalConv3d, norm: nn.Module | None, start: int, first: slice, x: Tensor,
+                *parameters: Tensor | None) -> tuple[Tensor, ...]:
+        ctx.of = conv, norm, start, first
+        device = x.device.type
+        ctx.autocast = dict(device_type=device, dtype=torch.get_autocast_dtype(device),
+                            enabled=torch.is_autocast_enabled(device))
+        ctx.save_for_backward(x, *parameters)
+        return tuple(conv._convolve(conv._prepare(x, norm), start, first))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor) -> tuple:
+        conv, norm, start, first = ctx.of
+        x, *parameters = ctx.saved_tensors  # asked for all, so that autograd sees whether one was changed meanwhile
+        of_input, of_weight, of_bias, *of_norm = ctx.needs_input_grad[4:]
+        before = of_input or any(of_norm)
+        leaf = x.detach().requires_grad_(before)
+        with torch.enable_grad(), torch.autocast(**ctx.autocast):
+            prepared = conv._prepare(leaf, norm)
+        gradient, weight, bias = conv._gradients(prepared.detach(), start, first, gradients,
+                                                 [before, of_weight, of_bias])
+        if before and prepared is not leaf:
+            wishes = of_input, *of_norm
+            inputs = [tensor for tensor, wish in zip((leaf, *parameters[2:]), wishes, strict=True) if wish]
+            found = iter(torch.autograd.grad(prepared, inputs, gradient.to(prepared.dtype)))
+            gradient, *normal = (next(found) if wish else None for wish in wishes)
+        else:
+            normal = [None] * len(of_norm)
+        return (None, None, None, None, gradient if gradient is None else gradient.to(x.dtype),
+                weight if weight is None else weight.to(conv.weight.dtype),
+                bias if bias is None else bias.to(conv.bias.dtype), *normal)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from einops import rearrange
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -58,9 +59,9 @@ class FrameGroupNorm(ClipGroupNorm):
     pooled_axes = (3, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A view in channels_last_3d, where the channels lie innermost.
-        frames = rearrange(x, "b c t h w -> (b t) c h w")
-        return rearrange(super().forward(frames), "(b t) c h w -> b c t h w", b=x.shape[0])
+        # Views in channels_last_3d, where the channels lie innermost.
+        frames = x.movedim(2, 1).flatten(0, 1)
+        return super().forward(frames).unflatten(0, (len(x), -1)).movedim(1, 2)
 
 
 class AdaptiveGroupNorm(nn.Module):
@@ -93,11 +94,15 @@ class AdaptiveGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         """(B, C, T, H, W) features and (B, d, T, H, W) codes of the same grid -> (B, C, T, H, W)."""
-        return self.norm(x) * (1 + self._linear(self.gamma, codes)) + self._linear(self.beta, codes)
+        scale, shift = self._linear(self.gamma, codes, plus=1.0), self._linear(self.beta, codes)
+        if torch.is_grad_enabled():
+            return torch.addcmul(shift, self.norm(x), scale)
+        return self.norm(x).mul_(scale).add_(shift)
 
     @staticmethod
-    def _linear(layer: nn.Linear, codes: Tensor) -> Tensor:
-        return rearrange(layer(rearrange(codes, "b d t h w -> b t h w d")), "b t h w c -> b c t h w")
+    def _linear(layer: nn.Linear, codes: Tensor, plus: float = 0.0) -> Tensor:
+        """The layer at every position, and a number added to it; channels_last_3d in memory."""
+        return F.linear(codes.movedim(1, -1), layer.weight, layer.bias + plus).movedim(-1, 1)
 
 
 class PooledAdaptiveGroupNorm(AdaptiveGroupNorm):

@@ -6,7 +6,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from toolkit.layers.causal_conv import CausalConv3d, StreamCache
+from toolkit.layers.causal_conv import CausalConv3d, StreamCache, join
 
 KEPT_FRAMES = ("last", "first")
 
@@ -35,7 +35,8 @@ def depth_to_space(x: Tensor, stride: tuple[int, int, int], kept: str = "last") 
         torch.Size([1, 4, 5, 8, 8])
     """
     s_t, s_h, s_w = stride
-    x = rearrange(x, "b (st sh sw c) t h w -> b c (t st) (h sh) (w sw)", st=s_t, sh=s_h, sw=s_w)
+    # Channels stay innermost in memory (channels_last_3d): one copy, in runs of C numbers.
+    x = rearrange(x, "b (st sh sw c) t h w -> b (t st) (h sh) (w sw) c", st=s_t, sh=s_h, sw=s_w).movedim(-1, 1)
     return _keep(x, s_t, kept)
 
 
@@ -49,7 +50,7 @@ def repeat_nearest(x: Tensor, stride: tuple[int, int, int], kept: str = "last") 
         [1.0, 2.0, 2.0]
     """
     s_t, s_h, s_w = stride
-    x = repeat(x, "b d t h w -> b d (t st) (h sh) (w sw)", st=s_t, sh=s_h, sw=s_w)
+    x = repeat(x, "b d t h w -> b (t st) (h sh) (w sw) d", st=s_t, sh=s_h, sw=s_w).movedim(-1, 1)
     return _keep(x, s_t, kept)
 
 
@@ -83,15 +84,15 @@ class DepthToSpaceUpsample(nn.Module):
 
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
         """(B, C, t, h, w) -> (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w); all frames of later chunks."""
-        if cache is not None:
-            kept = self.kept_in(cache)  # asked before the convolution notes that the stream has begun
+        kept, s_t = self.kept_in(cache), self.stride[0]  # asked before the convolution notes that the stream has begun
+        if kept == "all":
             return depth_to_space(self.conv(x, cache), self.stride, kept)
-        if x.shape[2] == 1:
-            # One of the s_t frames is kept, and its channels lie together.
-            kept = self.conv.out_channels // self.stride[0]
-            channels = slice(-kept, None) if self.kept == "last" else slice(kept)
-            return depth_to_space(self.conv.single_frame(x, channels), (1, *self.stride[1:]))
-        return depth_to_space(self.conv(x), self.stride, self.kept)
+        # Of the first frame's channels only those of the frame that is kept are computed; they lie together.
+        channels = self.conv.out_channels // s_t
+        first, *rest = self.conv.pieces(x, cache, first=slice(-channels, None) if kept == "last" else slice(channels))
+        alone = first.shape[1] == channels
+        first = depth_to_space(first, (1, *self.stride[1:]) if alone else self.stride, kept)
+        return join([first, *(depth_to_space(piece, self.stride, "all") for piece in rest)])
 
     def kept_in(self, cache: StreamCache | None) -> str:
         """Which frames the next chunk keeps of those its first frame becomes: "all" once a stream has begun."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,15 +32,15 @@ def blur_pool(x: Tensor, *, time: bool, padding: str = "reflect") -> Tensor:
         >>> blur_pool(torch.tensor([0., 4., 0., 4.]).expand(1, 1, 1, 4, 4), time=False)[0, 0, 0, 0].tolist()
         [2.0, 2.0]
     """
-    halved = (2, 3, 4) if time else (3, 4)
-    lead = {dim: 1 if padding == "reflect" else x.shape[dim] % 2 for dim in halved}
-    sides = [side for dim in (4, 3, 2) for side in ((lead[dim], 1) if dim in halved else (0, 0))]
-    x = F.pad(x, sides, mode="reflect" if padding == "reflect" else "constant")
-    for dim in halved:
+    for dim in (2, 3, 4) if time else (3, 4):
         length = x.shape[dim]
+        edges = x.narrow(dim, 1, 1), x.narrow(dim, length - 2, 1)
+        if padding == "same":
+            edges = edges[0].new_zeros(edges[0].shape).narrow(dim, 0, length % 2), torch.zeros_like(edges[1])
+        x = torch.cat([edges[0], x, edges[1]], dim)
         before, here, after = (
-            x[(slice(None),) * dim + (slice(start, length - 2 + start, 2),)] for start in range(3))
-        x = (before + after) * 0.25 + here * 0.5
+            x[(slice(None),) * dim + (slice(start, x.shape[dim] - 2 + start, 2),)] for start in range(3))
+        x = (before + after).mul_(0.25).add_(here, alpha=0.5)
     return x
 
 
@@ -55,9 +56,9 @@ class _Block(nn.Module):
         self.shortcut = nn.Conv3d(in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = F.leaky_relu(self.conv1(x), 0.2)
-        residual = F.leaky_relu(self.conv2(self.blur(residual)), 0.2)
-        return (residual + self.shortcut(self.blur(x))) / math.sqrt(2)
+        residual = F.leaky_relu(self.conv1(x), 0.2, inplace=True)
+        residual = F.leaky_relu(self.conv2(self.blur(residual)), 0.2, inplace=True)
+        return (residual + self.shortcut(self.blur(x))).div_(math.sqrt(2))
 
 
 @DISCRIMINATORS.register_module()
@@ -120,9 +121,10 @@ class StyleGANDiscriminator(Discriminator):
         if tuple(pixels.shape[2:]) != self.size:
             raise ValueError(f"StyleGANDiscriminator takes pixels of size (T, H, W) = {self.size}, got "
                              f"{tuple(pixels.shape[2:])}; set its size to the training clips'.")
-        x = F.leaky_relu(self.conv_in(pixels), 0.2)
+        pixels = pixels.contiguous(memory_format=torch.channels_last_3d)
+        x = F.leaky_relu(self.conv_in(pixels), 0.2, inplace=True)
         for block in self.blocks:
             x = block(x)
-        x = F.leaky_relu(self.conv_out(x), 0.2)
+        x = F.leaky_relu(self.conv_out(x), 0.2, inplace=True)
         x = F.leaky_relu(self.linear1(x.flatten(1)), 0.2)
         return self.linear2(x)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from toolkit.contracts import Decoder, Encoder
@@ -148,15 +148,16 @@ class MAGVIT2Encoder(Encoder):
 
         With ``cache``, the next chunk of a stream, of any number of frames -> the latents they complete.
         """
-        x = self.conv_in(pixels, cache)
-        for level in self.levels:
+        x = self.conv_in(pixels.contiguous(memory_format=torch.channels_last_3d), cache)
+        run = partial(run_block, activation_checkpointing=self.activation_checkpointing)
+        for number, level in enumerate(self.levels):
             for block in level.blocks:
-                x = run_block(block, x, cache, activation_checkpointing=self.activation_checkpointing)
+                x = run(block, x, cache, level=number)
             if level.downsample is not None:
                 x = level.downsample(x, cache)
         for block in self.mid:
-            x = run_block(block, x, cache, activation_checkpointing=self.activation_checkpointing)
-        return self.conv_out(F.silu(self.norm_out(x)))
+            x = run(block, x, cache, level=len(self.levels) - 1)
+        return self.conv_out(x, norm=self.norm_out)
 
 
 @DECODERS.register_module()
@@ -228,15 +229,17 @@ class MAGVIT2Decoder(Decoder):
 
         With ``cache``, the next chunk of a stream -> its pixels.
         """
+        codes = codes.contiguous(memory_format=torch.channels_last_3d)
         x = self.conv_in(codes, cache)
+        run, coarsest = partial(run_block, activation_checkpointing=self.activation_checkpointing), len(self.levels) - 1
         for block in self.mid:
-            x = run_block(block, x, cache, activation_checkpointing=self.activation_checkpointing)
-        for level in self.levels:
+            x = run(block, x, cache, level=coarsest)
+        for number, level in enumerate(self.levels):
             x = level.norm(x, codes)
             for block in level.blocks:
-                x = run_block(block, x, cache, activation_checkpointing=self.activation_checkpointing)
+                x = run(block, x, cache, level=coarsest - number)
             if level.upsample is not None:
                 if level.norm.per_position:  # the codes follow the features
                     codes = repeat_nearest(codes, level.upsample.stride, level.upsample.kept_in(cache))
                 x = level.upsample(x, cache)
-        return self.conv_out(F.silu(self.norm_out(x)), cache)
+        return self.conv_out(x, cache, norm=self.norm_out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -138,10 +139,14 @@ class VQGANEncoder(Encoder):
 
     def forward(self, pixels: Tensor, cache: StreamCache | None = None) -> Tensor:
         """Pixels (B, C, T, h * s_h, w * s_w) -> latents (B, d, T, h, w); a stream needs no cache."""
-        x = self.conv_in(pixels)
-        for layer in (*(layer for level in self.levels for layer in level.layers()), *self.mid):
-            x = run_block(layer, x, activation_checkpointing=self.activation_checkpointing)
-        return self.quant_conv(self.conv_out(F.silu(self.norm_out(x))))
+        x = self.conv_in(pixels.contiguous(memory_format=torch.channels_last_3d))
+        run, coarsest = partial(run_block, activation_checkpointing=self.activation_checkpointing), len(self.levels) - 1
+        for number, level in enumerate(self.levels):
+            for layer in level.layers():
+                x = run(layer, x, level=number)
+        for layer in self.mid:
+            x = run(layer, x, level=coarsest)
+        return self.quant_conv(self.conv_out(x, norm=self.norm_out))
 
 
 @DECODERS.register_module()
@@ -195,7 +200,11 @@ class VQGANDecoder(Decoder):
 
     def forward(self, codes: Tensor, cache: StreamCache | None = None) -> Tensor:
         """Codes (B, d, T, h, w) -> pixels (B, C, T, h * s_h, w * s_w); a stream needs no cache."""
-        x = self.conv_in(self.post_quant_conv(codes))
-        for layer in (*self.mid, *(layer for level in self.levels for layer in level.layers())):
-            x = run_block(layer, x, activation_checkpointing=self.activation_checkpointing)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        x = self.conv_in(self.post_quant_conv(codes.contiguous(memory_format=torch.channels_last_3d)))
+        run, coarsest = partial(run_block, activation_checkpointing=self.activation_checkpointing), len(self.levels) - 1
+        for layer in self.mid:
+            x = run(layer, x, level=coarsest)
+        for number, level in enumerate(self.levels):
+            for layer in level.layers():
+                x = run(layer, x, level=coarsest - number)
+        return self.conv_out(x, norm=self.norm_out)

@@ -20,6 +20,7 @@ from toolkit.build import build_part
 from toolkit.config import ConfigError, check_keys
 from toolkit.contracts import AdversarialLoss, Discriminator, GeneratorWeight, Loss, Quantizer, TokenizerOutput
 from toolkit.registry import LOSSES
+from toolkit.training.eager import eager_loss, eager_output_loss
 from toolkit.training.regularizers import LeCAM, r1_penalty
 from toolkit.training.schedules import Schedule, value_at
 
@@ -98,7 +99,7 @@ class Adversary(nn.Module):
         if weight == 0:
             return reconstruction.new_zeros((), dtype=torch.float32), {}
         with frozen(discriminator):
-            raw = self.loss.generator(discriminator(reconstruction).float())
+            raw = eager_loss(lambda pixels: self.loss.generator(discriminator(pixels).float()), reconstruction)
         scalars = {"adversarial": raw.detach()}
         if self.adaptive is not None:
             scalars["adaptive_weight"] = self.adaptive(reconstruction_loss, raw, last_layer)
@@ -205,7 +206,7 @@ class Objective(nn.Module):
         total, scalars = target.new_zeros((), dtype=torch.float32), {}
         for name, loss in self.losses.items():
             if weight := value_at(self.weights[name], step):
-                raw = loss(output, target)
+                raw = eager_output_loss(loss, output, target)
                 total = total + weight * raw
                 scalars[name] = raw.detach()
         reconstruction_loss = total

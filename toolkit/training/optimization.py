@@ -36,8 +36,7 @@ class Trained:
     """
 
     def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator):
-        if accelerator.device.type == "cuda":
-            module.to(memory_format=torch.channels_last_3d)
+        module.to(memory_format=torch.channels_last_3d)  # the layout of the activations
         self.plain, self.module = module, accelerator.prepare(module)
         # accelerate puts autocast around forward for good; the trainer enters it where it is wanted.
         module.__dict__.pop("forward", None)

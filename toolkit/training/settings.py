@@ -37,7 +37,9 @@ class Settings:
             per-sample term; entropies of the codebook and LeCAM see one micro-batch (of all processes) at
             a time.
         mixed_precision: "no", "bf16" or "fp16".
-        activation_checkpointing: Recompute activations in the backward pass.
+        activation_checkpointing: Recompute activations in the backward pass: True, or in so many of the finest
+            levels, where most of the memory is.
+        compile: Compile the networks by ``torch.compile``; minutes at the start, less time per step on a GPU.
         ema_decay: Of the averaged weights that are validated and exported; None: no average. The average
             starts from the weights after the first step.
         ema_warmup: Start the average with a shorter memory.
@@ -66,7 +68,8 @@ class Settings:
     weight_decay: float = 0.0
     gradient_accumulation_steps: int = 1
     mixed_precision: str = "no"
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool | int = False
+    compile: bool = False
     ema_decay: float | None = 0.999
     ema_warmup: bool = False
     log_every: int = 10
@@ -109,9 +112,12 @@ class Settings:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
                 raise ConfigError(f"training.{name} must be a number of at least 0, got {value!r}.")
-        for name in ("activation_checkpointing", "ema_warmup"):
+        for name in ("compile", "ema_warmup"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ConfigError(f"training.{name} is True or False, got {value!r}.")
+        if not isinstance(levels := self.activation_checkpointing, int) or levels < 0:
+            raise ConfigError("training.activation_checkpointing must be True, False or a number of levels, got "
+                              f"{levels!r}.")
         if not isinstance(self.betas, list | tuple) or len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
             raise ConfigError(f"training.betas are two numbers in [0, 1), got {self.betas!r}.")
         points = self.quantization if isinstance(self.quantization, list | tuple) else [(0, self.quantization)]

@@ -77,6 +77,9 @@ class Trainer:
         self.codebook_use: dict[str, Codebook] = {}  # of the modalities drawn since the last validation
         tokenizer.encoder.activation_checkpointing = settings.activation_checkpointing
         tokenizer.decoder.activation_checkpointing = settings.activation_checkpointing
+        if settings.compile:
+            for network in (tokenizer.encoder, tokenizer.decoder, *discriminators.values()):
+                network.compile()
         self.objective = objective.to(accelerator.device)
         self.objective.check_last_layer(tokenizer.decoder.last_layer)
         # Copied before the tokenizer is wrapped for its precision and processes.

@@ -60,4 +60,4 @@ class TimmDecoder(Decoder):
         x = self.conv_in(codes)
         for block, upsample in zip(self.blocks, [*self.upsamples, nn.Identity()], strict=True):
             x = upsample(run_block(block, x, activation_checkpointing=self.activation_checkpointing))
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(x, norm=self.norm_out)
