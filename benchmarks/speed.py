@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -40,9 +39,13 @@ def measure(name: str, version: str, *, filters: int, side: int) -> None:
         started = time.perf_counter()
         values = run()
         seconds.append(time.perf_counter() - started)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-    print(json.dumps({"seconds": statistics.median(seconds), "GiB": peak, "values": values}))
+    print(json.dumps({"seconds": statistics.median(seconds), "GiB": peak_memory(), "values": values}))
+
+
+def peak_memory() -> float:
+    """Of this process, in GiB; not getrusage's, which begins with what the parent had."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 2**20
 
 
 def compare(name: str, versions: tuple[str, ...], *, rounds: int, filters: int, side: int) -> dict[str, dict]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -30,7 +33,12 @@ def test_chunks_give_the_tokens_and_pixels_of_the_whole(make_tokenizer, chunks, 
     video = torch.rand(2, 3, 18, 14, 18) * 2 - 1  # fits the stride in no axis
     whole, size = tokenizer.tokenize(video, return_size=True)
     indices = torch.cat(list(tokenizer.tokenize_stream(video.split(chunks, dim=2))), dim=1)
-    undecided = tokenizer.encoder(tokenizer._pad(video)).abs().amin(1, keepdim=True).movedim(1, -1) < 1e-5
+    padded = tokenizer._pad(video)
+    latents, cache = tokenizer.encoder(padded), {}
+    pieces = [*chunks, padded.shape[2] - video.shape[2]]
+    torch.testing.assert_close(torch.cat([tokenizer.encoder(x, cache) for x in padded.split(pieces, dim=2)], dim=2),
+                               latents, rtol=0, atol=1e-5)
+    undecided = latents.abs().amin(1, keepdim=True).movedim(1, -1) < 1e-5
     assert torch.equal(indices[~undecided], whole[~undecided])
     for pieces in ([1] * whole.shape[1], [2, whole.shape[1] - 2]):
         pixels = torch.cat(list(tokenizer.detokenize_stream(whole.split(pieces, dim=1), size)), dim=2)
@@ -63,3 +71,31 @@ def test_causal_network_without_a_cache_says_what_it_lacks(make_tokenizer, monke
     monkeypatch.setattr(tokenizer.encoder, "forward", lambda pixels: None)
     with pytest.raises(ValueError, match="MAGVIT2Encoder takes no cache"):
         next(tokenizer.tokenize_stream([torch.zeros(1, 3, 5, 8, 8)]))
+
+
+MEMORY = """
+import re, sys
+import torch
+from toolkit import build_tokenizer
+
+torch.set_num_threads(1)
+network = dict(filters=8, channel_multipliers=(1, 1, 1), num_res_blocks=1, temporal_downsample=(True, True),
+               num_groups=4)
+tokenizer = build_tokenizer(dict(encoder=dict(type="MAGVIT2Encoder", **network), quantizer=dict(type="LFQ", bits=6),
+                                 decoder=dict(type="MAGVIT2Decoder", **network))).eval()
+total = int(sys.argv[1])
+chunks = (torch.rand(1, 3, min(32, total - done), 64, 64) * 2 - 1 for done in range(0, total, 32))
+frames = sum(pixels.shape[2] for pixels in tokenizer.detokenize_stream(tokenizer.tokenize_stream(chunks)))
+# not getrusage: its peak begins with that of the process that started this one
+print(frames, re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length():
+    peaks = {}
+    for frames in (100, 5000):
+        done = subprocess.run([sys.executable, "-c", MEMORY, str(frames)], capture_output=True, text=True, check=True)
+        made, peaks[frames] = map(int, done.stdout.split())
+        assert made == 1 + -(-(frames - 1) // 4) * 4  # padded to the stride
+    assert peaks[5000] < 1.1 * peaks[100], peaks

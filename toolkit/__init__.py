@@ -3,15 +3,10 @@
 Names are resolved when they are first used, so that ``import toolkit`` loads no torch.
 """
 
-import os
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-
-# Torch, if it has not yet allocated anything, then takes its large CPU tensors from huge pages. With small ones the
-# kernel spends more time on handing out fresh memory than a norm or a sum spends on filling it.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _HOME = {
     "load_config": "toolkit.config",

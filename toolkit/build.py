@@ -114,7 +114,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         Traceback (most recent call last):
         FileNotFoundError: no tokenizer at no/such/place/at/all: it is no directory with config.json and ...
     """
-    return _load(_tokenizer_directory(path), f"tokenizer {path}", build_tokenizer)
+    return _load(tokenizer_directory(path), f"tokenizer {path}", build_tokenizer)
 
 
 def load_discriminator(directory: str | Path) -> Discriminator:
@@ -165,7 +165,20 @@ def _load(directory: Path, who: str, build: Callable[[Mapping[str, Any]], Any]) 
     return part.eval()
 
 
-def _tokenizer_directory(path: str | Path) -> Path:
+def tokenizer_directory(path: str | Path) -> Path:
+    """The folder with ``config.json`` and ``model.safetensors``: a local one, or a hub id's, downloaded.
+
+    Args:
+        path: A run's ``tokenizer/`` folder or a file in it, or a hub id such as ``"user/name"``.
+
+    Raises:
+        FileNotFoundError: If it is neither.
+
+    Example:
+        >>> tokenizer_directory("no/such/folder")
+        Traceback (most recent call last):
+        FileNotFoundError: no tokenizer at no/such/folder: it is no directory with config.json and ...
+    """
     local = Path(path)
     local = local.parent if local.is_file() else local
     if (local / "config.json").is_file() and (local / "model.safetensors").is_file():

@@ -210,7 +210,16 @@ class Tokenizer(Part, nn.Module):
             if pixels.shape[2]:
                 yield pixels
 
+    @property
+    def why_not_streamed(self) -> str | None:
+        """The reason why a video cannot be streamed through both networks, or None where it can."""
+        return self._why_not(self.encoder) or self._why_not(self.decoder)
+
     def _check_streams(self, part: Encoder | Decoder) -> None:
+        if reason := self._why_not(part):
+            raise ValueError(f"Tokenizer cannot stream: its {reason}; give whole clips to tokenize and detokenize.")
+
+    def _why_not(self, part: Encoder | Decoder) -> str | None:
         if not part.causal:
             reason = "is not causal: a frame's output depends on later frames (in MAGVIT2 networks, norm_scope='clip')"
         elif type(self.quantizer).positions is not Quantizer.positions or not self.codebook_size:
@@ -220,9 +229,8 @@ class Tokenizer(Part, nn.Module):
         elif "cache" not in inspect.signature(part.forward).parameters:
             reason = "takes no cache: its forward needs a second argument, cache=None, to keep what chunks share"
         else:
-            return
-        raise ValueError(f"Tokenizer cannot stream: its {type(part).__name__} {reason}; give whole clips to tokenize "
-                         "and detokenize.")
+            return None
+        return f"{type(part).__name__} {reason}"
 
     def _stream_indices(self, pixels: Tensor, cache: dict[nn.Module, Tensor]) -> Iterator[Tensor]:
         latents = self.encoder(pixels, cache)

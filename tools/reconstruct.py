@@ -3,12 +3,13 @@
     python tools/reconstruct.py clip.mp4 --tokenizer work_dirs/demo_video/tokenizer --output out
     python tools/reconstruct.py folder/of/files --tokenizer user/name --output out --short-edge 128 --frames 17
 
-Each file gives NAME_reconstruction and NAME_side_by_side (input left, output right): .png for one
-frame, .mp4 for more, and a line of numbers computed from the pixels before they are encoded.
+Each file gives NAME_reconstruction and NAME_side_by_side (input left, output right), .png of one frame or .mp4 of
+more, and a line of numbers computed from the pixels before they are encoded. Videos of any length are streamed.
 """
 
 import argparse
 import logging
+import math
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokenizer", required=True, help="a run's tokenizer/ folder, or a hub id")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to; an input folder is mirrored")
     parser.add_argument("--short-edge", type=int, metavar="N", help="resize the shorter side to N pixels first")
-    parser.add_argument("--frames", type=int, metavar="N", help="frames to take of a video (default: all, up to 65)")
+    parser.add_argument("--frames", type=int, metavar="N", help="frames to take of a video (default: all)")
     parser.add_argument("--frame-stride", type=int, default=1, metavar="N", help="take every so many-th frame")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
     return parser.parse_args()
@@ -31,8 +32,8 @@ def print_table(results: dict) -> None:
 
     table = Table("file", "T x H x W", "tokens", "bits/pixel", "PSNR (dB)", "SSIM", "seconds")
     for name, result in results.items():
-        table.add_row(str(name), " x ".join(map(str, result.pixels.shape[1:])),
-                      f"{' x '.join(map(str, result.indices.squeeze(-1).shape))} = {result.indices.numel()}",
+        tokens = " x ".join(map(str, result.tokens)).removesuffix(" x 1")  # codebooks per position
+        table.add_row(str(name), " x ".join(map(str, result.size)), f"{tokens} = {math.prod(result.tokens)}",
                       f"{result.bits_per_pixel:.4g}", f"{result.psnr:.2f}",
                       "-" if result.ssim is None else f"{result.ssim:.4f}", f"{result.seconds:.2f}")
     Console(width=max(120, Console().width)).print(table)
@@ -46,10 +47,10 @@ def main() -> None:
 
     from toolkit import load_tokenizer
     from toolkit.contracts import DataError
-    from toolkit.reconstruction import codebook_use, find_files, reconstruct_files
+    from toolkit.data.naming import find_files
+    from toolkit.reconstruction import codebook_use, reconstruct_files
     from toolkit.registry import PluginError, UnknownComponentError
 
-    done, skipped = {}, []
     try:
         tokenizer = load_tokenizer(arguments.tokenizer)
         try:
@@ -57,18 +58,17 @@ def main() -> None:
         except (AssertionError, RuntimeError) as error:  # what torch raises for a device that is not there
             sys.exit(f"error: --device {arguments.device}: {str(error).splitlines()[0]}")
         files = find_files(arguments.input, output=arguments.output)
-        for file, result in reconstruct_files(tokenizer, files, num_frames=arguments.frames,
-                                              frame_stride=arguments.frame_stride, short_edge=arguments.short_edge):
-            if isinstance(result, DataError):
-                skipped.append(result)
-                continue
-            done[files[file].relative_to(arguments.output)] = result
-    except (DataError, OSError, PluginError, TypeError, UnknownComponentError, ValueError) as error:
-        sys.exit(f"error: {error}")
+        results = dict(reconstruct_files(tokenizer, files, num_frames=arguments.frames,
+                                         frame_stride=arguments.frame_stride, short_edge=arguments.short_edge))
+    except (DataError, KeyboardInterrupt, OSError, PluginError, TypeError, UnknownComponentError, ValueError) as error:
+        sys.exit(f"error: {str(error) or 'interrupted'}")
+    skipped = [result for result in results.values() if isinstance(result, DataError)]
+    done = {files[file].relative_to(arguments.output): result for file, result in results.items()
+            if not isinstance(result, DataError)}
     if not done:
         sys.exit("error: " + "\n  ".join(map(str, skipped)))
     print_table(done)
-    use = codebook_use(tokenizer, done.values())
+    use = codebook_use(done.values())
     print(f"codebook: {use['codebook_usage']:.3%} of {tokenizer.codebook_size} codes in use, perplexity "
           f"{use['codebook_perplexity']:.4g}, entropy {use['codebook_entropy']:.2f} of at most "
           f"{use['codebook_entropy_bound']:.2f} nats, digits {use['codebook_digit_entropy']:.1%} even")

@@ -114,7 +114,7 @@ def test_odd_sizes_are_written_with_the_last_row_and_column_repeated(tmp_path):
 
 
 def test_write_video_refuses_a_batch(tmp_path):
-    with pytest.raises(ValueError, match=r"takes pixels \(3, T, H, W\), got \(1, 3, 2, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"from pixels \(3, T, H, W\), got \(1, 3, 2, 8, 8\)"):
         write_video(tmp_path / "x.mp4", torch.zeros(1, 3, 2, 8, 8), fps=25)
 
 

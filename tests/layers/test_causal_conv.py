@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,6 +68,23 @@ def test_gradients_reach_only_what_asks_for_them():
     assert not conv(x, norm=norm).requires_grad
     conv(x.requires_grad_(), norm=norm).sum().backward()
     assert x.grad.any() and norm.weight.grad is None
+
+
+@PADDINGS
+@torch.no_grad()
+def test_an_image_sees_a_weight_that_has_changed(padding):
+    conv, frame = CausalConv3d(2, 3, kernel_size=(3, 3, 3), padding=padding).eval(), torch.randn(1, 2, 1, 6, 8)
+    copied, before = copy.deepcopy(conv), conv(frame)
+    assert torch.equal(conv(frame), before) and torch.equal(copied(frame), before)
+    conv.weight.mul_(2)
+    conv.bias.mul_(2)
+    torch.testing.assert_close(conv(frame), 2 * before)
+    conv.load_state_dict(copied.state_dict())
+    torch.testing.assert_close(conv(frame), before)
+    conv.weight = torch.nn.Parameter(torch.zeros_like(conv.weight))
+    torch.testing.assert_close(conv(frame), conv.bias.reshape(1, 3, 1, 1, 1).expand_as(before))
+    torch.testing.assert_close(conv.double()(frame.double()), plain(conv, frame.double()))
+    torch.testing.assert_close(copied(frame), before)
 
 
 def stored_bytes(function, *inputs) -> int:

@@ -1,23 +1,31 @@
 """tools/reconstruct.py as its users run it."""
 
 import json
+import os
+import pty
 import re
 import shutil
+import subprocess
+import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from tools.commands import run, run_here
+from tools.commands import ENVIRONMENT, command, run, run_here
 from training import tiny
 from training.tiny import NETWORK, stripes, write_clips
 
 from toolkit import build_tokenizer, load_tokenizer
 from toolkit.contracts import DataError
-from toolkit.data import read_image, read_video, write_image, write_video
+from toolkit.data import VideoWriter, open_media, read_image, read_video, write_image, write_video
+from toolkit.data.files import unreadable
+from toolkit.data.media import Media
+from toolkit.data.naming import find_files
 from toolkit.data.transforms import to_pixels
 from toolkit.data.video_file import VideoFile
-from toolkit.reconstruction import find_files
+from toolkit.reconstruction import _round_trip, reconstruct, reconstruct_files
 
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 
@@ -82,9 +90,9 @@ def test_a_folder_is_mirrored_and_its_unreadable_files_are_listed(tokenizer, fol
     # (T, H, W), then positions 1 + (T - 1) / 2, H / 2, W / 2, rounded up
     assert table["0"][:2] == ["6 x 32 x 32", "4 x 16 x 16 = 1024"]
     assert table["a.png"][:2] == ["1 x 20 x 24", "1 x 10 x 12 = 120"]
-    assert table["deep/long"][:2] == ["65 x 16 x 16", "33 x 8 x 8 = 2112"]
+    assert table["deep/long"][:2] == ["70 x 16 x 16", "36 x 8 x 8 = 2304"]
     assert table["deep/down/a"][:2] == ["1 x 7 x 9", "1 x 4 x 5 = 20"] and table["deep/down/a"][4] == "-"
-    assert re.search("long.mp4: the first 65 frames are taken; it has more", done.stderr)
+    assert "frames" not in done.stderr  # no bar where there is no terminal
     assert "skipped 2 of 7 files" in done.stdout
     assert "torn.mp4: needed a video" in done.stdout and "torn.png: needed an image" in done.stdout
 
@@ -137,6 +145,95 @@ def test_a_shorter_video_gives_what_it_has(tokenizer, clips, tmp_path, capsys):
     options = ["--output", tmp_path, "--frames", 99]
     assert run_here("reconstruct", clips / "0.mp4", "--tokenizer", tokenizer, *options) is None
     assert rows(capsys.readouterr().out)["0"][0] == "6 x 32 x 32"
+
+
+@torch.no_grad()
+def test_streamed_videos_are_what_the_whole_clip_gives(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.data.media.CHUNK_FRAMES", 4)
+    write_clips(tmp_path, count=1, num_frames=18, height=19, width=22)
+    loaded = load_tokenizer(tokenizer)
+    with open_media(tmp_path / "0.mp4") as media:
+        pieces = list(_round_trip(loaded, media))
+    target, output, indices = (torch.cat(piece, dim=dim) for piece, dim in zip(zip(*pieces, strict=True), (2, 2, 1),
+                                                                               strict=True))
+    whole = to_pixels(read_video(tmp_path / "0.mp4")[0])[None]
+    expected, size = loaded.tokenize(whole, return_size=True)
+    assert len(pieces) > 3 and torch.equal(target, whole) and torch.equal(indices, expected)
+    torch.testing.assert_close(output, loaded.detokenize(expected, size), rtol=0, atol=1e-5)
+    with open_media(tmp_path / "0.mp4") as media:
+        result = reconstruct(loaded, media, path=tmp_path / "out" / "0")
+    assert (result.size, result.tokens) == (tuple(size), tuple(expected.shape[1:]))
+    bits, psnr, ssim = scores_by_scikit_image(tokenizer, whole[0])
+    assert result.bits_per_pixel == pytest.approx(bits) and result.psnr == pytest.approx(psnr, abs=1e-3)
+    assert result.ssim == pytest.approx(ssim, abs=1e-5)
+    write_video(tmp_path / "expected.mp4", output[0], fps=8)
+    written = tmp_path / "out" / "0_reconstruction.mp4"
+    assert written.read_bytes() == (tmp_path / "expected.mp4").read_bytes()
+
+
+def test_a_tokenizer_that_cannot_be_streamed_takes_the_beginning_and_says_why(folder, tmp_path, capsys, caplog):
+    network, file = NETWORK | {"norm_scope": "clip"}, folder / "deep" / "long.mp4"
+    build_tokenizer(dict(encoder=dict(type="MAGVIT2Encoder", **network), quantizer=dict(type="LFQ", bits=6),
+                         decoder=dict(type="MAGVIT2Decoder", **network))).save_pretrained(tmp_path / "tokenizer")
+    arguments = ["reconstruct", file, "--tokenizer", tmp_path / "tokenizer", "--output", tmp_path]
+    assert run_here(*arguments) is None
+    assert rows(capsys.readouterr().out)["long"][0] == "65 x 16 x 16"
+    assert re.search(r"long.mp4: the first 65 frames .* MAGVIT2Encoder is not causal", caplog.text)
+    caplog.clear()
+    assert run_here(*arguments, "--frames", 68) is None
+    assert rows(capsys.readouterr().out)["long"][0] == "68 x 16 x 16" and caplog.text == ""
+
+
+def test_a_video_that_breaks_in_the_middle_is_unreadable_and_leaves_nothing(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.data.media.CHUNK_FRAMES", 2)
+    write_clips(tmp_path / "in", count=2)
+    chunks = Media.chunks
+
+    def torn(media, frames):
+        for number, chunk in enumerate(chunks(media, frames)):
+            if number == 2 and media.name.endswith("0.mp4"):
+                raise unreadable(media.name, "needed the rest, got none.")
+            yield chunk
+
+    monkeypatch.setattr(Media, "chunks", torn)
+    results = dict(reconstruct_files(load_tokenizer(tokenizer), find_files(tmp_path / "in", output=tmp_path / "out")))
+    error, result = results.values()
+    assert "needed the rest" in str(error) and result.size == (6, 32, 32)
+    assert files_in(tmp_path / "out") == {"1_reconstruction.mp4", "1_side_by_side.mp4"}
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length_of_a_video(tokenizer, tmp_path):
+    script = "import re, runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n" \
+             "print('peak', re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    peaks = {}
+    for frames in (100, 2000):
+        with VideoWriter(tmp_path / f"{frames}.mp4", fps=25) as video:
+            for start in range(0, frames, 100):
+                video.write(stripes(start, num_frames=100, height=64, width=64))
+        _, tool, *arguments = command("reconstruct", tmp_path / f"{frames}.mp4", "--tokenizer", tokenizer,
+                                      "--output", tmp_path)
+        done = subprocess.run([sys.executable, "-c", script, tool, *arguments], capture_output=True, text=True,
+                              check=True, env=ENVIRONMENT)
+        assert rows(done.stdout)[str(frames)][0] == f"{frames} x 64 x 64"
+        peaks[frames] = int(done.stdout.split()[-1])
+    assert peaks[2000] < 1.1 * peaks[100], peaks
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_how_far_it_is(tokenizer, folder, tmp_path):
+    shown, terminal = pty.openpty()
+    run = subprocess.Popen(command("reconstruct", folder / "deep" / "long.mp4", "--tokenizer", tokenizer, "--output",
+                                   tmp_path), stderr=terminal, stdout=subprocess.DEVNULL,
+                           env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": "120"})
+    os.close(terminal)
+    text = b""
+    with suppress(OSError):  # how the end of a terminal reads
+        while piece := os.read(shown, 1 << 16):
+            text += piece
+    os.close(shown)
+    assert run.wait() == 0
+    assert b"long.mp4" in text and b"70/70" in text and b"per second" in text
 
 
 def test_an_output_folder_within_the_input_is_not_read(folder, tmp_path):

@@ -17,7 +17,8 @@ from toolkit.training.settings import Settings
     (dict(max_steps=10, learning_rate="fast"), "learning_rate must be a number"),
     (dict(max_steps=10, warmup_steps=-1), "warmup_steps must be a number"),
     (dict(max_steps=10, betas=0.9), "betas are two numbers"),
-    (dict(max_steps=10, activation_checkpointing="off"), "activation_checkpointing must be True, False or a number of levels"),
+    (dict(max_steps=10, activation_checkpointing="off"), "activation_checkpointing must be True, False or a number"),
+    (dict(max_steps=10, activation_checkpointing=-1), "activation_checkpointing must be True, False or a number"),
     (dict(max_steps=10, mixed_precision="fp8"), "mixed_precision is"),
     (dict(max_steps=10, ema_decay=1.0), "ema_decay lies in"),
 ])

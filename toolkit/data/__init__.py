@@ -2,12 +2,13 @@
 
 from toolkit.data.images import Images, read_image, write_image
 from toolkit.data.loader import TrainLoader, ValLoader
+from toolkit.data.media import open_media
 from toolkit.data.memory import InMemoryClips
 from toolkit.data.mixture import Source
 from toolkit.data.samples import sample_clips
 from toolkit.data.sampling import Batch
-from toolkit.data.video_io import iter_frames, read_video, write_video
+from toolkit.data.video_io import VideoWriter, iter_frames, read_video, write_video
 from toolkit.data.videos import VideoClips
 
-__all__ = ["Batch", "Images", "InMemoryClips", "Source", "TrainLoader", "ValLoader", "VideoClips", "iter_frames",
-           "read_image", "read_video", "sample_clips", "write_image", "write_video"]
+__all__ = ["Batch", "Images", "InMemoryClips", "Source", "TrainLoader", "ValLoader", "VideoClips", "VideoWriter",
+           "iter_frames", "open_media", "read_image", "read_video", "sample_clips", "write_image", "write_video"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from toolkit.contracts import DataError
@@ -27,6 +28,32 @@ def unreadable(path: str | os.PathLike, problem: str) -> DataError:
     error = DataError(f"{os.fspath(path)}: {problem}")
     error.path = os.fspath(path)
     return error
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+    """A hidden file beside ``path``, of the same ending, to write to: it takes the place of ``path`` at the end.
+
+    After an error it is removed and ``path`` is as it was, so a file of that name is never half written.
+
+    Args:
+        path: The file to write; its folder must exist.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> with written_whole(path) as part:
+        ...     _ = part.write_text("all of it")
+        >>> part.name, [file.name for file in path.parent.iterdir()]
+        ('.partial.a.txt', ['a.txt'])
+    """
+    part = Path(path).with_name(f".partial.{Path(path).name}")
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def list_files(path: str | os.PathLike | Sequence[str | os.PathLike], *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from toolkit.contracts import Dataset
-from toolkit.data.files import list_files, unreadable
+from toolkit.data.files import list_files, unreadable, written_whole
 from toolkit.data.transforms import Framing, to_frames, to_pixels
 from toolkit.data.video_file import VideoFile
 from toolkit.data.videos import strided_frames, video_files
@@ -77,11 +78,15 @@ class Images(Dataset, torch.utils.data.Dataset):
         return {"pixels": self.framing(frame[None]), "key": f"{self.clips[clip]}#{number}"}
 
 
-def read_image(path: str | os.PathLike) -> Tensor:
+def read_image(source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None) -> Tensor:
     """An image file as pixels, upright and in three channels.
 
     Grey becomes three equal channels, 16-bit grey is rescaled to 8 bits, transparency is composited
     on white, the EXIF orientation is applied, and of an animation the first frame is read.
+
+    Args:
+        source: The file, or all of its bytes.
+        name: What errors call it; None: ``source``, if that is a path.
 
     Returns:
         (3, 1, H, W) float32 in [-1, 1].
@@ -96,11 +101,11 @@ def read_image(path: str | os.PathLike) -> Tensor:
         >>> read_image(path).shape, read_image(path).min().item()
         (torch.Size([3, 1, 4, 6]), 1.0)
     """
-    return to_pixels(_read(path))
+    return to_pixels(_read(source, name=name))
 
 
 def write_image(path: str | os.PathLike, pixels: Tensor) -> None:
-    """Write one image; the ending says how (``.png`` is lossless).
+    """Write one image, whole or not at all; the ending says how (``.png`` is lossless).
 
     Args:
         path: The file to write; its folder must exist.
@@ -120,13 +125,16 @@ def write_image(path: str | os.PathLike, pixels: Tensor) -> None:
         raise ValueError(f"write_image takes pixels (3, 1, H, W), got {tuple(pixels.shape)}; "
                          "write one frame of one sample at a time.")
     options = {"quality": 95} if os.fspath(path).lower().endswith((".jpg", ".jpeg", ".webp")) else {}
-    Image.fromarray(to_frames(pixels)[0].numpy()).save(path, **options)
+    with written_whole(path) as part:
+        Image.fromarray(to_frames(pixels)[0].numpy()).save(part, **options)
 
 
-def _read(path: str | os.PathLike) -> Tensor:
+def _read(source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None) -> Tensor:
     """(1, H, W, 3) uint8."""
+    held = isinstance(source, bytes)
+    path = name or ("bytes" if held else source)
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(source) if held else source) as image:
             upright = ImageOps.exif_transpose(image)
             pixels = np.array(_three_channels(upright, path))
     except (OSError, SyntaxError, TypeError, ValueError, struct.error, Image.DecompressionBombError) as error:

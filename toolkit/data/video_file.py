@@ -12,6 +12,7 @@ display matrix' quarter turns are applied, pixel aspect ratios are not.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -55,7 +56,8 @@ class VideoFile(AbstractContextManager):
     """An open video, read in presentation order from any time on.
 
     Args:
-        path: The file.
+        source: The file, or all of its bytes.
+        name: What errors call it, and by its ending a hint of its format; None: ``source``, if that is a path.
         thread_type: PyAV's: "NONE" decodes no frame too many and suits loader workers, "AUTO" is
             faster for long stretches.
 
@@ -76,8 +78,10 @@ class VideoFile(AbstractContextManager):
         (VideoInfo(start=0.0, fps=25.0, num_frames=50), 0.0)
     """
 
-    def __init__(self, path: str | os.PathLike, *, thread_type: str = "NONE"):
-        self.path, self.thread_type, self.num_decoded = path, thread_type, 0
+    def __init__(self, source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None,
+                 thread_type: str = "NONE"):
+        self._source, self.thread_type, self.num_decoded = source, thread_type, 0
+        self.path = name or ("bytes" if isinstance(source, bytes) else source)
         self._container = None
         self._open()
         with self._named_errors():
@@ -91,7 +95,7 @@ class VideoFile(AbstractContextManager):
             self._container.close()
         with self._named_errors():
             # what is written in the title tag must not make a video unreadable
-            self._container = av.open(os.fspath(self.path), metadata_errors="ignore")
+            self._container = av.open(self._readable(), metadata_errors="ignore")
         self._stream = self._container.streams.best("video")  # not the cover picture
         if self._stream is None:
             self._container.close()
@@ -103,6 +107,13 @@ class VideoFile(AbstractContextManager):
         self._stream.thread_type = self.thread_type
         if self.thread_type == "NONE":
             self._stream.codec_context.thread_count = 1
+
+    def _readable(self) -> str | io.BytesIO:
+        if not isinstance(self._source, bytes):
+            return os.fspath(self._source)
+        file = io.BytesIO(self._source)
+        file.name = os.fspath(self.path)  # FFmpeg looks at the ending
+        return file
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from fractions import Fraction
 from itertools import islice
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from toolkit.data.files import unreadable
+from toolkit.data.files import unreadable, written_whole
 from toolkit.data.transforms import to_frames
 from toolkit.data.video_file import VideoFile, rgb
 
@@ -94,11 +95,88 @@ def stack(frames: list[Tensor], *, path: str | os.PathLike) -> Tensor:
     return torch.stack(frames)
 
 
-def write_video(path: str | os.PathLike, pixels: Tensor, *, fps: float) -> None:
-    """Write an mp4 that every player opens: H.264 at high quality (CRF 12), yuv420p, BT.601.
+class VideoWriter(AbstractContextManager):
+    """An mp4 that every player opens, written piece by piece: H.264 at high quality (CRF 12), yuv420p, BT.601.
 
     Half-resolution chroma needs even sizes: an odd height or width is padded by repeating the last
     row or column, so that side of the file is one pixel larger than the pixels.
+
+    The file has its name when the block ends well; after an error there is none.
+
+    Args:
+        path: The file to write; its folder must exist.
+        fps: Frames per second.
+
+    Raises:
+        ValueError: At the end, if nothing was written.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "odd.mp4")
+        >>> with VideoWriter(path, fps=29.97) as video:
+        ...     for length in (1, 4):
+        ...         video.write(torch.zeros(3, length, 31, 47))
+        >>> read_video(path)[0].shape
+        torch.Size([5, 32, 48, 3])
+    """
+
+    def __init__(self, path: str | os.PathLike, *, fps: float):
+        self.path, self.fps = path, fps
+        self._open = ExitStack()  # what is to be closed, and renamed
+        self._container = self._stream = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has frames."""
+        return self._container is not None
+
+    def write(self, pixels: Tensor) -> None:
+        """Encode the next frames, and keep none.
+
+        Args:
+            pixels: (3, T, H, W) of about [-1, 1], clamped; H and W are those of the first.
+
+        Raises:
+            ValueError: If they have another shape.
+        """
+        if pixels.ndim != 4 or pixels.shape[0] != 3:
+            raise ValueError(f"{self.path}: a video is written from pixels (3, T, H, W), got {tuple(pixels.shape)}; "
+                             "write one sample of a batch at a time.")
+        height, width = pixels.shape[2:]
+        size = height + height % 2, width + width % 2
+        if not self.begun:
+            self._begin(*size)
+        if size != (self._stream.height, self._stream.width):
+            raise ValueError(f"{self.path}: needed frames of the first one's size, "
+                             f"{self._stream.height} x {self._stream.width}, got {height} x {width}.")
+        planes = rearrange(to_frames(pixels), "t h w c -> t c h w").float()
+        planes = F.pad(planes, (0, width % 2, 0, height % 2), mode="replicate").to(torch.uint8)
+        for image in rearrange(planes, "t c h w -> t h w c").numpy():
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            self._container.mux(self._stream.encode(frame))
+
+    def _begin(self, height: int, width: int) -> None:
+        part = self._open.enter_context(written_whole(self.path))
+        self._container = self._open.enter_context(av.open(os.fspath(part), "w", format="mp4"))
+        # x264's macroblock tree reads memory that nobody wrote, so that the same frames give other bytes each time
+        self._stream = self._container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1001),
+                                                  options={"crf": "12", "preset": "medium", "mbtree": "0"})
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.height, self._stream.width = height, width
+        self._open.push(self._flush)
+
+    def _flush(self, kind: type | None, *_: object) -> None:
+        if kind is None:
+            self._container.mux(self._stream.encode())
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None and not self.begun:
+            raise ValueError(f"{self.path}: a video needs at least one frame, got none.")
+        self._open.__exit__(*error)
+
+
+def write_video(path: str | os.PathLike, pixels: Tensor, *, fps: float) -> None:
+    """Write all of a video at once, as :class:`VideoWriter` does.
 
     Args:
         path: The file to write; its folder must exist.
@@ -110,23 +188,10 @@ def write_video(path: str | os.PathLike, pixels: Tensor, *, fps: float) -> None:
 
     Example:
         >>> import tempfile
-        >>> path = os.path.join(tempfile.mkdtemp(), "odd.mp4")
-        >>> write_video(path, torch.zeros(3, 5, 31, 47), fps=29.97)
+        >>> path = os.path.join(tempfile.mkdtemp(), "grey.mp4")
+        >>> write_video(path, torch.zeros(3, 5, 32, 48), fps=25)
         >>> read_video(path)[0].shape
         torch.Size([5, 32, 48, 3])
     """
-    if pixels.ndim != 4 or pixels.shape[0] != 3:
-        raise ValueError(f"write_video takes pixels (3, T, H, W), got {tuple(pixels.shape)}; "
-                         "write one sample of a batch at a time.")
-    height, width = pixels.shape[2:]
-    planes = rearrange(to_frames(pixels), "t h w c -> t c h w").float()
-    planes = F.pad(planes, (0, width % 2, 0, height % 2), mode="replicate").to(torch.uint8)
-    with av.open(os.fspath(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001),
-                                      options={"crf": "12", "preset": "medium"})
-        stream.pix_fmt = "yuv420p"
-        stream.height, stream.width = planes.shape[2:]
-        for image in rearrange(planes, "t c h w -> t h w c").numpy():
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    with VideoWriter(path, fps=fps) as video:
+        video.write(pixels)

@@ -7,6 +7,7 @@ image costs a 2-D convolution. Training stores what goes in, not what a norm and
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from toolkit.layers.frames import clip_to_frames, frames_to_clip
+from toolkit.layers.packed import convolve_frames
 
 StreamCache = dict[nn.Module, tuple[Tensor, int]]
 PADDINGS = ("zeros", "replicate")
@@ -152,14 +156,14 @@ class CausalConv3d(nn.Conv3d):
         for window in self._windows(x.shape[2], start):
             channels = first if start + self.kernel_size[0] == 1 == window.end else ALL
             frames = x[:, :, window.begin:window.end]
-            kernel = self._kernel(self.weight[channels], window.taps)
+            kernel = partial(self._kernel, self.weight[channels], window.taps)
             bias = None if self.bias is None else self.bias[channels]
             if self._is_flat(window):
-                flat = F.conv2d(_flat(frames, window.taps), _flat_kernel(kernel), bias, self.stride[1:],
-                                self.padding[1:])
+                flat = convolve_frames(self, _flat(frames, window.taps), lambda kernel=kernel: _flat_kernel(kernel()),
+                                       bias, kept=channels if window.taps == 1 else None)
                 pieces.append(_clip(flat, len(x)))
             else:
-                pieces.append(F.conv3d(frames, kernel, bias, self.stride, self.padding))
+                pieces.append(F.conv3d(frames, kernel(), bias, self.stride, self.padding))
         return pieces
 
     def _is_flat(self, window: Window) -> bool:
@@ -227,6 +231,8 @@ def join(pieces: list[Tensor]) -> Tensor:
 
 def _flat(clip: Tensor, taps: int = 1) -> Tensor:
     """(B, C, T * taps, H, W) -> (B * T, taps * C, H, W); with one tap a view in channels_last_3d."""
+    if taps == 1:
+        return clip_to_frames(clip)
     return rearrange(clip, "b c (t k) h w -> (b t) h w (k c)", k=taps).movedim(-1, 1)
 
 
@@ -237,6 +243,8 @@ def _flat_kernel(kernel: Tensor) -> Tensor:
 
 def _clip(frames: Tensor, samples: int, taps: int = 1) -> Tensor:
     """(B * T, taps * C, H, W) -> (B, C, T * taps, H, W); with one tap a view."""
+    if taps == 1:
+        return frames_to_clip(frames, samples)
     return rearrange(frames, "(b t) (k c) h w -> b (t k) h w c", b=samples, k=taps).movedim(-1, 1)
 
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from toolkit.layers.frames import clip_to_frames, frames_to_clip
+
 
 def fitting_groups(channels: int, num_groups: int = 32) -> int:
     """The largest number of groups up to ``num_groups`` that divides ``channels``.
@@ -59,9 +61,7 @@ class FrameGroupNorm(ClipGroupNorm):
     pooled_axes = (3, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Views in channels_last_3d, where the channels lie innermost.
-        frames = x.movedim(2, 1).flatten(0, 1)
-        return super().forward(frames).unflatten(0, (len(x), -1)).movedim(1, 2)
+        return frames_to_clip(super().forward(clip_to_frames(x)), samples=len(x))
 
 
 class AdaptiveGroupNorm(nn.Module):

@@ -191,7 +191,7 @@ class Codebook(Metric):
         """Merge only when the new chunks outweigh the old one: the cost stays n log n in all."""
         chunks = self._chunks[book]
         chunks.append(counts)
-        if sum(len(ids) for ids, _ in chunks[1:]) > max(len(chunks[0][0]), 1 << 16):
+        if sum(len(ids) for ids, _ in chunks[1:]) > max(len(chunks[0][0]), 1 << 12):
             chunks[:] = [_merge(chunks)]
 
 

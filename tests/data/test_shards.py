@@ -1,0 +1,176 @@
+"""Tars of tokens as webdataset sees them, and tars of media."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+from webdataset.tariterators import base_plus_ext
+
+from toolkit.contracts import DataError
+from toolkit.data.shards import TokenShard, media_in_tar, read_tokens, sample_key, write_npy, written_once
+
+NAMES = st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1),
+                 min_size=1, max_size=3).map("/".join)
+
+
+def npy(indices: np.ndarray) -> io.BytesIO:
+    file = io.BytesIO()
+    np.save(file, indices)
+    return file
+
+
+def write_shard(path: Path, samples: dict[str, np.ndarray], **meta) -> Path:
+    with written_once(path) as file, TokenShard(file) as shard:
+        for key, indices in samples.items():
+            shard.write(key, npy(indices), {"key": key, **meta})
+    return path
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def samples():
+    generator = np.random.default_rng(0)
+    names = ["a", "some.folder/a.png", "__MACOSX__/b", "deep/" * 60 + "c", "bär/ \n%41"]
+    return {sample_key(name): generator.integers(0, 2**18, (number + 1, 3, 4, 1), dtype=np.int32)
+            for number, name in enumerate(names)}
+
+
+def test_webdataset_reads_what_is_written(samples, tmp_path):
+    path = write_shard(tmp_path / "tokens.tar", samples, fps=25.0)
+    found = list(webdataset.WebDataset(str(path), shardshuffle=False).decode())
+    assert [sample["__key__"] for sample in found] == list(samples)
+    for sample in found:
+        assert sample["json"] == {"key": sample["__key__"], "fps": 25.0}
+        np.testing.assert_array_equal(sample["indices.npy"], samples[sample["__key__"]], strict=True)
+
+
+def test_reading_gives_what_was_written(samples, tmp_path):
+    path = write_shard(tmp_path / "tokens.tar", samples, fps=None)
+    for (key, indices, meta), (wanted_key, wanted) in zip(read_tokens(path), samples.items(), strict=True):
+        assert (key, meta) == (wanted_key, {"key": key, "fps": None})
+        np.testing.assert_array_equal(indices, wanted, strict=True)
+        assert not indices.flags.owndata and not indices.flags.writeable  # of the mapped file
+
+
+def test_a_shard_written_by_webdataset_is_read_too(tmp_path):
+    with webdataset.TarWriter(str(tmp_path / "theirs.tar")) as writer:
+        writer.write({"__key__": "a/0", "json": {"fps": 8}, "indices.npy": np.arange(6).reshape(1, 2, 3, 1)})
+    (key, indices, meta), = read_tokens(tmp_path / "theirs.tar")
+    assert (key, meta, indices.tolist()) == ("a/0", {"fps": 8}, [[[[0], [1], [2]], [[3], [4], [5]]]])
+
+
+def test_the_same_samples_are_the_same_bytes(samples, tmp_path):
+    one, other = (write_shard(tmp_path / name, samples, b=1, a=[2]).read_bytes() for name in ("1.tar", "2.tar"))
+    assert one == other
+    with tarfile.open(tmp_path / "1.tar") as tar:
+        assert {(member.mtime, member.uid, member.uname) for member in tar} == {(0, 0, "")}
+
+
+def test_an_empty_shard_is_read_as_such(tmp_path):
+    assert list(read_tokens(write_shard(tmp_path / "none.tar", {}))) == []
+
+
+@given(NAMES)
+def test_a_key_is_one_sample_to_webdataset_and_can_be_undone(name):
+    key = sample_key(name)
+    assert unquote(key) == name and not key.startswith("__")
+    assert base_plus_ext(f"{key}.indices.npy") == (key, "indices.npy")
+
+
+@pytest.mark.parametrize("lengths", [[1], [3, 1, 4], [1] * 12])
+def test_chunks_become_the_array_that_numpy_saves(lengths):
+    whole = np.arange(sum(lengths) * 6, dtype=np.int64).reshape(-1, 2, 3)
+    file = io.BytesIO()
+    assert write_npy(file, np.split(whole, np.cumsum(lengths)[:-1])) == whole.shape
+    file.seek(0)
+    np.testing.assert_array_equal(np.load(file), whole, strict=True)
+
+
+def pickled() -> bytes:
+    return npy(np.array([{}], dtype=object)).getvalue()
+
+
+@pytest.mark.parametrize(("members", "words"), [
+    ({"a.indices.npy": pickled(), "a.json": b"{}"}, "object of shape"),
+    ({"a.indices.npy": npy(np.zeros((2, 2))).getvalue(), "a.json": b"{}"}, "integers are needed"),
+    ({"a.indices.npy": npy(np.zeros((2, 2), int)).getvalue()[:-1], "a.json": b"{}"}, "integers are needed"),
+    ({"a.indices.npy": b"", "a.json": b"{}"}, "magic string"),
+    ({"a.indices.npy": npy(np.zeros((2, 2), int)).getvalue(), "a.json": b"{"}, "Expecting property name"),
+], ids=["objects", "floats", "too short", "empty", "no JSON"])
+def test_what_is_no_sample_is_an_error_that_names_the_tar(members, words, tmp_path):
+    with pytest.raises(DataError, match=rf"foreign.tar: needed a tar of tokens.*{words}"):
+        list(read_tokens(write_tar(tmp_path / "foreign.tar", members)))
+
+
+def test_a_torn_or_empty_tar_is_an_error(samples, tmp_path):
+    path = write_shard(tmp_path / "tokens.tar", samples)
+    (tmp_path / "torn.tar").write_bytes(path.read_bytes()[:700])
+    (tmp_path / "no_end.tar").write_bytes(path.read_bytes()[:2048])  # the first sample
+    (tmp_path / "empty.tar").touch()
+    for file in (tmp_path / f"{name}.tar" for name in ("torn", "no_end", "empty", "missing")):
+        with pytest.raises(DataError, match=f"{file.name}: needed a tar of tokens"):
+            list(read_tokens(file))
+
+
+def test_other_members_are_passed_over(tmp_path):
+    members = {"README": b"x", "a.txt": b"x", "a.indices.npy": npy(np.zeros((1, 1), int)).getvalue(), "b.json": b"[]",
+               "a.cls": b"1", "c.json": b"{}", "c.indices.npy": npy(np.ones((1, 1), int)).getvalue()}
+    assert [key for key, *_ in read_tokens(write_tar(tmp_path / "mixed.tar", members))] == ["c"]
+
+
+def test_a_file_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), written_once(tmp_path / "a.tar") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
+    with written_once(tmp_path / "a") as one, written_once(tmp_path / "a") as other:
+        one.write(b"1")
+        other.write(b"22")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a", b"1")]  # closed last
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
+def test_media_come_in_order_without_hidden_and_other_files(mode, tmp_path):
+    members = {"./b.png": b"1", "b.txt": b"2", "a/.hidden.png": b"3", ".cache/x.png": b"4", "a/c.MP4": b"5",
+               "../d.png": b"6"}
+    found = list(media_in_tar(write_tar(tmp_path / "a.tar", members, mode), suffixes=(".png", ".mp4")))
+    assert found == [("b.png", b"1"), ("a/c.MP4", b"5"), ("../d.png", b"6")]
+
+
+@pytest.mark.parametrize("tear", ["file", "header", "between", "foreign header"])
+def test_a_torn_tar_gives_what_comes_before_the_tear(tear, tmp_path):
+    path = write_tar(tmp_path / "a.tar", {f"{n}.png": bytes(1000) for n in range(6)})
+    content, start = path.read_bytes(), 3 * 1536  # a block of head and two of content each
+    path.write_bytes({"file": content[:start + 800], "header": content[:start + 100], "between": content[:start],
+                      "foreign header": content[:start] + b"x" * 512 + content[start + 512:]}[tear])
+    found = media_in_tar(path, suffixes=(".png",), name="in/a.tar")
+    assert [next(found)[0] for _ in range(3)] == ["0.png", "1.png", "2.png"]
+    with pytest.raises(DataError, match=r"^in/a\.tar: needed a tar"):
+        next(found)
+
+
+def test_meta_is_json_with_sorted_keys(tmp_path):
+    write_shard(tmp_path / "a.tar", {"x": np.zeros((1, 1), int)}, b=1, a=2)
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        text = tar.extractfile("x.json").read().decode()
+    assert text == json.dumps({"a": 2, "b": 1, "key": "x"})
