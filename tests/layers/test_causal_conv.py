@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from toolkit.layers import CausalConv3d, FrameGroupNorm
+from toolkit.layers import CausalConv3d, FrameGroupNorm, causal_conv
 
 KERNELS = pytest.mark.parametrize("kernel_size", [(3, 3, 3), (1, 3, 3), (1, 1, 1), (4, 3, 1), (4, 4, 4)])
 PADDINGS = pytest.mark.parametrize("padding", ["zeros", "replicate"])
@@ -68,6 +68,30 @@ def test_gradients_reach_only_what_asks_for_them():
     assert not conv(x, norm=norm).requires_grad
     conv(x.requires_grad_(), norm=norm).sum().backward()
     assert x.grad.any() and norm.weight.grad is None
+
+
+@KERNELS
+@STRIDES
+@PADDINGS
+@pytest.mark.parametrize("piece_bytes", [1, 1500, 2**20])
+@pytest.mark.parametrize("channels", [3, 4])
+@torch.no_grad()
+def test_pieces_of_any_size_make_the_same_whole(kernel_size, stride, padding, piece_bytes, channels, monkeypatch):
+    monkeypatch.setattr(causal_conv, "PIECE_BYTES", piece_bytes)
+    conv = CausalConv3d(4, channels, kernel_size=kernel_size, stride=stride, padding=padding)
+    norm, x = FrameGroupNorm(4, num_groups=2), torch.randn(2, 4, 7, 6, 8)
+    kept, wanted = x.clone(), plain(conv, F.silu(norm(x)))
+    torch.testing.assert_close(conv(x), plain(conv, x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(conv(x, norm=norm), wanted, rtol=1e-5, atol=1e-6)
+    assert torch.equal(x, kept)
+    torch.testing.assert_close(conv(x, norm=norm, reuse=True), wanted, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_output_takes_the_place_of_an_input_that_is_given_away():
+    conv, norm = CausalConv3d(4, 4, kernel_size=(3, 3, 3)), FrameGroupNorm(4, num_groups=2)
+    x = torch.randn(1, 4, 5, 6, 8).contiguous(memory_format=torch.channels_last_3d)
+    assert conv(x, norm=norm, reuse=True).data_ptr() == x.data_ptr()
 
 
 @PADDINGS

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from toolkit.layers import DepthToSpaceUpsample, depth_to_space, repeat_nearest
+from toolkit.layers import DepthToSpaceUpsample, causal_conv, depth_to_space, repeat_nearest
 
 STRIDES = pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 1, 1), (3, 2, 1), (1, 1, 1)])
 
@@ -38,16 +38,29 @@ def test_repeat_nearest_is_torchs_nearest_interpolation_without_the_leading_fram
 
 @STRIDES
 @pytest.mark.parametrize("temporal_kernel", [1, 3])
-@torch.no_grad()
-def test_upsampling_a_single_frame_equals_the_long_way(stride, temporal_kernel):
-    layer = DepthToSpaceUpsample(4, stride=stride, temporal_kernel=temporal_kernel)
-    x = torch.randn(2, 4, 1, 3, 5)
+@pytest.mark.parametrize("frames", [1, 2, 4])
+@pytest.mark.parametrize("kept", ["last", "first"])
+@pytest.mark.parametrize("piece_bytes", [1, 2**20])
+def test_upsampling_and_its_gradients_equal_the_long_way(stride, temporal_kernel, frames, kept, piece_bytes,
+                                                         monkeypatch):
+    monkeypatch.setattr(causal_conv, "PIECE_BYTES", piece_bytes)
+    layer = DepthToSpaceUpsample(4, stride=stride, temporal_kernel=temporal_kernel, kept=kept).double()
+    x = torch.randn(2, 4, frames, 3, 5, dtype=torch.double, requires_grad=True)
     padded = F.pad(x, (1, 1, 1, 1, temporal_kernel - 1, 0))
     wide = F.conv3d(padded, layer.conv.weight, layer.conv.bias)
     s_t, s_h, s_w = stride
-    long_way = wide.reshape(2, s_t, s_h, s_w, 4, 3, 5).permute(0, 4, 1, 5, 2, 6, 3)
-    long_way = long_way.reshape(2, 4, s_t, 3 * s_h, 5 * s_w)[:, :, s_t - 1:]
-    torch.testing.assert_close(layer(x), long_way, rtol=1e-5, atol=1e-6)
+    long_way = wide.reshape(2, s_t, s_h, s_w, 4, frames, 3, 5).permute(0, 4, 5, 1, 6, 2, 7, 3)
+    long_way = long_way.reshape(2, 4, frames * s_t, 3 * s_h, 5 * s_w)
+    chosen = [s_t - 1 if kept == "last" else 0, *range(s_t, frames * s_t)]
+    long_way = long_way[:, :, chosen]
+    weights = torch.randn_like(long_way)
+    inputs = [x, *layer.parameters()]
+    torch.testing.assert_close(layer(x), long_way)
+    for ours, theirs in zip(torch.autograd.grad((layer(x) * weights).sum(), inputs),
+                            torch.autograd.grad((long_way * weights).sum(), inputs), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), long_way)
 
 
 @STRIDES

@@ -66,7 +66,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
         """(B, in, T, H, W) -> (B, out, T, H, W); with ``cache``, a chunk of a stream."""
         residual = self.conv1(x, cache, norm=self.norm1)
-        residual = self.conv2(residual, cache, norm=self.norm2)
+        residual = self.conv2(residual, cache, norm=self.norm2, reuse=True)
         shortcut = self.shortcut(x)
         in_place = not torch.is_grad_enabled() and residual.dtype == shortcut.dtype  # alike but under autocast
         return residual.add_(shortcut) if in_place else shortcut + residual

@@ -7,6 +7,7 @@ image costs a 2-D convolution. Training stores what goes in, not what a norm and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -22,19 +23,36 @@ from toolkit.layers.packed import convolve_frames
 StreamCache = dict[nn.Module, tuple[Tensor, int]]
 PADDINGS = ("zeros", "replicate")
 ALL = slice(None)
+# Of what is computed at once. Below it the C library reuses memory; above, the system hands out fresh pages each time,
+# and on a CPU that takes as long as a norm.
+PIECE_BYTES = 28 * 2**20
 
 
 class Window(NamedTuple):
-    """Consecutive outputs that one call computes: frames ``begin`` to ``end`` under the kernel's last ``taps``.
+    """Consecutive outputs from ``first`` on: of the frames ``begin`` to ``end``, under the kernel's last ``taps``.
 
     Example:
-        >>> Window(begin=0, end=2, taps=2).taps
+        >>> Window(first=1, begin=0, end=2, taps=2).taps
         2
     """
 
+    first: int
     begin: int
     end: int
     taps: int
+
+
+class Piece(NamedTuple):
+    """The frames from ``begin`` on of an output (B, C, T, H, W) that has ``count`` in all.
+
+    Example:
+        >>> Piece(begin=0, count=5, output=torch.zeros(1, 4, 1, 2, 2)).count
+        5
+    """
+
+    begin: int
+    count: int
+    output: Tensor
 
 
 class CausalConv3d(nn.Conv3d):
@@ -74,7 +92,8 @@ class CausalConv3d(nn.Conv3d):
         self.fill = "constant" if padding == "zeros" else "replicate"  # F.pad's word
         self.space = (0, 0, 0, 0) if by_itself else ((k_w - 1) // 2, k_w // 2, (k_h - 1) // 2, k_h // 2)
 
-    def forward(self, x: Tensor, cache: StreamCache | None = None, *, norm: nn.Module | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: StreamCache | None = None, *, norm: nn.Module | None = None,
+                reuse: bool = False) -> Tensor:
         """(B, in, T, H, W) -> (B, out, T', H', W').
 
         Args:
@@ -82,22 +101,27 @@ class CausalConv3d(nn.Conv3d):
             cache: Where the convolution keeps the input frames that later chunks still need; one
                 empty dict per stream. Chunks concatenated equal the whole clip's output.
             norm: The convolution is of ``silu(norm(x))``, which the backward pass computes again.
+            reuse: Nobody needs ``x`` any more: where no gradients are wanted its memory may become the output's.
         """
-        return join(self.pieces(x, cache, norm=norm))
+        if not _in_place():
+            return assemble(self.pieces(x, cache, norm=norm))
+        x = self._activated(x, norm, reuse)
+        own = cache is None and (reuse or norm is not None)
+        return assemble(self.pieces(x, cache), into=x if own and self._fits_its_input() else None)
 
     def pieces(self, x: Tensor, cache: StreamCache | None = None, *, norm: nn.Module | None = None,
-               first: slice = ALL) -> list[Tensor]:
-        """As :meth:`forward`, the output cut along time where it is computed: into a clip's first frames and the rest.
+               first: slice = ALL) -> Iterator[Piece]:
+        """As :meth:`forward`, the output in the pieces that are computed at once, which :func:`assemble` joins.
 
         Args:
             x, cache, norm: As :meth:`forward`'s.
             first: Which output channels of a clip's first frame are wanted.
 
-        Returns:
-            At least one tensor; a chunk that completes no output gives one of no frames.
+        Yields:
+            Consecutive outputs, a clip's end first; a chunk that completes none gives one piece of no frames.
         """
         if x.shape[2] == 0:  # in a stream, what a chunk that completed nothing becomes further on
-            return [self._nothing(x)]
+            return iter([Piece(0, 0, self._nothing(x))])
         start = 1 - self.kernel_size[0]  # where the next output's window begins, before the clip
         if cache is not None:
             if norm is not None:
@@ -107,12 +131,29 @@ class CausalConv3d(nn.Conv3d):
             following = start + self._count(x.shape[2], start) * self.stride[0]
             kept = min(max(following, 0), x.shape[2])
             cache[self] = x[:, :, kept:].clone(), following - kept  # a view would keep the whole chunk alive
-        if not self._count(x.shape[2], start):
-            return [self._nothing(x)]
+        count = self._count(x.shape[2], start)
+        if not count:
+            return iter([Piece(0, 0, self._nothing(x))])
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             parameters = [self.weight, self.bias, *(norm.parameters() if norm is not None else ())]
-            return list(_Convolution.apply(self, norm, start, first, x, *parameters))
+            found = _Convolution.apply(self, norm, start, first, x, *parameters)
+            return iter([Piece(begin, count, piece) for begin, piece in zip((0, 1), found, strict=False)])
         return self._convolve(self._prepare(x, norm), start, first)
+
+    def _fits_its_input(self) -> bool:
+        """Whether an output may be written over its own frame: from a clip's end on, no window needs that again."""
+        return set(self.stride) == {1} and not any(self.space)
+
+    def _activated(self, x: Tensor, norm: nn.Module | None, reuse: bool) -> Tensor:
+        """``silu(norm(x))`` a few frames at a time, if the norm allows it; without a norm ``x`` itself."""
+        if norm is None:
+            return x
+        if 2 in norm.pooled_axes or torch.is_autocast_enabled(x.device.type):  # it sees all frames, or changes the type
+            return F.silu(norm(x), inplace=True)
+        result = x if reuse else torch.empty_like(x)
+        for frames in slices(x.shape[2], x[:, :, :1]):
+            torch.ops.aten.silu.out(norm(x[:, :, frames]), out=result[:, :, frames])
+        return result
 
     def _count(self, frames: int, start: int) -> int:
         """Outputs whose windows end within ``frames``."""
@@ -121,16 +162,28 @@ class CausalConv3d(nn.Conv3d):
     def _windows(self, frames: int, start: int) -> list[Window]:
         k_t, s_t, count = self.kernel_size[0], self.stride[0], self._count(frames, start)
         early = min(count, max(0, -(start // s_t)))  # outputs whose window begins before the clip
-        windows = [Window(0, start + j * s_t + k_t, start + j * s_t + k_t) for j in range(early)]
+        windows = [Window(j, 0, start + j * s_t + k_t, start + j * s_t + k_t) for j in range(early)]
         if count > early:
-            windows.append(Window(start + early * s_t, start + (count - 1) * s_t + k_t, k_t))
+            windows.append(Window(early, start + early * s_t, start + (count - 1) * s_t + k_t, k_t))
         return windows
+
+    def _small_windows(self, x: Tensor, start: int) -> Iterator[Window]:
+        """The windows from the last to the first, cut so that their outputs are small."""
+        frame = self._nothing(x)
+        for window in reversed(self._windows(x.shape[2], start)):
+            outputs = (window.end - window.begin - window.taps) // self.stride[0] + 1
+            for cut in reversed(slices(outputs, frame)) if outputs > 1 else [slice(0, 1)]:
+                begin = window.begin + cut.start * self.stride[0]
+                yield Window(window.first + cut.start, begin,
+                             begin + (cut.stop - cut.start - 1) * self.stride[0] + window.taps, window.taps)
 
     def _prepare(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         """What the convolutions see: activated, and padded in space if they cannot do that themselves."""
         if norm is not None:
-            normed = norm(x)
-            x = F.silu(normed, inplace=not torch.is_grad_enabled() and normed is not x)
+            x = F.silu(norm(x))
+        return self._padded(x)
+
+    def _padded(self, x: Tensor) -> Tensor:
         return F.pad(x, (*self.space, 0, 0), mode=self.fill) if any(self.space) else x
 
     def _kernel(self, weight: Tensor, taps: int) -> Tensor:
@@ -151,20 +204,23 @@ class CausalConv3d(nn.Conv3d):
             gradient[:, :, :beyond + 1] += of_kernel[:, :, :1]
             gradient[:, :, beyond + 1:] += of_kernel[:, :, 1:]
 
-    def _convolve(self, x: Tensor, start: int, first: slice) -> list[Tensor]:
-        pieces = []
-        for window in self._windows(x.shape[2], start):
-            channels = first if start + self.kernel_size[0] == 1 == window.end else ALL
+    def _convolve(self, x: Tensor, start: int, first: slice) -> Iterator[Piece]:
+        count, first = self._count(x.shape[2], start), self._of_first(x.shape[2], start, first)
+        for window in self._small_windows(x, start):
+            channels = ALL if window.first else first
             frames = x[:, :, window.begin:window.end]
             kernel = partial(self._kernel, self.weight[channels], window.taps)
             bias = None if self.bias is None else self.bias[channels]
             if self._is_flat(window):
                 flat = convolve_frames(self, _flat(frames, window.taps), lambda kernel=kernel: _flat_kernel(kernel()),
                                        bias, kept=channels if window.taps == 1 else None)
-                pieces.append(_clip(flat, len(x)))
+                yield Piece(window.first, count, _clip(flat, len(x)))
             else:
-                pieces.append(F.conv3d(frames, kernel(), bias, self.stride, self.padding))
-        return pieces
+                yield Piece(window.first, count, F.conv3d(frames, kernel(), bias, self.stride, self.padding))
+
+    def _of_first(self, frames: int, start: int, first: slice) -> slice:
+        """The channels that a clip's first output has: ``first`` if it is computed by itself, else all."""
+        return first if start + self.kernel_size[0] == 1 == self._windows(frames, start)[0].end else ALL
 
     def _is_flat(self, window: Window) -> bool:
         """Whether a 2-D convolution does it: of a window with one output, or of frames each by itself."""
@@ -177,8 +233,15 @@ class CausalConv3d(nn.Conv3d):
         x, weight = x.to(dtype), self.weight.to(dtype)
         found: list[Tensor | None] = [None, None, None]
         # The last window first: it has most frames, and all of the kernel if any has.
-        for window, gradient in reversed(list(zip(self._windows(x.shape[2], start), gradients, strict=True))):
-            channels = first if start + self.kernel_size[0] == 1 == window.end else ALL
+        windows, first = self._windows(x.shape[2], start), self._of_first(x.shape[2], start, first)
+        alone = len(gradients) == 2  # the first frame's gradient, which has other channels
+        for window in reversed(windows):
+            if alone and window.first == 0:
+                gradient = gradients[0]
+            else:
+                until = window.first + (window.end - window.begin - window.taps) // self.stride[0] + 1
+                gradient = gradients[-1][:, :, window.first - alone:until - alone]
+            channels = ALL if window.first else first
             of_window = self._window_gradients(x[:, :, window.begin:window.end], weight[channels], window, gradient,
                                                wanted)
             if all(total is None for total in found) and window.end - window.begin == x.shape[2] and (
@@ -219,14 +282,51 @@ class CausalConv3d(nn.Conv3d):
         return x.new_empty(len(x), self.out_channels, 0, *sides)
 
 
-def join(pieces: list[Tensor]) -> Tensor:
-    """(B, C, T_i, H, W) -> (B, C, sum of T_i, H, W), in channels_last_3d.
+def assemble(pieces: Iterator[Piece], *, into: Tensor | None = None) -> Tensor:
+    """The whole (B, C, T, H, W) of pieces in any order, in channels_last_3d.
+
+    Args:
+        pieces: Without gaps; drawn one at a time, and gone when the next is computed.
+        into: Where they are written to if it has the right shape, and no gradients are wanted.
 
     Example:
-        >>> join([torch.zeros(1, 4, 1, 2, 2), torch.zeros(1, 4, 3, 2, 2)]).shape
-        torch.Size([1, 4, 4, 2, 2])
+        >>> pieces = [Piece(1, 4, torch.ones(1, 4, 3, 2, 2)), Piece(0, 4, torch.zeros(1, 4, 1, 2, 2))]
+        >>> assemble(iter(pieces))[0, 0, :, 0, 0].tolist()
+        [0.0, 1.0, 1.0, 1.0]
     """
-    return pieces[0] if len(pieces) == 1 else torch.cat([piece.movedim(1, -1) for piece in pieces], 1).movedim(-1, 1)
+    begin, count, output = next(pieces)
+    if output.shape[2] == count:
+        return output
+    if not _in_place():
+        parts = sorted([(begin, output), *((piece.begin, piece.output) for piece in pieces)], key=lambda part: part[0])
+        return torch.cat([part.movedim(1, -1) for _, part in parts], dim=1).movedim(-1, 1)
+    samples, channels, _, height, width = output.shape
+    whole = into
+    if into is None or into.shape != (samples, channels, count, height, width) or into.dtype != output.dtype:
+        whole = output.new_empty(samples, count, height, width, channels).movedim(-1, 1)
+    whole[:, :, begin:begin + output.shape[2]] = output
+    del output
+    for begin, _, output in pieces:
+        whole[:, :, begin:begin + output.shape[2]] = output
+    return whole
+
+
+def slices(length: int, frame: Tensor) -> list[slice]:
+    """Consecutive slices of ``length`` frames: on a CPU each of at most ``PIECE_BYTES``, elsewhere one of all.
+
+    Example:
+        >>> slices(5, torch.zeros(1, 2**20, 1, 2, 2))   # frames of 16 MiB
+        [slice(0, 1, None), slice(1, 2, None), slice(2, 3, None), slice(3, 4, None), slice(4, 5, None)]
+    """
+    if frame.device.type != "cpu":
+        return [slice(0, length)]
+    samples, channels, _, height, width = frame.shape
+    at_once = max(1, PIECE_BYTES // (samples * channels * height * width * frame.element_size()))
+    return [slice(begin, min(begin + at_once, length)) for begin in range(0, length, at_once)]
+
+
+def _in_place() -> bool:
+    return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _flat(clip: Tensor, taps: int = 1) -> Tensor:
@@ -259,7 +359,15 @@ class _Convolution(torch.autograd.Function):
         ctx.autocast = dict(device_type=device, dtype=torch.get_autocast_dtype(device),
                             enabled=torch.is_autocast_enabled(device))
         ctx.save_for_backward(x, *parameters)
-        return tuple(conv._convolve(conv._prepare(x, norm), start, first))
+        prepared = conv._padded(conv._activated(x, norm, reuse=False))
+        pieces = conv._convolve(prepared, start, first)
+        if conv._of_first(x.shape[2], start, first) == ALL:
+            own = norm is not None and start == 1 - conv.kernel_size[0] and conv._fits_its_input()
+            return (assemble(pieces, into=prepared if own else None),)
+        *rest, alone = pieces
+        if not rest:
+            return (alone.output,)
+        return alone.output, assemble(Piece(begin - 1, count - 1, output) for begin, count, output in rest)
 
     @staticmethod
     @once_differentiable

@@ -95,9 +95,7 @@ class AdaptiveGroupNorm(nn.Module):
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         """(B, C, T, H, W) features and (B, d, T, H, W) codes of the same grid -> (B, C, T, H, W)."""
         scale, shift = self._linear(self.gamma, codes, plus=1.0), self._linear(self.beta, codes)
-        if torch.is_grad_enabled():
-            return torch.addcmul(shift, self.norm(x), scale)
-        return self.norm(x).mul_(scale).add_(shift)
+        return torch.addcmul(shift, self.norm(x), scale)
 
     @staticmethod
     def _linear(layer: nn.Linear, codes: Tensor, plus: float = 0.0) -> Tensor:

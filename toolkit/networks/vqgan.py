@@ -146,7 +146,7 @@ class VQGANEncoder(Encoder):
                 x = run(layer, x, level=number)
         for layer in self.mid:
             x = run(layer, x, level=coarsest)
-        return self.quant_conv(self.conv_out(x, norm=self.norm_out))
+        return self.quant_conv(self.conv_out(x, norm=self.norm_out, reuse=True))
 
 
 @DECODERS.register_module()
@@ -207,4 +207,4 @@ class VQGANDecoder(Decoder):
         for number, level in enumerate(self.levels):
             for layer in level.layers():
                 x = run(layer, x, level=coarsest - number)
-        return self.conv_out(x, norm=self.norm_out)
+        return self.conv_out(x, norm=self.norm_out, reuse=True)
