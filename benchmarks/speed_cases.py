@@ -278,4 +278,4 @@ def cases() -> dict[str, Callable[..., Run]]:
 
 
 VERSIONS = {"step": ("toolkit", "recomputed", "plain")}  # where there are others than the toolkit's and the plain one
-REPEATS = {"image": 5, "clip_of_group": 10, "clip_of_file": 10}  # runs in one process, after a first one
+REPEATS = {"image": 5, "video": 2, "clip_of_group": 10, "clip_of_file": 10}  # runs in one process, after a first one

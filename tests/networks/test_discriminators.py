@@ -120,3 +120,12 @@ def test_default_size_takes_the_defaults_five_blocks():
 def test_unknown_padding_is_refused():
     with pytest.raises(ValueError, match="'reflect' or 'same', got 'zeros'"):
         StyleGANDiscriminator(blur_padding="zeros")
+
+
+@pytest.mark.parametrize("padding", ["reflect", "same"])
+@pytest.mark.parametrize("time", [True, False])
+@pytest.mark.parametrize("size", [(2, 4, 5), (5, 3, 2)])
+def test_gradients_of_the_blur_are_its_own_to_the_second_order(padding, time, size):
+    x = torch.randn(2, 1, *size, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: blur_pool(x, time=time, padding=padding), x)
+    assert torch.autograd.gradgradcheck(lambda x: blur_pool(x, time=time, padding=padding).square(), x)

@@ -26,6 +26,7 @@ ALL = slice(None)
 # Of what is computed at once. Below it the C library reuses memory; above, the system hands out fresh pages each time,
 # and on a CPU that takes as long as a norm.
 PIECE_BYTES = 28 * 2**20
+SLOW_3D = 20480  # entries of (B, C, T, H) up to which torch on a CPU takes the slow way to convolve in 3-D
 
 
 class Window(NamedTuple):
@@ -148,7 +149,8 @@ class CausalConv3d(nn.Conv3d):
         """``silu(norm(x))`` a few frames at a time, if the norm allows it; without a norm ``x`` itself."""
         if norm is None:
             return x
-        if 2 in norm.pooled_axes or torch.is_autocast_enabled(x.device.type):  # it sees all frames, or changes the type
+        by_frame = 2 not in getattr(norm, "pooled_axes", (2,))
+        if not by_frame or torch.is_autocast_enabled(x.device.type):  # which may change the type
             return F.silu(norm(x), inplace=True)
         result = x if reuse else torch.empty_like(x)
         for frames in slices(x.shape[2], x[:, :, :1]):
@@ -211,7 +213,7 @@ class CausalConv3d(nn.Conv3d):
             frames = x[:, :, window.begin:window.end]
             kernel = partial(self._kernel, self.weight[channels], window.taps)
             bias = None if self.bias is None else self.bias[channels]
-            if self._is_flat(window):
+            if self._is_flat(window, frames):
                 flat = convolve_frames(self, _flat(frames, window.taps), lambda kernel=kernel: _flat_kernel(kernel()),
                                        bias, kept=channels if window.taps == 1 else None)
                 yield Piece(window.first, count, _clip(flat, len(x)))
@@ -222,9 +224,12 @@ class CausalConv3d(nn.Conv3d):
         """The channels that a clip's first output has: ``first`` if it is computed by itself, else all."""
         return first if start + self.kernel_size[0] == 1 == self._windows(frames, start)[0].end else ALL
 
-    def _is_flat(self, window: Window) -> bool:
-        """Whether a 2-D convolution does it: of a window with one output, or of frames each by itself."""
-        return window.end - window.begin == window.taps or (window.taps == 1 and self.stride[0] == 1)
+    def _is_flat(self, window: Window, frames: Tensor) -> bool:
+        """Whether a 2-D convolution does it: of frames each by itself, or of small ones side by side."""
+        alone = window.end - window.begin == window.taps
+        if window.taps == 1:
+            return alone or self.stride[0] == 1
+        return alone and frames.device.type == "cpu" and frames[..., 0].numel() <= SLOW_3D
 
     def _gradients(self, x: Tensor, start: int, first: slice, gradients: tuple[Tensor, ...],
                    wanted: list[bool]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -260,7 +265,7 @@ class CausalConv3d(nn.Conv3d):
 
     def _window_gradients(self, frames: Tensor, weight: Tensor, window: Window, gradient: Tensor,
                           wanted: list[bool]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        flat, kernel = self._is_flat(window), self._kernel(weight, window.taps)
+        flat, kernel = self._is_flat(window, frames), self._kernel(weight, window.taps)
         samples, space = len(frames), slice(1 if flat else 0, None)
         if flat:
             frames, gradient, kernel = _flat(frames, window.taps), _flat(gradient), _flat_kernel(kernel)
@@ -318,10 +323,11 @@ def slices(length: int, frame: Tensor) -> list[slice]:
         >>> slices(5, torch.zeros(1, 2**20, 1, 2, 2))   # frames of 16 MiB
         [slice(0, 1, None), slice(1, 2, None), slice(2, 3, None), slice(3, 4, None), slice(4, 5, None)]
     """
-    if frame.device.type != "cpu":
+    if frame.device.type != "cpu" or length < 2:
         return [slice(0, length)]
     samples, channels, _, height, width = frame.shape
     at_once = max(1, PIECE_BYTES // (samples * channels * height * width * frame.element_size()))
+    at_once = -(-length // -(-length // at_once))  # all about as long
     return [slice(begin, min(begin + at_once, length)) for begin in range(0, length, at_once)]
 
 

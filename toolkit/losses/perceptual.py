@@ -10,8 +10,11 @@ from einops import rearrange
 from torch import Tensor
 
 from toolkit.contracts import Loss, TokenizerOutput
+from toolkit.layers.eager import eager_loss
 from toolkit.pretrained import classifier, lpips_network
 from toolkit.registry import LOSSES
+
+PIXELS_AT_ONCE = 2**19  # whose features are held for the gradient: 32 frames of 128 x 128, 8 of 256 x 256
 
 
 def _frames(pixels: Tensor) -> Tensor:
@@ -47,7 +50,11 @@ class LPIPS(Loss):
         Raises:
             ValueError: If a side is below 16 (``"vgg"``) or 31 (``"alex"``).
         """
-        return self.network(_frames(output.reconstruction), _frames(target.detach())).mean()
+        found, wanted = _frames(output.reconstruction), _frames(target.detach())
+        at_once = max(1, PIXELS_AT_ONCE // (found.shape[2] * found.shape[3]))
+        distances = [eager_loss(lambda frames, wanted=wanted: self.network(frames, wanted).sum(), frames)
+                     for frames, wanted in zip(found.split(at_once), wanted.split(at_once), strict=True)]
+        return sum(distances) / len(found)
 
 
 @LOSSES.register_module()

@@ -235,7 +235,7 @@ class MAGVIT2Decoder(Decoder):
         for block in self.mid:
             x = run(block, x, cache, level=coarsest)
         for number, level in enumerate(self.levels):
-            x = level.norm(x, codes)
+            x = run(level.norm, x, codes, level=coarsest - number)
             for block in level.blocks:
                 x = run(block, x, cache, level=coarsest - number)
             if level.upsample is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from toolkit.build import build_part
 from toolkit.config import ConfigError, check_keys
 from toolkit.contracts import AdversarialLoss, Discriminator, GeneratorWeight, Loss, Quantizer, TokenizerOutput
+from toolkit.layers.eager import eager_loss
 from toolkit.registry import LOSSES
-from toolkit.training.eager import eager_loss, eager_output_loss
 from toolkit.training.regularizers import LeCAM, r1_penalty
 from toolkit.training.schedules import Schedule, value_at
 
@@ -206,7 +207,7 @@ class Objective(nn.Module):
         total, scalars = target.new_zeros((), dtype=torch.float32), {}
         for name, loss in self.losses.items():
             if weight := value_at(self.weights[name], step):
-                raw = eager_output_loss(loss, output, target)
+                raw = _eager_output_loss(loss, output, target)
                 total = total + weight * raw
                 scalars[name] = raw.detach()
         reconstruction_loss = total
@@ -229,6 +230,16 @@ class Objective(nn.Module):
         """The discriminator's total () float32 and its unweighted terms; see :class:`Adversary`."""
         return self.adversaries[modality].discriminator_loss(
             target, output.reconstruction, discriminator, step, plain_discriminator=plain_discriminator)
+
+
+def _eager_output_loss(loss: Loss, output: TokenizerOutput, target: Tensor) -> Tensor:
+    """:func:`eager_loss` of a loss on a tokenizer's output: its gradient by everything in it."""
+    names = list(output.losses)
+
+    def of_parts(reconstruction: Tensor, latents: Tensor, codes: Tensor, *losses: Tensor) -> Tensor:
+        return loss(replace(output, reconstruction=reconstruction, latents=latents, codes=codes,
+                            losses=dict(zip(names, losses, strict=True))), target)
+    return eager_loss(of_parts, output.reconstruction, output.latents, output.codes, *output.losses.values())
 
 
 def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = None,

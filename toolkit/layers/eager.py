@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from toolkit.contracts import TokenizerOutput
 
 
 def eager_loss(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -34,24 +31,6 @@ def eager_loss(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     if half or not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
         return function(*tensors)
     return _Eager.apply(function, *tensors)
-
-
-def eager_output_loss(loss: Callable[[TokenizerOutput, Tensor], Tensor], output: TokenizerOutput,
-                      target: Tensor) -> Tensor:
-    """:func:`eager_loss` of a loss on a tokenizer's output: its gradient by everything in it.
-
-    Example:
-        >>> from toolkit.losses import L2
-        >>> x = torch.ones(1, 3, 1, 2, 2, requires_grad=True)
-        >>> eager_output_loss(L2(), TokenizerOutput(x, x, x, None), torch.zeros_like(x)).item()
-        1.0
-    """
-    names = list(output.losses)
-
-    def of_parts(reconstruction: Tensor, latents: Tensor, codes: Tensor, *losses: Tensor) -> Tensor:
-        return loss(replace(output, reconstruction=reconstruction, latents=latents, codes=codes,
-                            losses=dict(zip(names, losses, strict=True))), target)
-    return eager_loss(of_parts, output.reconstruction, output.latents, output.codes, *output.losses.values())
 
 
 class _Eager(torch.autograd.Function):
