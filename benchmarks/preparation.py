@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,13 @@ _RESIZES: dict[str, Callable[[Tensor, int], Tensor]] = dict(
 
 
 class Preparation:
-    """Frames (T, H, W, 3) uint8 of any size -> pixels (3, T, size, size) in [-1, 1], as a protocol says."""
+    """T frames (H, W, 3) uint8 of any size -> pixels (3, T, size, size) in [-1, 1], as a protocol says."""
 
     def __init__(self, protocol: Protocol):
         self.resize, self.size, self.random = _RESIZES[protocol.resize], protocol.size, protocol.crop == "random"
 
-    def __call__(self, frames: Tensor) -> Tensor:
-        frames = self.resize(frames, self.size)
+    def __call__(self, frames: Sequence[Tensor]) -> Tensor:
+        frames = self.resize(torch.stack(list(frames)), self.size)
         spare = [have - self.size for have in frames.shape[1:3]]
         # The loader seeds torch's generator for each sample alone.
         top, left = (int(torch.randint(rest + 1, ())) if self.random else rest // 2 for rest in spare)

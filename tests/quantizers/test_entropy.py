@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peak_memory import peak_of
 from torch import Tensor
 
 from toolkit.quantizers import LFQ
@@ -133,26 +133,24 @@ def test_two_processes_see_the_entropy_of_the_joined_batch_and_its_gradient(tmp_
 
 
 MEMORY = """
-import resource, torch
+import torch
+from peak_memory import peak_mib
 from toolkit.quantizers import LFQ
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
 
 def step(lfq, latents):
     sum(lfq(latents).losses.values()).backward()
 
 torch.set_num_threads(1)
 step(LFQ(bits=4), torch.randn(1, 4, 1, 2, 2, requires_grad=True))  # what any first step loads
-before = peak()
+before = peak_mib()
 step(LFQ(bits=18), torch.randn(1, 18, 5, 16, 16, requires_grad=True))
-print(peak() - before)
+print(peak_mib() - before)
 """
 
 
 def test_2_to_the_18_codes_of_1280_positions_stay_under_300_mb():
-    result = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
-    assert float(result.stdout) < 300  # the full softmax has 1280 * 2^18 entries: 1,280 MiB each time it is stored
+    _, added = peak_of(code=MEMORY, env=dict(os.environ))
+    assert float(added) < 300  # the full softmax has 1280 * 2^18 entries: 1,280 MiB each time it is stored
 
 
 def test_18_bits_equal_the_full_softmax():

@@ -16,7 +16,8 @@ import pytest
 import torch
 import webdataset
 from data.test_shards import write_tar
-from tools.commands import ENVIRONMENT, ROOT, command, run, run_here
+from peak_memory import KEEP_NOTHING, peak_of
+from tools.commands import ENVIRONMENT, command, run, run_here
 from training import tiny
 from training.tiny import NETWORK, stripes, write_clips, write_images
 
@@ -179,15 +180,6 @@ def test_an_interruption_ends_with_one_line_and_the_command_goes_on(tokenizer, t
     assert "1 of 1 shards, 1 samples" in done.stdout
 
 
-# not ru_maxrss, which a process takes over from the one that started it
-PEAK = """
-import runpy, sys
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-print(*[line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")])
-"""
-
-
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_of_a_video(tokenizer, tmp_path):
     peaks = {}
@@ -195,13 +187,8 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tokenizer, tmp_path):
         write_video(tmp_path / f"{frames}.mp4", stripes(1, num_frames=frames, height=64, width=64), fps=24)
         for step in (["extract_tokens", tmp_path / f"{frames}.mp4", "--output", tmp_path / f"tokens-{frames}"],
                      ["extract_tokens", tmp_path / f"tokens-{frames}", "--decode", "--output", tmp_path / "files"]):
-            line = command(*step, "--tokenizer", tokenizer)
-            done = subprocess.run([sys.executable, "-c", PEAK, *line[1:]], capture_output=True, text=True, timeout=300,
-                                  check=False, cwd=ROOT,
-                                  # or the allocator keeps what is freed, more and more of it
-                                  env=ENVIRONMENT | {"MALLOC_MMAP_THRESHOLD_": "65536"})
-            assert done.returncode == 0, done.stderr[-3000:]
-            peaks[frames, "--decode" in step] = int(done.stdout.splitlines()[-1])
+            _, *line = command(*step, "--tokenizer", tokenizer)
+            peaks[frames, "--decode" in step], _ = peak_of(*line, env=ENVIRONMENT | KEEP_NOTHING)
     for decode in (False, True):
         assert peaks[2000, decode] < 1.1 * peaks[100, decode], peaks
 

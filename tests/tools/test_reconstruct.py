@@ -6,12 +6,12 @@ import pty
 import re
 import shutil
 import subprocess
-import sys
 from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
+from peak_memory import KEEP_NOTHING, peak_of
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tools.commands import ENVIRONMENT, command, run, run_here
 from training import tiny
@@ -204,19 +204,14 @@ def test_a_video_that_breaks_in_the_middle_is_unreadable_and_leaves_nothing(toke
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_of_a_video(tokenizer, tmp_path):
-    script = "import re, runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n" \
-             "print('peak', re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
     peaks = {}
     for frames in (100, 2000):
         with VideoWriter(tmp_path / f"{frames}.mp4", fps=25) as video:
             for start in range(0, frames, 100):
                 video.write(stripes(start, num_frames=100, height=64, width=64))
-        _, tool, *arguments = command("reconstruct", tmp_path / f"{frames}.mp4", "--tokenizer", tokenizer,
-                                      "--output", tmp_path)
-        done = subprocess.run([sys.executable, "-c", script, tool, *arguments], capture_output=True, text=True,
-                              check=True, env=ENVIRONMENT)
-        assert rows(done.stdout)[str(frames)][0] == f"{frames} x 64 x 64"
-        peaks[frames] = int(done.stdout.split()[-1])
+        _, *line = command("reconstruct", tmp_path / f"{frames}.mp4", "--tokenizer", tokenizer, "--output", tmp_path)
+        peaks[frames], printed = peak_of(*line, env=ENVIRONMENT | KEEP_NOTHING)
+        assert rows(printed)[str(frames)][0] == f"{frames} x 64 x 64"
     assert peaks[2000] < 1.1 * peaks[100], peaks
 
 

@@ -17,7 +17,7 @@ from toolkit.data.files import unreadable
 from toolkit.data.images import IMAGE_SUFFIXES, read_image, write_image
 from toolkit.data.transforms import resize, to_frames, to_pixels
 from toolkit.data.video_file import VIDEO_SUFFIXES, VideoFile, rgb
-from toolkit.data.video_io import VideoWriter, stack
+from toolkit.data.video_io import VideoWriter, check_size
 
 CHUNK_PIXELS, CHUNK_FRAMES = 2**21, 32  # of a chunk, at most: two frames of 720p, 32 of 256 x 256
 MAX_FRAMES = 65  # of a video that is held as a whole, where nobody says how many: 1 + 16 * 4, about two seconds
@@ -86,11 +86,11 @@ class Media(AbstractContextManager):
     def _chunks(self, frames: int) -> Iterator[Tensor]:
         wanted = islice(self._frames, self._limit)
         while taken := list(islice(wanted, frames)):
-            whole = stack(taken, path=self.name)
-            if tuple(whole.shape[1:3]) != self.original_size:
+            check_size(taken, path=self.name)
+            if tuple(taken[0].shape[:2]) != self.original_size:
                 raise unreadable(self.name, f"needed frames of one size, got {self.original_size} and "
-                                            f"{tuple(whole.shape[1:3])}; re-encode it.")
-            yield to_pixels(resize(whole, size=self.size))
+                                            f"{tuple(taken[0].shape[:2])}; re-encode it.")
+            yield to_pixels(resize(taken, size=self.size))
         self.more = next(self._frames, None) is not None
 
     def __exit__(self, *error: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -30,15 +32,15 @@ def to_frames(pixels: Tensor) -> Tensor:
     return rearrange(values, "c t h w -> t h w c").contiguous()
 
 
-def resize(frames: Tensor, *, size: tuple[int, int]) -> Tensor:
+def resize(frames: Sequence[Tensor], *, size: tuple[int, int]) -> Tensor:
     """Bicubic resize with antialiasing, in uint8.
 
     The uint8 kernel works as Pillow's does; it is within one grey level of the float one and, for
     720p to 128 pixels, about 50 times as fast.
 
     Args:
-        frames: (T, H, W, C) uint8.
-        size: (H', W') wanted; frames that have it are returned untouched.
+        frames: T of (H, W, C) uint8, of one size; or all in one, (T, H, W, C).
+        size: (H', W') wanted; frames that have it are left untouched.
 
     Returns:
         (T, H', W', C) uint8.
@@ -47,12 +49,17 @@ def resize(frames: Tensor, *, size: tuple[int, int]) -> Tensor:
         >>> resize(torch.full((2, 64, 96, 3), 7, dtype=torch.uint8), size=(32, 48)).shape
         torch.Size([2, 32, 48, 3])
     """
-    if tuple(frames.shape[1:3]) == tuple(size):
-        return frames
+    if tuple(frames[0].shape[:2]) == tuple(size):
+        return frames if isinstance(frames, Tensor) else torch.stack(frames)
+    # One by one: to copy large frames together would cost as much as to decode them.
+    return torch.stack([_resize(frame, size) for frame in frames])
+
+
+def _resize(frame: Tensor, size: tuple[int, int]) -> Tensor:
     # a view, and channels-last: the layout that the uint8 kernel wants
-    planes = rearrange(frames, "t h w c -> t c h w")
+    planes = rearrange(frame, "h w c -> 1 c h w")
     planes = F.interpolate(planes, size=size, mode="bicubic", antialias=True)
-    return rearrange(planes, "t c h w -> t h w c")
+    return rearrange(planes, "1 c h w -> h w c")
 
 
 class Framing:
@@ -111,12 +118,12 @@ class Framing:
         """The largest (H', W') that frames of (height, width) are ever resized to."""
         return self._resized(height, width, (self.edges or (0, 0))[1 if self.train else 0])
 
-    def __call__(self, frames: Tensor) -> Tensor:
-        """(T, H, W, 3) uint8 of any size -> (3, T, *size) float32 in [-1, 1].
+    def __call__(self, frames: Sequence[Tensor]) -> Tensor:
+        """T of (H, W, 3) uint8 of any one size, or all in one -> (3, T, *size) float32 in [-1, 1].
 
         Every draw is from torch's global generator, and the same for all frames.
         """
-        frames = resize(frames, size=self._resized(*frames.shape[1:3], self._edge()))
+        frames = resize(frames, size=self._resized(*frames[0].shape[:2], self._edge()))
         spare = [have - want for have, want in zip(frames.shape[1:3], self.size, strict=True)]
         if self.train:
             top, left = (int(torch.randint(rest + 1, ())) for rest in spare)

@@ -89,10 +89,19 @@ def stack(frames: list[Tensor], *, path: str | os.PathLike) -> Tensor:
         >>> stack([torch.zeros(4, 6, 3)] * 2, path="a.mp4").shape
         torch.Size([2, 4, 6, 3])
     """
+    check_size(frames, path=path)
+    return torch.stack(frames)
+
+
+def check_size(frames: list[Tensor], *, path: str | os.PathLike) -> None:
+    """Raise a DataError if the frames (H, W, 3) of a file are not of one size.
+
+    Example:
+        >>> check_size([torch.zeros(4, 6, 3)] * 2, path="a.mp4")
+    """
     sizes = {tuple(frame.shape[:2]) for frame in frames}
     if len(sizes) > 1:
         raise unreadable(path, f"needed frames of one size, got {sorted(sizes)}; re-encode it.")
-    return torch.stack(frames)
 
 
 class VideoWriter(AbstractContextManager):

@@ -18,7 +18,7 @@ from toolkit.data.files import list_files, unreadable
 from toolkit.data.samples import sample_clips
 from toolkit.data.transforms import Framing
 from toolkit.data.video_file import VIDEO_SUFFIXES, VideoFile, rgb
-from toolkit.data.video_io import stack
+from toolkit.data.video_io import check_size
 from toolkit.registry import DATASETS
 
 logger = logging.getLogger(__name__)
@@ -89,8 +89,8 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
         key = str(path) if clip is None or self.clips_per_video == 1 else f"{path}#{clip}"
         return {"pixels": self.framing(self._clip(number, clip)), "key": key}
 
-    def _clip(self, number: int, clip: int | None) -> Tensor:
-        """A file's frames (T, H, W, 3) uint8; ``clip`` is its number in evaluation."""
+    def _clip(self, number: int, clip: int | None) -> list[Tensor]:
+        """T frames (H, W, 3) uint8 of a file; ``clip`` is its number in evaluation."""
         path = self.files[number]
         with VideoFile(path) as video:
             start = self._start(video, clip)
@@ -99,7 +99,8 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
                                         frame_stride=self.frame_stride)
             else:
                 frames = timed_frames(video, start=start, num_frames=self.num_frames, fps=self.fps)
-        return stack(frames, path=path)
+        check_size(frames, path=path)
+        return frames
 
     def _start(self, video: VideoFile, clip: int | None) -> float:
         """Seconds at which the clip starts: a frame of a steady stream, or any moment with ``fps``."""

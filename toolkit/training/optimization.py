@@ -36,7 +36,9 @@ class Trained:
     """
 
     def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator):
-        module.to(memory_format=torch.channels_last_3d)  # the layout of the activations
+        for parameter in module.parameters():
+            if parameter.dim() == 5:  # the layout of the activations; foreign networks also have 2-D kernels
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
         self.plain, self.module = module, accelerator.prepare(module)
         # accelerate puts autocast around forward for good; the trainer enters it where it is wanted.
         module.__dict__.pop("forward", None)
