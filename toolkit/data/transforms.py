@@ -50,7 +50,7 @@ def resize(frames: Sequence[Tensor], *, size: tuple[int, int]) -> Tensor:
         torch.Size([2, 32, 48, 3])
     """
     if tuple(frames[0].shape[:2]) == tuple(size):
-        return frames if isinstance(frames, Tensor) else torch.stack(frames)
+        return frames if isinstance(frames, Tensor) else torch.stack(list(frames))
     # One by one: to copy large frames together would cost as much as to decode them.
     return torch.stack([_resize(frame, size) for frame in frames])
 

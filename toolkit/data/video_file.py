@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -22,6 +22,7 @@ from itertools import chain, islice
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from toolkit.data.files import unreadable
@@ -237,13 +238,50 @@ class VideoFile(AbstractContextManager):
         yield from (frame for _, frame in islice(self.frames_from(None), number, None))
 
 
-def rgb(frame: av.VideoFrame) -> Tensor:
+def rgb(frame: av.VideoFrame, *, converter: VideoReformatter | None = None) -> Tensor:
     """A decoded frame -> (H, W, 3) uint8, turned upright.
+
+    Args:
+        frame: In any pixel format.
+        converter: Kept by the caller for the next frame; to prepare one costs as much as a small frame.
 
     Example:
         >>> rgb(av.VideoFrame.from_ndarray(np.zeros((8, 6, 3), np.uint8), format="rgb24")).shape
         torch.Size([8, 6, 3])
     """
-    pixels = frame.to_ndarray(format="rgb24")
+    converted = (converter or VideoReformatter()).reformat(frame, format="rgb24")
+    height, width, plane = converted.height, converted.width, converted.planes[0]
+    # a view: lines may be padded in memory
+    pixels = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, :3 * width].reshape(height, width, 3)
     quarter_turns = round(frame.rotation / 90)
     return torch.from_numpy(np.ascontiguousarray(np.rot90(pixels, quarter_turns)))
+
+
+class RGBFrames(Sequence[Tensor]):
+    """Decoded frames, each turned into RGB when it is asked for: as RGB, 720p takes twice the memory.
+
+    Args:
+        frames: Of one size.
+        path: What errors call their file.
+
+    Raises:
+        DataError: If the frames differ in size.
+
+    Example:
+        >>> black = av.VideoFrame.from_ndarray(np.zeros((8, 6, 3), np.uint8), format="rgb24")
+        >>> frames = RGBFrames([black] * 3, path="black.mp4")
+        >>> len(frames), frames[-1].shape
+        (3, torch.Size([8, 6, 3]))
+    """
+
+    def __init__(self, frames: Sequence[av.VideoFrame], *, path: str | os.PathLike):
+        sizes = {(frame.height, frame.width)[::-1 if round(frame.rotation / 90) % 2 else 1] for frame in frames}
+        if len(sizes) > 1:
+            raise unreadable(path, f"needed frames of one size, got {sorted(sizes)}; re-encode it.")
+        self._frames, self._converter = frames, VideoReformatter()
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return rgb(self._frames[index], converter=self._converter)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import dropwhile
 from pathlib import Path
 
+import av
 import torch
 import torch.utils.data
 from torch import Tensor
@@ -17,8 +18,7 @@ from toolkit.contracts import Dataset
 from toolkit.data.files import list_files, unreadable
 from toolkit.data.samples import sample_clips
 from toolkit.data.transforms import Framing
-from toolkit.data.video_file import VIDEO_SUFFIXES, VideoFile, rgb
-from toolkit.data.video_io import check_size
+from toolkit.data.video_file import VIDEO_SUFFIXES, RGBFrames, VideoFile
 from toolkit.registry import DATASETS
 
 logger = logging.getLogger(__name__)
@@ -89,18 +89,14 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
         key = str(path) if clip is None or self.clips_per_video == 1 else f"{path}#{clip}"
         return {"pixels": self.framing(self._clip(number, clip)), "key": key}
 
-    def _clip(self, number: int, clip: int | None) -> list[Tensor]:
+    def _clip(self, number: int, clip: int | None) -> Sequence[Tensor]:
         """T frames (H, W, 3) uint8 of a file; ``clip`` is its number in evaluation."""
-        path = self.files[number]
-        with VideoFile(path) as video:
+        with VideoFile(self.files[number]) as video:
             start = self._start(video, clip)
             if self.fps is None:
-                frames = strided_frames(video, start=start, num_frames=self.num_frames,
-                                        frame_stride=self.frame_stride)
-            else:
-                frames = timed_frames(video, start=start, num_frames=self.num_frames, fps=self.fps)
-        check_size(frames, path=path)
-        return frames
+                return strided_frames(video, start=start, num_frames=self.num_frames,
+                                      frame_stride=self.frame_stride)
+            return timed_frames(video, start=start, num_frames=self.num_frames, fps=self.fps)
 
     def _start(self, video: VideoFile, clip: int | None) -> float:
         """Seconds at which the clip starts: a frame of a steady stream, or any moment with ``fps``."""
@@ -137,7 +133,7 @@ def video_files(path: str | os.PathLike | Sequence[str | os.PathLike] | None, *,
     return files
 
 
-def strided_frames(video: VideoFile, *, start: float, num_frames: int, frame_stride: int) -> list[Tensor]:
+def strided_frames(video: VideoFile, *, start: float, num_frames: int, frame_stride: int) -> RGBFrames:
     """Every ``frame_stride``-th frame from the one at ``start`` on (or at most half a period before).
 
     If the stream ends before (its frame count was an estimate, or its rate varies), the clip is
@@ -151,7 +147,7 @@ def strided_frames(video: VideoFile, *, start: float, num_frames: int, frame_str
         ``num_frames`` of (H, W, 3) uint8.
 
     Raises:
-        DataError: If the whole stream is shorter than the clip.
+        DataError: If the whole stream is shorter than the clip, or its frames differ in size.
 
     Example:
         >>> with VideoFile(sample_clips("eval")[0]) as video:
@@ -166,10 +162,10 @@ def strided_frames(video: VideoFile, *, start: float, num_frames: int, frame_str
         first = start - 0.5 * period if start > video.info.start else -math.inf
         for _, frame in dropwhile(lambda item, first=first: item[0] < first, video.frames_from(start)):
             if count % frame_stride == 0:
-                taken.append(rgb(frame))
+                taken.append(frame)
             count += 1
             if len(taken) == num_frames:
-                return taken
+                return RGBFrames(taken, path=video.path)
         if start <= video.info.start:
             raise unreadable(
                 video.path, f"needed {needed} frames ({num_frames} with stride {frame_stride}), got "
@@ -178,7 +174,7 @@ def strided_frames(video: VideoFile, *, start: float, num_frames: int, frame_str
         back *= 2  # where the average rate says little, do not creep
 
 
-def timed_frames(video: VideoFile, *, start: float, num_frames: int, fps: float) -> list[Tensor]:
+def timed_frames(video: VideoFile, *, start: float, num_frames: int, fps: float) -> RGBFrames:
     """The frames nearest to ``start + k / fps`` for k in 0 ... num_frames - 1, by their timestamps.
 
     Args:
@@ -189,7 +185,7 @@ def timed_frames(video: VideoFile, *, start: float, num_frames: int, fps: float)
         ``num_frames`` of (H, W, 3) uint8.
 
     Raises:
-        DataError: If the whole stream is shorter than the clip.
+        DataError: If the whole stream is shorter than the clip, or its frames differ in size.
 
     Example:
         >>> with VideoFile(sample_clips("eval")[0]) as video:
@@ -200,7 +196,7 @@ def timed_frames(video: VideoFile, *, start: float, num_frames: int, fps: float)
     while True:
         taken, last = _nearest(video, [start + k / fps for k in range(num_frames)])
         if len(taken) == num_frames:
-            return taken
+            return RGBFrames(taken, path=video.path)
         if start <= video.info.start:
             raise unreadable(
                 video.path, f"needed {num_frames} frames at {fps:g} per second, which is "
@@ -211,15 +207,14 @@ def timed_frames(video: VideoFile, *, start: float, num_frames: int, fps: float)
         back *= 2
 
 
-def _nearest(video: VideoFile, wanted: list[float]) -> tuple[list[Tensor], float]:
+def _nearest(video: VideoFile, wanted: list[float]) -> tuple[list[av.VideoFrame], float]:
     """The frame nearest to each moment, as far as the stream goes, and the last frame's seconds."""
     taken, before = [], None  # before: (seconds, frame) of the frame that may still be the nearest
     for seconds, frame in video.frames_from(wanted[0]):
         if before is not None:
-            middle, pixels = (before[0] + seconds) / 2, None
+            middle = (before[0] + seconds) / 2
             while len(taken) < len(wanted) and wanted[len(taken)] <= middle:
-                pixels = rgb(before[1]) if pixels is None else pixels
-                taken.append(pixels)
+                taken.append(before[1])
         if len(taken) == len(wanted):
             return taken, seconds
         before = (seconds, frame)
@@ -227,5 +222,5 @@ def _nearest(video: VideoFile, wanted: list[float]) -> tuple[list[Tensor], float
         return taken, video.info.start
     # the last frame is shown for one period, and is the nearest for half of it
     while len(taken) < len(wanted) and wanted[len(taken)] <= before[0] + 0.5 / video.info.fps:
-        taken.append(rgb(before[1]))
+        taken.append(before[1])
     return taken, before[0]
