@@ -11,7 +11,7 @@ from toolkit.training.checkpoint import CheckpointWriter, checkpoints_in, random
 
 
 def writer(folder, *, keep=None, rank=0) -> CheckpointWriter:
-    return CheckpointWriter(folder, keep=keep, rank=rank, barrier=lambda: None)
+    return CheckpointWriter(folder, keep=keep, rank=rank)
 
 
 def write(folder, *steps, keep=None):

@@ -17,11 +17,13 @@ from toolkit.data.faults import Faults
 from toolkit.data.mixture import Mixture, Source
 from toolkit.data.sampling import Batch, EndlessBatches, Fetched, MapSamples, collate, mix
 from toolkit.data.streams import StreamSamples
+from toolkit.data.workers import shield
 
 
 def _options(source: Source, *, seed: int, pin_memory: bool) -> dict[str, Any]:
     # its own generator: else every new iterator would draw a seed from the global one
     return {"num_workers": source.num_workers, "collate_fn": collate, "pin_memory": pin_memory,
+            "worker_init_fn": shield if source.num_workers else None,
             "generator": torch.Generator().manual_seed(seed)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -186,6 +187,24 @@ class Codebook(Metric):
         """Forget everything."""
         self._chunks: list[list[Counts]] = [[] for _ in range(self.num_codebooks)]
         self._pixels, self._frames = 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this process has counted, in types that load with ``weights_only``."""
+        return {"chunks": [list(chunks) for chunks in self._chunks], "pixels": self._pixels, "frames": self._frames}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Example:
+            >>> codebook, other = Codebook(codebook_size=8), Codebook(codebook_size=8)
+            >>> pixels, indices = torch.zeros(1, 3, 1, 4, 4), torch.tensor([0, 5]).reshape(1, 1, 1, 2, 1)
+            >>> codebook.update(target=pixels, reconstruction=pixels, indices=indices)
+            >>> other.load_state_dict(codebook.state_dict())
+            >>> other.compute()["codebook_usage"]
+            0.25
+        """
+        self._chunks = [[tuple(chunk) for chunk in chunks] for chunks in state["chunks"]]
+        self._pixels, self._frames = state["pixels"], state["frames"]
 
     def _add(self, book: int, counts: Counts) -> None:
         """Merge only when the new chunks outweigh the old one: the cost stays n log n in all."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,17 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+def _flush(path: Path) -> None:
+    """Wait until a folder and its files are on the disk."""
+    for each in (*path.glob("*"), path):
+        if each.is_file() or each == path:
+            descriptor = os.open(each, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
 class CheckpointWriter:
     """Writes ``step_N`` folders, each under another name until it is whole.
 
@@ -101,19 +114,20 @@ class CheckpointWriter:
         directory: Where they go.
         keep: How many to keep; None: all.
         rank: This process; process 0 creates, renames and deletes folders.
-        barrier: Waits for all processes.
+        any_of: Whether a flag is set on any of all processes, which wait for each other there; None: there is one.
 
     Example:
         >>> import tempfile
-        >>> writer = CheckpointWriter(Path(tempfile.mkdtemp()), keep=1, rank=0, barrier=lambda: None)
+        >>> writer = CheckpointWriter(Path(tempfile.mkdtemp()), keep=1)
         >>> for step in (10, 20):
         ...     path = writer.write(step, modules={"layer": nn.Linear(2, 1)}, shared={"step": step}, own={})
         >>> [path.name for path in checkpoints_in(writer.directory)]
         ['step_20']
     """
 
-    def __init__(self, directory: Path, *, keep: int | None, rank: int, barrier: Any):
-        self.directory, self.keep, self.rank, self.barrier = directory, keep, rank, barrier
+    def __init__(self, directory: Path, *, keep: int | None, rank: int = 0,
+                 any_of: Callable[[bool], bool] | None = None):
+        self.directory, self.keep, self.rank, self.any_of = directory, keep, rank, any_of or bool
 
     def write(self, step: int, *, modules: dict[str, nn.Module], shared: dict[str, Any],
               own: dict[str, Any]) -> Path:
@@ -124,25 +138,54 @@ class CheckpointWriter:
             modules: name -> module, saved as ``name.safetensors`` by process 0.
             shared: State that is the same on all processes.
             own: This process's own state (random streams, position in the data).
+
+        Raises:
+            OSError: On all processes, if one cannot write, as on a full disk; nothing is left of the attempt, and the
+                checkpoints before are as they were.
         """
         partial, final = self.directory / f".step_{step}.partial", self.directory / f"step_{step}"
-        if self.rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+
+        def write_shared() -> None:
+            self._clear()
             partial.mkdir(parents=True)
             for name, module in modules.items():
                 save_weights(module, partial / f"{name}.safetensors")
             torch.save(shared, partial / "state.pt")
-        self.barrier()
-        torch.save(own, partial / f"process_{self.rank}.pt")
-        self.barrier()
-        if self.rank == 0:
+
+        def rename() -> None:
+            _flush(partial)  # what is renamed is on the disk, whatever happens to the machine
             if final.exists():
-                shutil.rmtree(final)
+                final.rename(self.directory / f".step_{step}.old")
             partial.rename(final)
+            _flush(self.directory)
             for old in checkpoints_in(self.directory)[:-self.keep] if self.keep else []:
-                shutil.rmtree(old)
-        self.barrier()
+                old.rename(self.directory / f".{old.name}.old")  # one that is half deleted must not be found
+            self._clear()
+
+        self._together(step, write_shared if self.rank == 0 else lambda: None)
+        self._together(step, lambda: torch.save(own, partial / f"process_{self.rank}.pt"))
+        self._together(step, rename if self.rank == 0 else lambda: None)
         return final
+
+    def _together(self, step: int, part: Callable[[], None]) -> None:
+        """One part of the work on each process, done by all or given up by all."""
+        failure = None
+        try:
+            part()
+        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, in each library's words
+            failure = error
+        if self.any_of(failure is not None):
+            if self.rank == 0:
+                self._clear()
+            found = [path.name for path in checkpoints_in(self.directory)]
+            raise OSError(f"the checkpoint of step {step} cannot be written to {self.directory}: "
+                          f"{failure or 'another process could not'}. The last good one is "
+                          f"{found[-1] if found else 'not there yet'}; make room and go on with --resume.") from failure
+
+    def _clear(self) -> None:
+        """Remove what is half written or half deleted, of this run or of one that was killed."""
+        for path in self.directory.glob(".step_*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def read(self, checkpoint: Path, *, modules: dict[str, nn.Module]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Restore the modules; returns the shared state and this process's own.

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -94,15 +95,21 @@ class RunLog:
         """Write scalars of a modality under ``split``, "train" or "val"."""
         if not self.active:
             return
-        line = {"step": step, "split": split, "modality": modality, **values,
-                "time": round(time.time() - self.started, 3)}
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._write({"step": step, "split": split, "modality": modality, **values})
         for name, value in values.items():
             self.events.add_scalar(f"{split}/{modality}/{name}", value, step)
         if split == "train":
             shown = {name: f"{values[name]:.4f}" for name in ("reconstruction", "total") if name in values}
             self.bar.set_postfix(shown, refresh=False)
+
+    def skipped(self, modality: str, step: int, reason: str, keys: list[str]) -> None:
+        """Write that a step was left out, and the keys of its samples."""
+        if self.active:
+            self._write({"step": step, "split": "skipped", "modality": modality, "reason": reason, "keys": keys})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(line | {"time": round(time.time() - self.started, 3)}) + "\n")
 
     def samples(self, name: str, step: int, target: Tensor, reconstruction: Tensor, *, fps: float = 12.0) -> None:
         """Write inputs above reconstructions, both (B, C, T, H, W): a PNG, for clips also an mp4."""

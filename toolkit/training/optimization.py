@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ class Trained:
     Args:
         module: The plain network.
         learning_rate: After the warm-up.
+        max_norm: Of the gradient, see :meth:`gradient_norm`.
         settings: The rest of the schedule.
         accelerator: Places the module and wraps it for its processes.
 
@@ -35,11 +37,12 @@ class Trained:
         0.1
     """
 
-    def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator):
+    def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator,
+                 max_norm: float = math.inf):
         for parameter in module.parameters():
             if parameter.dim() == 5:  # the layout of the activations; foreign networks also have 2-D kernels
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-        self.plain, self.module = module, accelerator.prepare(module)
+        self.plain, self.module, self.max_norm = module, accelerator.prepare(module), max_norm
         # accelerate puts autocast around forward for good; the trainer enters it where it is wanted.
         module.__dict__.pop("forward", None)
         self.optimizer = torch.optim.Adam(
@@ -61,6 +64,21 @@ class Trained:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a () loss."""
         self.scaler.scale(loss).backward()
+
+    def gradient_norm(self) -> Tensor:
+        """The () norm of the whole gradient, which is then clipped to ``max_norm``; once per step.
+
+        In fp16 the gradient scaler leaves out steps whose gradients overflow, as it looks for its scale: then 0.
+        """
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.max_norm)
+        return norm.nan_to_num(0.0, 0.0) if self.scaler.is_enabled() else norm
+
+    def skip(self) -> None:
+        """Clear the gradients; nothing else changes."""
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def step(self, step: int) -> None:
         """Update the weights with the rate of optimizer step ``step``, and clear the gradients."""

@@ -47,6 +47,10 @@ class Settings:
         num_samples: Reconstructions to write at each validation, per modality.
         quantization: How far the decoder's input goes from the latents (0) to the codes (1) in training; a number or
             a schedule, such as [(0, 0.0), (1000, 1.0)] from a bypass to full quantization.
+        gradient_clipping: The largest norm of a network's gradient, such as dict(tokenizer=1.0, discriminator=1.0); a
+            network that is not named is not clipped.
+        max_skipped_in_a_row: Steps are left out, on all processes together, where a loss or a gradient is not finite;
+            with more than so many one after the other the run ends.
         max_unreadable_share: Of the samples tried, beyond which unreadable files end the run.
         init_from: A tokenizer directory or hub id to start from: of the same network, or of its image twin,
             which is then inflated. Optimizers and the average start afresh. Without a ``tokenizer`` in the
@@ -77,6 +81,8 @@ class Settings:
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     num_samples: int = 4
     quantization: Schedule = 1.0
+    gradient_clipping: Mapping[str, float] = field(default_factory=dict)
+    max_skipped_in_a_row: int = 20
     max_unreadable_share: float = 0.05
     init_from: str | None = None
     trainable: Sequence[str] | None = None
@@ -104,6 +110,16 @@ class Settings:
         for name in ("max_steps", "gradient_accumulation_steps", "log_every", "validate_every", "num_samples"):
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 raise ConfigError(f"training.{name} must be a whole number of at least 1, got {value!r}.")
+        if not isinstance(self.max_skipped_in_a_row, int) or self.max_skipped_in_a_row < 0:
+            raise ConfigError("training.max_skipped_in_a_row must be a whole number of at least 0, got "
+                              f"{self.max_skipped_in_a_row!r}.")
+        if not isinstance(self.gradient_clipping, Mapping):
+            raise ConfigError("training.gradient_clipping is dict(tokenizer=..., discriminator=...), got "
+                              f"{self.gradient_clipping!r}.")
+        check_keys("training.gradient_clipping", self.gradient_clipping, ("tokenizer", "discriminator"))
+        for name, value in self.gradient_clipping.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ConfigError(f"training.gradient_clipping.{name} must be a number above 0, got {value!r}.")
         for name, value in vars(self.checkpoints).items():
             if (name, value) != ("keep", None) and (not isinstance(value, int) or value < 1):
                 raise ConfigError(f"training.checkpoints.{name} must be a whole number of at least 1, got {value!r}.")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import resource
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from toolkit.config import ConfigError
 from toolkit.contracts import Discriminator, Metric
 from toolkit.data import Batch, TrainLoader, ValLoader
-from toolkit.metrics import Codebook, collapse_of
+from toolkit.metrics import collapse_of
 from toolkit.tokenizer import Tokenizer
 from toolkit.training.checkpoint import (
     CheckpointWriter,
@@ -32,6 +33,7 @@ from toolkit.training.checkpoint import (
     set_random_state,
 )
 from toolkit.training.evaluation import anchor_scores, as_codec, evaluate
+from toolkit.training.guard import Guard
 from toolkit.training.initialization import train_mode
 from toolkit.training.interrupts import Interrupts
 from toolkit.training.log import RunLog
@@ -39,8 +41,18 @@ from toolkit.training.objective import Objective
 from toolkit.training.optimization import Trained
 from toolkit.training.schedules import value_at
 from toolkit.training.settings import Settings
+from toolkit.training.tally import Tally
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Accumulated:
+    """What came of a micro-batch: its scalars (), its indices (B, *positions, G), and (B, C, T, H, W)."""
+
+    scalars: dict[str, Tensor]
+    indices: Tensor | None
+    size: tuple[int, ...]
 
 
 class Trainer:
@@ -74,7 +86,6 @@ class Trainer:
         self.settings, self.accelerator, self.work_dir = settings, accelerator, work_dir
         self.train_loader, self.val_loader = train_loader, val_loader
         self.make_metrics = make_metrics
-        self.codebook_use: dict[str, Codebook] = {}  # of the modalities drawn since the last validation
         tokenizer.encoder.activation_checkpointing = settings.activation_checkpointing
         tokenizer.decoder.activation_checkpointing = settings.activation_checkpointing
         if settings.compile:
@@ -85,20 +96,23 @@ class Trainer:
         # Copied before the tokenizer is wrapped for its precision and processes.
         self.ema = settings.ema_decay is not None and ModelEmaV3(
             tokenizer.to(accelerator.device), decay=settings.ema_decay, use_warmup=settings.ema_warmup)
+        clipping = {name: settings.gradient_clipping.get(name, math.inf) for name in ("tokenizer", "discriminator")}
         self.tokenizer = Trained(tokenizer, learning_rate=settings.learning_rate, settings=settings,
-                                 accelerator=accelerator)
+                                 accelerator=accelerator, max_norm=clipping["tokenizer"])
         rate = settings.discriminator_learning_rate
         rate = settings.learning_rate if rate is None else rate
         self.discriminators = {
-            modality: Trained(network, learning_rate=rate, settings=settings, accelerator=accelerator)
+            modality: Trained(network, learning_rate=rate, settings=settings, accelerator=accelerator,
+                              max_norm=clipping["discriminator"])
             for modality, network in discriminators.items()}
         self.step = 0
         self._seen: set[tuple[str, tuple[int, ...]]] = set()
-        # modality -> scalar -> its values since the last line of the log
-        self._unlogged: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+        self.tally = Tally(tokenizer)
+        self.guard = Guard([tokenizer, self.objective, *discriminators.values()], accelerator=accelerator,
+                           max_in_a_row=settings.max_skipped_in_a_row)
         self.scores: dict[str, dict[str, float]] = {}
         self.checkpoints = CheckpointWriter(work_dir / "checkpoints", keep=settings.checkpoints.keep,
-                                            rank=accelerator.process_index, barrier=accelerator.wait_for_everyone)
+                                            rank=accelerator.process_index, any_of=self._any)
 
     @property
     def averaged(self) -> Tokenizer:
@@ -112,18 +126,22 @@ class Trainer:
         log = RunLog(self.work_dir, step=self.step, max_steps=self.settings.max_steps,
                      active=self.accelerator.is_main_process)
         try:
+            due = False
             with Interrupts() as interrupts:
                 while self.step < self.settings.max_steps and not self._any(interrupts.requested):
                     self._train_step(log)
                     if self.step % self.settings.validate_every == 0 or self.step == self.settings.max_steps:
                         self.validate(log)
-                    if self.step % self.settings.checkpoints.every == 0 or self.step == self.settings.max_steps:
+                    due |= self.step % self.settings.checkpoints.every == 0
+                    # not in a row of steps left out: the run may end there, and only good ones are to be kept
+                    if self.step == self.settings.max_steps or (due and not self.guard.in_a_row):
                         self.save_checkpoint()
+                        due = False
                 finished = self.step == self.settings.max_steps
                 if not finished:
                     self.save_checkpoint()
-                elif not self.scores:  # resumed after the last step
-                    self.validate(log)
+                elif not self.scores:  # resumed after the last step, when the log has its lines
+                    self.validate(RunLog(self.work_dir, step=self.step, max_steps=self.step, active=False))
         finally:
             log.close()
         if self.accelerator.is_main_process:
@@ -155,27 +173,42 @@ class Trainer:
         train_mode(self.tokenizer.plain)
         self.tokenizer.plain.quantization = value_at(self.settings.quantization, self.step)
         self.objective.train()
+        self.guard.remember()
         num_micro = self.settings.gradient_accumulation_steps
+        keys, taken = [], []  # of the samples; of each micro-batch the scalars, size and indices
         for micro in range(num_micro):
             batch = next(self.train_loader)
             self._check_fit(batch)
-            for name, value in self._accumulate(batch, share=1 / num_micro, last=micro == num_micro - 1).items():
-                self._unlogged[batch.modality][name].append(value)
-        self.tokenizer.step(self.step)
-        if (opponent := self._opponent(batch.modality)) is not None:
-            opponent.step(self.step)
-        self.step += 1
-        if self.ema:
-            self.ema.update(self.tokenizer.plain, step=self.step)
+            keys += batch.keys
+            taken.append(self._accumulate(batch, share=1 / num_micro, last=micro == num_micro - 1))
+        self._update(batch.modality, taken, keys=keys, log=log)
         log.advance()
         if self.step % self.settings.log_every == 0 or self.step == self.settings.max_steps:
             timing = {"learning_rate": self.tokenizer.learning_rate, "seconds_per_step": time.time() - started}
             if self.settings.quantization != 1:
                 timing["quantization"] = self.tokenizer.plain.quantization
-            for modality, scalars in self._unlogged.items():
-                means = self._reduce({name: torch.stack(values).mean() for name, values in scalars.items()})
-                log.scalars("train", modality, self.step, means | timing)
-            self._unlogged.clear()
+            for modality, means in self.tally.means():
+                log.scalars("train", modality, self.step, self._reduce(means) | timing)
+
+    def _update(self, modality: str, taken: list[Accumulated], *, keys: list[str], log: RunLog) -> None:
+        """Step the networks that have gradients, or none of them if something is not finite."""
+        networks = {"gradient_norm": self.tokenizer}
+        if (opponent := self._opponent(modality)) is not None:
+            networks["discriminator_gradient_norm"] = opponent
+        scalars, norms = [each.scalars for each in taken], {name: n.gradient_norm() for name, n in networks.items()}
+        faults = self.guard.faults(scalars, norms=norms, keys=keys)
+        for network in networks.values():
+            network.skip() if faults else network.step(self.step)
+        self.step += 1
+        if faults:
+            log.skipped(modality, self.step, *faults)
+            return
+        if self.ema:
+            self.ema.update(self.tokenizer.plain, step=self.step)
+        self.tally.add(modality, [*scalars, norms])
+        for each in taken:
+            if each.indices is not None:
+                self.tally.add_indices(modality, each.indices, size=each.size)
 
     def _opponent(self, modality: str) -> Trained | None:
         """The discriminator that learns in this step."""
@@ -198,8 +231,8 @@ class Trainer:
             logger.warning("%ss of (T, H, W) = %s do not fit the stride %s: they are padded to %s.", batch.modality,
                            size, tokenizer.stride, fitting)
 
-    def _accumulate(self, batch: Batch, *, share: float, last: bool) -> dict[str, Tensor]:
-        """Add a micro-batch's gradients to both networks; returns its scalars."""
+    def _accumulate(self, batch: Batch, *, share: float, last: bool) -> Accumulated:
+        """Add a micro-batch's gradients to both networks."""
         pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
         opponent, step = self._opponent(batch.modality), self.step
         with self._synchronised(self.tokenizer, last):
@@ -218,13 +251,7 @@ class Trainer:
                         plain_discriminator=opponent.plain)
                 opponent.backward(total * share)
             scalars |= more
-        if output.indices is not None:
-            tokenizer = self.tokenizer.plain
-            use = self.codebook_use.setdefault(batch.modality, Codebook(
-                codebook_size=tokenizer.codebook_size, num_codebooks=tokenizer.num_codebooks,
-                digits=tokenizer.digits))
-            use.update(target=pixels, reconstruction=output.reconstruction.detach(), indices=output.indices)
-        return scalars
+        return Accumulated(scalars, indices=output.indices, size=tuple(pixels.shape))
 
     def _synchronised(self, network: Trained, last: bool) -> contextlib.AbstractContextManager:
         """Processes exchange gradients at the last micro-batch only."""
@@ -244,14 +271,13 @@ class Trainer:
             self.scores[modality] = evaluate(as_codec(tokenizer), batches(), self.make_metrics(tokenizer),
                                              device=self.accelerator.device, on_first=show)
             log.scalars("val", modality, self.step, self.scores[modality])
-        use = {modality: codebook.compute() for modality, codebook in self.codebook_use.items()}
+        use = self.tally.use()
         for modality, scores in use.items():
             log.scalars("train", modality, self.step, scores)
         for split, found in (("validation", self.scores), ("training since the last one", use)):
             for modality, scores in found.items():
                 if collapse := collapse_of(scores):
                     logger.warning("step %d, %s, %s: %s.", self.step, modality, split, collapse)
-        self.codebook_use.clear()
 
     def _show(self, log: RunLog, modality: str, pixels: Tensor, reconstruction: Tensor) -> None:
         """Write the first reconstructions of a validation."""
@@ -279,9 +305,9 @@ class Trainer:
 
     def save_checkpoint(self) -> Path:
         """Write ``checkpoints/step_N`` from which a run continues exactly."""
-        shared = {"step": self.step,
+        shared = {"step": self.step, "guard": self.guard.state_dict(),
                   "optimizers": {name: network.state_dict() for name, network in self._trained().items()}}
-        own = {"random": random_state(), "data": self.train_loader.state_dict()}
+        own = {"random": random_state(), "data": self.train_loader.state_dict(), "tally": self.tally.state_dict()}
         return self.checkpoints.write(self.step, modules=self._modules(), shared=shared, own=own)
 
     def _trained(self) -> dict[str, Trained]:
@@ -297,7 +323,9 @@ class Trainer:
         shared, own = self.checkpoints.read(found[-1], modules=self._modules())
         for name, network in self._trained().items():
             network.load_state_dict(shared["optimizers"][name])
+        self.guard.load_state_dict(shared["guard"])
         self.train_loader.load_state_dict(own["data"])
+        self.tally.load_state_dict(own["tally"], device=self.accelerator.device)
         set_random_state(own["random"])
         self.step = checkpoint_step(found[-1])
         logger.info("resumed from %s.", found[-1])
@@ -311,6 +339,9 @@ class Trainer:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
         logger.info("%d steps in %.1f s (%.2f s per step, validation included), peak memory %.2f GiB.", steps,
                     seconds, seconds / max(steps, 1), peak)
+        if self.guard.num_skipped:
+            logger.warning("%d steps were left out, as something was not finite; metrics.jsonl has their samples.",
+                           self.guard.num_skipped)
         if self.train_loader.unreadable:
             logger.warning("%d unreadable files were skipped; they are listed in %s.",
                            len(self.train_loader.unreadable), self.work_dir / "unreadable.txt")

@@ -1,0 +1,92 @@
+"""Real runs of tools/train.py that are killed, and what is left of them."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tools.commands import ENVIRONMENT, ROOT
+from training.tiny import metric_lines
+
+CLOCKS = ("time", "seconds_per_step")
+
+
+def train_command(config: Path, work_dir: Path, *options: str, num_processes: int = 1) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+    return [sys.executable, *(launcher if num_processes > 1 else []), str(ROOT / "tools" / "train.py"), str(config),
+            "--work-dir", str(work_dir), *options]
+
+
+def start(command: list[str]) -> subprocess.Popen:
+    """In a process group of its own, so that its workers can be killed with it."""
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                            env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"})
+
+
+def finish(process: subprocess.Popen, *, timeout: float = 120) -> tuple[int, str]:
+    """Its exit code and what it said; a process that does not end is killed, and is an error."""
+    try:
+        _, error = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    return process.returncode, error
+
+
+def wait_for(process: subprocess.Popen, work_dir: Path, *, step: int, timeout: float = 120) -> None:
+    """Until the log has a line of ``step``, or the process has ended."""
+    file, deadline = work_dir / "metrics.jsonl", time.monotonic() + timeout
+    while process.poll() is None and time.monotonic() < deadline:
+        if file.exists() and f'"step": {step},' in file.read_text():
+            return
+        time.sleep(0.01)
+    assert process.poll() is not None, f"no step {step} in {timeout} s"
+
+
+def kill_at_random(command: list[str], work_dir: Path, *, after_step: int, draw: random.Random) -> None:
+    """Start it, and kill it -9 with all its processes some time after a step."""
+    process = start(command)
+    wait_for(process, work_dir, step=after_step)
+    time.sleep(draw.uniform(0, 0.5))
+    assert process.poll() is None, finish(process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def assert_same_tensors(one: object, other: object, where: str) -> None:
+    """Bit for bit, through dictionaries and lists."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same_tensors(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_same_tensors(*pair, f"{where}.{number}")
+    else:
+        assert one == other, where
+
+
+def assert_same_run(one: Path, other: Path, *, step: int) -> None:
+    """The last checkpoint with everything in it, the exported tokenizer and the log but for its clocks."""
+    files = [sorted(path.name for path in (run / "checkpoints" / f"step_{step}").iterdir()) for run in (one, other)]
+    assert files[0] == files[1]
+    for name in files[0]:
+        pair = [run / "checkpoints" / f"step_{step}" / name for run in (one, other)]
+        load = load_file if name.endswith("safetensors") else lambda path: torch.load(path, weights_only=True)
+        assert_same_tensors(*map(load, pair), name)
+    assert_same_tensors(*(load_file(run / "tokenizer" / "model.safetensors") for run in (one, other)), "tokenizer")
+    logs = [[{key: value for key, value in line.items() if key not in CLOCKS} for line in metric_lines(run)]
+            for run in (one, other)]
+    assert logs[0] == logs[1]

@@ -1,0 +1,228 @@
+"""What is not finite stays out of the weights, on all processes, and is counted and named."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from engine.runs import assert_same_tensors
+from mmengine.config import Config
+from safetensors.torch import load_file
+from torch import nn
+from training import tiny
+from training.tiny import metric_lines, tiny_config, write_clips
+
+from toolkit.config import ConfigError
+from toolkit.contracts import Loss
+from toolkit.data import VideoClips
+from toolkit.registry import DATASETS, LOSSES
+from toolkit.training import Trainer, build_trainer
+from toolkit.training.checkpoint import checkpoints_in
+from toolkit.training.guard import DivergenceError
+
+pytestmark = pytest.mark.engine
+clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
+STYLEGAN = dict(gan=True)
+PATCHGAN = dict(discriminator=dict(type="PatchGANDiscriminator", filters=8, num_layers=2),  # with batch statistics
+                objective__adversarial=dict(loss=dict(type="Hinge"), weight=0.8, adaptive=dict(type="AdaptiveWeight"),
+                                            lecam=dict(weight=0.1)))
+QUANTIZERS = {
+    "LFQ": dict(type="LFQ", bits=6), "BSQ": dict(type="BSQ", bits=6), "FSQ": dict(type="FSQ", levels=[4, 4, 4]),
+    "VQ": dict(type="VQ", codebook_size=16, dim=4),
+    "VQ as an average": dict(type="VQ", codebook_size=16, dim=4, update="ema", kmeans_iters=2, revive_below=0.5),
+    "IBQ": dict(type="IBQ", codebook_size=16, dim=4),
+    "Residual": dict(type="Residual", quantizers=[dict(type="LFQ", bits=6)] * 2),
+    "Grouped": dict(type="Grouped", quantizers=[dict(type="FSQ", levels=[4, 4])] * 2),
+    "KL": dict(type="KL", dim=4), "Identity": dict(type="Identity", dim=4),
+}
+
+
+@DATASETS.register_module()
+class TornClips(VideoClips):
+    """Clips of which a file, or from a call on all of them, has pixels that are not numbers."""
+
+    def __init__(self, *, path: str, num_frames: int, size: int, torn: int | None = None,
+                 torn_from: int | None = None):
+        super().__init__(path=path, num_frames=num_frames, size=size)
+        self.torn, self.torn_from, self.calls = torn, torn_from, 0
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample, self.calls = super().__getitem__(index), self.calls + 1
+        if index == self.torn or (self.torn_from is not None and self.calls >= self.torn_from):
+            sample["pixels"].fill_(math.nan)
+        return sample
+
+
+@LOSSES.register_module()
+class Cliff(Loss):
+    """Zero, with a gradient that is not a number."""
+
+    def forward(self, output, target):
+        return (0 * output.reconstruction.float()).abs().sum().sqrt()
+
+
+def torn_config(clips, **changes: Any) -> dict[str, Any]:
+    return tiny_config(clips, data__train__dataset__type="TornClips", data__train__batch_size=1,
+                       training__checkpoints=dict(every=1, keep=None), **changes)
+
+
+def build(config, work_dir, **options: Any) -> Trainer:
+    return build_trainer(Config(config), work_dir=work_dir, **options)
+
+
+def skipped(work_dir: Path) -> list[dict[str, Any]]:
+    return [line for line in metric_lines(work_dir) if line["split"] == "skipped"]
+
+
+def state(trainer: Trainer) -> dict[str, Any]:
+    """All that a step can change."""
+    modules = {name: module.state_dict() for name, module in trainer._modules().items()}
+    optimizers = {name: network.optimizer.state_dict() for name, network in trainer._trained().items()}
+    return torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x,
+                                        {**modules, "optimizers": optimizers})
+
+
+class Step:
+    """A trainer's step, taken by hand."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer, self.lines = trainer, []
+
+    def advance(self) -> None: ...
+
+    def scalars(self, *line: Any) -> None:
+        self.lines.append(line)
+
+    def skipped(self, *line: Any) -> None:
+        self.lines.append(line)
+
+    def __call__(self) -> None:
+        self.trainer._train_step(self)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("game", [STYLEGAN, PATCHGAN], ids=["stylegan", "patchgan"])
+def test_a_batch_that_is_not_a_number_changes_nothing(clips, tmp_path, name, game):
+    config = torn_config(clips, data__train__dataset__torn_from=3, tokenizer__quantizer={"_delete_": True,
+                         **QUANTIZERS[name]}, metrics=[dict(type="PSNR")], **game)
+    trainer = build(config, tmp_path)
+    step = Step(trainer)
+    step(), step()
+    before = state(trainer)
+    assert trainer.guard.num_skipped == 0 and all(
+        tensor.isfinite().all() for tensor in before["tokenizer"].values())
+    step(), step()
+    assert trainer.step == 4 and trainer.guard.num_skipped == trainer.guard.in_a_row == 2
+    assert_same_tensors(before, state(trainer), name)
+
+
+def test_the_step_and_the_samples_are_written_down_and_the_run_goes_on(clips, tmp_path, caplog):
+    trainer = build(torn_config(clips, data__train__dataset__torn=1, training__max_steps=6), tmp_path)
+    assert trainer.run()
+    torn = str(trainer.train_loader.sources[0].dataset.files[1])
+    lines = skipped(tmp_path)
+    assert len(lines) == trainer.guard.num_skipped == 2  # each of three files twice in six steps
+    assert all(line["keys"] == [torn] and "reconstruction is nan" in line["reason"] for line in lines)
+    trained = [line for line in metric_lines(tmp_path) if line["split"] == "train" and "total" in line]
+    assert {line["step"] for line in trained} == {1, 2, 3, 4, 5, 6} - {line["step"] for line in lines}
+    assert all(math.isfinite(value) for line in trained for value in line.values() if isinstance(value, float))
+    assert f"a step is left out (1 in a row, 1 in all): {lines[0]['reason']}; its samples: {torn}" in caplog.text
+    assert "2 steps were left out" in caplog.text
+
+
+def test_a_gradient_that_is_not_finite_is_caught_where_the_losses_are(clips, tmp_path):
+    config = torn_config(clips, objective__losses__cliff=dict(loss=dict(type="Cliff"), weight=[(1, 0.0), (1, 1.0)]),
+                         training__max_steps=3)
+    assert build(config, tmp_path).run()
+    one, last = (load_file(tmp_path / "checkpoints" / name / "tokenizer.safetensors") for name in ("step_1", "step_3"))
+    assert_same_tensors(one, last, "tokenizer")
+    assert [line["step"] for line in skipped(tmp_path)] == [2, 3]
+    assert all("gradient_norm is nan" in line["reason"] for line in skipped(tmp_path))
+
+
+def test_too_many_in_a_row_end_the_run_with_the_last_good_checkpoint(clips, tmp_path):
+    shared = dict(training__max_steps=20, training__max_skipped_in_a_row=3)
+    with pytest.raises(DivergenceError, match=r"(?s)4 steps in a row.*gradient_clipping.*--resume"):
+        build(torn_config(clips, data__train__dataset__torn_from=3, **shared), tmp_path).run()
+    assert [path.name for path in checkpoints_in(tmp_path / "checkpoints")] == ["step_1", "step_2"]
+    trainer = build(torn_config(clips, **shared | dict(training__max_steps=4)), tmp_path, resume=True)
+    assert trainer.run() and trainer.guard.num_skipped == 0
+    assert [line["step"] for line in metric_lines(tmp_path) if "total" in line] == [1, 2, 3, 4]
+    assert not skipped(tmp_path)
+
+
+def test_the_count_survives_a_resumption(clips, tmp_path):
+    config = torn_config(clips, data__train__dataset__torn=1, training__max_steps=3)
+    assert build(config, tmp_path).run()
+    config["training"]["max_steps"] = 6
+    trainer = build(config, tmp_path, resume=True)
+    assert trainer.run() and trainer.guard.num_skipped == 2
+
+
+def train_torn(rank: int, folder: str, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+                       MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
+    config = torn_config(Path(folder) / "clips", data__train__dataset__torn=1, training__max_steps=6, **STYLEGAN)
+    trainer = build(config, Path(folder) / "run")
+    trainer.run()
+    torch.save(state(trainer), f"{folder}/{rank}.pt")
+    Path(folder, f"{rank}.json").write_text(json.dumps(trainer.guard.num_skipped))
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_leave_a_step_out_together(tmp_path):
+    folder = write_clips(tmp_path / "clips")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(train_torn, args=(str(tmp_path), port), nprocs=2)
+    counts = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    lines = skipped(tmp_path / "run")
+    assert counts == [len(lines)] * 2 and len(lines) == 4  # twelve samples, four of the torn file, never two at once
+    # only the process with the torn file is suspected
+    assert all(line["keys"] == [str(folder / "1.mp4")] for line in lines)
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert_same_tensors(one, other, "processes")
+    assert all(tensor.isfinite().all() for tensor in one["tokenizer"].values())
+
+
+@pytest.mark.parametrize("limits", [{}, dict(tokenizer=0.01), dict(discriminator=0.02),
+                                    dict(tokenizer=0.01, discriminator=0.02)])
+def test_each_network_has_its_own_clipping(clips, tmp_path, limits):
+    trainer = build(tiny_config(clips, training__gradient_clipping=limits, training__max_steps=2, **STYLEGAN), tmp_path)
+    found: dict[str, list[float]] = {"tokenizer": [], "discriminator": []}
+
+    def watch(name: str, network: nn.Module):
+        def before_step(*_: object) -> None:
+            squares = [p.grad.double().square().sum() for p in network.parameters() if p.grad is not None]
+            found[name].append(torch.stack(squares).sum().sqrt().item())
+        return before_step
+
+    for name, trained in dict(tokenizer=trainer.tokenizer, discriminator=trainer.discriminators["video"]).items():
+        trained.optimizer.register_step_pre_hook(watch(name, trained.plain))
+    trainer.run()
+    logged = [line for line in metric_lines(tmp_path) if "total" in line]
+    names = dict(tokenizer="gradient_norm", discriminator="discriminator_gradient_norm")
+    for name, norms in found.items():
+        assert len(norms) == 2
+        for norm, line in zip(norms, logged, strict=True):
+            assert line[names[name]] > 0.02  # as it was before
+            assert norm == pytest.approx(min(line[names[name]], limits.get(name, math.inf)), rel=1e-3)
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    (dict(training__gradient_clipping=dict(encoder=1.0)), "gradient_clipping.*encoder"),
+    (dict(training__gradient_clipping=dict(tokenizer=0)), "above 0"),
+    (dict(training__max_skipped_in_a_row=-1), "max_skipped_in_a_row"),
+])
+def test_settings_out_of_range_are_refused(clips, tmp_path, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        build(tiny_config(clips, **changes), tmp_path)

@@ -1,0 +1,99 @@
+"""Signals end a run well, and a full disk ends it clearly."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import time
+
+import pytest
+from engine.runs import assert_same_run, finish, start, train_command, wait_for
+from tools.commands import ENVIRONMENT
+from training import tiny
+from training.tiny import metric_lines, tiny_config, write_config
+
+from toolkit.training.checkpoint import checkpoints_in
+
+pytestmark = pytest.mark.engine
+clips = tiny.clips
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def config(clips, tmp_path_factory):
+    changes = dict(training__max_steps=STEPS, training__checkpoints=dict(every=100, keep=1), data__train__num_workers=1)
+    return write_config(tmp_path_factory.mktemp("configs") / "tiny.py", tiny_config(clips, gan=True, **changes))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    code, error = finish(start(train_command(config, work_dir)))
+    assert code == 0, error[-3000:]
+    return work_dir
+
+
+@pytest.mark.parametrize(("number", "num_processes"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)],
+                         ids=["SIGTERM", "Ctrl-C", "SIGTERM, two processes"])
+def test_a_signal_finishes_the_step_writes_a_checkpoint_and_says_so(config, undisturbed, tmp_path, number,
+                                                                    num_processes):
+    command = train_command(config, tmp_path, "--resume", num_processes=num_processes)
+    process = start(command)
+    wait_for(process, tmp_path, step=3)
+    os.killpg(process.pid, number)  # as a terminal or a scheduler does: all of them, workers too
+    code, error = finish(process)
+    checkpoint, = checkpoints_in(tmp_path / "checkpoints")
+    step = int(checkpoint.name.removeprefix("step_"))
+    assert code != 0 and 3 <= step < STEPS
+    assert "stopping after this step, with a checkpoint" in error
+    assert f"interrupted at step {step}; {checkpoint} has everything. Add --resume" in error
+    assert metric_lines(tmp_path)[-1]["step"] == step
+    if num_processes == 1:
+        assert code == 130 and "Traceback" not in error
+        code, error = finish(start(command))
+        assert code == 0 and f"resumed from {checkpoint}" in error, error[-3000:]
+        assert_same_run(undisturbed, tmp_path, step=STEPS)
+
+
+def test_a_second_signal_stops_at_once(clips, tmp_path):
+    # a step of some 20 seconds: the clips are large, and many
+    slow = tiny_config(clips, training__max_steps=3, data__train__batch_size=4, data__train__dataset__size=32,
+                       training__gradient_accumulation_steps=400)
+    process = start(train_command(write_config(tmp_path / "slow.py", slow), tmp_path / "run"))
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None  # in the middle of its step
+    os.kill(process.pid, signal.SIGINT)
+    started = time.monotonic()
+    code, error = finish(process, timeout=30)
+    assert code == 130 and time.monotonic() - started < 10
+    assert "stopped at once; --resume goes on from the last checkpoint" in error and "Traceback" not in error
+    assert not checkpoints_in(tmp_path / "run" / "checkpoints")
+
+
+def test_a_full_disk_stops_clearly_and_keeps_the_last_good_checkpoint(clips, tmp_path):
+    config = tiny_config(clips, training__max_steps=3, training__checkpoints=dict(every=1, keep=1))
+    command = train_command(write_config(tmp_path / "tiny.py", config), tmp_path / "run", "--resume")
+    process = start([*command, "--cfg-options", "training.max_steps=1"])
+    assert finish(process)[0] == 0
+    good = {path: path.read_bytes() for path in (tmp_path / "run/checkpoints/step_1").iterdir()}
+    # no file may grow beyond what logs and events take: as on a full disk, a write fails in the middle of a file
+    limit = max(map(len, good.values())) // 2
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: the checkpoint of step 2 cannot be written") and "last good one is step_1" in error
+    assert "--resume" in error
+    folder = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in folder.iterdir()] == ["step_1"]
+    assert all(path.read_bytes() == content for path, content in good.items())
+    assert finish(start(command))[0] == 0  # with room again
+    assert [path.name for path in folder.iterdir()] == ["step_3"]
+    assert [line["step"] for line in metric_lines(tmp_path / "run") if "total" in line] == [1, 2, 3]
