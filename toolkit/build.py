@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,9 +13,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from toolkit.config import ConfigError, check_keys
 from toolkit.contracts import Discriminator, Metric, constructor_parameters
+from toolkit.offers import PluginError, in_one_line
 from toolkit.registry import DECODERS, DISCRIMINATORS, ENCODERS, METRICS, QUANTIZERS, Registry, UnknownComponentError
 from toolkit.tokenizer import Tokenizer
 
@@ -99,14 +104,17 @@ def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> lis
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Load a tokenizer written by ``save_pretrained``, in eval mode, on the CPU.
 
-    Nothing in the files is executed: the config is JSON, the weights are safetensors, and only
-    registered parts are built.
+    Nothing in the files is executed: the config is JSON, the weights are safetensors, only registered
+    parts are built, and no more of them than the weights account for.
 
     Args:
         path: Its directory, one of its two files, or a Hugging Face hub id (``user/name``).
 
     Raises:
         FileNotFoundError: If there is no such directory, file or hub repository.
+        UnknownComponentError: If the config names a part that is neither built in nor offered by a plugin.
+        PluginError: If a plugin offers it, and it cannot be used.
+        TypeError: If a part does not take its arguments.
         ValueError: If a file is damaged, or weights and config do not fit each other.
 
     Example:
@@ -139,21 +147,29 @@ def load_discriminator(directory: str | Path) -> Discriminator:
 def _load(directory: Path, who: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
     """The part in a directory; its weights and config must agree."""
     try:
-        config = json.loads((directory / "config.json").read_text())
+        config = read_part_config(directory / "config.json")
         weights = load_file(directory / "model.safetensors")
         with safe_open(directory / "model.safetensors", "pt") as file:
-            plugins = json.loads((file.metadata() or {}).get("plugins", "{}"))  # as save_part wrote it
-    except (ValueError, SafetensorError) as error:  # ValueError: no JSON, or no text at all
+            plugins = _read_plugins(file.metadata() or {})
+    except (RecursionError, ValueError, SafetensorError) as error:  # ValueError: no JSON, or no text at all
         raise ValueError(f"{who}: config.json or model.safetensors is damaged ({error}); "
                          "write or download them again.") from error
     try:
-        part = build(config)
+        with _Budget(weights):
+            part = build(config)
     except UnknownComponentError as error:
-        if not plugins:
-            raise
         named = ", ".join(f"{distribution} {version}" for distribution, version in plugins.items())
-        raise UnknownComponentError(f"{error} This {who.split()[0]} was written with {named}; pip install "
-                                    f"{'it' if len(plugins) == 1 else 'them'}.") from error
+        hint = (f" This {who.split()[0]} was written with {named}; pip install "
+                f"{'it' if len(plugins) == 1 else 'them'}." if plugins else "")
+        raise UnknownComponentError(f"{who}: {error}{hint}") from error
+    except PluginError:
+        raise
+    except TypeError as error:
+        raise TypeError(f"{who}: {error}") from error
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError,
+            ValueError) as error:  # whatever constructors make of numbers that they do not expect
+        raise ConfigError(f"{who}: config.json describes nothing that can be built ({in_one_line(error)[:500]}); "
+                          "write or download it again.") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if wanted != found:
@@ -163,6 +179,63 @@ def _load(directory: Path, who: str, build: Callable[[Mapping[str, Any]], Any]) 
                          f"{'; '.join(sorted(set(odd))[:5])}.")
     part.load_state_dict(weights)
     return part.eval()
+
+
+def read_part_config(file: Path) -> Any:
+    """A part's JSON, of plain words only: training that starts from it writes it into a config file, which is code.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is no JSON, or has words that would be more than words in a config file.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "config.json"
+        >>> file.write_text('{"type": "LFQ", "bits": 6}')
+        26
+        >>> read_part_config(file)
+        {'type': 'LFQ', 'bits': 6}
+    """
+    def named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if odd := [key for key, _ in pairs if repr(key) != f"'{key}'"]:  # how a config file has it
+            raise ValueError(f"{odd[0]!r} is the name of no argument")
+        return dict(pairs)
+
+    config = json.loads(file.read_text(), object_pairs_hook=named)
+    if "{{" in json.dumps(config):
+        raise ValueError("it has {{, which stands for something else in a config file")
+    return config
+
+
+def _read_plugins(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Distribution -> version, as save_part wrote it; a reader will be told to install them."""
+    plugins = json.loads(metadata.get("plugins", "{}"))
+    if not isinstance(plugins, dict) or not all(re.fullmatch(r"[\w.+!-]+", str(word)) for pair in plugins.items()
+                                                for word in pair):
+        raise ValueError(f"plugins are distributions and their versions, got {str(plugins)[:100]!r}")
+    return plugins
+
+
+class _Budget(TorchDispatchMode):
+    """Within it no more is made than weights account for, lest a stranger's config take all memory and time.
+
+    What counts are tensors that are made from a size, before they are made.
+    """
+
+    _spare, _per_tensor = 2**26, 2**14  # numbers that no file holds, such as tables; and a tensor's share in objects
+
+    def __init__(self, weights: Mapping[str, Tensor]):
+        super().__init__()
+        self._left = self._spare + 2 * sum(tensor.numel() + self._per_tensor for tensor in weights.values())
+
+    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        size = next((arg for arg in args if isinstance(arg, list | tuple)
+                     and all(isinstance(side, int) for side in arg)), None)
+        if size is not None:
+            self._left -= abs(math.prod(size)) + self._per_tensor
+            if self._left < 0:
+                raise ConfigError("it asks for far more than model.safetensors has")
+        return func(*args, **(kwargs or {}))
 
 
 def tokenizer_directory(path: str | Path) -> Path:
@@ -181,16 +254,16 @@ def tokenizer_directory(path: str | Path) -> Path:
     """
     local = Path(path)
     local = local.parent if local.is_file() else local
-    if (local / "config.json").is_file() and (local / "model.safetensors").is_file():
-        return local
     if not local.exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/", "~")):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
-            return Path(snapshot_download(str(path), allow_patterns=["config.json", "model.safetensors"]))
+            local = Path(snapshot_download(str(path), allow_patterns=["config.json", "model.safetensors"]))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
             raise FileNotFoundError(f"no tokenizer at {path}: no such directory, and the hub did not give "
                                     f"it ({error}).") from error
+    if (local / "config.json").is_file() and (local / "model.safetensors").is_file():
+        return local
     raise FileNotFoundError(f"no tokenizer at {path}: it is no directory with config.json and "
                             "model.safetensors (a run writes them to work_dir/tokenizer/) and no hub id.")

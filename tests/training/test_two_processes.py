@@ -1,30 +1,20 @@
-"""Two gloo processes with half a batch each equal one with the whole."""
+"""Two gloo processes with half a batch each equal one with the whole; whole runs are in tests/engine."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from mmengine.config import Config
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from training import tiny
-from training.tiny import metric_lines, tiny_config, write_config
 
-from toolkit import load_tokenizer
 from toolkit.contracts import TokenizerOutput
 from toolkit.networks import PatchGANDiscriminator
-from toolkit.training import build_objective, build_trainer
+from toolkit.training import build_objective
 from toolkit.training.regularizers import LeCAM
 
-clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
-ROOT = Path(__file__).parents[2]
 STEPS = 3
 
 
@@ -109,43 +99,3 @@ def test_patch_game_of_two_processes_equals_the_joined_batch(processes):
         joined = (halves[0].float() + halves[1].float()) / 2
         torch.testing.assert_close(joined, value.float(), rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
     assert whole["main.3.num_batches_tracked"] == 4  # reconstructions, real, reconstructions, R1
-
-
-def assert_equal_weights(one: Path, other: Path) -> None:
-    left, right = load_file(one), load_file(other)
-    assert left.keys() == right.keys()
-    for name in left:
-        torch.testing.assert_close(left[name], right[name], atol=1e-5, rtol=1e-4, msg=lambda text, n=name: n + text)
-
-
-PATCH_GAME = dict(
-    discriminator=dict(type="PatchGANDiscriminator", filters=8, num_layers=2),
-    objective__adversarial=dict(loss=dict(type="Hinge"), weight=0.8, adaptive=dict(type="AdaptiveWeight")))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("game", [dict(gan=True), PATCH_GAME], ids=["stylegan", "patchgan"])
-def test_two_processes_write_one_set_of_files_and_the_weights_of_one_process(clips, tmp_path, game):
-    # A small eps would turn the rounding of gradients that are zero (biases before a norm) into whole steps.
-    shared = dict(training__max_steps=3, training__validate_every=2, training__warmup_steps=2,
-                  training__checkpoints=dict(every=2, keep=1), training__eps=1e-3, **game)
-    config = tiny_config(clips, data__train__batch_size=1, **shared)
-    # torchrun, not accelerate launch, which starts several CPU processes through mpirun only
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               str(ROOT / "tools" / "train.py"), str(write_config(tmp_path / "tiny.py", config)),
-               "--work-dir", str(tmp_path / "run")]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("video, validation set") == 1
-    work_dir = tmp_path / "run"
-    assert [line["step"] for line in metric_lines(work_dir) if "total" in line] == [1, 2, 3]
-    assert json.loads((work_dir / "provenance.json").read_text())["num_processes"] == 2
-    assert len(list((work_dir / "events").glob("events*"))) == 1
-    checkpoint, = (work_dir / "checkpoints").iterdir()
-    assert checkpoint.name == "step_3" and len(list(checkpoint.glob("process_*.pt"))) == 2
-    assert load_tokenizer(work_dir / "tokenizer").codebook_size == 2**6
-
-    build_trainer(Config(tiny_config(clips, data__train__batch_size=2, **shared)), work_dir=tmp_path / "one").run()
-    for name in ("tokenizer/model", "checkpoints/step_3/discriminator_video", "checkpoints/step_3/objective"):
-        assert_equal_weights(work_dir / f"{name}.safetensors", tmp_path / "one" / f"{name}.safetensors")

@@ -9,6 +9,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 
+def terminal_bar(*columns: ProgressColumn, visible: bool = True) -> Progress:
+    """A bar on stderr, seen only where that is a terminal, and gone at its end.
+
+    Example:
+        >>> with terminal_bar(BarColumn()) as bar:
+        ...     task = bar.add_task("", total=2)
+        ...     bar.advance(task)
+    """
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not (visible and console.is_terminal))
+
+
 class FrameBar(AbstractContextManager):
     """The frames of one file after another, on stderr and only where that is a terminal.
 
@@ -22,10 +34,8 @@ class FrameBar(AbstractContextManager):
     """
 
     def __init__(self, num_files: int):
-        console = Console(stderr=True)
-        self._progress = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                                  TextColumn("frames"), _Rate(), TimeRemainingColumn(),
-                                  console=console, transient=True, disable=not console.is_terminal)
+        self._progress = terminal_bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                                      TextColumn("frames"), _Rate(), TimeRemainingColumn())
         self._task = self._progress.add_task("", total=None)
         self._begun, self._num_files = 0, num_files
 

@@ -113,8 +113,9 @@ def seeded(seed: int) -> Iterator[None]:
 class EndlessBatches(torch.utils.data.Sampler):
     """Batches of (index, sample seed) from one seeded permutation per epoch, without end.
 
-    The epochs of all processes are one sequence of positions; position p belongs to rank
-    ``p % world_size``. A batch may straddle two epochs, so no sample is ever dropped.
+    The epochs of all processes are one sequence of positions. Of each stretch of ``world_size`` batches, a rank
+    has one, so that the processes' batches one after the other are the batch of a single process. A batch may
+    straddle two epochs, so no sample is ever dropped.
 
     Args:
         length: Samples in the dataset.
@@ -135,7 +136,7 @@ class EndlessBatches(torch.utils.data.Sampler):
         self.rank, self.world_size, self.start = rank, world_size, start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        position, epoch, order = self.start + self.rank, None, None
+        position, epoch, order = self.start + self.rank * self.batch_size, None, None
         while True:
             batch = []
             for _ in range(self.batch_size):
@@ -144,7 +145,8 @@ class EndlessBatches(torch.utils.data.Sampler):
                     generator = torch.Generator().manual_seed(mix(self.seed, "epoch", epoch))
                     order = torch.randperm(self.length, generator=generator)
                 batch.append((int(order[position % self.length]), mix(self.seed, "sample", position)))
-                position += self.world_size
+                position += 1
+            position += (self.world_size - 1) * self.batch_size
             yield batch
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich import progress as rich
-from rich.console import Console
 
+from toolkit.data.progress import terminal_bar
 from toolkit.extraction.tokenizing import Progress
 
 
@@ -22,10 +22,8 @@ def progress_bar(*, visible: bool = True) -> Iterator[Callable[[Progress], None]
         >>> with progress_bar() as show:
         ...     show(Progress(num_shards=2, shards=0.5, frames=100))
     """
-    console = Console(stderr=True)
-    bar = rich.Progress(rich.BarColumn(), rich.TaskProgressColumn(), rich.TextColumn("{task.description}"),
-                        rich.TimeRemainingColumn(), console=console, transient=True,
-                        disable=not (visible and console.is_terminal))
+    bar = terminal_bar(rich.BarColumn(), rich.TaskProgressColumn(), rich.TextColumn("{task.description}"),
+                       rich.TimeRemainingColumn(), visible=visible)
     task = bar.add_task("", total=None)
 
     def show(progress: Progress) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from toolkit.data.files import list_files, unreadable
 from toolkit.data.media import MediaWriter, frames_per_chunk
 from toolkit.data.shards import read_tokens
 from toolkit.extraction.plan import TAR_SUFFIX
-from toolkit.extraction.token_set import DESCRIPTION
+from toolkit.extraction.token_set import DESCRIPTION, num_shards
 from toolkit.extraction.tokenizing import Progress
 from toolkit.tokenizer import Tokenizer
 
@@ -65,23 +64,23 @@ def decode_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_ha
         [True]
     """
     tars = list_files(path, suffixes=(TAR_SUFFIX,))
-    description = Path(path) / DESCRIPTION
-    if description.exists() and (missing := json.loads(description.read_text())["num_shards"] - len(tars)) > 0:
+    if (Path(path) / DESCRIPTION).exists() and (missing := num_shards(Path(path)) - len(tars)) > 0:
         logger.warning("%s lacks %d of its shards; the same extract_tokens command goes on with them.", path, missing)
     mine = tars[process_index::num_processes]
     progress, written = Progress(len(mine), on_advance=on_progress), 0
     for tar in mine:
         for key, indices, meta in read_tokens(tar):
-            if meta.get("tokenizer") != tokenizer_hash:
-                raise ValueError(f"{tar}: these are tokens of the tokenizer {meta.get('tokenizer')}, got "
-                                 f"{tokenizer_hash}; give that one.")
+            made_by = meta.get("tokenizer") if isinstance(meta, dict) else None
+            if made_by != tokenizer_hash:
+                raise ValueError(f"{tar}: these are tokens of the tokenizer {made_by}, got {tokenizer_hash}; give that "
+                                 "one.")
             target = _target(tar, key, output=Path(output))
             if any(Path(f"{target}_reconstruction{suffix}").exists() for suffix in (".png", ".mp4")):
                 continue
             size = _size(tokenizer, tar, key, indices, meta)
             target.parent.mkdir(parents=True, exist_ok=True)
-            with MediaWriter(f"{target}_reconstruction", fps=meta["fps"]) as writer:
-                for pixels in _pixels(tokenizer, indices, size, is_video=meta["fps"] is not None):
+            with MediaWriter(f"{target}_reconstruction", fps=meta.get("fps")) as writer:
+                for pixels in _pixels(tokenizer, indices, size, is_video=meta.get("fps") is not None):
                     writer.write(pixels[0])
                     progress.advance(frames=pixels.shape[2], files=0.0)
             written += 1
@@ -94,7 +93,8 @@ def _target(tar: Path, key: str, *, output: Path) -> Path:
     """Where a sample goes, if that is within the output folder."""
     name = PurePosixPath(unquote(key))
     target = output / name
-    if ".." in name.parts or not name.name or not target.resolve().is_relative_to(output.resolve()):
+    inside = "\0" not in str(name) and ".." not in name.parts and target.resolve().is_relative_to(output.resolve())
+    if not inside or not name.name:
         raise unreadable(tar, f"needed names within the output folder, got {str(name)!r}; extract the tokens again.")
     return target
 
@@ -103,7 +103,7 @@ def _size(tokenizer: Tokenizer, tar: Path, key: str, indices: np.ndarray, meta: 
     """(T, H, W) of a sample, if its indices are those of that size."""
     size, fps = meta.get("size"), meta.get("fps")
     numbers = isinstance(size, list) and len(size) == 3 and all(isinstance(side, int) and side > 0 for side in size)
-    if not numbers or not (fps is None or (isinstance(fps, int | float) and fps > 0)):
+    if not numbers or not (size[0] == 1 if fps is None else isinstance(fps, int | float) and 1e-3 <= fps <= 1e5):
         raise unreadable(tar, f"needed a size of three numbers and frames per second, got {size} and {fps} at {key}; "
                               "extract the tokens again.")
     wanted = *tokenizer.quantizer.positions(tokenizer.grid(size)), tokenizer.num_codebooks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -82,6 +83,27 @@ def agree(folder: Path, description: dict[str, Any]) -> None:
                          "folder.")
 
 
+def num_shards(folder: Path) -> int:
+    """How many shards a token set will have.
+
+    Raises:
+        FileNotFoundError: If the folder has no ``dataset.json``.
+        ValueError: If that is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> agree(folder, {"num_shards": 3})
+        >>> num_shards(folder)
+        3
+    """
+    try:
+        return operator.index(json.loads((folder / DESCRIPTION).read_text())["num_shards"])
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / DESCRIPTION}: needed a JSON object with the number num_shards, got another "
+                         f"({type(error).__name__}: {error}); delete it.") from error
+
+
 def shard_file(folder: Path, number: int) -> Path:
     """Where a shard is.
 
@@ -143,7 +165,7 @@ def summarize(folder: str | os.PathLike) -> Summary:
         FileNotFoundError: [Errno 2] No such file or directory: 'no/such/folder/dataset.json'
     """
     folder = Path(folder)
-    summary = Summary(json.loads((folder / DESCRIPTION).read_text())["num_shards"])
+    summary = Summary(num_shards(folder))
     for number in range(summary.num_shards):
         if is_done(folder, number):
             shard = json.loads(shard_file(folder, number).with_suffix(".json").read_text())

@@ -6,6 +6,7 @@ import argparse
 import pickle
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections import Counter
@@ -100,16 +101,19 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
                                   f"got {path.suffix!r}.")
     except CheckpointError:
         raise
-    except (pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, zlib.error, struct.error, AssertionError,
-            AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError,
+            ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
+            TypeError, ValueError) as error:
         reason = _reason(error)
         if isinstance(error, pickle.UnpicklingError) and not re.match("Unsupported operand|String is too long", reason):
             raise CheckpointError(f"{path} is refused: it holds more than tensors and plain values, and reading it "
                                   f"could run code from it ({reason}). Save its state dict alone.") from error
         raise CheckpointError(f"{path} is damaged, or no checkpoint: {reason}") from error
-    if not isinstance(found, Mapping):
+    if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}; a checkpoint is a dict of tensors.")
-    return found
+    # Plain dicts of the same: a pickle may give an OrderedDict an attribute `items`, or a tensor one `float`.
+    return {key: {name: _bare(item) for name, item in dict.items(value)} if isinstance(value, dict) else _bare(value)
+            for key, value in dict.items(found)}
 
 
 def sort_contents(found: Mapping[str, Any], *, ema: bool = True) -> Contents:
@@ -166,6 +170,10 @@ def sort_contents(found: Mapping[str, Any], *, ema: bool = True) -> Contents:
         _skip(contents, "EMA", list(average))
         contents.tokenizer = tokenizer
     return contents
+
+
+def _bare(value: Any) -> Any:
+    return Tensor.detach(value) if isinstance(value, Tensor) else value
 
 
 def _reason(error: Exception) -> str:

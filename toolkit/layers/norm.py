@@ -21,7 +21,7 @@ def fitting_groups(channels: int, num_groups: int = 32) -> int:
         >>> fitting_groups(128), fitting_groups(48), fitting_groups(40)
         (32, 24, 20)
     """
-    return max(groups for groups in range(1, num_groups + 1) if channels % groups == 0)
+    return max(groups for groups in range(1, min(num_groups, channels) + 1) if channels % groups == 0)
 
 
 class ClipGroupNorm(nn.GroupNorm):

@@ -47,7 +47,7 @@ class PatchGANDiscriminator(Discriminator):
         # A kernel of 4 loses a row at each of the two convolutions without a stride, one of 3 loses none.
         self.smallest_side = 3 * 2**num_layers if temporal_kernel == 1 else 1
         kernel, padding = ((1, 4, 4), (0, 1, 1)) if temporal_kernel == 1 else ((3, 3, 3), (1, 1, 1))
-        widths = [filters * min(2**n, 8) for n in range(num_layers + 1)]
+        widths = [filters * 2 ** min(n, 3) for n in range(num_layers + 1)]
         strides = [(2 if temporal_kernel == 3 and n < 2 else 1, 2, 2) for n in range(num_layers)] + [(1, 1, 1)]
         layers = [nn.Conv3d(in_channels, filters, kernel, stride=strides[0], padding=padding),
                   nn.LeakyReLU(0.2, inplace=True)]

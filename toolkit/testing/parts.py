@@ -106,15 +106,26 @@ def rebuild(part: P, registry: Registry) -> P:
     with law(part, "the config is all it takes to build the part again",
              do="take every choice as a constructor argument that a config can state, and register the parts among "
                 "the arguments") as checked:
-        name = type(part).__dict__.get("type_name")
-        if name is not None and name in registry and registry.get(name) is type(part):
-            other = build_part(registry, config)
-        else:
-            other = type(part)(**{key: _with_parts(registry, value) for key, value in config.items() if key != "type"})
+        other = build_as(type(part), config, registry)
         found = json.loads(json.dumps(other.config))
         checked.need(found == config, needed=f"the config {config} of the part built from it", got=f"{found}",
                      do="do not change arguments in the constructor before Part has seen them")
         return other
+
+
+def build_as(kind: type[P], config: Mapping[str, Any], registry: Registry) -> P:
+    """A part of a class from its config: by the registry that has this class, or else by the class itself.
+
+    Example:
+        >>> from toolkit.losses import L1
+        >>> from toolkit.registry import LOSSES
+        >>> build_as(L1, {"type": "L1"}, LOSSES).config
+        {'type': 'L1'}
+    """
+    name = kind.__dict__.get("type_name")
+    if name is not None and name in registry and registry.get(name) is kind:
+        return build_part(registry, config)
+    return kind(**{key: _with_parts(registry, value) for key, value in config.items() if key != "type"})
 
 
 def _with_parts(registry: Registry, value: Any) -> Any:

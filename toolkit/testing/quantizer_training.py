@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +12,13 @@ from toolkit.contracts import Quantizer
 from toolkit.contracts.quantizer import Grid
 from toolkit.layers import mean_over_processes
 from toolkit.registry import QUANTIZERS
-from toolkit.testing.parts import changes, duplicate, near, reloaded, seeded, state_of, tiny_latents
+from toolkit.testing.parts import build_as, changes, duplicate, near, reloaded, seeded, state_of, tiny_latents
 from toolkit.testing.processes import on_two_processes
 from toolkit.testing.violations import Law, law
 
 STEPS, BATCH, LEARNING_RATE = 3, 4, 0.1
 _LATENTS = "gradient of the latents"
+Recipe = tuple[type[Quantizer], dict[str, Any], dict[str, Tensor]]  # class, config and weights
 Record = dict[str, Tensor]  # of one step: what was computed and what it left
 
 
@@ -163,18 +165,19 @@ def check_processes(quantizer: Quantizer, grid: Grid) -> None:
 
     Example:
         >>> from toolkit.quantizers import VQ
-        >>> vq = VQ(codebook_size=4, dim=2)
-        >>> vq.hook = lambda: None
-        >>> check_processes(vq, (1, 2, 2))
+        >>> class Local(VQ): ...   # in no module where another process could find it
+        >>> check_processes(Local(codebook_size=4, dim=2), (1, 2, 2))
         Traceback (most recent call last):
-        toolkit.testing.violations.ContractViolation: VQ breaks ...: needed a part that can be sent to another ...
+        toolkit.testing.violations.ContractViolation: Local breaks ...: needed a part that can be sent to another ...
     """
-    part, batches = duplicate(quantizer).train(), _batches(quantizer, grid)
+    # Sent as weights to load, since modules with weight norm and the like cannot be pickled.
+    recipe = type(quantizer), quantizer.config, duplicate(quantizer).state_dict()
+    part, batches = _again(*recipe), _batches(quantizer, grid)
     joined = _run(part, batches, seed=0)
     random = _differing(joined, _run(part, batches, seed=1))
     with law(quantizer, "two processes train like one with the joined batch") as checked:
         halves = [slice(0, BATCH // 2), slice(BATCH // 2, BATCH)]
-        results = on_two_processes(checked, _train_share, [(part, batches, half) for half in halves])
+        results = on_two_processes(checked, _train_share, [(recipe, batches, half) for half in halves])
         for step, (whole, first, second) in enumerate(zip(joined, *results, strict=True)):
             _compare(checked, step, whole, first, second, random=random)
 
@@ -188,10 +191,17 @@ def _run(quantizer: Quantizer, batches: list[Tensor], *, seed: int) -> list[Reco
         return training_steps(duplicate(quantizer), batches)
 
 
-def _train_share(share: tuple[Quantizer, list[Tensor], slice]) -> list[Record]:
+def _again(kind: type[Quantizer], config: dict[str, Any], weights: dict[str, Tensor]) -> Quantizer:
+    """The quantizer of this config and these weights, in train mode."""
+    quantizer = build_as(kind, config, QUANTIZERS)
+    quantizer.load_state_dict(weights)
+    return quantizer.train()
+
+
+def _train_share(share: tuple[Recipe, list[Tensor], slice]) -> list[Record]:
     """What each of the two processes does."""
-    quantizer, batches, half = share
-    return training_steps(quantizer.train(), batches, share=half)
+    recipe, batches, half = share
+    return training_steps(_again(*recipe), batches, share=half)
 
 
 def _differing(one: list[Record], other: list[Record]) -> set[str]:

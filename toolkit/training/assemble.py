@@ -19,8 +19,8 @@ from accelerate.utils import set_seed
 from mmengine.config import Config
 
 import toolkit
-from toolkit.build import build_metrics, build_part, build_tokenizer, load_tokenizer
-from toolkit.config import ConfigError, check_keys, load_config
+from toolkit.build import build_metrics, build_part, build_tokenizer, load_tokenizer, read_part_config
+from toolkit.config import ConfigError, check_keys
 from toolkit.contracts import Discriminator
 from toolkit.data import Source, TrainLoader, ValLoader
 from toolkit.offers import distributions_of
@@ -33,6 +33,7 @@ from toolkit.training.settings import Settings
 from toolkit.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+NETWORK = "network.json"  # in the work dir: the tokenizer's config as data, where config.py is code
 
 
 def build_sources(where: str, config: Mapping[str, Any] | list[Mapping[str, Any]]) -> list[Source]:
@@ -108,6 +109,7 @@ def starting_tokenizer(config: Config, settings: Settings, *, resumed: Path | No
 
     Raises:
         ConfigError: If the config has neither a tokenizer nor one to start from, or they do not fit.
+        ValueError: If the network that a run was resumed with is damaged.
 
     Example:
         >>> from toolkit import load_config
@@ -120,7 +122,7 @@ def starting_tokenizer(config: Config, settings: Settings, *, resumed: Path | No
         raise ConfigError("training needs the config section tokenizer, or training.init_from=DIR to train on a "
                           "tokenizer that exists.")
     if resumed and "tokenizer" not in config:
-        config.tokenizer = load_config(resumed / "config.py").tokenizer
+        config.tokenizer = read_part_config(resumed / NETWORK)
     source = load_tokenizer(settings.init_from) if settings.init_from and not resumed else None
     if "tokenizer" in config:
         tokenizer = build_tokenizer(config.tokenizer)
@@ -151,7 +153,7 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
         >>> from toolkit import load_config
         >>> trainer = build_trainer(load_config("configs/demo_video.py"), work_dir=tempfile.mkdtemp())
         >>> trainer.step, trainer.settings.max_steps, sorted(path.name for path in trainer.work_dir.iterdir())
-        (0, 2000, ['config.py', 'provenance.json'])
+        (0, 2000, ['config.py', 'network.json', 'provenance.json'])
     """
     work_dir = Path(work_dir)
     missing = [key for key in ("objective", "data", "training") if key not in config]
@@ -194,7 +196,9 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
         if resume and saved.exists() and saved.read_text() != config.pretty_text:
             logger.warning("the config is not the one in %s, with which the run was going; it is replaced.", saved)
         saved.write_text(config.pretty_text)
+        (work_dir / NETWORK).write_text(json.dumps(tokenizer.config, indent=2) + "\n")
         (work_dir / "provenance.json").write_text(json.dumps(provenance(seed, trainer), indent=2) + "\n")
+    set_seed(seed, device_specific=True)  # weights are drawn alike by all processes, noise by each its own
     if resume:
         trainer.resume()
     return trainer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import random
 import re
 import shutil
@@ -107,6 +108,20 @@ def _flush(path: Path) -> None:
                 os.close(descriptor)
 
 
+def _load_state(path: Path) -> dict[str, Any]:
+    """What torch.save wrote, as data: nothing in the file is executed.
+
+    Raises:
+        ValueError: If it is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, TypeError, AttributeError,
+            ValueError) as error:  # whatever torch makes of a file that it did not write
+        raise ValueError(f"{path} is damaged, or no state that a run wrote: {str(error)[:500]}. Delete its checkpoint "
+                         "and resume from the one before.") from error
+
+
 class CheckpointWriter:
     """Writes ``step_N`` folders, each under another name until it is whole.
 
@@ -180,7 +195,8 @@ class CheckpointWriter:
             found = [path.name for path in checkpoints_in(self.directory)]
             raise OSError(f"the checkpoint of step {step} cannot be written to {self.directory}: "
                           f"{failure or 'another process could not'}. The last good one is "
-                          f"{found[-1] if found else 'not there yet'}; make room and go on with --resume.") from failure
+                          f"{found[-1] if found else 'not there yet'}; make room (all machines write to one work dir) "
+                          "and go on with --resume.") from failure
 
     def _clear(self) -> None:
         """Remove what is half written or half deleted, of this run or of one that was killed."""
@@ -204,6 +220,4 @@ class CheckpointWriter:
         if not own.is_file():
             raise FileNotFoundError(f"{checkpoint} has no state of process {self.rank}: it was written by fewer "
                                     "processes; resume with as many as before.")
-        states: list[dict[str, Any]] = [torch.load(path, map_location="cpu", weights_only=True)
-                                        for path in (checkpoint / "state.pt", own)]
-        return states[0], states[1]
+        return _load_state(checkpoint / "state.pt"), _load_state(own)

@@ -33,9 +33,10 @@ class Settings:
             takes it to ``min_learning_rate``.
         discriminator_learning_rate: The same for discriminators; None: as the tokenizer's.
         betas, eps, weight_decay: Adam's.
-        gradient_accumulation_steps: Micro-batches per optimizer step. Equal to one larger batch for every
-            per-sample term; entropies of the codebook and LeCAM see one micro-batch (of all processes) at
-            a time.
+        gradient_accumulation_steps: Micro-batches per optimizer step. Equal to one larger batch in all that is a mean
+            over samples. What is taken over a batch sees one micro-batch (of all processes) at a time:
+            codebook_entropy, lecam, AdaptiveWeight, PatchGANDiscriminator (its batch norm), and of quantizers
+            update="ema", kmeans_iters, revive_below and quantize_dropout.
         mixed_precision: "no", "bf16" or "fp16".
         activation_checkpointing: Recompute activations in the backward pass: True, or in so many of the finest
             levels, where most of the memory is.

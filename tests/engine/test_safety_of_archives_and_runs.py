@@ -1,0 +1,206 @@
+"""Archives, token sets and checkpoints of strangers: nothing is written beside the output, nothing of them runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data.test_shards import npy, write_shard, write_tar
+from engine.hostile import FORMATS, PAYLOADS, plain, refused, refused_by_tool
+from mmengine.config import Config
+from test_assets import Index
+from tools.commands import ROOT, run_here
+from training import tiny
+
+from toolkit import assets
+from toolkit.assets import fetch
+from toolkit.build import load_discriminator
+from toolkit.data import write_image
+from toolkit.data.shards import media_in_tar, read_tokens
+from toolkit.extraction import decode_tokens, extract_tokens, tokenizer_hash
+from toolkit.networks import PatchGANDiscriminator
+from toolkit.tokenizer import save_part
+from toolkit.training import build_trainer
+
+pytestmark = pytest.mark.engine
+clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
+HASH = "0" * 64
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def marker(tmp_path) -> Path:
+    path = tmp_path / "marker"
+    yield path
+    assert not path.exists()
+
+
+def odd_members(tar: tarfile.TarFile, name: str, target: Path) -> None:
+    """All that is no file, under a name that would count."""
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname, member.devmajor, member.devminor = kind, str(target), 1, 5
+        tar.addfile(member)
+
+
+@pytest.mark.parametrize("name", ["../../../../slip/a.bin", "/tmp/slip/a.bin", "..\\..\\/slip/a.bin", "C:/slip/a.bin",
+                                  "toy/\n/slip/a.bin"])
+def test_wheel_writes_where_the_cache_is_whatever_its_names(name, tmp_path, monkeypatch):
+    index = Index(tmp_path, monkeypatch)
+    index.pin(index.publish({name: b"a"}), a=("slip/a.bin", b"a"))
+    assert fetch("toys/a") == index.cache / "toys/a.bin"
+    assert index.left() == ["toys/a.bin"] and not list(tmp_path.rglob("slip")) and not Path("/tmp/slip").exists()
+
+
+def test_link_in_a_wheel_is_its_own_text(tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    with zipfile.ZipFile(tmp_path / "toy.whl", "w") as file:
+        link = zipfile.ZipInfo("toy/a.bin")
+        link.external_attr = 0o120777 << 16
+        file.writestr(link, str(tmp_path / "secret"))
+    members = [(name, stream.read()) for name, stream in assets._members(tmp_path / "toy.whl")]
+    assert members == [("toy/a.bin", str(tmp_path / "secret").encode())]
+
+
+def test_links_and_devices_of_tars_are_passed_over(tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    for name in ("toy/a.bin", "k.png", "k.indices.npy"):
+        with tarfile.open(tmp_path / "odd.tar", "w") as tar:
+            odd_members(tar, name, tmp_path / "secret")
+        assert list(assets._members(tmp_path / "odd.tar")) == []
+        assert list(media_in_tar(tmp_path / "odd.tar", suffixes=(".png",))) == []
+        assert list(read_tokens(tmp_path / "odd.tar")) == []
+
+
+def test_names_in_a_tar_of_images_lead_nowhere(make_tokenizer, tmp_path):
+    write_image(tmp_path / "image.png", tiny.stripes(1, num_frames=1, height=8, width=8))
+    image = (tmp_path / "image.png").read_bytes()
+    names = ["../a.png", "/tmp/evil/b.png", "c/../../../d.png", "e\nf.png"]
+    write_tar(tmp_path / "in.tar", dict.fromkeys(names, image))
+    before = set(files_of(tmp_path))
+    summary = extract_tokens(make_tokenizer(), tmp_path / "in.tar", tokenizer_hash=HASH, output=tmp_path / "out")
+    assert [source for source, _ in summary.unreadable] == [f"in.tar/{name}" for name in names[:3]]
+    assert {Path(name).parts[0] for name in set(files_of(tmp_path)) - before} == {"out"}
+    (key, *_), = read_tokens(tmp_path / "out" / "tokens-000000.tar")
+    assert key == "in%2Etar/e\nf"
+
+
+@pytest.fixture
+def saved(make_tokenizer, tmp_path) -> Path:
+    make_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+def shard(folder: Path, key: str, saved: Path, **meta) -> Path:
+    folder.mkdir(exist_ok=True)
+    known = {"tokenizer": tokenizer_hash(saved), "size": [1, 8, 8], "fps": None} | meta
+    return write_shard(folder / "tokens-000000.tar", {key: np.zeros((1, 2, 2, 1), int)}, **known)
+
+
+@pytest.mark.parametrize("key", [
+    "../../evil", "/tmp/evil/x", "/", "%2E%2E", "%2E%2E%2Fevil", "%2Fetc%2Fevil", "%2e%2e/evil",
+    "a/%2E%2E/%2E%2E/%2E%2E/evil", "link/evil", "a%00b"], ids=repr)
+def test_decoding_writes_below_the_output_or_not_at_all(key, saved, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "link").symlink_to(tmp_path)
+    tar = shard(tmp_path / "tokens", key, saved)
+    before = files_of(tmp_path)
+    refused_by_tool("extract_tokens", tmp_path / "tokens", "--decode", "--tokenizer", saved, "--output",
+                    tmp_path / "out", named=tar)
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("key", ["a\nb", "a%0Ab", "~", "$HOME", "-rf", "%25", "a;touch b", "\x1b[2J", "a/./b"])
+def test_odd_name_is_a_name_below_the_output(key, saved, tmp_path):
+    shard(tmp_path / "tokens", key, saved)
+    before = set(files_of(tmp_path))
+    assert run_here("extract_tokens", tmp_path / "tokens", "--decode", "--tokenizer", saved, "--output",
+                    tmp_path / "out") is None
+    new = set(files_of(tmp_path)) - before
+    assert len(new) == 1 and Path(new.pop()).parts[0] == "out"
+
+
+@pytest.mark.parametrize("meta", [
+    {"fps": float("inf")}, {"fps": float("nan")}, {"fps": 1e300}, {"fps": 10**100}, {"fps": 1e-300}, {"fps": [24]},
+    {"size": [10**9] * 3}, {"size": [5, 8, 8]}, {"size": "1x8x8"}, {"size": [True, 8, 8.0]}, {"size": None},
+    {"tokenizer": ["x"]}, {"tokenizer": None}], ids=str)
+def test_words_of_a_token_shard_that_cannot_be_are_one_error(meta, make_tokenizer, saved, tmp_path):
+    tar = shard(tmp_path / "tokens", "a", saved, **meta)
+    refused(decode_tokens, make_tokenizer(), tmp_path / "tokens", tokenizer_hash=tokenizer_hash(saved),
+            output=tmp_path / "out", named=tar)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", [b"[]", b"3", b"null", b"{", b"\xff", b"__import__('os').mkdir('marker')"])
+def test_json_of_a_token_shard_that_is_none_is_one_error(text, make_tokenizer, saved, tmp_path, marker, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    indices = npy(np.zeros((1, 2, 2, 1), int)).getvalue()
+    tar = write_tar(tmp_path / "tokens.tar", {"a.indices.npy": indices, "a.json": text})
+    refused(decode_tokens, make_tokenizer(), tar, tokenizer_hash=HASH, output=tmp_path / "out", named=tar)
+
+
+@pytest.mark.parametrize("text", [
+    b"[]", b"{}", b'{"num_shards": "x"}', b'{"num_shards": 1.5}', b"{", b"\xff", b"[" * 10**5],
+    ids=["list", "empty", "word", "fraction", "torn", "bytes", "deep"])
+def test_description_of_a_token_set_that_is_none_is_one_error(text, make_tokenizer, saved, tmp_path):
+    shard(tmp_path / "tokens", "a", saved)
+    (tmp_path / "tokens" / "dataset.json").write_bytes(text)
+    refused(decode_tokens, make_tokenizer(), tmp_path / "tokens", tokenizer_hash=HASH, output=tmp_path / "out",
+            named=tmp_path / "tokens" / "dataset.json")
+
+
+@pytest.fixture(scope="module")
+def run(clips, tmp_path_factory) -> Path:
+    """The work dir of a run that has a checkpoint."""
+    work_dir = tmp_path_factory.mktemp("run")
+    build_trainer(Config(tiny.tiny_config(clips, gan=True)), work_dir=work_dir).save_checkpoint()
+    return work_dir
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["state.pt", "process_0.pt", "tokenizer.safetensors", "ema.safetensors"])
+@pytest.mark.parametrize("write", FORMATS)
+def test_resuming_runs_nothing_of_the_checkpoint(name, write, run, clips, tmp_path, marker):
+    work_dir = Path(shutil.copytree(run, tmp_path / "run"))
+    trainer = build_trainer(Config(tiny.tiny_config(clips, gan=True)), work_dir=work_dir, resume=True)
+    for payload in PAYLOADS.values():
+        write(payload(str(marker)), work_dir / "checkpoints" / "step_0" / name)
+        with pytest.raises(ValueError, match="is damaged"):
+            trainer.resume()
+        assert not marker.exists()
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_starting_from_a_discriminator_runs_nothing(payload, tmp_path, marker):
+    for name in ("config.json", "model.safetensors"):
+        save_part(PatchGANDiscriminator(filters=8), tmp_path / "discriminator")
+        plain(PAYLOADS[payload](str(marker)), tmp_path / "discriminator" / name)
+        refused(load_discriminator, tmp_path / "discriminator", named=tmp_path / "discriminator")
+
+
+def test_enormous_discriminator_is_refused_before_it_is_made(tmp_path):
+    save_part(PatchGANDiscriminator(filters=8), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"filters": 10**9}, {"filters": 10**5}, {"type": "StyleGANDiscriminator"}, {"in_channels": 10**9}):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        refused(load_discriminator, tmp_path, named=tmp_path)
+
+
+def test_contender_of_a_benchmark_runs_nothing(tmp_path, marker, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from contenders import open_codec
+
+    (tmp_path / "tokenizer").mkdir()
+    plain(PAYLOADS["os.system"](str(marker)), tmp_path / "tokenizer" / "model.safetensors")
+    (tmp_path / "tokenizer" / "config.json").write_text("{}")
+    spec = {"type": "tokenizer", "path": str(tmp_path / "tokenizer"), "bypass": False}
+    refused(open_codec, spec, torch.device("cpu"), named=tmp_path / "tokenizer")
