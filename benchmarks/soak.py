@@ -42,7 +42,7 @@ def cut(folder: Path) -> None:
         for number in range(count):
             part = torch.stack(frames[number * length:(number + 1) * length])
             write_video(folder / f"{clip.stem}_{number:02}.mp4", to_pixels(part), fps=25)
-    first, second, third, fourth = islice(sorted(folder.iterdir()), 3, None, 9)
+    first, second, third, fourth = islice(sorted(folder.iterdir()), 3, 39, 9)
     first.write_bytes(first.read_bytes()[:5000])  # truncated
     second.write_bytes(b"")
     third.write_text("no video")

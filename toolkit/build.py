@@ -191,10 +191,10 @@ def read_part_config(file: Path) -> Any:
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "config.json"
-        >>> file.write_text('{"type": "LFQ", "bits": 6}')
-        26
+        >>> file.write_text('{"type": "FSQ", "levels": [4]}')
+        30
         >>> read_part_config(file)
-        {'type': 'LFQ', 'bits': 6}
+        {'type': 'FSQ', 'levels': [4]}
     """
     def named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if odd := [key for key, _ in pairs if repr(key) != f"'{key}'"]:  # how a config file has it

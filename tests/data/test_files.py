@@ -37,6 +37,14 @@ def test_globs_single_files_and_lists_of_all_kinds(folder):
     assert names([str(folder / "deep" / "notes.md"), str(folder / "deep")]) == ["notes.md", "c.mp4"]
 
 
+def test_braces_are_expanded_and_all_of_them_must_be_there(folder):
+    assert names(folder / "{b.mp4,deep/**/*.mp4}") == ["b.mp4", "c.mp4"]
+    (folder / "{1..2}.mp4").touch()
+    assert names(folder / "{1..2}.mp4") == ["{1..2}.mp4"]  # a file of that very name
+    with pytest.raises(DataError, match=r"c\.mp4: .*does not exist"):
+        names(folder / "{b,c}.mp4")
+
+
 @pytest.mark.parametrize(("path", "message"), [("nowhere", "does not exist"), ("empty", "got none"),
                                                ("*.avi", "got none"), ("empty.txt", "got none")])
 def test_what_is_not_there_is_named(folder, path, message):

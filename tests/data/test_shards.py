@@ -129,6 +129,33 @@ def test_a_torn_or_empty_tar_is_an_error(samples, tmp_path):
             list(read_tokens(file))
 
 
+def header(name: str, *, size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A tar header with a size field of one's own, 12 bytes."""
+    block = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    block[124:136], block[156:157], block[148:156] = size, kind, b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize("size", [(-512).to_bytes(12, "big", signed=True), (-1).to_bytes(12, "big", signed=True)])
+def test_a_member_of_negative_size_is_an_error_and_no_endless_loop(size, samples, tmp_path):
+    path = write_shard(tmp_path / "a.tar", samples)
+    whole = path.read_bytes().rstrip(b"\0")
+    whole += bytes(-len(whole) % tarfile.BLOCKSIZE)
+    path.write_bytes(whole + header("b.json", size=size) + bytes(2 * tarfile.BLOCKSIZE))
+    with pytest.raises(DataError, match=r"a\.tar"):
+        list(read_tokens(path))
+    with pytest.raises(DataError, match=r"a\.tar"):
+        list(media_in_tar(path, suffixes=(".json",)))
+
+
+@pytest.mark.parametrize(("meta", "words"), [(b"[]", "no JSON object"), (b"[" * 100_000, "needed a tar of tokens")])
+def test_meta_that_is_no_object_is_an_error(meta, words, tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"a.indices.npy": npy(np.zeros((1, 1), np.int64)).getvalue(), "a.json": meta})
+    with pytest.raises(DataError, match=words):
+        list(read_tokens(path))
+
+
 def test_other_members_are_passed_over(tmp_path):
     members = {"README": b"x", "a.txt": b"x", "a.indices.npy": npy(np.zeros((1, 1), int)).getvalue(), "b.json": b"[]",
                "a.cls": b"1", "c.json": b"{}", "c.indices.npy": npy(np.ones((1, 1), int)).getvalue()}

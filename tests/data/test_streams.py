@@ -130,3 +130,10 @@ def test_a_generator_that_an_unreadable_file_ends_is_refused():
 
     with pytest.raises(ValueError, match="Torn is iterated by a generator, which an unreadable file ends"):
         next(TrainLoader([Source(Torn(), batch_size=2)], seed=0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_reader_that_never_gets_a_sample_is_told_so(workers):
+    loader = TrainLoader([Source(Sharded(), batch_size=2, num_workers=workers)], seed=0, rank=11, world_size=12)
+    with pytest.raises(ValueError, match=r"Sharded has no sample for reader \d+ of \d+ .*smaller num_workers"):
+        next(loader)

@@ -1,12 +1,10 @@
 """Frame numbers are checked against what the frames themselves show."""
 
-import struct
-
-import av
 import numpy as np
 import pytest
 import torch
 from numbered import encode, number_of
+from odd_files import audio_only, turned_by_matrix
 
 from toolkit.contracts import DataError
 from toolkit.data.video_file import VideoFile, rgb
@@ -84,17 +82,12 @@ def test_stride_counts_frames_and_divides_the_rate(short_video):
 
 
 def test_quarter_turns_of_the_display_matrix_are_applied(tmp_path):
-    path = tmp_path / "portrait.mp4"
-    pixels = torch.full((3, 2, 32, 64), -1.0)
-    pixels[..., :32] = 1.0  # the left half is white
-    write_video(path, pixels, fps=25)
-    data = bytearray(path.read_bytes())
-    at = data.index(struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), data.index(b"tkhd"))
-    data[at:at + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 32 << 16, 0, 1 << 30)  # clockwise
-    path.write_bytes(data)
-    frame = read_video(path)[0][0]
-    assert frame.shape == (64, 32, 3)
-    assert frame[:31].min() > 250 and frame[33:].max() < 5  # its left is up now
+    expected = turned_by_matrix(tmp_path / "portrait.mp4", quarter_turns=1)
+    frames, _ = read_video(tmp_path / "portrait.mp4")
+    assert frames.shape == expected.shape == (5, 64, 32, 3)
+    inside = np.s_[:, 4:28, 4:12]  # of the blue quarter, which was below: its left is up now
+    assert tuple(expected[inside][0, 0, 0]) == (0, 0, 255)
+    assert np.abs(frames.numpy()[inside].astype(int) - expected[inside]).max() < 8
 
 
 def test_written_videos_keep_pixels_rate_and_length(tmp_path):
@@ -118,19 +111,10 @@ def test_write_video_refuses_a_batch(tmp_path):
         write_video(tmp_path / "x.mp4", torch.zeros(1, 3, 2, 8, 8), fps=25)
 
 
-def _audio_only(path):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
 def test_faulty_files_are_named_with_what_was_needed(tmp_path, short_video):
     garbage = tmp_path / "garbage.mp4"
     garbage.write_bytes(b"no video at all" * 50)
-    _audio_only(tmp_path / "sound.mp4")
+    audio_only(tmp_path / "sound.mp4")
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(short_video.read_bytes()[:500])
     for path, got in ((garbage, "can decode, got"), (cut, "can decode, got"),

@@ -6,9 +6,13 @@ has one set of arguments for each that changes what it computes.
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
+from data.numbered import encode
+from data.tars import write_image_shards, write_shard
 
 from toolkit.build import build_part
 from toolkit.contracts import AdversarialLoss, GeneratorWeight
@@ -31,6 +35,10 @@ VQ = dict(type="VQ", codebook_size=8, dim=4)
 LFQ = dict(type="LFQ", bits=4)
 BITS = [dict(LFQ, scale=0.5**level) for level in range(3)]
 CLIPS = dict(num_frames=3, size=32)
+FOLDER = tempfile.TemporaryDirectory()  # it goes when the session ends
+TARS = Path(FOLDER.name)
+write_image_shards(TARS, sizes=[3, 2])
+write_shard(TARS / "clips.tar", {"a": {"mp4": encode(TARS / "a.mp4", num_frames=9).read_bytes()}})
 
 TINY: dict[str, dict[str, list[dict[str, Any]]]] = {
     "encoder": {
@@ -93,8 +101,10 @@ TINY: dict[str, dict[str, list[dict[str, Any]]]] = {
         "VideoDistances": [dict()],
     },
     "dataset": {
+        "ImageShards": [dict(path=str(TARS / "shard-*.tar"), size=8, train=train) for train in (True, False)],
         "Images": [dict(size=32), dict(size=32, train=False)],
         "InMemoryClips": [dict(CLIPS), dict(CLIPS, train=False, clips_per_video=2)],
+        "VideoShards": [dict(CLIPS, path=str(TARS / "clips.tar"), train=train) for train in (True, False)],
         "VideoClips": [dict(CLIPS, channel_shuffle=0.5), dict(CLIPS, fps=10.0, train=False)],
     },
 }

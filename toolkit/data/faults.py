@@ -21,7 +21,7 @@ class Faults:
 
     Args:
         max_share: Largest share of unreadable samples among those tried; 0 tolerates none.
-        report: A text file that gets a line "path, tab, reason" per unreadable file.
+        report: A text file that gets a line "path, tab, reason" per unreadable file; several may share it.
 
     Attributes:
         unreadable: path -> reason.
@@ -52,8 +52,14 @@ class Faults:
             self.unreadable[path] = reason
             logger.warning("skipped, unreadable: %s", reason)
             if self.report is not None:
-                with self.report.open("a", encoding="utf-8") as lines:
-                    lines.write(f"{path}\t{reason}\n")
+                self._list(path, reason)
+
+    def _list(self, path: str, reason: str) -> None:
+        # another loader, another process or the run before a resume may have listed it
+        with self.report.open("a+", encoding="utf-8") as lines:
+            lines.seek(0)
+            if not any(line.startswith(f"{path}\t") for line in lines):
+                lines.write(f"{path}\t{reason}\n")
 
     def check(self) -> None:
         """Raise DataError, naming the files, if more than ``max_share`` of the samples failed."""

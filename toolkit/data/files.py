@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from braceexpand import braceexpand
+
 from toolkit.contracts import DataError
 
 LIST_SUFFIXES = (".txt", ".list")
@@ -63,7 +65,8 @@ def list_files(path: str | os.PathLike | Sequence[str | os.PathLike], *,
     Args:
         path: A folder (searched recursively, links followed, hidden names left out), a list file
             (``.txt`` or ``.list``: one path per line, relative to the list file; blank lines and
-            those that start with ``#`` are skipped), a glob, a single file, or a list of those.
+            those that start with ``#`` are skipped), a glob, a pattern in braces such as
+            ``shard-{000..099}.tar``, all of which must be there, a single file, or a list of those.
         suffixes: Lower-case endings that count in a folder or a glob. A file that is named singly
             or in a list file may have any.
 
@@ -97,6 +100,8 @@ def _expand(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
         return _walk(path, suffixes)
     if path.is_file():
         return _read_list(path) if path.suffix.lower() in LIST_SUFFIXES else [path]
+    if "{" in str(path) and (names := list(braceexpand(str(path)))) != [str(path)]:
+        return [file for name in names for file in _expand(Path(name), suffixes)]
     if glob.has_magic(str(path)):
         found = (Path(name) for name in sorted(glob.glob(str(path), recursive=True)))
         return [file for file in found if file.suffix.lower() in suffixes and file.is_file()]

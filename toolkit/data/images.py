@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.utils.data
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from toolkit.contracts import Dataset
@@ -69,7 +69,7 @@ class Images(Dataset, torch.utils.data.Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"Images has {len(self)} images, got index {index}.")
         if self.files:
-            return {"pixels": self.framing(_read(self.files[index])), "key": str(self.files[index])}
+            return {"pixels": self.framing(image_frame(self.files[index])), "key": str(self.files[index])}
         clip, place = divmod(index, FRAMES_PER_CLIP)
         with VideoFile(self.clips[clip]) as video:
             number = place * (video.info.num_frames - 1) // (FRAMES_PER_CLIP - 1)
@@ -101,7 +101,7 @@ def read_image(source: str | os.PathLike | bytes, *, name: str | os.PathLike | N
         >>> read_image(path).shape, read_image(path).min().item()
         (torch.Size([3, 1, 4, 6]), 1.0)
     """
-    return to_pixels(_read(source, name=name))
+    return to_pixels(image_frame(source, name=name))
 
 
 def write_image(path: str | os.PathLike, pixels: Tensor) -> None:
@@ -129,8 +129,18 @@ def write_image(path: str | os.PathLike, pixels: Tensor) -> None:
         Image.fromarray(to_frames(pixels)[0].numpy()).save(part, **options)
 
 
-def _read(source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None) -> Tensor:
-    """(1, H, W, 3) uint8."""
+def image_frame(source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None) -> Tensor:
+    """An image file as :func:`read_image` has it, in 8 bits.
+
+    Returns:
+        (1, H, W, 3) uint8.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (6, 4), 9).save(file, "png")
+        >>> image_frame(file.getvalue()).unique()
+        tensor([9], dtype=torch.uint8)
+    """
     held = isinstance(source, bytes)
     path = name or ("bytes" if held else source)
     try:
@@ -139,7 +149,8 @@ def _read(source: str | os.PathLike | bytes, *, name: str | os.PathLike | None =
             pixels = np.array(_three_channels(upright, path))
     except (OSError, SyntaxError, TypeError, ValueError, struct.error, Image.DecompressionBombError) as error:
         # Pillow raises any of these for a torn or foreign file
-        raise unreadable(path, f"needed an image that Pillow can read, got {error}; "
+        problem = "no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise unreadable(path, f"needed an image that Pillow can read, got {problem}; "
                                "check the file, convert it or leave it out.") from error
     return torch.from_numpy(pixels)[None]
 

@@ -49,16 +49,17 @@ class InMemoryClips(VideoClips):
                          clips_per_video=clips_per_video, samples=samples)
         self._decoded: dict[int, Tensor] = {}
 
-    def _clip(self, number: int, clip: int | None) -> Tensor:
+    def _clip(self, number: int, clip: int) -> Tensor:
         if number not in self._decoded:
             self._decoded[number] = self._decode(number)
         frames = self._decoded[number]
-        span = (self.num_frames - 1) * self.frame_stride + 1
+        num_frames, stride = self.clipping.num_frames, self.clipping.frame_stride
+        span = (num_frames - 1) * stride + 1
         if len(frames) < span:
-            raise unreadable(self.files[number], f"needed {span} frames ({self.num_frames} with stride "
-                             f"{self.frame_stride}), got {len(frames)}; ask for shorter clips or leave the file out.")
-        start = self._start_frame(len(frames), clip)
-        return frames[start:start + span:self.frame_stride]
+            raise unreadable(self.files[number], f"needed {span} frames ({num_frames} with stride {stride}), got "
+                             f"{len(frames)}; ask for shorter clips or leave the file out.")
+        start = self.clipping.start_frame(len(frames), number=clip)
+        return frames[start:start + span:stride]
 
     def _decode(self, number: int) -> Tensor:
         """All frames of a file, (T, H, W, 3) uint8."""

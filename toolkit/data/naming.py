@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from braceexpand import braceexpand
-
 from toolkit.data.files import list_files, unreadable
 from toolkit.data.images import IMAGE_SUFFIXES
 from toolkit.data.video_file import VIDEO_SUFFIXES
@@ -25,8 +23,8 @@ def find_files(path: str | os.PathLike, *, output: str | os.PathLike,
     would have the same.
 
     Args:
-        path: A file, a folder, a glob or a list file, as :func:`toolkit.data.files.list_files` has it, or
-            several by a pattern in braces, such as ``shard-{000..127}.tar``.
+        path: A file, a folder, a glob, a pattern in braces or a list file, as
+            :func:`toolkit.data.files.list_files` has it.
         output: The folder to write to; it need not exist.
         suffixes: Endings that count in a folder or a glob.
 
@@ -44,9 +42,7 @@ def find_files(path: str | os.PathLike, *, output: str | os.PathLike,
         >>> [str(target) for target in find_files(folder, output="out").values()]
         ['out/a.jpg', 'out/a.png', 'out/b']
     """
-    braces = "{" in os.fspath(path) and not Path(path).exists()
-    found = list_files(list(braceexpand(os.fspath(path))) if braces else path, suffixes=suffixes)
-    files = list(dict.fromkeys(Path(os.path.abspath(file)) for file in found))
+    files = list(dict.fromkeys(Path(os.path.abspath(file)) for file in list_files(path, suffixes=suffixes)))
     root, output = Path(os.path.abspath(Path(path).expanduser())), Path(output)
     if root.is_dir():
         files = [file for file in files if not file.is_relative_to(os.path.abspath(output))]

@@ -11,15 +11,18 @@ import json
 import mmap
 import os
 import tarfile
+import tokenize
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from uuid import uuid4
 
 import numpy as np
 
+from toolkit.contracts import DataError
 from toolkit.data.files import unreadable
 
 PARTIAL = ".partial."  # how the name of a file that is being written begins
@@ -49,23 +52,122 @@ def media_in_tar(path: str | os.PathLike, *, suffixes: tuple[str, ...],
         >>> list(media_in_tar(path, suffixes=(".png",)))
         [('a/0.PNG', b'')]
     """
+    with _tar_errors(name or path, needed="a tar"), tarfile.open(path, "r|*") as tar:
+        for member in _files(tar, suffixes=suffixes):
+            yield str(PurePosixPath(member.name)), tar.extractfile(member).read()
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of a tar, and where its bytes are.
+
+    Attributes:
+        name: Within the tar.
+        start, size: Of its bytes.
+
+    Example:
+        >>> Member("a/0.left.png", start=512, size=9).key   # as webdataset has it: up to the first dot
+        'a/0'
+    """
+
+    name: str
+    start: int
+    size: int
+
+    @property
+    def key(self) -> str:
+        """What the members of one sample have in common."""
+        folder, slash, file = self.name.rpartition("/")
+        return folder + slash + file.partition(".")[0]
+
+    def read(self, tar: str | os.PathLike) -> bytes:
+        """All of its bytes, those before it untouched.
+
+        Raises:
+            DataError: If ``tar`` cannot be read, or has become shorter.
+        """
+        try:
+            with open(tar, "rb") as file:
+                file.seek(self.start)
+                content = file.read(self.size)
+        except OSError as error:
+            raise unreadable(tar, f"needed the tar as it was, got {error.strerror}; put it back.") from error
+        if len(content) < self.size:
+            raise unreadable(f"{tar}/{self.name}", f"needed {self.size} bytes, got {len(content)}; the tar has become "
+                                                   "shorter, so write it again.")
+        return content
+
+
+def index_tar(path: str | os.PathLike, *, suffixes: tuple[str, ...]) -> tuple[list[Member], DataError | None]:
+    """Where the samples of a tar are, by its headers alone; a sample's members have one key and lie side by side.
+
+    Args:
+        path: The tar, uncompressed.
+        suffixes: Lower-case endings that count. Of several members of a key, the one with the fewest dots is
+            taken, of those the first: ``0.jpg`` and not ``0.depth.png``.
+
+    Returns:
+        A member per sample, in order; and what is wrong with the tar, if anything: it is none, it is torn
+        behind these members, or it has none.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "a.tar")
+        >>> with tarfile.open(path, "w") as tar:
+        ...     for name in ("0.depth.png", "0.jpg", "0.json", "1.jpg"):
+        ...         tar.addfile(tarfile.TarInfo(name))
+        >>> [member.name for member in index_tar(path, suffixes=(".jpg", ".png"))[0]]
+        ['0.jpg', '1.jpg']
+    """
+    samples: list[Member] = []
     try:
-        with tarfile.open(path, "r|*") as tar:
-            for member in tar:
-                tar.members = []  # or it remembers all it has seen
-                file = PurePosixPath(member.name)
-                hidden = any(part.startswith(".") and part != ".." for part in file.parts)
-                if member.isreg() and file.suffix.lower() in suffixes and not hidden:
-                    yield str(file), tar.extractfile(member).read()
-            # tarfile takes a torn or foreign header for the end, which is a block of zeros and has only zeros behind it
-            whole = tar.fileobj.tell() == tar.offset + tarfile.BLOCKSIZE
-            while whole and (rest := tar.fileobj.read(2**20)):
-                whole = not rest.strip(b"\0")
-            if not whole:
-                raise tarfile.ReadError("no end of the tar where its files end")
+        with _tar_errors(path, needed="an uncompressed tar"), tarfile.open(path, "r:") as tar:
+            length = os.fstat(tar.fileobj.fileno()).st_size
+            for file in _files(tar, suffixes=suffixes):
+                if file.offset_data + file.size > length:
+                    raise tarfile.ReadError("unexpected end of data")
+                member = Member(str(PurePosixPath(file.name)), file.offset_data, file.size)
+                if samples and samples[-1].key == member.key:
+                    samples[-1] = min(samples[-1], member, key=lambda one: one.name.rpartition("/")[2].count("."))
+                else:
+                    samples.append(member)
+    except DataError as error:
+        return samples, error
+    if samples:
+        return samples, None
+    return samples, unreadable(path, f"needed members that end in {', '.join(suffixes)}, got none; leave it out.")
+
+
+@contextmanager
+def _tar_errors(name: str | os.PathLike, *, needed: str) -> Iterator[None]:
+    try:
+        yield
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         problem = getattr(error, "strerror", None) or error
-        raise unreadable(name or path, f"needed a tar, got {problem}; write it again or leave it out.") from error
+        raise unreadable(name, f"needed {needed}, got {problem}; write it again or leave it out.") from error
+
+
+def _files(tar: tarfile.TarFile, *, suffixes: tuple[str, ...]) -> Iterator[tarfile.TarInfo]:
+    """The files of an open tar that count; a ReadError behind them if it is torn."""
+    for member in _members(tar):
+        file = PurePosixPath(member.name)
+        hidden = any(part.startswith(".") and part != ".." for part in file.parts)
+        if member.isreg() and file.suffix.lower() in suffixes and not hidden:
+            yield member
+    # tarfile takes a torn or foreign header for the end, which is a block of zeros and has only zeros behind it
+    whole = tar.fileobj.tell() == tar.offset + tarfile.BLOCKSIZE
+    while whole and (rest := tar.fileobj.read(2**20)):
+        whole = not rest.strip(b"\0")
+    if not whole:
+        raise tarfile.ReadError("no end of the tar where its files end")
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for member in tar:
+        tar.members = []  # or it remembers all it has seen
+        if member.size < 0 or member.issparse():  # would be read for ever, or swell to any size
+            raise tarfile.ReadError(f"a member of a size that no file has: {member.name[:100]!r}")
+        yield member
 
 
 def sample_key(name: str) -> str:
@@ -210,8 +312,7 @@ def read_tokens(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray, dict
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             sample: dict[str, Any] = {}
-            for member in tar:
-                tar.members = []  # or it remembers all it has seen
+            for member in _members(tar):
                 kind = member.name.rpartition("/")[2].partition(".")[2]
                 if not member.isreg() or kind not in ("indices.npy", "json"):
                     continue
@@ -221,10 +322,13 @@ def read_tokens(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray, dict
                 sample = {kind: found} if sample.get("key") != key else sample | {kind: found}
                 sample["key"] = key
                 if len(sample) == 3:
+                    if not isinstance(sample["json"], dict):
+                        raise ValueError(f"no JSON object for {key}")
                     yield key, sample["indices.npy"], sample["json"]
             if mapped[tar.offset:tar.offset + tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):
                 raise ValueError("no end of the tar where its files end")
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:  # ValueError: no JSON, no .npy, an empty file
+    except (tarfile.TarError, OSError, EOFError, RecursionError, tokenize.TokenError, ValueError) as error:
+        # the last three: no JSON, no .npy, an empty file
         raise unreadable(path, f"needed a tar of tokens, got {error}; extract them again.") from error
 
 

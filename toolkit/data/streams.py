@@ -83,10 +83,12 @@ class StreamIterator:
                 sample, mine = self._advance()
             except StopIteration:
                 empty_passes += 1
-                if not self.stream.endless or empty_passes > MAX_TRIES:
-                    if failures:
-                        return Attempt(None, failures)
+                if failures and (not self.stream.endless or empty_passes > MAX_TRIES):
+                    return Attempt(None, failures)
+                if not self.stream.endless:
                     raise
+                if empty_passes > MAX_TRIES:
+                    raise self._without_share() from None
                 self.passes, self.read = self.passes + 1, 0
                 self._begin()
                 continue
@@ -98,6 +100,10 @@ class StreamIterator:
             if mine:
                 return Attempt(sample, failures)
         return Attempt(None, failures, exhausted=True)
+
+    def _without_share(self) -> ValueError:
+        return ValueError(f"{type(self.stream.dataset).__name__} has no sample for reader {self.index} of {self.count} "
+                          "(processes times workers); set a smaller num_workers, or train on more samples.")
 
     def _refuse_generator(self, error: DataError) -> None:
         if inspect.isgenerator(self.iterator):

@@ -265,7 +265,7 @@ class RGBFrames(Sequence[Tensor]):
         path: What errors call their file.
 
     Raises:
-        DataError: If the frames differ in size.
+        DataError: If the frames differ in size, or one was made up by the decoder for want of data.
 
     Example:
         >>> black = av.VideoFrame.from_ndarray(np.zeros((8, 6, 3), np.uint8), format="rgb24")
@@ -278,6 +278,8 @@ class RGBFrames(Sequence[Tensor]):
         sizes = {(frame.height, frame.width)[::-1 if round(frame.rotation / 90) % 2 else 1] for frame in frames}
         if len(sizes) > 1:
             raise unreadable(path, f"needed frames of one size, got {sorted(sizes)}; re-encode it.")
+        if any(frame.is_corrupt for frame in frames):
+            raise unreadable(path, "needed whole frames, got damaged ones; check the file, it may be cut off.")
         self._frames, self._converter = frames, VideoReformatter()
 
     def __len__(self) -> int:

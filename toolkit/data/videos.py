@@ -65,55 +65,29 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
                  short_edge: int | tuple[int, int] | None = None, frame_stride: int = 1,
                  fps: float | None = None, train: bool = True, flip: float = 0.5,
                  channel_shuffle: float = 0.0, clips_per_video: int = 1, samples: str = "demo"):
-        if num_frames < 1 or frame_stride < 1 or clips_per_video < 1:
-            raise ValueError("VideoClips takes num_frames, frame_stride and clips_per_video of at least 1, "
-                             f"got {num_frames}, {frame_stride}, {clips_per_video}.")
-        if fps is not None and (frame_stride != 1 or fps <= 0):
-            raise ValueError("VideoClips takes either frame_stride or a positive fps, got "
-                             f"frame_stride={frame_stride} and fps={fps}; leave one out.")
+        self.clipping = Clipping(num_frames=num_frames, frame_stride=frame_stride, fps=fps, train=train,
+                                 clips_per_video=clips_per_video)
         self.framing = Framing(size=size, short_edge=short_edge, train=train, flip=flip,
                                channel_shuffle=channel_shuffle)
-        self.num_frames, self.frame_stride, self.fps = num_frames, frame_stride, fps
-        self.train, self.clips_per_video = train, clips_per_video
+        self.clips_per_video = 1 if train else clips_per_video
         self.files = video_files(path, train=train, samples=samples)
 
     def __len__(self) -> int:
-        return len(self.files) * (1 if self.train else self.clips_per_video)
+        return len(self.files) * self.clips_per_video
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         """{"pixels": (3, T, H, W) float32 in [-1, 1], "key": path, in evaluation with #clip}."""
         if not 0 <= index < len(self):
             raise IndexError(f"VideoClips has {len(self)} clips, got index {index}.")
-        number, clip = (index, None) if self.train else divmod(index, self.clips_per_video)
+        number, clip = divmod(index, self.clips_per_video)
         path = self.files[number]
-        key = str(path) if clip is None or self.clips_per_video == 1 else f"{path}#{clip}"
+        key = str(path) if self.clips_per_video == 1 else f"{path}#{clip}"
         return {"pixels": self.framing(self._clip(number, clip)), "key": key}
 
-    def _clip(self, number: int, clip: int | None) -> Sequence[Tensor]:
+    def _clip(self, number: int, clip: int) -> Sequence[Tensor]:
         """T frames (H, W, 3) uint8 of a file; ``clip`` is its number in evaluation."""
         with VideoFile(self.files[number]) as video:
-            start = self._start(video, clip)
-            if self.fps is None:
-                return strided_frames(video, start=start, num_frames=self.num_frames,
-                                      frame_stride=self.frame_stride)
-            return timed_frames(video, start=start, num_frames=self.num_frames, fps=self.fps)
-
-    def _start(self, video: VideoFile, clip: int | None) -> float:
-        """Seconds at which the clip starts: a frame of a steady stream, or any moment with ``fps``."""
-        info = video.info
-        if self.fps is None:
-            return info.start + self._start_frame(info.num_frames, clip) / info.fps
-        last = max(0.0, (info.num_frames - 1) / info.fps - (self.num_frames - 1) / self.fps)
-        place = float(torch.rand((), dtype=torch.float64)) if clip is None else self._place(clip)
-        return info.start + last * place
-
-    def _start_frame(self, num_frames: int, clip: int | None) -> int:
-        """The frame at which the clip starts, of a file with ``num_frames``."""
-        last = max(0, num_frames - 1 - (self.num_frames - 1) * self.frame_stride)
-        return int(torch.randint(last + 1, ())) if clip is None else round(last * self._place(clip))
-
-    def _place(self, clip: int) -> float:
-        return clip / (self.clips_per_video - 1) if self.clips_per_video > 1 else 0.5
+            return self.clipping(video, number=clip)
 
 
 def video_files(path: str | os.PathLike | Sequence[str | os.PathLike] | None, *, train: bool,
@@ -131,6 +105,61 @@ def video_files(path: str | os.PathLike | Sequence[str | os.PathLike] | None, *,
     logger.warning("no data path given: using the toolkit's %s sample clips, %s split (%s).", samples, split,
                    ", ".join(file.name for file in files))
     return files
+
+
+class Clipping:
+    """Which frames of a video become a clip, as :class:`Framing` is which part of a frame.
+
+    Args:
+        num_frames: T.
+        frame_stride: Take every so many-th frame of the stream.
+        fps: Take the frames nearest to this rate's moments instead. Not together with ``frame_stride``.
+        train: Random clips, drawn from torch's global generator; False: fixed ones.
+        clips_per_video: Fixed clips of a video, evenly spaced from its first frame to its last; a single
+            one lies in the middle.
+
+    Raises:
+        ValueError: If the numbers do not fit each other.
+
+    Example:
+        >>> middle = Clipping(num_frames=5, frame_stride=2, train=False)
+        >>> with VideoFile(sample_clips("eval")[0]) as video:
+        ...     len(middle(video))
+        5
+    """
+
+    def __init__(self, *, num_frames: int, frame_stride: int = 1, fps: float | None = None, train: bool = True,
+                 clips_per_video: int = 1):
+        if num_frames < 1 or frame_stride < 1 or clips_per_video < 1:
+            raise ValueError("a clip takes num_frames, frame_stride and clips_per_video of at least 1, "
+                             f"got {num_frames}, {frame_stride}, {clips_per_video}.")
+        if fps is not None and (frame_stride != 1 or fps <= 0):
+            raise ValueError("a clip takes either frame_stride or a positive fps, got "
+                             f"frame_stride={frame_stride} and fps={fps}; leave one out.")
+        self.num_frames, self.frame_stride, self.fps = num_frames, frame_stride, fps
+        self.train, self.clips_per_video = train, clips_per_video
+
+    def __call__(self, video: VideoFile, *, number: int = 0) -> RGBFrames:
+        """The clip, T frames (H, W, 3) uint8; ``number`` is that of a fixed one.
+
+        Raises:
+            DataError: If the video is too short, or its frames differ in size.
+        """
+        info = video.info
+        if self.fps is None:
+            start = info.start + self.start_frame(info.num_frames, number=number) / info.fps
+            return strided_frames(video, start=start, num_frames=self.num_frames, frame_stride=self.frame_stride)
+        last = max(0.0, (info.num_frames - 1) / info.fps - (self.num_frames - 1) / self.fps)
+        place = float(torch.rand((), dtype=torch.float64)) if self.train else self._place(number)
+        return timed_frames(video, start=info.start + last * place, num_frames=self.num_frames, fps=self.fps)
+
+    def start_frame(self, num_frames: int, *, number: int = 0) -> int:
+        """The frame at which the clip starts, of a video with ``num_frames``."""
+        last = max(0, num_frames - 1 - (self.num_frames - 1) * self.frame_stride)
+        return int(torch.randint(last + 1, ())) if self.train else round(last * self._place(number))
+
+    def _place(self, number: int) -> float:
+        return number / (self.clips_per_video - 1) if self.clips_per_video > 1 else 0.5
 
 
 def strided_frames(video: VideoFile, *, start: float, num_frames: int, frame_stride: int) -> RGBFrames:

@@ -1,0 +1,180 @@
+"""Odd and faulty files: right pixels, or an error that names the file, which training goes past."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data import odd_files as odd
+from data.numbered import encode, numbers_of
+from data.tars import write_shard
+from mmengine.config import Config
+from training import tiny
+
+from toolkit.contracts import DataError
+from toolkit.data import Images, ImageShards, Source, TrainLoader, ValLoader, VideoClips, VideoShards
+from toolkit.data.sampling import seeded
+from toolkit.training import build_trainer
+
+pytestmark = pytest.mark.engine
+as_in_a_new_process = tiny.as_in_a_new_process
+
+# file -> its writer, and the grey levels that its pixels may be off
+IMAGES = {
+    "odd_size.png": (odd.odd_size_image, 0), "grey.png": (odd.grey, 0), "grey_16_bit.png": (odd.grey_16_bit, 0),
+    "rgb_16_bit.png": (odd.rgb_16_bit, 1), "transparent.png": (odd.transparent, 1), "palette.png": (odd.palette, 0),
+    "cmyk.jpg": (odd.cmyk, 3), "jpeg_called.png": (odd.jpeg_by_another_name, 3),
+    **{f"exif_orientation_{number}.jpg": (functools.partial(odd.turned_by_exif, orientation=number), 3)
+       for number in range(1, 9)}}
+VIDEOS = {
+    "odd_size.mkv": (odd.odd_size_video, 0), "odd_size_with_half_chroma.webm": (odd.odd_size_with_half_chroma, 8),
+    "grey.mkv": (odd.grey_video, 0), "variable_rate.mkv": (odd.variable_rate, 12),
+    **{f"matrix_turn_{90 * turns}.mp4": (functools.partial(odd.turned_by_matrix, quarter_turns=turns), 8)
+       for turns in range(4)}}
+# file -> its writer, and what the error says
+FOREIGN, SILENT = "needed an image that Pillow can read, got no known format", "needed a video stream, got none"
+NO_IMAGES = {
+    "truncated.png": (odd.truncated, "needed an image that Pillow can read, got .*truncated"),
+    "truncated.jpg": (odd.truncated, "needed an image that Pillow can read, got .*truncated"),
+    "empty.png": (odd.empty, FOREIGN), "text_called.png": (odd.text, FOREIGN),
+    "mp4_called.png": (odd.video_by_another_name, FOREIGN)}
+NO_VIDEOS = {
+    "truncated.mp4": (odd.truncated_video, SILENT),
+    "torn.ts": (odd.torn_stream, "needed whole frames, got damaged ones"),
+    "empty.mp4": (odd.empty, "needed a video that FFmpeg can decode, got Invalid data"),
+    "text_called.mp4": (odd.text, "needed a video that FFmpeg can decode, got Invalid data"),
+    "png_called.mp4": (odd.image_by_another_name, r"needed 5 frames \(5 with stride 1\), got 1"),
+    "audio_only.mp4": (odd.audio_only, SILENT), "no_frames.mp4": (odd.no_frames, SILENT),
+    "no_frames.avi": (odd.no_frames, r"needed 5 frames \(5 with stride 1\), got 0")}
+OPTIONS = {"image": {}, "video": {"num_frames": 5}}
+FILES, SHARDS = {"image": Images, "video": VideoClips}, {"image": ImageShards, "video": VideoShards}
+
+
+def read(path: Path, modality: str, *, held: str, size: tuple[int, int] = (16, 16)) -> dict:
+    """The sample of a file, or of a tar that has it."""
+    options = dict(size=size, train=False, **OPTIONS[modality])
+    if held == "file":
+        return FILES[modality](path=str(path), **options)[0]
+    shard = write_shard(path.parent / "shard.tar", {path.stem: {path.suffix[1:]: path.read_bytes()}})
+    return next(iter(SHARDS[modality](path=str(shard), **options)))
+
+
+def cases(*tables):
+    return [pytest.param(modality, name, id=name)
+            for modality, table in zip(("image", "video"), tables, strict=True) for name in table]
+
+
+@pytest.mark.parametrize("held", ["file", "shard"])
+@pytest.mark.parametrize(("modality", "name"), cases(IMAGES, VIDEOS))
+def test_an_odd_file_shows_the_right_pixels(tmp_path, modality, name, held):
+    writer, tolerance = (IMAGES if modality == "image" else VIDEOS)[name]
+    expected = writer(tmp_path / name)
+    sample = read(tmp_path / name, modality, held=held, size=expected.shape[1:3])
+    shown = ((sample["pixels"] + 1) * 127.5).permute(1, 2, 3, 0).numpy()
+    assert shown.shape == expected.shape and sample["key"].endswith(f"/{name}")
+    off = np.abs(shown - expected)
+    if tolerance >= 3:  # the edges between flat colours are not exact in a lossy codec
+        off = np.sort(off.ravel())[:int(off.size * 0.9)]
+    assert off.max() <= tolerance + 0.01
+
+
+@pytest.mark.parametrize("held", ["file", "shard"])
+@pytest.mark.parametrize(("modality", "name"), cases(NO_IMAGES, NO_VIDEOS))
+def test_a_faulty_file_is_an_error_that_names_it(tmp_path, modality, name, held):
+    writer, words = (NO_IMAGES if modality == "image" else NO_VIDEOS)[name]
+    writer(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name}: {words}.*; ") as caught:
+        read(tmp_path / name, modality, held=held)
+    assert caught.value.path == str(tmp_path / name if held == "file" else tmp_path / "shard.tar" / name)
+
+
+def test_a_video_of_variable_rate_is_read_by_its_timestamps(tmp_path):
+    encode(tmp_path / "a.mkv", num_frames=5, ticks=[0, 400, 420, 900, 1000], b_frames=2)
+    clips = VideoClips(path=str(tmp_path / "a.mkv"), num_frames=6, fps=5, size=64, train=False)
+    # nearest to 0, 200, 400, ... ms; at 200 frames 0 and 1 are equally near
+    assert numbers_of(clips[0]["pixels"])[2:] == [1, 2, 3, 4] and numbers_of(clips[0]["pixels"])[0] == 0
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.7, 0.9])
+def test_a_truncated_video_whose_index_is_left_gives_whole_clips_or_an_error(tmp_path, kept):
+    whole = encode(tmp_path / "whole.mp4", num_frames=100, b_frames=2, container_options={"movflags": "faststart"})
+    content, data = whole.read_bytes(), whole.read_bytes().index(b"mdat")
+    path = tmp_path / "truncated.mp4"
+    path.write_bytes(content[:data + int(kept * (len(content) - data))])
+    clips, seen = VideoClips(path=str(path), num_frames=5, size=64, flip=0.0), set()
+    for seed in range(60):
+        try:
+            with seeded(seed):
+                numbers = numbers_of(clips[0]["pixels"])
+            assert numbers == list(range(numbers[0], numbers[0] + 5))
+            seen.add("whole")
+        except DataError as error:
+            assert error.path == str(path)
+            seen.add("error")
+    assert seen == {"whole", "error"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_is_deleted_within_an_epoch_is_left_out_from_then_on(tmp_path, workers):
+    folder = tiny.write_images(tmp_path / "images", count=30)
+    loader = TrainLoader([Source(Images(path=str(folder), size=16), batch_size=2, num_workers=workers)], seed=0,
+                         report=tmp_path / "unreadable.txt")
+    seen = set(next(loader).keys)
+    gone = [path for path in sorted(folder.iterdir()) if str(path) not in seen][-1]
+    gone.unlink()
+    later = list(itertools.chain.from_iterable(next(loader).keys for _ in range(29)))  # to the end of the second epoch
+    assert len(later) == 58 and str(gone) not in later[8:]  # the workers may have read it ahead
+    line, = (tmp_path / "unreadable.txt").read_text().splitlines()
+    assert line.startswith(f"{gone}\t{gone}: needed an image") and "No such file" in line
+
+
+def write_all(folder: Path, *tables) -> list[Path]:
+    folder.mkdir()
+    paths = [folder / name for table in tables for name in table]
+    for path, (writer, _) in zip(paths, itertools.chain(*(table.values() for table in tables)), strict=True):
+        writer(path)
+    return paths
+
+
+@pytest.mark.parametrize(("modality", "good", "bad"), [("image", IMAGES, NO_IMAGES), ("video", VIDEOS, NO_VIDEOS)],
+                         ids=["images", "videos"])
+def test_a_shard_of_good_and_bad_files_gives_the_good_ones(tmp_path, modality, good, bad):
+    samples = {f"{number:02d}": {path.suffix[1:]: path.read_bytes()}
+               for number, path in enumerate(write_all(tmp_path / "files", good, bad))}
+    keys = list(samples)
+    for shard in range(3):
+        write_shard(tmp_path / f"{shard}.tar", {key: samples[key] for key in keys[shard::3]})
+    dataset = SHARDS[modality](path=str(tmp_path / "{0..2}.tar"), size=16, train=False, **OPTIONS[modality])
+    loader = ValLoader([Source(dataset, batch_size=4, num_workers=2)], report=tmp_path / "unreadable.txt")
+    read_keys = [key.rsplit("/", 1)[1][:2] for batch in loader for key in batch.keys]
+    faults = [path.rsplit("/", 1)[1][:2] for path in loader.unreadable]
+    assert sorted(read_keys) == keys[:len(good)] and sorted(faults) == keys[len(good):]
+    assert len((tmp_path / "unreadable.txt").read_text().splitlines()) == len(bad)
+
+
+def test_training_goes_past_every_kind_of_fault_and_lists_each_file_once(tmp_path):
+    bad = {str(path) for path in write_all(tmp_path / "bad_images", NO_IMAGES) + write_all(tmp_path / "bad", NO_VIDEOS)}
+    images = [tmp_path / "bad_images", *write_all(tmp_path / "images", IMAGES)]
+    videos = [tmp_path / "bad", *write_all(tmp_path / "videos", VIDEOS)]
+    splits = {split: [dict(dataset=dict(type=kind, path=[str(path) for path in paths], size=16, train=split == "train",
+                                        **options), batch_size=4)
+                      for kind, paths, options in (("Images", images, {}), ("VideoClips", videos, {"num_frames": 5}))]
+              for split in ("train", "val")}
+    config = tiny.tiny_config(tmp_path, training__max_steps=20, training__max_unreadable_share=0.8)
+    trainer = build_trainer(Config({**config, "data": splits}), work_dir=tmp_path / "run")
+    for gone in (images[1], videos[1]):  # after they were listed
+        gone.unlink()
+        bad.add(str(gone))
+    assert trainer.run()
+    position = trainer.train_loader.state_dict()
+    assert all(seen >= len(source.dataset) for seen, source in zip(position["positions"], trainer.train_loader.sources,
+                                                                    strict=True))
+    assert set(trainer.train_loader.unreadable) == bad and position["num_unreadable"] >= len(bad)
+    listed = [line.split("\t")[0] for line in (tmp_path / "run" / "unreadable.txt").read_text().splitlines()]
+    assert len(listed) == len(bad) and set(listed) == bad  # though validation met them too
+    assert all(torch.isfinite(tensor).all() for tensor in trainer.tokenizer.plain.state_dict().values())
+    assert (tmp_path / "run" / "checkpoints" / "step_20").is_dir()
