@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 from toolkit import build_tokenizer, load_config
+from toolkit.build import build_part
+from toolkit.config import parse_overrides
+from toolkit.contracts import DataError
+from toolkit.registry import DATASETS
+from toolkit.training.initialization import initialize
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PRESETS = {"o2": "o2_magvit2_video.py", "praxis": "praxis_video.py", "open_magvit2": "open_magvit2_video.py"}
@@ -82,3 +88,42 @@ def test_variant_spends_the_bits_its_docstring_says(path):
         tokenizer = build_tokenizer(load_config(path).tokenizer)
     bits = tokenizer.num_codebooks * math.log2(tokenizer.codebook_size)
     assert bits == (12 if path.stem in ("demo_video_vq", "demo_video_ibq") else 18)
+
+
+PUBLISHED = {"paper_stage1_image": (256, 8_000_000 * 10), "paper_stage2_video": (128, 9_300_000)}  # batch, samples
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_paper_scale_commands_give_the_published_batch(name):
+    text = (CONFIGS / f"{name}.py").read_text().replace("\\\\\n", "")
+    commands = re.findall(r"^ +accelerate launch (.*)$", text, re.MULTILINE)
+    assert [re.search(r"--num_processes (\d+)", command)[1] for command in commands] == ["8", "32"]
+    for command in commands:
+        words = shlex.split(command)
+        options = [word for word in words[words.index("--cfg-options") + 1:] if not word.endswith("...")]
+        config = load_config(CONFIGS / f"{name}.py", parse_overrides(options))
+        processes = int(words[words.index("--num_processes") + 1])
+        batch = config.data.train.batch_size * config.training.gradient_accumulation_steps * processes
+        assert batch == PUBLISHED[name][0]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_paper_scale_steps_are_the_published_samples(name):
+    batch, samples = PUBLISHED[name]
+    assert load_config(CONFIGS / f"{name}.py").training.max_steps == samples // batch
+
+
+@pytest.mark.parametrize(("name", "kind"), [*zip(PUBLISHED, ["ImageShards", "VideoShards"], strict=True)])
+def test_paper_scale_data_may_be_shards(name, kind):
+    shards = {"data.train.dataset.type": kind, "data.train.dataset.path": "no/such"}
+    config = load_config(CONFIGS / f"{name}.py", shards)
+    with pytest.raises(DataError, match="no/such"):  # and no word of arguments that shards do not take
+        build_part(DATASETS, config.data.train.dataset)
+
+
+def test_paper_scale_stages_fit_together():
+    image, video = (load_config(CONFIGS / f"{name}.py") for name in PUBLISHED)
+    with torch.device("meta"):
+        source, target = (build_tokenizer(config.tokenizer) for config in (image, video))
+    initialize(target, source)  # or it names the tensors that do not fit
+    assert video.training.init_from == "work_dirs/paper_stage1_image/tokenizer"

@@ -3,10 +3,10 @@
     python tools/train.py configs/demo_video.py
     python tools/train.py configs/magvit2_video.py --cfg-options data.train.dataset.path=/data/clips
     accelerate launch --num_processes 8 tools/train.py configs/magvit2_video.py --resume
+    python tools/train.py configs/magvit2_video.py --dry-run
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -19,29 +19,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("config", help="a config file; it is code, so run only what you trust")
     parser.add_argument("--work-dir", type=Path, help="where the run is written (default: work_dirs/CONFIG)")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in the work dir")
+    parser.add_argument("--dry-run", action="store_true", help="only say what the run would cost; nothing is written")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE",
                         help="settings on top of the config, such as training.max_steps=100")
     return parser.parse_args()
 
 
-def report(results: dict, work_dir: Path) -> None:
-    """Print the scores of every modality, and write them as results.json and results.md."""
+def show(table: object) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    from toolkit.training.evaluation import markdown_table, score_rows
-
-    (work_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    pages = []
-    for modality, codecs in results.items():
-        header, rows = score_rows(codecs)
-        table = Table(*header, title=f"{modality}, validation set")
-        for row in rows:
-            table.add_row(*row)
-        Console(width=max(100, Console().width)).print(table)
-        pages.append(markdown_table([modality, *header[1:]], rows))
-    (work_dir / "results.md").write_text("\n\n".join(pages) + "\n")
-    print(f"tokenizer: {work_dir / 'tokenizer'}; samples: {work_dir / 'samples'}")
+    Console(width=max(100, Console().width)).print(table)
 
 
 def main() -> None:
@@ -56,10 +43,14 @@ def main() -> None:
     from toolkit.contracts import DataError
     from toolkit.registry import PluginError, UnknownComponentError
     from toolkit.training import build_trainer
+    from toolkit.training.dry_run import run_cost
+    from toolkit.training.tables import cost_tables, write_results
 
     work_dir = arguments.work_dir or Path("work_dirs") / Path(arguments.config).stem
     try:
         config = load_config(arguments.config, parse_overrides(arguments.cfg_options))
+        if arguments.dry_run:
+            return show(cost_tables(run_cost(config)))
         trainer = build_trainer(config, work_dir=work_dir, resume=arguments.resume)
         finished = trainer.run()
     except (AssetError, DataError, OSError, PluginError, TypeError, UnknownComponentError, ValueError) as error:
@@ -72,7 +63,8 @@ def main() -> None:
         sys.exit(130)
     results = trainer.compare()
     if trainer.accelerator.is_main_process:
-        report(results, work_dir)
+        show(write_results(results, work_dir))
+        print(f"tokenizer: {work_dir / 'tokenizer'}; samples: {work_dir / 'samples'}")
 
 
 if __name__ == "__main__":

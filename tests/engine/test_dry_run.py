@@ -1,0 +1,118 @@
+"""``tools/train.py --dry-run`` at full size, and the cost that configs/README.md states."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import resource
+
+import peak_memory
+import pytest
+import torch
+from mmengine.config import Config
+from tools.commands import ENVIRONMENT, ROOT, command, run_here
+from training import tiny
+from training.tiny import tiny_config, write_config
+
+from toolkit import load_config
+from toolkit.training import build_trainer
+from toolkit.training.cost import Meter
+from toolkit.training.dry_run import RunCost, run_cost
+
+pytestmark = pytest.mark.engine
+
+clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
+CONFIGS = ROOT / "configs"
+PEAKS = {"A100": 312e12, "H100": 989e12}  # FLOP per second in bf16
+UTILISATION = 0.35
+
+
+def cost_of_one_sample(name: str) -> RunCost:
+    """Of a config at batch size 1: per sample it costs the same, and is found sooner."""
+    return run_cost(load_config(CONFIGS / name, {"data.train.batch_size": 1, "training.init_from": None}))
+
+
+def numbers_of(layout: str) -> int:
+    """In all tensors of a published model that are learned."""
+    tensors = json.loads((ROOT / "tests/golden/layouts" / f"{layout}.json").read_text())["tensors"]
+    return sum(math.prod(shape) for name, shape in tensors.items() if not name.endswith((".mask", ".filt")))
+
+
+def stated() -> dict[str, list[float]]:
+    """Config -> the figures of its row in configs/README.md."""
+    rows = re.findall(r"^\| `(paper_\w+\.py)` \| (.*) \|$", (CONFIGS / "README.md").read_text(), re.MULTILINE)
+    return {name: [float(cell.replace(",", "")) for cell in cells.split(" | ")[:-1]] for name, cells in rows}
+
+
+@pytest.mark.parametrize(("name", "samples", "model", "discriminator"), [
+    ("paper_stage1_image.py", 8_000_000 * 10, "o2_magvit2_image_256", "o2_discriminator_image_256"),
+    ("paper_stage2_video.py", 9_300_000, "o2_magvit2_video_256", "o2_discriminator_video_256")])
+def test_readme_states_what_the_published_runs_cost(name, samples, model, discriminator):
+    cost = cost_of_one_sample(name)
+    counts = {network.name: network.parameters for network in cost.networks}
+    assert counts["encoder"] + counts["quantizer"] + counts["decoder"] == numbers_of(model)
+    modality = cost.sources[0].modality
+    assert counts[f"discriminator ({modality})"] == numbers_of(discriminator)
+    there_and_back, training, count, total, *hours = stated()[name]
+    assert there_and_back == pytest.approx(cost.forward_flops_per_sample / 1e12, rel=1e-3)
+    assert training == pytest.approx(cost.flops_per_sample / 1e12, rel=1e-3)
+    assert count == samples and total == pytest.approx(cost.flops_per_sample * samples / 1e18, rel=3e-3)
+    for said, peak in zip(hours, PEAKS.values(), strict=True):
+        assert said == pytest.approx(cost.flops_per_sample * samples / (peak * UTILISATION) / 3600, rel=3e-3)
+
+
+def test_the_papers_figure_at_batch_8_is_costed_in_a_minute_and_little_memory(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    code = (f"import os, runpy, sys; os.chdir({str(tmp_path)!r}); sys.argv = sys.argv[1:]\n"
+            "runpy.run_path(sys.argv[0], run_name='__main__')\n")
+    peak, said = peak_memory.peak_of(*command("train", CONFIGS / "magvit2_video.py", "--dry-run")[1:], code=code,
+                                     env={**ENVIRONMENT, "COLUMNS": "120"})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60
+    assert peak < 2048
+    for words in ("encoder", "discriminator (video)", "8 x (3, 17, 128, 128)", "tokenizer, forward", "with R1",
+                  "seconds per optimizer step", "100,000 steps", "100% of the cpu's rate"):
+        assert words in said, said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_time_is_the_arithmetic_over_the_measured_rate(clips, tmp_path, capsys):
+    config = write_config(tmp_path / "tiny.py", tiny_config(clips, training__max_steps=7200))
+    work_dir = tmp_path / "run"
+    assert run_here("train", config, "--dry-run", "--work-dir", work_dir) is None
+    said = capsys.readouterr().out
+    figures = {name.strip(): value.strip() for name, value in re.findall(r"^│([^│]+)│([^│]+)│$", said, re.MULTILINE)}
+    seconds = float(figures["seconds per optimizer step"])
+    assert seconds == pytest.approx(float(figures["TFLOP per optimizer step"])
+                                    / float(figures["TFLOP per second, float32"]), rel=1e-2)
+    assert float(figures["time for 7,200 steps"].split()[0]) == pytest.approx(seconds * 2, abs=0.051)
+    assert not work_dir.exists()
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    (dict(data__train__dataset__path="no/such/folder"), ["no/such/folder", "does not exist"]),
+    (dict(data__val__dataset__path="no/such/folder"), ["no/such/folder", "does not exist"]),
+    (dict(discriminator=tiny.DISCRIMINATOR), ["discriminator and objective.adversarial belong together"]),
+    (dict(training__max_step=3), ["did you mean 'max_steps'"])])
+def test_a_mistake_is_found_as_in_training(clips, tmp_path, changes, words):
+    config = write_config(tmp_path / "tiny.py", tiny_config(clips, **changes))
+    messages = [run_here("train", config, "--work-dir", tmp_path / "run", *more) for more in ([], ["--dry-run"])]
+    assert messages[0] == messages[1] and messages[0].startswith("error: ")
+    assert all(word in messages[0] for word in words) and not (tmp_path / "run").exists()
+
+
+def test_steps_of_a_run_take_the_arithmetic_that_was_foretold(clips, tmp_path):
+    config = Config(tiny_config(clips, gan=True, training__gradient_accumulation_steps=2))
+
+    def measured(max_steps: int) -> int:
+        config.training.max_steps = max_steps
+        trainer = build_trainer(config, work_dir=tmp_path / str(max_steps))
+        # Without oneDNN, whose packed kernels have no storage, for validation.
+        with torch.backends.mkldnn.flags(enabled=False), Meter() as meter, meter.phase("run"):
+            trainer.run()
+        return meter.phases[0].flops
+
+    *others, without_r1, with_r1 = run_cost(config).sources[0].phases
+    foretold = 2 * sum(phase.flops for phase in others) + without_r1.flops + with_r1.flops
+    assert measured(3) - measured(1) == 2 * foretold  # two steps, one of them with R1, each of two micro-batches
