@@ -42,10 +42,11 @@ def finish(process: subprocess.Popen, *, timeout: float = 120) -> tuple[int, str
 
 
 def wait_for(process: subprocess.Popen, work_dir: Path, *, step: int, timeout: float = 120) -> None:
-    """Until the log has a line of ``step``, or the process has ended."""
-    file, deadline = work_dir / "metrics.jsonl", time.monotonic() + timeout
+    """Just started: until its log has a line of ``step``, or it has ended."""
+    file, begun, deadline = work_dir / "metrics.jsonl", time.time(), time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < deadline:
-        if file.exists() and f'"step": {step},' in file.read_text():
+        # not what an earlier attempt has left, which is cut when a run begins
+        if file.exists() and file.stat().st_mtime > begun and f'"step": {step},' in file.read_text():
             return
         time.sleep(0.01)
     assert process.poll() is not None, f"no step {step} in {timeout} s"
