@@ -1,0 +1,129 @@
+"""Token ids and validation scores are float32's, whatever the precision of training."""
+
+import copy
+
+import numpy as np
+import pytest
+import synthetic_clip
+import torch
+from accelerate.state import AcceleratorState
+from mmengine.config import Config
+from skimage.metrics import structural_similarity
+from testing.test_every_part import TINY
+from training import tiny
+from training.tiny import metric_lines, tiny_config
+
+from toolkit import load_tokenizer
+from toolkit.build import build_part
+from toolkit.data import VideoClips
+from toolkit.data.shards import read_tokens
+from toolkit.extraction import extract_tokens, tokenizer_hash
+from toolkit.registry import QUANTIZERS
+from toolkit.training import build_trainer
+
+pytestmark = pytest.mark.engine
+clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
+PARTS = [(kind, arguments) for kind, choices in TINY["quantizer"].items() for arguments in choices]
+
+
+def train(clips, work_dir, precision, **changes):
+    """Four steps, with validations after the second and the last."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps its first precision
+    config = tiny_config(clips, training__mixed_precision=precision, training__validate_every=2, **changes)
+    build_trainer(Config(config), work_dir=work_dir).run()
+    return work_dir
+
+
+def lines_of(work_dir, split):
+    """Of the run's log, without what the clock says."""
+    return [{name: value for name, value in line.items() if name not in ("time", "seconds_per_step")}
+            for line in metric_lines(work_dir) if line["split"] == split]
+
+
+@pytest.mark.parametrize(("kind", "arguments"), PARTS, ids=str)
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_codes_and_ids_of_given_latents_do_not_depend_on_autocast(kind, arguments, training):
+    quantizer = build_part(QUANTIZERS, dict(type=kind, **copy.deepcopy(arguments))).train(training)
+    latents = torch.randn(64, quantizer.dim, 2, 4, 4)  # many, since rounding decides few of them
+
+    def quantized(dtype):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            output = copy.deepcopy(quantizer)(latents)
+            stored = output.indices is not None and not training
+            return output, quantizer.codes_from_indices(output.indices, (2, 4, 4)) if stored else None
+
+    wanted, codes = quantized(torch.float32)
+    for dtype in (torch.bfloat16, torch.float16):
+        found, looked_up = quantized(dtype)
+        assert found.codes.dtype == torch.float32 and torch.equal(found.codes, wanted.codes)
+        assert found.losses.keys() == wanted.losses.keys()
+        assert all(torch.equal(found.losses[name], loss) for name, loss in wanted.losses.items())
+        if wanted.indices is not None:
+            assert torch.equal(found.indices, wanted.indices)
+        if codes is not None:
+            assert looked_up.dtype == torch.float32 and torch.equal(looked_up, codes)
+
+
+@pytest.fixture(scope="module")
+def bf16_run(clips, tmp_path_factory):
+    """The folder of a run in bf16."""
+    return train(clips, tmp_path_factory.mktemp("bf16"), "bf16")
+
+
+def independent_scores(tokenizer, clips):
+    """PSNR, SSIM and codebook use by numpy and scikit-image, clip by clip in float32."""
+    dataset = VideoClips(path=str(clips), num_frames=5, size=16, train=False)
+    psnr, ssim, ids = [], [], []
+    for sample in (dataset[number] for number in range(len(dataset))):
+        with torch.no_grad():
+            output = tokenizer(sample["pixels"][None])
+        ids.append(output.indices.numpy().ravel())
+        pictures = [((x.clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).double().numpy()
+                    for x in (sample["pixels"], output.reconstruction[0])]
+        for one, other in zip(*pictures, strict=True):
+            psnr.append(-10 * np.log10(np.mean((one - other) ** 2)))
+            _, similarity = structural_similarity(one, other, data_range=1.0, gaussian_weights=True, sigma=1.5,
+                                                  use_sample_covariance=False, channel_axis=-1, full=True)
+            ssim.append(similarity[5:-5, 5:-5].mean())
+    counts = np.unique(np.concatenate(ids), return_counts=True)[1]
+    share = counts / counts.sum()
+    return {"psnr": np.mean(psnr), "ssim": np.mean(ssim), "codebook_usage": len(counts) / tokenizer.codebook_size,
+            "codebook_perplexity": np.exp(-(share * np.log(share)).sum())}
+
+
+def test_scores_of_a_run_in_bf16_are_those_of_its_exported_tokenizer_in_float32(bf16_run, clips):
+    last = lines_of(bf16_run, "val")[-1]
+    exported = load_tokenizer(bf16_run / "tokenizer")
+    assert {tensor.dtype for tensor in exported.state_dict().values()} == {torch.float32}
+    assert last["step"] == 4
+    for name, wanted in independent_scores(exported, clips).items():
+        assert last[name] == pytest.approx(wanted, rel=1e-4), name
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # and bf16's are others, or this would show nothing
+        assert last["psnr"] != pytest.approx(independent_scores(exported, clips)["psnr"], rel=1e-4)
+
+
+def test_with_the_same_weights_training_in_bf16_and_in_float32_have_the_same_scores_and_files(clips, tmp_path):
+    plain, half = (train(clips, tmp_path / precision, precision, training__learning_rate=0.0)
+                   for precision in ("no", "bf16"))
+    assert len(lines_of(plain, "val")) == 2 and lines_of(half, "val") == lines_of(plain, "val")
+    assert lines_of(half, "train") != lines_of(plain, "train")  # it did compute otherwise
+    one, other = (run / "tokenizer" / "model.safetensors" for run in (plain, half))
+    assert one.read_bytes() == other.read_bytes()
+
+
+@torch.no_grad()
+def test_tokens_of_a_tokenizer_trained_in_bf16_are_those_of_plain_float64_convolutions(bf16_run, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend("benchmarks")
+    from plain import PlainTokenizer
+
+    directory, clip = bf16_run / "tokenizer", synthetic_clip.frames(1, num_frames=9, height=32, width=48)
+    synthetic_clip.write_lossless(tmp_path / "clip.mkv", clip)
+    extract_tokens(load_tokenizer(directory), tmp_path / "clip.mkv", tokenizer_hash=tokenizer_hash(directory),
+                   output=tmp_path / "tokens")
+    (_, indices, _), = read_tokens(tmp_path / "tokens" / "tokens-000000.tar")
+    latents = PlainTokenizer(load_tokenizer(directory)).double().encode(synthetic_clip.pixels_of(clip).double())
+    latents = latents[0].movedim(0, -1).numpy()  # (t, h, w, 6)
+    wanted = (latents > 0) @ 2 ** np.arange(5, -1, -1)
+    decided = np.abs(latents).min(-1) > 1e-5
+    assert decided.mean() > 0.9 and np.array_equal(indices[..., 0][decided], wanted[decided])

@@ -1,0 +1,111 @@
+"""Committed weights give the committed tokens of a clip that is a formula, on every machine."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic_clip
+import torch
+from PIL import Image
+
+from toolkit import load_tokenizer
+from toolkit.data.shards import read_tokens
+from toolkit.extraction import decode_tokens, extract_tokens, tokenizer_hash
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+GOLDEN = Path(__file__).parent / "golden" / "tokens"
+CLIP = synthetic_clip.frames(1, num_frames=9, height=24, width=32)
+SAMPLES = {"clip": CLIP, "image": CLIP[4:5]}
+BITS = 8
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(GOLDEN)
+
+
+@pytest.fixture(scope="module")
+def stored():
+    """Name -> indices (t, h, w, 1), what is known of them."""
+    return {key: (np.array(indices), meta) for key, indices, meta in read_tokens(GOLDEN / "tokens-000000.tar")}
+
+
+@pytest.fixture(scope="module")
+def latents():
+    """Name -> (t, h, w, bits) float64, by plain convolutions."""
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.syspath_prepend(str(BENCHMARKS))
+        from plain import PlainTokenizer
+
+        network = PlainTokenizer(load_tokenizer(GOLDEN)).double()
+        return {name: network.encode(synthetic_clip.pixels_of(frames).double())[0].movedim(0, -1).numpy()
+                for name, frames in SAMPLES.items()}
+
+
+@pytest.fixture
+def media(tmp_path):
+    """A folder with the clip and the image in files that lose nothing."""
+    (tmp_path / "media").mkdir()
+    synthetic_clip.write_lossless(tmp_path / "media" / "clip.mkv", CLIP)
+    Image.fromarray(SAMPLES["image"][0].numpy()).save(tmp_path / "media" / "image.png")
+    return tmp_path / "media"
+
+
+def test_the_files_are_those_that_were_committed():
+    sums = dict(reversed(line.split("  ")) for line in (GOLDEN / "SHA256SUMS").read_text().splitlines())
+    assert sums.keys() == {"config.json", "model.safetensors", "tokens-000000.tar"}
+    for name, wanted in sums.items():
+        assert hashlib.sha256((GOLDEN / name).read_bytes()).hexdigest() == wanted, name
+    assert (GOLDEN / "model.safetensors").stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_no_latent_is_near_a_border_so_that_rounding_cannot_decide(latents, name):
+    assert latents[name].shape[-1] == BITS and np.abs(latents[name]).min() > 1e-3
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_the_stored_ids_are_the_signs_of_plainly_computed_latents_first_channel_most_significant(latents, stored, name):
+    wanted = np.packbits(latents[name] > 0, axis=-1, bitorder="big")  # eight bits, so that a byte is an id
+    indices, meta = stored[name]
+    assert meta["digits"] == [2] * BITS and meta["digit_order"] == "most significant first"
+    assert np.array_equal(indices, wanted.astype(np.int32))
+    assert len(np.unique(indices)) > 5  # the network does not say the same everywhere
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_tokenize_gives_exactly_the_stored_ids(tokenizer, stored, name):
+    pixels = synthetic_clip.pixels_of(SAMPLES[name])
+    assert np.array_equal(tokenizer.tokenize(pixels)[0].numpy(), stored[name][0])
+    chunks = torch.cat(list(tokenizer.tokenize_stream(pixels.split(2, dim=2))), dim=1)
+    assert np.array_equal(chunks[0].numpy(), stored[name][0])
+
+
+def test_extraction_writes_the_committed_samples_again(tokenizer, stored, media, tmp_path):
+    extract_tokens(tokenizer, media, tokenizer_hash=tokenizer_hash(GOLDEN), output=tmp_path / "tokens",
+                   samples_per_shard=2)
+    found = {key: (indices, meta) for key, indices, meta in read_tokens(tmp_path / "tokens" / "tokens-000000.tar")}
+    assert list(found) == list(stored) == ["clip", "image"]
+    for name, (indices, meta) in found.items():
+        assert indices.dtype == stored[name][0].dtype and np.array_equal(indices, stored[name][0])
+        assert meta["quantizer"].items() >= stored[name][1]["quantizer"].items()  # later ones may have more options
+        assert meta | {"quantizer": None} == stored[name][1] | {"quantizer": None}
+
+
+def test_every_sample_and_the_description_carry_the_tokenizers_hash(tokenizer, stored, media, tmp_path):
+    wanted = hashlib.sha256((GOLDEN / "config.json").read_bytes() + (GOLDEN / "model.safetensors").read_bytes())
+    extract_tokens(tokenizer, media, tokenizer_hash=tokenizer_hash(GOLDEN), output=tmp_path / "tokens")
+    assert json.loads((tmp_path / "tokens" / "dataset.json").read_text())["tokenizer"] == wanted.hexdigest()
+    written = [meta for tar in sorted(tmp_path.glob("tokens/*.tar")) for _, _, meta in read_tokens(tar)]
+    assert [meta["tokenizer"] for meta in written] == [wanted.hexdigest()] * 2
+    assert [meta["tokenizer"] for _, meta in stored.values()] == [wanted.hexdigest()] * 2
+
+
+def test_the_committed_file_decodes_with_its_tokenizer_and_no_other(tokenizer, tmp_path):
+    assert decode_tokens(tokenizer, GOLDEN / "tokens-000000.tar", tokenizer_hash=tokenizer_hash(GOLDEN),
+                         output=tmp_path) == 2
+    assert {file.name for file in tmp_path.iterdir()} == {"clip_reconstruction.mp4", "image_reconstruction.png"}
+    with pytest.raises(ValueError, match="these are tokens of the tokenizer"):
+        decode_tokens(tokenizer, GOLDEN / "tokens-000000.tar", tokenizer_hash="0" * 64, output=tmp_path / "other")
