@@ -147,6 +147,15 @@ def test_a_gradient_that_is_not_finite_is_caught_where_the_losses_are(clips, tmp
     assert all("gradient_norm is nan" in line["reason"] for line in skipped(tmp_path))
 
 
+def test_the_average_starts_from_the_first_step_that_is_taken(clips, tmp_path):
+    cliff = dict(loss=dict(type="Cliff"), weight=[(1, 1.0), (1, 0.0)])  # at the first step only
+    assert build(torn_config(clips, objective__losses__cliff=cliff, training__max_steps=2), tmp_path).run()
+    assert [line["step"] for line in skipped(tmp_path)] == [1]
+    one, average = (load_file(tmp_path / "checkpoints" / "step_2" / f"{name}.safetensors")
+                    for name in ("tokenizer", "ema"))
+    assert_same_tensors(one, average, "ema")
+
+
 def test_too_many_in_a_row_end_the_run_with_the_last_good_checkpoint(clips, tmp_path):
     shared = dict(training__max_steps=20, training__max_skipped_in_a_row=3)
     with pytest.raises(DivergenceError, match=r"(?s)4 steps in a row.*gradient_clipping.*--resume"):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
@@ -25,8 +24,8 @@ class Guard:
 
     Args:
         modules: Whose buffers are put back.
-        accelerator: The processes that decide together.
         max_in_a_row: Steps left out one after the other, beyond which the run ends.
+        any_of: Whether a flag is set on any of all processes; None: there is one.
 
     Attributes:
         num_skipped: Steps left out so far.
@@ -34,7 +33,7 @@ class Guard:
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
-        >>> guard = Guard([norm], accelerator=Accelerator(cpu=True), max_in_a_row=2)
+        >>> guard = Guard([norm], max_in_a_row=2)
         >>> guard.remember()
         >>> output = norm(torch.full((2, 1), float("nan"))).mean()
         >>> guard.faults([{"total": output.detach()}], norms={}, keys=["torn.mp4"])
@@ -43,8 +42,9 @@ class Guard:
         (0.0, 1)
     """
 
-    def __init__(self, modules: Iterable[nn.Module], *, accelerator: Accelerator, max_in_a_row: int):
-        self.accelerator, self.max_in_a_row = accelerator, max_in_a_row
+    def __init__(self, modules: Iterable[nn.Module], *, max_in_a_row: int,
+                 any_of: Callable[[bool], bool] | None = None):
+        self.max_in_a_row, self.any_of = max_in_a_row, any_of or bool
         self.num_skipped, self.in_a_row = 0, 0
         self._modules = list(modules)
         self._saved: list[Tensor] = []
@@ -75,7 +75,7 @@ class Guard:
         """
         named = [*((name, value) for each in scalars for name, value in each.items()), *norms.items()]
         finite = torch.stack([value.detach().float() for _, value in named]).isfinite()
-        if not self._any(~finite.all()):
+        if not self.any_of(not finite.all()):
             self.in_a_row, self._saved = 0, []
             return None
         bad = dict.fromkeys(f"{name} is {value.item():.4g}"
@@ -101,11 +101,6 @@ class Guard:
         for buffer, saved in zip(self._buffers(), self._saved, strict=True):
             buffer.copy_(saved)
         self._saved = []
-
-    def _any(self, flag: Tensor) -> bool:
-        if self.accelerator.num_processes > 1:
-            flag = self.accelerator.reduce(flag.to(self.accelerator.device, torch.float32))
-        return bool(flag.item())
 
     def state_dict(self) -> dict[str, int]:
         """The counts."""

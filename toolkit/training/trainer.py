@@ -108,8 +108,8 @@ class Trainer:
         self.step = 0
         self._seen: set[tuple[str, tuple[int, ...]]] = set()
         self.tally = Tally(tokenizer)
-        self.guard = Guard([tokenizer, self.objective, *discriminators.values()], accelerator=accelerator,
-                           max_in_a_row=settings.max_skipped_in_a_row)
+        self.guard = Guard([tokenizer, self.objective, *discriminators.values()],
+                           max_in_a_row=settings.max_skipped_in_a_row, any_of=self._any)
         self.scores: dict[str, dict[str, float]] = {}
         self.checkpoints = CheckpointWriter(work_dir / "checkpoints", keep=settings.checkpoints.keep,
                                             rank=accelerator.process_index, any_of=self._any)
@@ -204,7 +204,8 @@ class Trainer:
             log.skipped(modality, self.step, *faults)
             return
         if self.ema:
-            self.ema.update(self.tokenizer.plain, step=self.step)
+            # of the steps taken: the first of them starts the average
+            self.ema.update(self.tokenizer.plain, step=self.step - self.guard.num_skipped)
         self.tally.add(modality, [*scalars, norms])
         for each in taken:
             if each.indices is not None:
