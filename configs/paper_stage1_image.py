@@ -26,5 +26,5 @@ data = dict(
                num_workers=8),
     val=dict(dataset=dict(_delete_=True, type="Images", path=None, size=256, train=False), batch_size=8,
              num_workers=2))
-training = dict(max_steps=312_500, gradient_accumulation_steps=1, mixed_precision="bf16", log_every=50,
+training = dict(max_steps=312_500, global_batch_size=256, mixed_precision="bf16", log_every=50,
                 validate_every=12_500, checkpoints=dict(every=2500, keep=3))

@@ -14,10 +14,10 @@ N nodes of 8 GPUs, 8 / N times a step; for N = 4, on node K from 0 to 3, with a 
 
     accelerate launch --num_machines 4 --num_processes 32 --machine_rank K --main_process_ip ADDRESS_OF_NODE_0 \\
         --main_process_port 29500 tools/train.py configs/paper_stage2_video.py --work-dir /shared/paper_stage2_video \\
-        --cfg-options training.gradient_accumulation_steps=2 data.train.dataset.path=... data.val.dataset.path=... \\
+        --cfg-options data.train.dataset.path=... data.val.dataset.path=... \\
         training.init_from=/shared/paper_stage1_image/tokenizer
 
-With less memory: data.train.batch_size=1 and twice as many times a step, training.activation_checkpointing=True.
+With less memory: data.train.batch_size=1, training.activation_checkpointing=True.
 O2-MAGVIT2 trained in float32 (training.mixed_precision=no), with another perceptual term: _base_/objectives/magvit2.py.
 """
 
@@ -28,5 +28,5 @@ data = dict(
                batch_size=2, num_workers=8),
     val=dict(dataset=dict(_delete_=True, type="VideoClips", path=None, num_frames=17, size=256, train=False),
              batch_size=1, num_workers=2))
-training = dict(init_from="work_dirs/paper_stage1_image/tokenizer", max_steps=72_656, gradient_accumulation_steps=8,
+training = dict(init_from="work_dirs/paper_stage1_image/tokenizer", max_steps=72_656, global_batch_size=128,
                 mixed_precision="bf16", log_every=50, validate_every=5000, checkpoints=dict(every=1000, keep=3))

@@ -15,6 +15,7 @@ from toolkit.build import build_part
 from toolkit.config import parse_overrides
 from toolkit.contracts import DataError
 from toolkit.registry import DATASETS
+from toolkit.training.assemble import read_settings
 from toolkit.training.initialization import initialize
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -103,8 +104,9 @@ def test_paper_scale_commands_give_the_published_batch(name):
         options = [word for word in words[words.index("--cfg-options") + 1:] if not word.endswith("...")]
         config = load_config(CONFIGS / f"{name}.py", parse_overrides(options))
         processes = int(words[words.index("--num_processes") + 1])
-        batch = config.data.train.batch_size * config.training.gradient_accumulation_steps * processes
-        assert batch == PUBLISHED[name][0]
+        settings, each = read_settings(config), config.data.train.batch_size
+        micro = settings.shared_out([each], num_processes=processes).gradient_accumulation_steps
+        assert each * micro * processes == PUBLISHED[name][0]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

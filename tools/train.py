@@ -50,7 +50,8 @@ def main() -> None:
     try:
         config = load_config(arguments.config, parse_overrides(arguments.cfg_options))
         if arguments.dry_run:
-            return show(cost_tables(run_cost(config)))
+            cost = run_cost(config, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
+            return show(cost_tables(cost)) if main_process else None
         trainer = build_trainer(config, work_dir=work_dir, resume=arguments.resume)
         finished = trainer.run()
     except (AssetError, DataError, OSError, PluginError, TypeError, UnknownComponentError, ValueError) as error:

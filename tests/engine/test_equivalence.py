@@ -191,7 +191,7 @@ CASES: dict[str, dict[str, Any]] = {
     "reviving": dict(quantizer=REVIVING),
     "reviving averages": dict(quantizer=dict(REVIVING, update="ema", kmeans_iters=2)),
     "stylegan": dict(discriminator=dict(video=DISCRIMINATOR, image=IMAGE_DISCRIMINATOR), images=True, quantizer=LFQ,
-                     objective__adversarial=ADVERSARIAL, training__gradient_accumulation_steps=2, **SCHEDULES),
+                     objective__adversarial=ADVERSARIAL, training__global_batch_size=4, **SCHEDULES),
     "patchgan": dict(quantizer=VQ, **game(PATCHGAN, adaptive=dict(type="AdaptiveWeight"),
                                           lecam=dict(weight=0.1, decay=0.7, per_logit=True))),
 }

@@ -10,6 +10,8 @@ from toolkit.training.settings import Settings
     (dict(max_steps=0), "max_steps must be"),
     (dict(max_steps=1.5), "max_steps must be"),
     (dict(max_steps=10, gradient_accumulation_steps=0), "gradient_accumulation_steps must be"),
+    (dict(max_steps=10, global_batch_size=0), "global_batch_size must be"),
+    (dict(max_steps=10, global_batch_size=8, gradient_accumulation_steps=2), "global_batch_size decides"),
     (dict(max_steps=10, checkpoints=dict(evry=3)), "training.checkpoints has no key 'evry'"),
     (dict(max_steps=10, checkpoints=dict(keep=0)), "training.checkpoints.keep must be"),
     (dict(max_steps=10, checkpoints=5), "training.checkpoints is dict"),
@@ -31,3 +33,27 @@ def test_the_section_is_read():
     settings = Settings.from_config(dict(max_steps=10, ema_decay=None, checkpoints=dict(every=5, keep=None)))
     assert (settings.max_steps, settings.ema_decay) == (10, None)
     assert (settings.checkpoints.every, settings.checkpoints.keep) == (5, None)
+
+
+@pytest.mark.parametrize(("batch_size", "processes", "micro"), [(2, 8, 8), (2, 32, 2), (128, 1, 1), (1, 128, 1)])
+def test_a_global_batch_is_shared_out(batch_size, processes, micro):
+    settings = Settings(max_steps=10, global_batch_size=128).shared_out([batch_size] * 2, num_processes=processes)
+    assert settings.gradient_accumulation_steps == micro
+    settings.check()
+
+
+def test_without_a_global_batch_nothing_changes():
+    settings = Settings(max_steps=10, gradient_accumulation_steps=3)
+    assert settings.shared_out([4, 5], num_processes=7) == settings
+
+
+@pytest.mark.parametrize(("batch_sizes", "processes", "words"), [
+    ([32], 16, r"multiple of .* got 32 x 16; set data.train.batch_size=8"),
+    ([3], 8, r"got 3 x 8; set data.train.batch_size=2"),
+    ([1], 3, r"got 1 x 3; take a number of processes that divides 128"),
+    ([1], 256, r"got 1 x 256; take a number of processes that divides 128"),
+    ([2, 4], 1, r"one batch_size in all of data.train, got \[2, 4\]"),
+])
+def test_a_global_batch_that_cannot_be_shared_out_says_what_to_do(batch_sizes, processes, words):
+    with pytest.raises(ConfigError, match=words):
+        Settings(max_steps=10, global_batch_size=128).shared_out(batch_sizes, num_processes=processes)

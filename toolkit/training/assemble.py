@@ -36,6 +36,26 @@ logger = logging.getLogger(__name__)
 NETWORK = "network.json"  # in the work dir: the tokenizer's config as data, where config.py is code
 
 
+def read_settings(config: Mapping[str, Any]) -> Settings:
+    """The ``training`` section of a run's config, once the sections are there that a run needs.
+
+    Raises:
+        ConfigError: If one is missing or does not fit the others.
+
+    Example:
+        >>> from toolkit import load_config
+        >>> read_settings(load_config("configs/demo_video.py")).max_steps
+        2000
+    """
+    missing = [key for key in ("objective", "data", "training") if key not in config]
+    if missing:
+        raise ConfigError(f"training needs the config sections {', '.join(missing)}.")
+    check_keys("data", config["data"], ("train", "val"))
+    if bool(config.get("discriminator")) != bool(config["objective"].get("adversarial")):
+        raise ConfigError("discriminator and objective.adversarial belong together: give both, or set both to None.")
+    return Settings.from_config(config["training"])
+
+
 def build_sources(where: str, config: Mapping[str, Any] | list[Mapping[str, Any]]) -> list[Source]:
     """Build the data of one split: one source, or a weighted mixture of several.
 
@@ -156,11 +176,7 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
         (0, 2000, ['config.py', 'network.json', 'provenance.json'])
     """
     work_dir = Path(work_dir)
-    missing = [key for key in ("objective", "data", "training") if key not in config]
-    if missing:
-        raise ConfigError(f"training needs the config sections {', '.join(missing)}.")
-    check_keys("data", config.data, ("train", "val"))
-    settings = Settings.from_config(config.training)
+    settings = read_settings(config)
     seed = config.get("seed", 0)
     if not isinstance(seed, int):
         raise ConfigError(f"seed is a whole number, got {seed!r}.")
@@ -175,10 +191,9 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     metrics = config.get("metrics") or []
     build_metrics(metrics, tokenizer)  # now, lest a mistake in them ends the run at its first validation
     train, val = (build_sources(f"data.{split}", config.data.get(split)) for split in ("train", "val"))
+    settings = settings.shared_out((s.batch_size for s in train), num_processes=accelerator.num_processes)
     modalities = sorted({source.dataset.modality for source in train})
     discriminators = build_discriminators(config.get("discriminator"), modalities)
-    if bool(discriminators) != bool(config.objective.get("adversarial")):
-        raise ConfigError("discriminator and objective.adversarial belong together: give both, or set both to None.")
     if settings.init_from and not goes_on:
         initialize_discriminators(discriminators.values(), settings.init_from)
     objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=tuple(modalities))

@@ -11,9 +11,9 @@ from mmengine.config import Config
 from torch import nn
 
 from toolkit.build import build_metrics
-from toolkit.config import ConfigError, check_keys
+from toolkit.config import ConfigError
 from toolkit.data import Source
-from toolkit.training.assemble import build_discriminators, build_sources, starting_tokenizer
+from toolkit.training.assemble import build_discriminators, build_sources, read_settings, starting_tokenizer
 from toolkit.training.cost import Phase, frozen_networks, measure_step
 from toolkit.training.objective import build_objective
 from toolkit.training.settings import Settings
@@ -138,11 +138,12 @@ class RunCost:
         return sum(network.held for network in self.networks) + max(source.peak for source in self.sources)
 
 
-def run_cost(config: Config) -> RunCost:
-    """Find what a config's run costs. Data must be there, and is not read.
+def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:
+    """Find what a config's run costs each of its processes. Data must be there, and is not read.
 
     Args:
         config: From :func:`toolkit.load_config`.
+        num_processes: That share ``training.global_batch_size``.
 
     Raises:
         ConfigError: If the config does not hold together, or a step's cost depends on numbers.
@@ -154,19 +155,14 @@ def run_cost(config: Config) -> RunCost:
         >>> round(cost.flops_per_sample / cost.forward_flops_per_sample, 1)   # the backward pass is as two of them
         3.0
     """
-    missing = [key for key in ("objective", "data", "training") if key not in config]
-    if missing:
-        raise ConfigError(f"training needs the config sections {', '.join(missing)}.")
-    check_keys("data", config.data, ("train", "val"))
-    settings = Settings.from_config(config.training)
+    settings = read_settings(config)
     train, _ = (build_sources(f"data.{split}", config.data.get(split)) for split in ("train", "val"))
+    settings = settings.shared_out((source.batch_size for source in train), num_processes=num_processes)
     modalities = tuple(sorted({source.dataset.modality for source in train}))
     with warnings.catch_warnings(), torch.device("meta"):  # shapes alone, no memory
         warnings.filterwarnings("ignore", message="Initializing zero-element|for .* copying from a non-meta")
         tokenizer = starting_tokenizer(config, settings)
         discriminators = build_discriminators(config.get("discriminator"), modalities)
-    if bool(discriminators) != bool(config.objective.get("adversarial")):
-        raise ConfigError("discriminator and objective.adversarial belong together: give both, or set both to None.")
     build_metrics(config.get("metrics") or [], tokenizer)
     objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=modalities)
     networks = [Network.of(name, [part], averaged=settings.ema_decay is not None)

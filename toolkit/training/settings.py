@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from toolkit.config import ConfigError, check_keys
@@ -37,6 +37,8 @@ class Settings:
             over samples. What is taken over a batch sees one micro-batch (of all processes) at a time:
             codebook_entropy, lecam, AdaptiveWeight, PatchGANDiscriminator (its batch norm), and of quantizers
             update="ema", kmeans_iters, revive_below and quantize_dropout.
+        global_batch_size: Samples per optimizer step, of all processes and micro-batches together. Given, it decides
+            the number of micro-batches, whatever the number of processes.
         mixed_precision: "no", "bf16" or "fp16".
         activation_checkpointing: Recompute activations in the backward pass: True, or in so many of the finest
             levels, where most of the memory is.
@@ -72,6 +74,7 @@ class Settings:
     eps: float = 1e-8
     weight_decay: float = 0.0
     gradient_accumulation_steps: int = 1
+    global_batch_size: int | None = None
     mixed_precision: str = "no"
     activation_checkpointing: bool | int = False
     compile: bool = False
@@ -106,11 +109,49 @@ class Settings:
         settings.check()
         return settings
 
+    def shared_out(self, batch_sizes: Iterable[int], *, num_processes: int) -> Settings:
+        """These settings, with the micro-batches that ``global_batch_size`` takes.
+
+        Args:
+            batch_sizes: Of the sources of training data, each per process and micro-batch.
+            num_processes: Of the run.
+
+        Raises:
+            ConfigError: If the processes cannot share out that batch.
+
+        Example:
+            >>> settings = Settings(max_steps=10, global_batch_size=128)
+            >>> settings.shared_out([2], num_processes=16).gradient_accumulation_steps
+            4
+        """
+        if self.global_batch_size is None:
+            return self
+        sizes, whole = set(batch_sizes), self.global_batch_size
+        if len(sizes) > 1:
+            raise ConfigError(f"training.global_batch_size needs one batch_size in all of data.train, got "
+                              f"{sorted(sizes)}; make them equal, or set gradient_accumulation_steps instead.")
+        batch_size, = sizes
+        micro, left = divmod(whole, batch_size * num_processes)
+        if left:
+            share, rest = divmod(whole, num_processes)
+            advice = (f"take a number of processes that divides {whole}" if rest else "set data.train.batch_size="
+                      f"{max(size for size in range(1, batch_size + 1) if share % size == 0)}")
+            raise ConfigError(f"training.global_batch_size={whole} must be a multiple of data.train.batch_size x "
+                              f"processes, got {batch_size} x {num_processes}; {advice}.")
+        return replace(self, global_batch_size=None, gradient_accumulation_steps=micro)
+
     def check(self) -> None:
         """Raise a ConfigError for the first value that is out of range."""
         for name in ("max_steps", "gradient_accumulation_steps", "log_every", "validate_every", "num_samples"):
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 raise ConfigError(f"training.{name} must be a whole number of at least 1, got {value!r}.")
+        if self.global_batch_size is not None:
+            if not isinstance(whole := self.global_batch_size, int) or whole < 1:
+                raise ConfigError(f"training.global_batch_size must be a whole number of at least 1, got {whole!r}.")
+            if self.gradient_accumulation_steps != 1:
+                raise ConfigError("training.global_batch_size decides how often to accumulate, and "
+                                  f"gradient_accumulation_steps={self.gradient_accumulation_steps} says it too; set "
+                                  "one of them to None and 1.")
         if not isinstance(self.max_skipped_in_a_row, int) or self.max_skipped_in_a_row < 0:
             raise ConfigError("training.max_skipped_in_a_row must be a whole number of at least 0, got "
                               f"{self.max_skipped_in_a_row!r}.")
