@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -148,6 +150,24 @@ def test_the_exported_weights_are_the_moving_average_by_hand(undisturbed):
 def test_keep_bounds_the_checkpoints_of_a_run(clips, tmp_path, every):
     train(tiny_config(clips, training__checkpoints=dict(every=every, keep=2), training__max_steps=4), tmp_path)
     assert [path.name for path in checkpoints_in(tmp_path / "checkpoints")] == ["step_3", "step_4"]
+
+
+def test_a_checkpoint_is_written_once(clips, tmp_path, monkeypatch):
+    """A second one of its step, as a run is stopped just after it, would for a moment put none in its place."""
+    trainer = build(tiny_config(clips, training__max_steps=4, training__validate_every=2,
+                                training__checkpoints=dict(every=2, keep=1)), tmp_path)
+    make_metrics, write, written = trainer.make_metrics, trainer.checkpoints.write, []
+
+    def interrupted(tokenizer):
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return make_metrics(tokenizer)
+
+    trainer.make_metrics = interrupted
+    monkeypatch.setattr(trainer.checkpoints, "write",
+                        lambda step, **state: (written.append(step), write(step, **state)))
+    assert not trainer.run()
+    assert written == [2] and [path.name for path in checkpoints_in(tmp_path / "checkpoints")] == ["step_2"]
 
 
 def test_without_ema_the_exported_weights_are_the_trained_ones(clips, tmp_path):

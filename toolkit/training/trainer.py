@@ -106,6 +106,7 @@ class Trainer:
                               max_norm=clipping["discriminator"])
             for modality, network in discriminators.items()}
         self.step = 0
+        self._saved: int | None = None  # the step of the newest checkpoint, which is never written again
         self._seen: set[tuple[str, tuple[int, ...]]] = set()
         self.tally = Tally(tokenizer)
         self.guard = Guard([tokenizer, self.objective, *discriminators.values()],
@@ -138,7 +139,7 @@ class Trainer:
                         self.save_checkpoint()
                         due = False
                 finished = self.step == self.settings.max_steps
-                if not finished:
+                if not finished and self.step != self._saved:
                     self.save_checkpoint()
                 elif not self.scores:  # resumed after the last step, when the log has its lines
                     self.validate(RunLog(self.work_dir, step=self.step, max_steps=self.step, active=False))
@@ -309,7 +310,9 @@ class Trainer:
         shared = {"step": self.step, "guard": self.guard.state_dict(),
                   "optimizers": {name: network.state_dict() for name, network in self._trained().items()}}
         own = {"random": random_state(), "data": self.train_loader.state_dict(), "tally": self.tally.state_dict()}
-        return self.checkpoints.write(self.step, modules=self._modules(), shared=shared, own=own)
+        checkpoint = self.checkpoints.write(self.step, modules=self._modules(), shared=shared, own=own)
+        self._saved = self.step
+        return checkpoint
 
     def _trained(self) -> dict[str, Trained]:
         return {"tokenizer": self.tokenizer,
@@ -328,7 +331,7 @@ class Trainer:
         self.train_loader.load_state_dict(own["data"])
         self.tally.load_state_dict(own["tally"], device=self.accelerator.device)
         set_random_state(own["random"])
-        self.step = checkpoint_step(found[-1])
+        self.step = self._saved = checkpoint_step(found[-1])
         logger.info("resumed from %s.", found[-1])
 
     def _report(self, finished: bool, *, seconds: float, steps: int) -> None:
