@@ -9,6 +9,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -31,8 +32,7 @@ def show(table: object) -> None:
     Console(width=max(100, Console().width)).print(table)
 
 
-def main() -> None:
-    arguments = parse()
+def train(arguments: argparse.Namespace) -> None:
     main_process = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -44,8 +44,10 @@ def main() -> None:
     from toolkit.registry import PluginError, UnknownComponentError
     from toolkit.training import build_trainer
     from toolkit.training.dry_run import run_cost
+    from toolkit.training.processes import end_with_launcher
     from toolkit.training.tables import cost_tables, write_results
 
+    end_with_launcher()
     work_dir = arguments.work_dir or Path("work_dirs") / Path(arguments.config).stem
     try:
         config = load_config(arguments.config, parse_overrides(arguments.cfg_options))
@@ -53,19 +55,25 @@ def main() -> None:
             cost = run_cost(config, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
             return show(cost_tables(cost)) if main_process else None
         trainer = build_trainer(config, work_dir=work_dir, resume=arguments.resume)
-        finished = trainer.run()
+        if not trainer.run():
+            sys.exit(130)
+        results = trainer.compare()
+        if trainer.accelerator.is_main_process:
+            show(write_results(results, work_dir))
+            print(f"tokenizer: {work_dir / 'tokenizer'}; samples: {work_dir / 'samples'}")
     except (AssetError, DataError, OSError, PluginError, TypeError, UnknownComponentError, ValueError) as error:
         logging.debug("where it happened", exc_info=True)
         sys.exit(f"error: {error}")
+
+
+def main() -> None:
+    arguments = parse()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # where training itself does not answer
+    try:
+        train(arguments)
     except KeyboardInterrupt:
         print("stopped at once; --resume goes on from the last checkpoint, if there is one.", file=sys.stderr)
         sys.exit(130)
-    if not finished:
-        sys.exit(130)
-    results = trainer.compare()
-    if trainer.accelerator.is_main_process:
-        show(write_results(results, work_dir))
-        print(f"tokenizer: {work_dir / 'tokenizer'}; samples: {work_dir / 'samples'}")
 
 
 if __name__ == "__main__":

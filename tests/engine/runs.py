@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import torch
 from safetensors.torch import load_file
 from tools.commands import ENVIRONMENT, ROOT
@@ -59,7 +61,15 @@ def kill_at_random(command: list[str], work_dir: Path, *, after_step: int, draw:
     time.sleep(draw.uniform(0, 0.5))
     assert process.poll() is None, finish(process)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.communicate()  # until the last of them has closed its pipes
+    assert not (work_dir / "tokenizer").exists()  # it had not come to its end, and did not go on to it
+
+
+def signal_all(process: subprocess.Popen, number: int) -> None:
+    """As a scheduler does: a launcher, its processes in their own sessions, and their workers."""
+    for each in [process, *psutil.Process(process.pid).children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(number)
 
 
 def assert_same_tensors(one: object, other: object, where: str) -> None:

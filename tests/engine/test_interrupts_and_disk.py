@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
-from engine.runs import assert_same_run, finish, start, train_command, wait_for
+from engine.runs import assert_same_run, finish, signal_all, start, train_command, wait_for
 from tools.commands import ENVIRONMENT
 from training import tiny
 from training.tiny import metric_lines, tiny_config, write_config
@@ -42,7 +44,7 @@ def test_a_signal_finishes_the_step_writes_a_checkpoint_and_says_so(config, undi
     command = train_command(config, tmp_path, "--resume", num_processes=num_processes)
     process = start(command)
     wait_for(process, tmp_path, step=3)
-    os.killpg(process.pid, number)  # as a terminal or a scheduler does: all of them, workers too
+    signal_all(process, number)
     code, error = finish(process)
     checkpoint, = checkpoints_in(tmp_path / "checkpoints")
     step = int(checkpoint.name.removeprefix("step_"))
@@ -55,6 +57,18 @@ def test_a_signal_finishes_the_step_writes_a_checkpoint_and_says_so(config, undi
         code, error = finish(start(command))
         assert code == 0 and f"resumed from {checkpoint}" in error, error[-3000:]
         assert_same_run(undisturbed, tmp_path, step=STEPS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_is_answered_too(config, tmp_path, number):
+    process = start(train_command(config, tmp_path))
+    status = Path(f"/proc/{process.pid}/status")
+    while not int(re.search(r"SigCgt:\s+(\w+)", status.read_text())[1], 16) >> (signal.SIGTERM - 1) & 1:
+        time.sleep(0.01)
+    time.sleep(0.5)  # in the middle of imports
+    process.send_signal(number)
+    code, error = finish(process, timeout=30)
+    assert code == 130 and error.startswith("stopped at once") and "Traceback" not in error
 
 
 def test_a_second_signal_stops_at_once(clips, tmp_path):
@@ -97,3 +111,12 @@ def test_a_full_disk_stops_clearly_and_keeps_the_last_good_checkpoint(clips, tmp
     assert finish(start(command))[0] == 0  # with room again
     assert [path.name for path in folder.iterdir()] == ["step_3"]
     assert [line["step"] for line in metric_lines(tmp_path / "run") if "total" in line] == [1, 2, 3]
+
+    exported = {path: path.read_bytes() for path in (tmp_path / "run/tokenizer").iterdir()}
+    limit = max(map(len, exported.values())) // 2  # a finished run writes its tokenizer again
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    error = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert error.startswith(f"error: {tmp_path / 'run'} cannot be written to") and "last good one is step_3" in error
+    assert all(path.read_bytes() == content for path, content in exported.items())

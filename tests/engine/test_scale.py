@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -68,13 +69,17 @@ def wait_for(processes: list[subprocess.Popen], *, timeout: float = TIMEOUT) -> 
 
 
 def test_accelerate_launch_trains_on_two_processes_and_writes_one_set_of_files(clips, tmp_path):
-    changes = dict(training__max_steps=3, training__validate_every=2, training__checkpoints=dict(every=2, keep=1))
+    lonely = tmp_path / "validation"  # one clip: the second process has none
+    lonely.mkdir()
+    shutil.copy(min(clips.iterdir()), lonely)
+    changes = dict(training__max_steps=3, training__validate_every=2, training__checkpoints=dict(every=2, keep=1),
+                   data__val__dataset__path=str(lonely))
     config, work_dir = write_config(tmp_path / "tiny.py", config_of(clips, batch_size=1, **changes)), tmp_path / "run"
     with launched("--main_process_port", str(free_port()), str(ROOT / "tools" / "train.py"), str(config),
                   "--work-dir", str(work_dir)) as process:
         output, = wait_for([process])
     assert process.returncode == 0, output[-3000:]
-    assert output.count("video, validation set") == 1
+    assert output.count("video, validation set") == 1 and "thumbnail" in output
     assert [line["step"] for line in metric_lines(work_dir) if "total" in line] == [1, 2, 3]
     assert json.loads((work_dir / "provenance.json").read_text())["num_processes"] == 2
     assert len(list((work_dir / "events").glob("events*"))) == 1

@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit.training.checkpoint import CheckpointWriter, checkpoints_in, random_state, set_random_state
+from toolkit.training.checkpoint import (
+    CheckpointWriter,
+    DamagedCheckpointError,
+    checkpoints_in,
+    random_state,
+    set_random_state,
+)
 
 
 def writer(folder, *, keep=None, rank=0) -> CheckpointWriter:
@@ -62,14 +68,46 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     write(tmp_path, 1)
     file = next((tmp_path / "step_1").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:20])
-    with pytest.raises(ValueError, match="step_1 does not fit this config, or is damaged"):
+    with pytest.raises(DamagedCheckpointError, match=r"layer\.safetensors is missing or damaged"):
         writer(tmp_path).read(tmp_path / "step_1", modules={file.stem: nn.Linear(2, 2)})
 
 
-def test_a_process_without_a_state_is_told_so(tmp_path):
-    write(tmp_path, 1)
-    with pytest.raises(FileNotFoundError, match="fewer processes"):
-        writer(tmp_path, rank=1).read(tmp_path / "step_1", modules={})
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated"])
+@pytest.mark.parametrize("name", ["layer.safetensors", "state.pt", "process_0.pt"])
+def test_the_newest_that_is_not_damaged_is_read(tmp_path, caplog, name, damage):
+    write(tmp_path, 1, 2, 3)
+    file = tmp_path / "step_3" / name
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes(content[:len(content) // 2] if damage == "truncated" else b"")
+    checkpoint, shared, _ = writer(tmp_path).read_newest(modules={"layer": nn.Linear(2, 2)})
+    assert checkpoint == tmp_path / "step_2" and shared == {"step": 2}
+    message, = (record.message for record in caplog.records)
+    assert "step_3 is left out" in message and name in message
+
+
+def test_a_checkpoint_that_another_process_cannot_read_is_left_out_by_all(tmp_path):
+    write(tmp_path, 1, 2)
+    votes = iter([True, False])  # as another process answers
+    reader = CheckpointWriter(tmp_path, keep=None, any_of=lambda mine: mine or next(votes))
+    assert reader.read_newest(modules={"layer": nn.Linear(2, 2)})[0] == tmp_path / "step_1"
+
+
+def test_damage_of_all_is_an_error_and_none_at_all_is_not(tmp_path):
+    assert writer(tmp_path).read_newest(modules={}) is None
+    write(tmp_path, 1, 2)
+    for state in tmp_path.glob("step_*/state.pt"):
+        state.unlink()
+    with pytest.raises(DamagedCheckpointError, match=r"no checkpoint in .* can be read .*another --work-dir"):
+        writer(tmp_path).read_newest(modules={})
+
+
+@pytest.mark.parametrize(("before", "now", "words"), [(1, 2, "by 1 process, got 2"), (2, 1, "by 2 processes, got 1")])
+def test_another_number_of_processes_is_refused(tmp_path, before, now, words):
+    CheckpointWriter(tmp_path, keep=None, num_processes=before).write(1, modules={}, shared={}, own={})
+    with pytest.raises(ValueError, match=f"was written {words}; resume with as many as before"):
+        CheckpointWriter(tmp_path, keep=None, num_processes=now).read_newest(modules={})
 
 
 def test_every_random_stream_goes_on_where_it_was_saved(tmp_path):

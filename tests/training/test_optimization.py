@@ -46,3 +46,32 @@ def test_a_step_uses_the_rate_of_its_own_number():
     trained.step(4)  # Adam's first step is the rate, whatever the gradient
     assert layer.weight.item() == pytest.approx(-4e-3, rel=1e-5)
     assert layer.weight.grad is None
+
+
+def test_the_configs_settings_hold_after_resuming_as_its_rate_does():
+    def trained(**settings) -> Trained:
+        return Trained(nn.Linear(1, 1), learning_rate=1e-2, settings=Settings(max_steps=100, **settings),
+                       accelerator=Accelerator(cpu=True))
+
+    before, after = trained(), trained(betas=(0.5, 0.9), eps=0.25, weight_decay=0.125)
+    before.backward(before.module(torch.ones(1, 1)).sum())
+    before.step(0)
+    after.load_state_dict(before.state_dict())
+    group, = after.optimizer.param_groups
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.5, 0.9), 0.25, 0.125)
+    assert all(torch.equal(after.optimizer.state[new]["exp_avg_sq"], before.optimizer.state[old]["exp_avg_sq"])
+               for new, old in zip(after.plain.parameters(), before.plain.parameters(), strict=True))
+
+
+def test_in_fp16_a_gradient_is_an_overflow_only_while_it_is_scaled_up():
+    """From a scale of 2^16 it takes 16 halvings until a gradient that is still not finite can be no overflow."""
+    layer = nn.Linear(1, 1)
+    trained = Trained(layer, learning_rate=1e-2, settings=Settings(max_steps=100, mixed_precision="fp16"),
+                      accelerator=Accelerator(cpu=True))
+    before, norms = layer.weight.item(), []
+    for step in range(18):
+        trained.backward(layer(torch.full((1, 1), float("nan"))).sum())
+        norms.append(trained.gradient_norm().item())
+        trained.step(step)
+    assert norms[:16] == [0.0] * 16 and all(map(math.isnan, norms[16:]))
+    assert layer.weight.item() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import signal
 
@@ -28,6 +29,7 @@ from toolkit.config import ConfigError
 from toolkit.training import Trainer, build_trainer
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.evaluation import as_codec
+from toolkit.training.guard import DivergenceError
 
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 GAN_TERMS = {"lecam", "r1", "adversarial", "discriminator", "logits_real", "logits_fake"}
@@ -111,6 +113,27 @@ def test_a_finished_run_can_be_resumed_and_stays_as_it_is(undisturbed, gan_confi
     after = load_file(tmp_path / "copy" / "tokenizer" / "model.safetensors")
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert [line["step"] for line in train_lines(tmp_path / "copy")] == [1, 2, 3, 4]
+
+
+def test_a_run_that_is_beyond_its_last_step_is_refused(undisturbed, gan_config, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    before = (tmp_path / "run" / "config.py").read_text()
+    with pytest.raises(ConfigError, match=r"max_steps=3 lies before .*step_4.* at least as many"):
+        build(gan_config | {"training": gan_config["training"] | {"max_steps": 3}}, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "config.py").read_text() == before
+
+
+def test_weights_that_went_wrong_are_told_from_those_before(clips, tmp_path):
+    config = tiny_config(clips, gan=True, training__max_steps=20, training__learning_rate=1.0,
+                         training__max_skipped_in_a_row=3, training__checkpoints=dict(every=1, keep=3))
+    with pytest.raises(DivergenceError, match=r"4 steps in a row.*No step was taken from step_(\d+),.*go on from step_"
+                                              ) as caught:
+        build(config, tmp_path).run()
+    untried, tried = re.findall(r"step_(\d+)", str(caught.value))
+    assert int(untried) == int(tried) + 1
+    shutil.rmtree(tmp_path / "checkpoints" / f"step_{untried}")
+    config["training"] |= dict(learning_rate=1e-4, max_steps=int(tried) + 2)
+    assert train(config, tmp_path, resume=True).guard.num_skipped == 0
 
 
 def test_a_used_work_dir_is_refused_without_resume(undisturbed, gan_config):

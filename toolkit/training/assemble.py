@@ -29,6 +29,7 @@ from toolkit.tokenizer import Tokenizer
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.initialization import freeze_all_but, initialize, initialize_discriminators
 from toolkit.training.objective import build_objective
+from toolkit.training.processes import claim
 from toolkit.training.settings import Settings
 from toolkit.training.trainer import Trainer
 
@@ -172,7 +173,7 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
         >>> import tempfile
         >>> from toolkit import load_config
         >>> trainer = build_trainer(load_config("configs/demo_video.py"), work_dir=tempfile.mkdtemp())
-        >>> trainer.step, trainer.settings.max_steps, sorted(path.name for path in trainer.work_dir.iterdir())
+        >>> trainer.step, trainer.settings.max_steps, sorted(path.name for path in trainer.work_dir.glob("[a-z]*"))
         (0, 2000, ['config.py', 'network.json', 'provenance.json'])
     """
     work_dir = Path(work_dir)
@@ -199,24 +200,35 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=tuple(modalities))
     place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes,
              "report": work_dir / "unreadable.txt", "pin_memory": accelerator.device.type == "cuda"}
-    work_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
         tokenizer=tokenizer, objective=objective, discriminators=discriminators,
         train_loader=TrainLoader(train, seed=seed, draws_per_choice=settings.gradient_accumulation_steps,
                                  max_unreadable_share=settings.max_unreadable_share, **place),
         val_loader=ValLoader(val, **place), settings=settings, accelerator=accelerator, work_dir=work_dir,
         make_metrics=functools.partial(build_metrics, metrics))
+    work_dir.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
-        saved = work_dir / "config.py"
-        if resume and saved.exists() and saved.read_text() != config.pretty_text:
-            logger.warning("the config is not the one in %s, with which the run was going; it is replaced.", saved)
-        saved.write_text(config.pretty_text)
-        (work_dir / NETWORK).write_text(json.dumps(tokenizer.config, indent=2) + "\n")
-        (work_dir / "provenance.json").write_text(json.dumps(provenance(seed, trainer), indent=2) + "\n")
+        trainer.claim = claim(work_dir)
     set_seed(seed, device_specific=True)  # weights are drawn alike by all processes, noise by each its own
     if resume:
         trainer.resume()
+    if accelerator.is_main_process:
+        with trainer.checkpoints.full_disk():
+            _write_papers(trainer, config, seed=seed)
     return trainer
+
+
+def _write_papers(trainer: Trainer, config: Config, *, seed: int) -> None:
+    """What the run is, beside its results; each file whole or not at all, as a run goes on from them."""
+    saved = trainer.work_dir / "config.py"
+    if trainer.step and saved.exists() and saved.read_text() != config.pretty_text:
+        logger.warning("the config is not the one in %s, with which the run was going; it is replaced.", saved)
+    for name, text in {saved.name: config.pretty_text,
+                       NETWORK: json.dumps(trainer.tokenizer.plain.config, indent=2) + "\n",
+                       "provenance.json": json.dumps(provenance(seed, trainer), indent=2) + "\n"}.items():
+        aside = trainer.work_dir / f"{name}.partial"
+        aside.write_text(text)
+        aside.replace(trainer.work_dir / name)
 
 
 def _git_commit() -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import pickle
 import random
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,18 +110,21 @@ def _flush(path: Path) -> None:
                 os.close(descriptor)
 
 
+class DamagedCheckpointError(ValueError):
+    """A checkpoint has a file that is missing or cannot be read."""
+
+
 def _load_state(path: Path) -> dict[str, Any]:
     """What torch.save wrote, as data: nothing in the file is executed.
 
     Raises:
-        ValueError: If it is damaged, or holds more than tensors and plain values.
+        DamagedCheckpointError: If it is damaged, or holds more than tensors and plain values.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, TypeError, AttributeError,
             ValueError) as error:  # whatever torch makes of a file that it did not write
-        raise ValueError(f"{path} is damaged, or no state that a run wrote: {str(error)[:500]}. Delete its checkpoint "
-                         "and resume from the one before.") from error
+        raise DamagedCheckpointError(f"{path} is damaged, or no state that a run wrote: {str(error)[:500]}") from error
 
 
 class CheckpointWriter:
@@ -128,7 +133,7 @@ class CheckpointWriter:
     Args:
         directory: Where they go.
         keep: How many to keep; None: all.
-        rank: This process; process 0 creates, renames and deletes folders.
+        rank, num_processes: This process among all; process 0 creates, renames and deletes folders.
         any_of: Whether a flag is set on any of all processes, which wait for each other there; None: there is one.
 
     Example:
@@ -140,9 +145,10 @@ class CheckpointWriter:
         ['step_20']
     """
 
-    def __init__(self, directory: Path, *, keep: int | None, rank: int = 0,
+    def __init__(self, directory: Path, *, keep: int | None, rank: int = 0, num_processes: int = 1,
                  any_of: Callable[[bool], bool] | None = None):
-        self.directory, self.keep, self.rank, self.any_of = directory, keep, rank, any_of or bool
+        self.directory, self.keep, self.any_of = directory, keep, any_of or bool
+        self.rank, self.num_processes = rank, num_processes
 
     def write(self, step: int, *, modules: dict[str, nn.Module], shared: dict[str, Any],
               own: dict[str, Any]) -> Path:
@@ -165,7 +171,7 @@ class CheckpointWriter:
             partial.mkdir(parents=True)
             for name, module in modules.items():
                 save_weights(module, partial / f"{name}.safetensors")
-            torch.save(shared, partial / "state.pt")
+            torch.save(shared | {"num_processes": self.num_processes}, partial / "state.pt")
 
         def rename() -> None:
             _flush(partial)  # what is renamed is on the disk, whatever happens to the machine
@@ -192,11 +198,29 @@ class CheckpointWriter:
         if self.any_of(failure is not None):
             if self.rank == 0:
                 self._clear()
-            found = [path.name for path in checkpoints_in(self.directory)]
             raise OSError(f"the checkpoint of step {step} cannot be written to {self.directory}: "
-                          f"{failure or 'another process could not'}. The last good one is "
-                          f"{found[-1] if found else 'not there yet'}; make room (all machines write to one work dir) "
-                          "and go on with --resume.") from failure
+                          f"{failure or 'another process could not'}. {self._way_on()}") from failure
+
+    def _way_on(self) -> str:
+        found = [path.name for path in checkpoints_in(self.directory)]
+        return (f"The last good one is {found[-1] if found else 'not there yet'}; make room (all machines write to one "
+                "work dir) and go on with --resume.")
+
+    @contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """Within it, whatever a full disk makes fail is one error that says how to go on.
+
+        Raises:
+            OSError: That one, or another as it was.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError) as error:  # safetensors has errors of its own
+            full = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+            if not any(words in str(error) for words in full):
+                raise
+            raise OSError(f"{self.directory.parent} cannot be written to: {error}. Of the checkpoints: "
+                          f"{self._way_on()}") from error
 
     def _clear(self) -> None:
         """Remove what is half written or half deleted, of this run or of one that was killed."""
@@ -207,17 +231,42 @@ class CheckpointWriter:
         """Restore the modules; returns the shared state and this process's own.
 
         Raises:
-            FileNotFoundError: If the checkpoint was written by fewer processes.
-            ValueError: If it is of another config, or damaged.
+            DamagedCheckpointError: If a file is missing or cannot be read.
+            ValueError: If it is of another config, or of another number of processes.
         """
-        try:
-            for name, module in modules.items():
-                load_weights(module, checkpoint / f"{name}.safetensors")
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{checkpoint} does not fit this config, or is damaged; resume with the config of the "
-                             f"run, or delete the checkpoint. {str(error)[:500]}") from error
-        own = checkpoint / f"process_{self.rank}.pt"
-        if not own.is_file():
-            raise FileNotFoundError(f"{checkpoint} has no state of process {self.rank}: it was written by fewer "
-                                    "processes; resume with as many as before.")
-        return _load_state(checkpoint / "state.pt"), _load_state(own)
+        shared = _load_state(checkpoint / "state.pt")
+        if (before := shared.pop("num_processes")) != self.num_processes:
+            raise ValueError(f"{checkpoint} was written by {before} process{'es' * (before > 1)}, got "
+                             f"{self.num_processes}; resume with as many as before.")
+        own = _load_state(checkpoint / f"process_{self.rank}.pt")
+        for name, module in modules.items():
+            path = checkpoint / f"{name}.safetensors"
+            try:
+                load_weights(module, path)
+            except (OSError, SafetensorError, ValueError) as error:
+                raise DamagedCheckpointError(f"{path} is missing or damaged: {str(error)[:500]}") from error
+            except RuntimeError as error:  # a tensor too many, missing or of another shape
+                raise ValueError(f"{checkpoint} does not fit this config; resume with the config of the run, or give "
+                                 f"another --work-dir. {str(error)[:500]}") from error
+        return shared, own
+
+    def read_newest(self, *, modules: dict[str, nn.Module]) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
+        """What :meth:`read` gives of the newest checkpoint that all processes can read, and that; None without any.
+
+        Raises:
+            DamagedCheckpointError: If there are some, all damaged.
+            ValueError: As of :meth:`read`.
+        """
+        damage = None
+        for checkpoint in reversed(found := checkpoints_in(self.directory)):
+            try:
+                read, damage = self.read(checkpoint, modules=modules), None
+            except DamagedCheckpointError as error:
+                damage = error
+            if not self.any_of(damage is not None):
+                return checkpoint, *read
+            logger.warning("%s is left out: %s.", checkpoint, damage or "another process cannot read its part")
+        if found:
+            raise DamagedCheckpointError(f"no checkpoint in {self.directory} can be read ({damage}); resume with the "
+                                         "config of the run, or start anew in another --work-dir.")
+        return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from toolkit.contracts import Metric
@@ -142,8 +144,9 @@ def anchor_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],
     """
     if not tokenizer.codebook_size:
         return {}
-    first = next(iter(batches()))
-    grid = tokenizer.grid(tuple(first.pixels.shape[2:]))
+    own = [tuple(batch.pixels.shape[2:]) for batch in islice(batches(), 1)]
+    size, *_ = gather_object(own)  # a process may have no batch
+    grid = tokenizer.grid(size)
     bits = bits_per_cell(tokenizer.codebook_size, tokenizer.num_codebooks,
                          positions=tokenizer.quantizer.positions(grid), grid=grid)
     codecs = {"thumbnail": Thumbnail(stride=tokenizer.stride, bits=bits), "mean colour": MeanColour()}

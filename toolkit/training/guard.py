@@ -92,8 +92,8 @@ class Guard:
         if self.in_a_row > self.max_in_a_row:
             raise DivergenceError(
                 f"training needs finite losses and gradients, got {self.in_a_row} steps in a row without ({reason}). "
-                "The weights of the last checkpoint are good: look at the samples named above, lower "
-                "training.learning_rate or set training.gradient_clipping, and go on with --resume.")
+                "Look at the samples named above, lower training.learning_rate or set training.gradient_clipping, and "
+                "go on with --resume.")
         return reason, suspects
 
     @torch.no_grad()

@@ -68,11 +68,12 @@ class Trained:
     def gradient_norm(self) -> Tensor:
         """The () norm of the whole gradient, which is then clipped to ``max_norm``; once per step.
 
-        In fp16 the gradient scaler leaves out steps whose gradients overflow, as it looks for its scale: then 0.
+        In fp16 the gradient scaler leaves out steps whose gradients overflow, and halves its scale: then 0. What is
+        not finite without being scaled up is no overflow.
         """
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.max_norm)
-        return norm.nan_to_num(0.0, 0.0) if self.scaler.is_enabled() else norm
+        return norm.nan_to_num(0.0, 0.0) if self.scaler.is_enabled() and self.scaler.get_scale() > 1 else norm
 
     def skip(self) -> None:
         """Clear the gradients; nothing else changes."""
@@ -93,5 +94,9 @@ class Trained:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
+        settings = [{key: group[key] for key in ("betas", "eps", "weight_decay")}
+                    for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, ours in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(ours)  # the config's, as its learning rate is; the saved ones may be older
         self.scaler.load_state_dict(state["scaler"])

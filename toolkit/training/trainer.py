@@ -33,7 +33,7 @@ from toolkit.training.checkpoint import (
     set_random_state,
 )
 from toolkit.training.evaluation import anchor_scores, as_codec, evaluate
-from toolkit.training.guard import Guard
+from toolkit.training.guard import DivergenceError, Guard
 from toolkit.training.initialization import train_mode
 from toolkit.training.interrupts import Interrupts
 from toolkit.training.log import RunLog
@@ -113,7 +113,8 @@ class Trainer:
                            max_in_a_row=settings.max_skipped_in_a_row, any_of=self._any)
         self.scores: dict[str, dict[str, float]] = {}
         self.checkpoints = CheckpointWriter(work_dir / "checkpoints", keep=settings.checkpoints.keep,
-                                            rank=accelerator.process_index, any_of=self._any)
+                                            rank=accelerator.process_index, any_of=self._any,
+                                            num_processes=accelerator.num_processes)
 
     @property
     def averaged(self) -> Tokenizer:
@@ -123,7 +124,16 @@ class Trainer:
     def run(self) -> bool:
         """Train to the last step, or until interrupted; returns whether it reached the last step."""
         started, first = time.time(), self.step
-        self._rehearse()
+        with self.checkpoints.full_disk():
+            self._rehearse()
+            finished = self._train()
+            if self.accelerator.is_main_process:
+                self._export()
+        self.accelerator.wait_for_everyone()
+        self._report(finished, seconds=time.time() - started, steps=self.step - first)
+        return finished
+
+    def _train(self) -> bool:
         log = RunLog(self.work_dir, step=self.step, max_steps=self.settings.max_steps,
                      active=self.accelerator.is_main_process)
         try:
@@ -145,11 +155,16 @@ class Trainer:
                     self.validate(RunLog(self.work_dir, step=self.step, max_steps=self.step, active=False))
         finally:
             log.close()
-        if self.accelerator.is_main_process:
-            self.averaged.save_pretrained(self.work_dir / "tokenizer")
-        self.accelerator.wait_for_everyone()
-        self._report(finished, seconds=time.time() - started, steps=self.step - first)
         return finished
+
+    def _export(self) -> None:
+        """Write ``tokenizer/``, each file whole or not at all."""
+        aside, final = self.work_dir / ".tokenizer.partial", self.work_dir / "tokenizer"
+        self.averaged.save_pretrained(aside)
+        final.mkdir(exist_ok=True)
+        for file in aside.iterdir():
+            file.replace(final / file.name)
+        aside.rmdir()
 
     def _rehearse(self) -> None:
         """Let the metrics see a validation batch now, lest they refuse it when there is work to lose."""
@@ -197,7 +212,10 @@ class Trainer:
         if (opponent := self._opponent(modality)) is not None:
             networks["discriminator_gradient_norm"] = opponent
         scalars, norms = [each.scalars for each in taken], {name: n.gradient_norm() for name, n in networks.items()}
-        faults = self.guard.faults(scalars, norms=norms, keys=keys)
+        try:
+            faults = self.guard.faults(scalars, norms=norms, keys=keys)
+        except DivergenceError as error:
+            raise DivergenceError(f"{error} {self._way_back()}") from None
         for network in networks.values():
             network.skip() if faults else network.step(self.step)
         self.step += 1
@@ -211,6 +229,17 @@ class Trainer:
         for each in taken:
             if each.indices is not None:
                 self.tally.add_indices(modality, each.indices, size=each.size)
+
+    def _way_back(self) -> str:
+        """What is known of the checkpoints, when the steps after them were left out."""
+        last_taken = self.step + 1 - self.guard.in_a_row
+        found = checkpoints_in(self.checkpoints.directory)
+        tried = [path.name for path in found if checkpoint_step(path) < last_taken]
+        untried = [path.name for path in found[len(tried):]]
+        if not untried:
+            return f"{tried[-1]} is good, steps were taken from it." if tried else "There is no checkpoint yet."
+        return (f"No step was taken from {untried[-1]}, whose weights may be the cause: where going on fails again, "
+                f"delete it{f', to go on from {tried[-1]}' if tried else ' and start again'}.")
 
     def _opponent(self, modality: str) -> Trained | None:
         """The discriminator that learns in this step."""
@@ -320,19 +349,22 @@ class Trainer:
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint in ``work_dir``, or from the start if there is none."""
-        found = checkpoints_in(self.checkpoints.directory)
-        if not found:
+        found = self.checkpoints.read_newest(modules=self._modules())
+        if found is None:
             logger.warning("nothing to resume in %s: starting from the first step.", self.checkpoints.directory)
             return
-        shared, own = self.checkpoints.read(found[-1], modules=self._modules())
+        checkpoint, shared, own = found
+        self.step = self._saved = checkpoint_step(checkpoint)
+        if self.step > self.settings.max_steps:
+            raise ConfigError(f"training.max_steps={self.settings.max_steps} lies before {checkpoint}, from which the "
+                              "run would go on; give at least as many steps.")
         for name, network in self._trained().items():
             network.load_state_dict(shared["optimizers"][name])
         self.guard.load_state_dict(shared["guard"])
         self.train_loader.load_state_dict(own["data"])
         self.tally.load_state_dict(own["tally"], device=self.accelerator.device)
         set_random_state(own["random"])
-        self.step = self._saved = checkpoint_step(found[-1])
-        logger.info("resumed from %s.", found[-1])
+        logger.info("resumed from %s.", checkpoint)
 
     def _report(self, finished: bool, *, seconds: float, steps: int) -> None:
         """Say how the run ended and what it cost."""
