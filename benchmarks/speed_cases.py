@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from toolkit import Tokenizer, build_objective, build_tokenizer, load_config
 from toolkit.build import build_part
 from toolkit.registry import DISCRIMINATORS
+from toolkit.training.cost import matrix_rate
 
 Run = Callable[[], dict[str, float]]
 ROOT = Path(__file__).parents[1]
@@ -111,21 +111,15 @@ def peak(version: str, *, filters: int, side: int) -> Run:
     needed = sum(count for operation, count in counter.get_flop_counts()["Global"].items() if "conv" in str(operation))
     tokenizer = _tokenizer(version, filters).eval()
 
-    def matmul_rate(size: int) -> float:
-        a, b, out = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
-        seconds = []
-        for _ in range(10):
-            started = time.perf_counter()
-            torch.mm(a, b, out=out)
-            seconds.append(time.perf_counter() - started)
-        return 2 * size**3 / min(seconds)
+    def sgemm_rate() -> float:
+        return matrix_rate(torch.device("cpu"), torch.float32, seconds=5.0)
 
     @torch.no_grad()
     def run() -> dict[str, float]:
-        best = max(map(matmul_rate, (1024, 2048, 4096)))
+        best = sgemm_rate()
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             tokenizer(pixels)
-        best = max(best, *map(matmul_rate, (1024, 2048, 4096)))
+        best = max(best, sgemm_rate())
         seconds = sum(event.cpu_time_total for event in profiler.key_averages()
                       if event.key == "aten::convolution") / 1e6
         return {"share of sgemm": needed / seconds / best, "sgemm GFLOP/s": best / 1e9, "convolutions s": seconds}

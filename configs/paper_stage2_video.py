@@ -3,7 +3,7 @@
 It starts from stage I by inflation. Give data.train.dataset.path and data.val.dataset.path: a folder, a list file, or
 with data.train.dataset.type=VideoShards tars ("/data/panda-{0000..9299}.tar", in quotes). What it costs:
 
-    python tools/train.py configs/paper_stage2_video.py --dry-run --cfg-options training.init_from=none
+    python tools/train.py configs/paper_stage2_video.py --dry-run
 
 One node of 8 GPUs with 80 GB, 2 clips each, 8 times a step:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,14 @@ def test_config_error_is_a_value_error_that_users_can_catch():
     ("a=/data/my clips", "/data/my clips"), ("a=__import__('os').getcwd()", "__import__('os').getcwd()")])
 def test_command_line_values_are_literals_or_else_text(word, value):
     assert parse_overrides([word]) == {"a": value}
+
+
+def test_settings_that_the_guide_shows_can_be_given_on_the_command_line():
+    shown = re.findall(r"`((?:data|objective|tokenizer|training)\.[^`=]+=[^`]+)`", (CONFIGS / "README.md").read_text())
+    words = [word for words in shown for word in re.split(r" (?=[a-z]+\.)", words)]
+    assert "training.gradient_clipping.tokenizer=1.0" in words and "training.checkpoints.keep=3" in words
+    values = parse_overrides(words)
+    assert not [key for key, value in values.items() if isinstance(value, str) and re.search(r"[(\[]", value)]
 
 
 @pytest.mark.parametrize("word", ["training.max_steps", "", "=3"])

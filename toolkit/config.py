@@ -40,7 +40,8 @@ def check_keys(where: str, keys: Any, known: tuple[str, ...]) -> None:
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read a config file (``.py`` with ``_base_``, or YAML or JSON with the same keys).
 
-    A config is code, YAML included, and runs when it is read: read only what you trust.
+    A config is code, YAML (by its tags) and JSON (by ``_base_``) included, and runs when it is read: read only
+    what you trust.
 
     Args:
         path: The file.

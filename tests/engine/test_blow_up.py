@@ -22,7 +22,10 @@ from training.tiny import metric_lines, tiny_config, write_clips
 from toolkit.config import ConfigError
 from toolkit.contracts import Loss
 from toolkit.data import VideoClips
+from toolkit.quantizers import VQ
 from toolkit.registry import DATASETS, LOSSES
+from toolkit.testing.processes import on_two_processes
+from toolkit.testing.violations import Law
 from toolkit.training import Trainer, build_trainer
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.guard import DivergenceError
@@ -37,8 +40,11 @@ QUANTIZERS = {
     "LFQ": dict(type="LFQ", bits=6), "BSQ": dict(type="BSQ", bits=6), "FSQ": dict(type="FSQ", levels=[4, 4, 4]),
     "VQ": dict(type="VQ", codebook_size=16, dim=4),
     "VQ as an average": dict(type="VQ", codebook_size=16, dim=4, update="ema", kmeans_iters=2, revive_below=0.5),
+    "VQ from clusters": dict(type="VQ", codebook_size=16, dim=4, kmeans_iters=2, revive_below=0.5),
     "IBQ": dict(type="IBQ", codebook_size=16, dim=4),
     "Residual": dict(type="Residual", quantizers=[dict(type="LFQ", bits=6)] * 2),
+    "Residual of VQs": dict(type="Residual", quantizers=[
+        dict(type="VQ", codebook_size=16, dim=4, update=update, kmeans_iters=2) for update in ("ema", "gradient")]),
     "Grouped": dict(type="Grouped", quantizers=[dict(type="FSQ", levels=[4, 4])] * 2),
     "KL": dict(type="KL", dim=4), "Identity": dict(type="Identity", dim=4),
 }
@@ -109,18 +115,45 @@ class Step:
 
 @pytest.mark.parametrize("name", QUANTIZERS)
 @pytest.mark.parametrize("game", [STYLEGAN, PATCHGAN], ids=["stylegan", "patchgan"])
-def test_a_batch_that_is_not_a_number_changes_nothing(clips, tmp_path, name, game):
-    config = torn_config(clips, data__train__dataset__torn_from=3, tokenizer__quantizer={"_delete_": True,
+@pytest.mark.parametrize("num_good", [2, 0], ids=["later", "first"])
+def test_a_batch_that_is_not_a_number_changes_nothing(clips, tmp_path, name, game, num_good):
+    config = torn_config(clips, data__train__dataset__torn_from=num_good + 1, tokenizer__quantizer={"_delete_": True,
                          **QUANTIZERS[name]}, metrics=[dict(type="PSNR")], **game)
     trainer = build(config, tmp_path)
     step = Step(trainer)
-    step(), step()
+    for _ in range(num_good):
+        step()
     before = state(trainer)
     assert trainer.guard.num_skipped == 0 and all(
         tensor.isfinite().all() for tensor in before["tokenizer"].values())
     step(), step()
-    assert trainer.step == 4 and trainer.guard.num_skipped == trainer.guard.in_a_row == 2
+    assert trainer.step == num_good + 2 and trainer.guard.num_skipped == trainer.guard.in_a_row == 2
     assert_same_tensors(before, state(trainer), name)
+
+
+def codebooks_over(batches: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Before the first batch, and after each."""
+    torch.manual_seed(0)
+    quantizer = VQ(codebook_size=8, dim=2, update="ema", decay=0.0, kmeans_iters=2, revive_below=0.5)
+    found = [quantizer.codebook.clone()]
+    for batch in batches:
+        quantizer(batch)
+        found.append(quantizer.codebook.clone())
+    return found
+
+
+def test_clusters_wait_for_a_batch_that_is_finite_on_all_processes():
+    points = 10 * torch.randn(8, 2)  # as many as codes: each is a cluster
+    first, second = (half.T.reshape(1, 2, 1, 2, 2) for half in points.chunk(2))
+    torn = torch.full_like(first, math.nan)
+    partly = torch.where(torch.arange(4).reshape(2, 2) == 0, torn, first)
+    law = Law(VQ(codebook_size=8, dim=2), "processes start together")
+    one, other = on_two_processes(law, codebooks_over, [[torn, torn, partly, first, torn],
+                                                        [torn, second, second, second, second]])
+    assert_same_tensors(one, other, "codebooks")
+    before, *waiting, started, last = one
+    assert all(torch.equal(before, codebook) for codebook in waiting) and torch.equal(started, last)
+    torch.testing.assert_close(*(x[x[:, 0].argsort()] for x in (started, points)), rtol=1e-3, atol=1e-3)
 
 
 def test_the_step_and_the_samples_are_written_down_and_the_run_goes_on(clips, tmp_path, caplog):
@@ -145,6 +178,17 @@ def test_a_gradient_that_is_not_finite_is_caught_where_the_losses_are(clips, tmp
     assert_same_tensors(one, last, "tokenizer")
     assert [line["step"] for line in skipped(tmp_path)] == [2, 3]
     assert all("gradient_norm is nan" in line["reason"] for line in skipped(tmp_path))
+
+
+def test_codes_that_were_drawn_in_a_step_that_is_left_out_are_put_back(clips, tmp_path):
+    """The latents are good, so clusters become the codebook, which is a parameter; the gradient is not."""
+    config = torn_config(clips, objective__losses__cliff=dict(loss=dict(type="Cliff"), weight=1.0),
+                         tokenizer__quantizer={"_delete_": True, **QUANTIZERS["VQ from clusters"]})
+    trainer = build(config, tmp_path)
+    before = state(trainer)
+    Step(trainer)()
+    assert trainer.guard.num_skipped == 1
+    assert_same_tensors(before, state(trainer), "codebook")
 
 
 def test_the_average_starts_from_the_first_step_that_is_taken(clips, tmp_path):

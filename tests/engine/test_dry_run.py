@@ -30,7 +30,7 @@ UTILISATION = 0.35
 
 def cost_of_one_sample(name: str) -> RunCost:
     """Of a config at batch size 1: per sample it costs the same, and is found sooner."""
-    return run_cost(load_config(CONFIGS / name, {"data.train.batch_size": 1, "training.init_from": None}))
+    return run_cost(load_config(CONFIGS / name, {"data.train.batch_size": 1}))
 
 
 def numbers_of(layout: str) -> int:

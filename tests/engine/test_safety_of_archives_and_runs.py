@@ -174,7 +174,7 @@ def test_resuming_runs_nothing_of_the_checkpoint(name, write, run, clips, tmp_pa
     trainer = build_trainer(Config(tiny.tiny_config(clips, gan=True)), work_dir=work_dir, resume=True)
     for payload in PAYLOADS.values():
         write(payload(str(marker)), work_dir / "checkpoints" / "step_0" / name)
-        with pytest.raises(ValueError, match="is damaged"):
+        with pytest.raises(ValueError, match="damaged"):
             trainer.resume()
         assert not marker.exists()
 
@@ -190,7 +190,8 @@ def test_starting_from_a_discriminator_runs_nothing(payload, tmp_path, marker):
 def test_enormous_discriminator_is_refused_before_it_is_made(tmp_path):
     save_part(PatchGANDiscriminator(filters=8), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    for change in ({"filters": 10**9}, {"filters": 10**5}, {"type": "StyleGANDiscriminator"}, {"in_channels": 10**9}):
+    for change in ({"filters": 10**9}, {"filters": 10**5}, {"type": "StyleGANDiscriminator"}, {"in_channels": 10**9},
+                   {"num_layers": 10**9}):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         refused(load_discriminator, tmp_path, named=tmp_path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import random
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,49 @@ def test_file_that_is_no_checkpoint_is_refused(tmp_path, suffix, content):
     path = tmp_path / f"broken{suffix}"
     path.write_bytes(content)
     refusal(path)
+
+
+@pytest.mark.parametrize("tensors", [
+    [torch.zeros(1).expand(1000, 1000)], [torch.arange(2000.0).as_strided((900, 900), (1, 1))],
+    [torch.ones(100_000)] * 10, list(torch.arange(10_000.0).unfold(0, 5000, 500))],
+    ids=["expanded", "overlapping rows", "one storage", "parts of a storage"])
+@pytest.mark.parametrize("section", [None, "state_dict", "optimizer"])
+def test_tensors_of_more_numbers_than_the_file_has_are_refused(tmp_path, tensors, section):
+    named = {f"encoder.{number}.weight": tensor for number, tensor in enumerate(tensors)}
+    path = save_torch(named if section is None else {section: named}, tmp_path / "small.pt")
+    message = refusal(path)
+    assert f"{sum(tensor.numel() for tensor in tensors) * 4:,} bytes" in message and str(path) in message
+    assert f"{path.stat().st_size:,}" in message
+
+
+def test_tensor_of_two_names_is_taken(tmp_path):
+    tied = torch.ones(100_000)
+    found = read_file(save_torch({"state_dict": {"a": tied, "b": tied, "c": tied[:10]}}, tmp_path / "tied.pt"))
+    assert {name: tensor.numel() for name, tensor in found["state_dict"].items()} == {"a": 10**5, "b": 10**5, "c": 10}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [
+    lambda: torch.empty(3, device="meta"), lambda: torch.eye(3).to_sparse(), lambda: torch.eye(3).to_sparse_csr(),
+    lambda: torch.quantize_per_tensor(torch.ones(3), 1.0, 0, torch.qint8),
+    lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])],
+    ids=["without numbers", "sparse", "compressed", "quantized", "ragged"])
+def test_tensors_that_are_not_plain_numbers_are_refused_by_name(tmp_path, make):
+    path = save_torch({"state_dict": {"a.weight": torch.ones(3), "b.weight": make()}}, tmp_path / "odd.pt")
+    assert "others are state_dict.b.weight" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npz"])
+def test_zip_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path, suffix):
+    if suffix == ".pt":
+        torch.save({"a": torch.zeros(10**6)}, tmp_path / "large.pt")
+        with zipfile.ZipFile(tmp_path / "large.pt") as large, zipfile.ZipFile(tmp_path / "a.pt", "w") as small:
+            for member in large.infolist():
+                small.writestr(member.filename, large.read(member), compress_type=zipfile.ZIP_DEFLATED)
+        assert torch.load(tmp_path / "a.pt")["a"].numel() == 10**6  # torch reads it
+    else:
+        np.savez_compressed(tmp_path / "a.npz", a=np.zeros(10**6))
+    assert "unpacks to" in refusal(tmp_path / f"a{suffix}")
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.9, 0.999])

@@ -113,6 +113,17 @@ def test_codebook_starts_from_the_clusters_of_the_first_training_batch(update):
 
 
 @pytest.mark.parametrize("update", ["gradient", "ema"])
+def test_a_batch_that_is_not_finite_is_no_first_batch_and_changes_nothing(update):
+    points = torch.tensor([[0.0, 5.0], [5.0, 0.0], [-5.0, -5.0], [9.0, 9.0]])
+    quantizer = VQ(codebook_size=4, dim=2, update=update, kmeans_iters=2, revive_below=0.5)
+    before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
+    for batch in (torch.full((4, 2), torch.nan), torch.full((4, 2), torch.inf), points.log()):
+        quantizer(latents_of(batch))
+    torch.testing.assert_close(quantizer.state_dict(), before, rtol=0, atol=0)
+    assert quantizer(latents_of(points)).losses["commitment"] < 1e-8  # as many clusters as points
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
 def test_dead_codes_become_latents_of_the_batch(update):
     quantizer = VQ(codebook_size=4, dim=2, update=update, decay=0.5, revive_below=0.3)
     quantizer.codebook.data.copy_(torch.tensor([[0.0, 0.0], [100.0, 0], [0, 100.0], [100.0, 100.0]]))

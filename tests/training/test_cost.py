@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -197,8 +199,17 @@ def test_a_tokenizer_to_start_from_needs_no_section_of_its_own(clips, tmp_path):
     del there["tokenizer"]
     ours, theirs = cost_of(config), cost_of(there)
     assert (ours.networks, ours.sources) == (theirs.networks, theirs.sources)
+    shutil.rmtree(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no tokenizer at"):
+        cost_of(there)
     with pytest.raises(ConfigError, match="init_from"):
         cost_of({**there, "training": config["training"]})
+
+
+def test_a_tokenizer_of_its_own_costs_the_same_before_the_weights_are_there_that_it_starts_from(clips):
+    without = cost_of(tiny_config(clips))
+    waiting = cost_of(tiny_config(clips, training__init_from="work_dirs/no_such_run/tokenizer"))
+    assert (waiting.networks, waiting.sources) == (without.networks, without.sources)
 
 
 def test_a_module_shared_by_two_parents_is_made_fake_once():

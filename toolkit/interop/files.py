@@ -31,6 +31,7 @@ _SKIPPED = re.compile(r"(loss|perceptual_model|perceptual_loss)[./]|(.*[./])?lec
 _EMA_COUNTERS = ("decay", "num_updates")
 _RIVAL = re.compile(r"(?:loss\.)?discriminator[./](?!lecam_ema)")
 _STATE = re.compile(r"optimizer|(lr_)?scheduler|callbacks|hyper_parameters|loops|scaler|rng|random")
+_LARGER = 4  # times its file is what a checkpoint may become, by compression and as weights of several names
 
 
 class CheckpointError(ValueError):
@@ -75,7 +76,8 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If it is damaged, of another kind, or has anything in it that would have to run.
+        CheckpointError: If it is damaged, of another kind, has anything in it that would have to run, or becomes
+            far larger than it is.
 
     Example:
         >>> import tempfile
@@ -88,6 +90,7 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}: give a .safetensors, .npz, .bin, .pt, .pth or .ckpt file.")
     try:
+        _check_unpacked(path)
         if path.suffix == ".safetensors":
             found = load_file(path)
         elif path.suffix == ".npz":
@@ -112,8 +115,10 @@ def read_file(path: str | Path) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds a {type(found).__name__}; a checkpoint is a dict of tensors.")
     # Plain dicts of the same: a pickle may give an OrderedDict an attribute `items`, or a tensor one `float`.
-    return {key: {name: _bare(item) for name, item in dict.items(value)} if isinstance(value, dict) else _bare(value)
+    bare = {key: {name: _bare(item) for name, item in dict.items(value)} if isinstance(value, dict) else _bare(value)
             for key, value in dict.items(found)}
+    _check_tensors(path, bare)
+    return bare
 
 
 def sort_contents(found: Mapping[str, Any], *, ema: bool = True) -> Contents:
@@ -174,6 +179,36 @@ def sort_contents(found: Mapping[str, Any], *, ema: bool = True) -> Contents:
 
 def _bare(value: Any) -> Any:
     return Tensor.detach(value) if isinstance(value, Tensor) else value
+
+
+def _check_unpacked(path: Path) -> None:
+    """Refuse a zip, which torch's and numpy's files are, that unpacks to far more than it is."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    with zipfile.ZipFile(path) as archive:
+        _check_size(path, "unpacks to", sum(member.file_size for member in archive.infolist()))
+
+
+def _check_tensors(path: Path, found: Mapping[str, Any]) -> None:
+    """Refuse tensors that are not the file's own numbers: networks are made in the sizes that they have."""
+    named = list(found.items())
+    named += [(f"{key}.{name}", item) for key, value in found.items() if isinstance(value, dict)
+              for name, item in value.items()]
+    tensors = [(name, item) for name, item in named if isinstance(item, Tensor)]  # of a name there may be two
+    odd = [name for name, tensor in tensors if tensor.layout != torch.strided or tensor.device.type != "cpu"
+           or tensor.is_quantized or tensor.is_nested]
+    if odd:
+        raise CheckpointError(f"{path} is refused: weights are dense tensors of plain numbers, others are "
+                              f"{_listed(list(map(str, odd)))}; save them as such.")
+    # Strides may be zero or overlap, and tensors share a storage: what counts is what they are when they are copied.
+    _check_size(path, "has tensors of", sum(tensor.numel() * tensor.element_size() for _, tensor in tensors))
+
+
+def _check_size(path: Path, what: str, num_bytes: int) -> None:
+    if num_bytes > _LARGER * (size := path.stat().st_size):
+        raise CheckpointError(f"{path} is refused: it {what} {num_bytes:,} bytes, and is no larger than {size:,}; "
+                              "save it anew, uncompressed and with each tensor as .clone().")
 
 
 def _reason(error: Exception) -> str:

@@ -21,11 +21,11 @@ class PatchGANDiscriminator(Discriminator):
     Args:
         in_channels: C.
         filters: Width of the first convolution; it doubles with each further one, up to eightfold.
-        num_layers: Convolutions that halve H and W; two that do not follow.
+        num_layers: Convolutions that halve H and W, at most 16; two that do not follow.
         temporal_kernel: 1 for frames, 3 for clips.
 
     Raises:
-        ValueError: If ``num_layers`` is below 1, or ``temporal_kernel`` neither 1 nor 3.
+        ValueError: If ``num_layers`` is not from 1 to 16, or ``temporal_kernel`` neither 1 nor 3.
 
     Example:
         >>> import torch
@@ -40,8 +40,8 @@ class PatchGANDiscriminator(Discriminator):
 
     def __init__(self, *, in_channels: int = 3, filters: int = 64, num_layers: int = 3, temporal_kernel: int = 1):
         super().__init__()
-        if num_layers < 1 or temporal_kernel not in (1, 3):
-            raise ValueError("PatchGANDiscriminator needs num_layers of at least 1 and a temporal_kernel of 1 (frames) "
+        if not 1 <= num_layers <= 16 or temporal_kernel not in (1, 3):  # 16: frames of 200,000 pixels a side
+            raise ValueError("PatchGANDiscriminator needs num_layers from 1 to 16 and a temporal_kernel of 1 (frames) "
                              f"or 3 (clips), got {num_layers} and {temporal_kernel}.")
         self.in_channels = in_channels
         # A kernel of 4 loses a row at each of the two convolutions without a stride, one of 3 loses none.

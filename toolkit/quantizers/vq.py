@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.contracts import Quantizer
-from toolkit.layers import gather_over_processes
+from toolkit.layers import gather_over_processes, sum_over_processes
 from toolkit.quantizers.codebook import count_and_sum, draw, kmeans, nearest_codes
 from toolkit.quantizers.straight_through import straight_through
 from toolkit.registry import QUANTIZERS
@@ -81,8 +81,9 @@ class VQ(Quantizer):
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents (B, N, d) -> codes (B, N, d), indices (B, N, 1), losses."""
         z = self._scaled(z)
-        flat, learns = z.detach().flatten(0, 1), self.training and not self.frozen
+        flat = z.detach().flatten(0, 1)
         with torch.no_grad():
+            learns = self._learns_from(flat)
             if learns and (self.kmeans_iters or self.revive_below) and self.num_batches == 0:
                 self._start(flat)
             nearest = nearest_codes(flat, self._scaled(self.codebook.float()))
@@ -104,9 +105,17 @@ class VQ(Quantizer):
     def _scaled(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1, eps=1e-6) if self.normalize else vectors
 
+    def _learns_from(self, z: Tensor) -> bool:
+        """Whether a batch changes anything without a gradient; on all processes alike.
+
+        One that is not finite in all of them does not, lest it spoil averages for good: a start waits for the next.
+        """
+        if not self.training or self.frozen or not (self.update == "ema" or self.kmeans_iters or self.revive_below):
+            return False
+        return not sum_over_processes((~z.isfinite()).sum())
+
     def _start(self, z: Tensor) -> None:
         """Start running counts from the first batch, and the codebook's first rows from its clusters if wanted."""
-        z = z[z.isfinite().all(1)]
         counts, _ = count_and_sum(z, nearest_codes(z, self._scaled(self.codebook.float())), self.codebook_size)
         even_use = counts.sum() / self.codebook_size
         if self.kmeans_iters:
@@ -121,8 +130,6 @@ class VQ(Quantizer):
     @torch.no_grad()
     def _learn(self, z: Tensor, indices: Tensor) -> None:
         """What changes with a batch without a gradient; on all processes alike."""
-        finite = z.isfinite().all(1)  # one batch that is not must not spoil the averages for good
-        z, indices = z[finite], indices[finite]
         if self.update == "ema" or self.revive_below:
             counts, sums = count_and_sum(z, indices, self.codebook_size)
             self.code_count.lerp_(counts.to(self.code_count.dtype), 1 - self.decay)

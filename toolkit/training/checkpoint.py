@@ -121,7 +121,10 @@ def _load_state(path: Path) -> dict[str, Any]:
         DamagedCheckpointError: If it is damaged, or holds more than tensors and plain values.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+        return state
     except (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, TypeError, AttributeError,
             ValueError) as error:  # whatever torch makes of a file that it did not write
         raise DamagedCheckpointError(f"{path} is damaged, or no state that a run wrote: {str(error)[:500]}") from error
@@ -235,9 +238,9 @@ class CheckpointWriter:
             ValueError: If it is of another config, or of another number of processes.
         """
         shared = _load_state(checkpoint / "state.pt")
-        if (before := shared.pop("num_processes")) != self.num_processes:
-            raise ValueError(f"{checkpoint} was written by {before} process{'es' * (before > 1)}, got "
-                             f"{self.num_processes}; resume with as many as before.")
+        if (before := shared.pop("num_processes", None)) != self.num_processes:
+            raise ValueError(f"{checkpoint} was written by {before or 'an unknown number of'} process"
+                             f"{'es' * (before != 1)}, got {self.num_processes}; resume with as many as before.")
         own = _load_state(checkpoint / f"process_{self.rank}.pt")
         for name, module in modules.items():
             path = checkpoint / f"{name}.safetensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from mmengine.config import Config
@@ -141,6 +141,8 @@ class RunCost:
 def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:
     """Find what a config's run costs each of its processes. Data must be there, and is not read.
 
+    Weights to start from need be there only where the config has no tokenizer of its own.
+
     Args:
         config: From :func:`toolkit.load_config`.
         num_processes: That share ``training.global_batch_size``.
@@ -161,7 +163,8 @@ def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:
     modalities = tuple(sorted({source.dataset.modality for source in train}))
     with warnings.catch_warnings(), torch.device("meta"):  # shapes alone, no memory
         warnings.filterwarnings("ignore", message="Initializing zero-element|for .* copying from a non-meta")
-        tokenizer = starting_tokenizer(config, settings)
+        # Weights to start from cost nothing, and need not be there if they give no network.
+        tokenizer = starting_tokenizer(config, replace(settings, init_from=None) if "tokenizer" in config else settings)
         discriminators = build_discriminators(config.get("discriminator"), modalities)
     build_metrics(config.get("metrics") or [], tokenizer)
     objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=modalities)

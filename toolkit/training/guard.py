@@ -9,6 +9,8 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from toolkit.contracts import Quantizer
+
 logger = logging.getLogger(__name__)
 
 
@@ -19,11 +21,11 @@ class DivergenceError(ValueError):
 class Guard:
     """Decides, for all processes together, whether a step is taken: if its losses and gradients are finite.
 
-    A step that is not taken leaves no trace: the weights were not touched, and buffers that the forward
-    passes changed (averages of logits, codebooks and batch statistics) are put back.
+    A step that is not taken leaves no trace: the optimizers touch nothing, and what the forward passes changed is
+    put back: buffers (averages of logits, codebooks and batch statistics), and codes that a quantizer draws anew.
 
     Args:
-        modules: Whose buffers are put back.
+        modules: Of the run, all that learn or keep averages.
         max_in_a_row: Steps left out one after the other, beyond which the run ends.
         any_of: Whether a flag is set on any of all processes; None: there is one.
 
@@ -49,13 +51,15 @@ class Guard:
         self._modules = list(modules)
         self._saved: list[Tensor] = []
 
-    def _buffers(self) -> list[Tensor]:
-        return [buffer for module in self._modules for buffer in module.buffers()]
+    def _changing(self) -> list[Tensor]:
+        parts = [part for module in self._modules for part in module.modules()]
+        return [*(buffer for module in self._modules for buffer in module.buffers()),
+                *(codes for part in parts if isinstance(part, Quantizer) for codes in part.parameters(recurse=False))]
 
     @torch.no_grad()
     def remember(self) -> None:
-        """Copy the buffers, before a step's first forward pass."""
-        self._saved = [buffer.clone() for buffer in self._buffers()]
+        """Copy what forward passes change, before a step's first one."""
+        self._saved = [tensor.clone() for tensor in self._changing()]
 
     def faults(self, scalars: Sequence[Mapping[str, Tensor]], *, norms: Mapping[str, Tensor], keys: Sequence[str],
                ) -> tuple[str, list[str]] | None:
@@ -68,7 +72,7 @@ class Guard:
 
         Returns:
             None if the step may be taken. Else the reason, and the keys of the processes with the most losses that are
-            not finite; the buffers have been put back.
+            not finite; what changed has been put back.
 
         Raises:
             DivergenceError: If that was one too many in a row.
@@ -98,8 +102,8 @@ class Guard:
 
     @torch.no_grad()
     def _put_back(self) -> None:
-        for buffer, saved in zip(self._buffers(), self._saved, strict=True):
-            buffer.copy_(saved)
+        for tensor, saved in zip(self._changing(), self._saved, strict=True):
+            tensor.copy_(saved)
         self._saved = []
 
     def state_dict(self) -> dict[str, int]:
