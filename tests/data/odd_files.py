@@ -45,14 +45,27 @@ def grey_16_bit(path: Path) -> np.ndarray:
     return np.stack([np.round(wide / 257)] * 3, -1)[None]
 
 
-def rgb_16_bit(path: Path) -> np.ndarray:
-    wide = np.random.default_rng(4).integers(0, 2**16, (12, 16, 3), dtype=np.uint16)
+def write_wide_png(path: Path, wide: np.ndarray, *, colour_type: int,
+                   more: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    """16 bits per value, which Pillow does not write."""
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in wide)  # each begins with its filter: none
-    chunks = ((b"IHDR", struct.pack(">2I5B", 16, 12, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    head = struct.pack(">2I5B", wide.shape[1], wide.shape[0], 16, colour_type, 0, 0, 0)
+    chunks = ((b"IHDR", head), *more, (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in chunks))
+
+
+def rgb_16_bit(path: Path) -> np.ndarray:
+    wide = np.random.default_rng(4).integers(0, 2**16, (12, 16, 3), dtype=np.uint16)
+    write_wide_png(path, wide, colour_type=2)
     return np.round(wide / 257)[None]
+
+
+def transparent_grey_16_bit(path: Path) -> np.ndarray:
+    wide = np.random.default_rng(3).integers(1000, 1004, (12, 16), dtype=np.uint16)  # 1001 alone lets white through
+    write_wide_png(path, wide, colour_type=0, more=((b"tRNS", struct.pack(">H", 1001)),))
+    return np.stack([np.where(wide == 1001, 255, np.round(wide / 257))] * 3, -1)[None]
 
 
 def transparent(path: Path) -> np.ndarray:
@@ -121,6 +134,13 @@ def grey_video(path: Path) -> np.ndarray:
     return np.stack([frames] * 3, -1)
 
 
+def transparent_video(path: Path, *, codec: str, pix_fmt: str) -> np.ndarray:
+    frames = np.stack([np.concatenate([noise(number), noise(number + 9)[..., :1]], -1) for number in range(5)])
+    frames[:, :6, :, 3] = 0  # hidden colours
+    write_frames(path, frames, codec=codec, pix_fmt=pix_fmt, layout="rgba")
+    return 255 - (255 - frames[..., :3].astype(float)) * (frames[..., 3:] / 255.0)  # over white
+
+
 def turned_by_matrix(path: Path, quarter_turns: int) -> np.ndarray:
     """By so many quarter turns, clockwise, to be done by the player."""
     stored = quarters()
@@ -158,6 +178,14 @@ def torn_stream(path: Path) -> None:
     with av.open(str(path)) as container:
         starts = [packet.pos for packet in container.demux(video=0) if packet.size]
     path.write_bytes(path.read_bytes()[:(starts[4] + starts[5]) // 2])
+
+
+def strip(path: Path) -> None:
+    Image.new("RGB", (1, 20_000)).save(path)
+
+
+def strip_of_video(path: Path) -> None:
+    write_frames(path, np.zeros((5, 4000, 2, 3), np.uint8), codec="ffv1", pix_fmt="bgr0")
 
 
 def empty(path: Path) -> None:

@@ -1,3 +1,6 @@
+import logging
+import os
+
 import pytest
 
 from toolkit.contracts import DataError
@@ -58,3 +61,23 @@ def test_what_is_not_there_is_named(folder, path, message):
 def test_an_empty_list_is_refused():
     with pytest.raises(DataError, match="empty"):
         list_files([], suffixes=(".mp4",))
+
+
+@pytest.fixture
+def as_nobody(tmp_path, monkeypatch):
+    """For root may list everything."""
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+
+
+def test_a_folder_that_cannot_be_listed_is_left_out_with_a_warning(folder, request, caplog):
+    (folder / "deep" / "er").chmod(0)
+    request.getfixturevalue("as_nobody")
+    with caplog.at_level(logging.WARNING):
+        assert names(".") == ["a.MP4", "b.mp4"]
+    assert caplog.messages == ["left out, a folder that cannot be listed: ./deep/er (Permission denied)."]

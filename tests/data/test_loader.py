@@ -233,3 +233,17 @@ def test_samples_of_different_shapes_are_named(tmp_path):
 
     with pytest.raises(ValueError, match=r"of one shape, got \[\(3, 1, 8, 8\), \(3, 1, 8, 9\)\]"):
         next(TrainLoader([Source(Sizes(), batch_size=2)], seed=0))
+
+
+@pytest.mark.parametrize("count", [11, 12, 13])
+def test_another_number_of_samples_than_were_saved_is_logged_and_not_refused(tmp_path, caplog, count):
+    first = TrainLoader([Source(images_of(tmp_path / "i"), batch_size=4)], seed=0)
+    next(first)
+    for path in (tmp_path / "i").iterdir():
+        path.unlink()
+    second = TrainLoader([Source(images_of(tmp_path / "i", count=count), batch_size=4)], seed=0)
+    with caplog.at_level(logging.WARNING):
+        second.load_state_dict(first.state_dict())
+    said = f"source 0, Images, has {count} samples now and had 12 when the position was saved: they come in another"
+    assert (said in caplog.text) == (count != 12) and len(caplog.records) == (count != 12)
+    assert len(flat(keys_of(second, 5))) == 20

@@ -4,6 +4,7 @@ import av
 import pytest
 import torch
 from numbered import encode, numbered_frame, numbers_of
+from odd_files import strip
 from PIL import Image
 
 from toolkit.contracts import DataError
@@ -189,3 +190,12 @@ def test_reading_a_clip_decodes_its_group_of_pictures_and_no_more(tmp_path, gop)
             for _ in range(17):
                 next(frames)
             assert video.num_decoded <= gop + 17
+
+
+def test_a_strip_is_not_resized_to_any_length(tmp_path):
+    strip(tmp_path / "strip.png")
+    with open_media(tmp_path / "strip.png") as media:
+        assert media.size == (20_000, 1)
+    with pytest.raises(DataError, match=r"strip\.png: needed frames at most 100 times as long as wide") as caught:
+        open_media(tmp_path / "strip.png", short_edge=16)
+    assert caught.value.path == str(tmp_path / "strip.png")

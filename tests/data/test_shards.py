@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
 from toolkit.contracts import DataError
-from toolkit.data.shards import TokenShard, media_in_tar, read_tokens, sample_key, write_npy, written_once
+from toolkit.data.shards import TokenShard, index_tar, media_in_tar, read_tokens, sample_key, write_npy, written_once
 
 NAMES = st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1),
                  min_size=1, max_size=3).map("/".join)
@@ -201,3 +202,33 @@ def test_meta_is_json_with_sorted_keys(tmp_path):
     with tarfile.open(tmp_path / "a.tar") as tar:
         text = tar.extractfile("x.json").read().decode()
     assert text == json.dumps({"a": 2, "b": 1, "key": "x"})
+
+
+def endless_header(kind: str) -> bytes:
+    """Whole checksums, and contents that no tar has."""
+    nothing = bytes(2 * tarfile.BLOCKSIZE)
+    if kind == "names of names":
+        name = header("././@LongLink", size=b"%011o\0" % 2, kind=tarfile.GNUTYPE_LONGNAME)
+        return (name + b"ab".ljust(512, b"\0")) * 5000
+    if kind == "sparse":
+        member = tarfile.TarInfo("a.png")
+        member.pax_headers = {"GNU.sparse.size": "20", "GNU.sparse.numblocks": "1", "GNU.sparse.map": "0,1x"}
+        return member.tobuf(tarfile.PAX_FORMAT) + nothing
+    huge = b"\x80" + (2**62).to_bytes(11, "big")
+    return {"a name of any length": header("././@LongLink", size=huge, kind=tarfile.GNUTYPE_LONGNAME),
+            "a file of any length": header("a.txt", size=huge),
+            "a file of more": header("a.txt", size=b"\x80" + b"\x7f" * 11)}[kind] + nothing
+
+
+@pytest.mark.parametrize("kind", ["names of names", "sparse", "a name of any length", "a file of any length",
+                                  "a file of more"])
+def test_damaged_headers_are_errors_that_name_the_tar(tmp_path, kind):
+    (tmp_path / "a.tar").write_bytes(endless_header(kind))
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(endless_header(kind)))
+    with pytest.raises(DataError, match=r"a\.tar: needed a tar of tokens, got .+; "):
+        list(read_tokens(tmp_path / "a.tar"))
+    members, error = index_tar(tmp_path / "a.tar", suffixes=(".png",))
+    assert members == [] and "a.tar: needed an uncompressed tar, got " in str(error)
+    for name in ("a.tar", "a.tar.gz"):
+        with pytest.raises(DataError, match=rf"{name}: needed a tar, got .+; "):
+            list(media_in_tar(tmp_path / name, suffixes=(".png",)))

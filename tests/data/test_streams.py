@@ -137,3 +137,15 @@ def test_a_reader_that_never_gets_a_sample_is_told_so(workers):
     loader = TrainLoader([Source(Sharded(), batch_size=2, num_workers=workers)], seed=0, rank=11, world_size=12)
     with pytest.raises(ValueError, match=r"Sharded has no sample for reader \d+ of \d+ .*smaller num_workers"):
         next(loader)
+
+
+@pytest.mark.parametrize("change", [dict(workers=2), dict(workers=0), dict(workers=1, world_size=3)])
+def test_a_position_in_a_stream_is_refused_by_other_readers_before_they_start(change):
+    def loader(*, workers, world_size=2):
+        return TrainLoader([Source(Shuffled(), batch_size=2, num_workers=workers)], seed=0, world_size=world_size)
+    first, other = loader(workers=1), loader(**change)
+    other.load_state_dict(first.state_dict())  # nothing was read of it yet
+    next(first)
+    wanted = r"source 0, Shuffled, was read by 2 processes with num_workers=1, got \d with num_workers=\d; .*resume"
+    with pytest.raises(ValueError, match=wanted):
+        other.load_state_dict(first.state_dict())

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from toolkit.contracts import DataError
 from toolkit.data.transforms import Framing, resize, to_frames, to_pixels
 
 
@@ -76,3 +77,13 @@ def test_shuffled_channels_are_a_permutation_of_all_frames_alike():
         orders.add(tuple(shuffled[0, 0, 0].tolist()))
     assert len(orders) == 6 and all(sorted(order) == [0, 100, 200] for order in orders)
     assert torch.equal(to_frames(Framing(size=32, channel_shuffle=1.0, train=False)(frames)), frames)
+
+
+@pytest.mark.parametrize("turn", [lambda height, width: (height, width), lambda height, width: (width, height)])
+def test_frames_that_would_be_enlarged_to_a_strip_are_refused(turn):
+    framing = Framing(size=8, short_edge=(8, 16))
+    assert framing(torch.zeros(2, *turn(1, 100), 3, dtype=torch.uint8)).shape == (3, 2, 8, 8)
+    assert Framing(size=8)(torch.zeros(2, *turn(8, 1000), 3, dtype=torch.uint8)).shape == (3, 2, 8, 8)  # no larger
+    for refuse in (framing, lambda frames: framing.largest(*frames.shape[1:3])):
+        with pytest.raises(DataError, match=r"at most 100 times as long as wide, got \d+ x \d+, which would be"):
+            refuse(torch.zeros(2, *turn(1, 102), 3, dtype=torch.uint8))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from numbered import encode, number_of
-from odd_files import audio_only, turned_by_matrix
+from odd_files import audio_only, torn_stream, turned_by_matrix
 
 from toolkit.contracts import DataError
+from toolkit.data import InMemoryClips, open_media
 from toolkit.data.video_file import VideoFile, rgb
 from toolkit.data.video_io import iter_frames, read_video, write_video
 from toolkit.data.videos import strided_frames
@@ -127,3 +128,18 @@ def test_faulty_files_are_named_with_what_was_needed(tmp_path, short_video):
         read_video(short_video, start=30, num_frames=20)
     with pytest.raises(DataError, match="needed some frames from frame 40"):
         read_video(short_video, start=40)
+
+
+def chunks(path):
+    with open_media(path) as media:
+        return list(media.chunks(2))
+
+
+@pytest.mark.parametrize("read", [read_video, chunks, lambda path: list(iter_frames(path)), lambda path: InMemoryClips(
+    path=str(path), num_frames=1, size=16)[0]], ids=["read_video", "open_media", "iter_frames", "InMemoryClips"])
+def test_a_frame_that_is_damaged_makes_the_file_unreadable(tmp_path, read):
+    torn_stream(tmp_path / "torn.ts")
+    with pytest.raises(DataError, match=r"torn\.ts: needed whole frames, got damaged ones") as caught:
+        read(tmp_path / "torn.ts")
+    assert caught.value.path == str(tmp_path / "torn.ts")
+    assert len(read_video(tmp_path / "torn.ts", num_frames=3)[0]) == 3  # those before it

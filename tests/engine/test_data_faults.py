@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
+import re
+import signal
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from data import odd_files as odd
 from data.numbered import encode, numbers_of
 from data.tars import write_shard
+from engine.runs import finish, start, train_command, wait_for
 from mmengine.config import Config
 from training import tiny
 
@@ -27,24 +32,28 @@ as_in_a_new_process = tiny.as_in_a_new_process
 IMAGES = {
     "odd_size.png": (odd.odd_size_image, 0), "grey.png": (odd.grey, 0), "grey_16_bit.png": (odd.grey_16_bit, 0),
     "rgb_16_bit.png": (odd.rgb_16_bit, 1), "transparent.png": (odd.transparent, 1), "palette.png": (odd.palette, 0),
-    "cmyk.jpg": (odd.cmyk, 3), "jpeg_called.png": (odd.jpeg_by_another_name, 3),
+    "transparent_grey_16_bit.png": (odd.transparent_grey_16_bit, 0), "cmyk.jpg": (odd.cmyk, 3),
+    "jpeg_called.png": (odd.jpeg_by_another_name, 3),
     **{f"exif_orientation_{number}.jpg": (functools.partial(odd.turned_by_exif, orientation=number), 3)
        for number in range(1, 9)}}
 VIDEOS = {
     "odd_size.mkv": (odd.odd_size_video, 0), "odd_size_with_half_chroma.webm": (odd.odd_size_with_half_chroma, 8),
     "grey.mkv": (odd.grey_video, 0), "variable_rate.mkv": (odd.variable_rate, 12),
+    **{f"transparent_{codec}.{ending}": (functools.partial(odd.transparent_video, codec=codec, pix_fmt=pix_fmt), 0.5)
+       for codec, ending, pix_fmt in (("qtrle", "mov", "argb"), ("ffv1", "mkv", "bgra"), ("png", "mov", "rgba"))},
     **{f"matrix_turn_{90 * turns}.mp4": (functools.partial(odd.turned_by_matrix, quarter_turns=turns), 8)
        for turns in range(4)}}
 # file -> its writer, and what the error says
 FOREIGN, SILENT = "needed an image that Pillow can read, got no known format", "needed a video stream, got none"
+STRIP = "needed frames at most 100 times as long as wide, got"
 NO_IMAGES = {
     "truncated.png": (odd.truncated, "needed an image that Pillow can read, got .*truncated"),
     "truncated.jpg": (odd.truncated, "needed an image that Pillow can read, got .*truncated"),
-    "empty.png": (odd.empty, FOREIGN), "text_called.png": (odd.text, FOREIGN),
+    "empty.png": (odd.empty, FOREIGN), "text_called.png": (odd.text, FOREIGN), "strip.png": (odd.strip, STRIP),
     "mp4_called.png": (odd.video_by_another_name, FOREIGN)}
 NO_VIDEOS = {
     "truncated.mp4": (odd.truncated_video, SILENT),
-    "torn.ts": (odd.torn_stream, "needed whole frames, got damaged ones"),
+    "torn.ts": (odd.torn_stream, "needed whole frames, got damaged ones"), "strip.mkv": (odd.strip_of_video, STRIP),
     "empty.mp4": (odd.empty, "needed a video that FFmpeg can decode, got Invalid data"),
     "text_called.mp4": (odd.text, "needed a video that FFmpeg can decode, got Invalid data"),
     "png_called.mp4": (odd.image_by_another_name, r"needed 5 frames \(5 with stride 1\), got 1"),
@@ -158,6 +167,9 @@ def test_a_shard_of_good_and_bad_files_gives_the_good_ones(tmp_path, modality, g
 
 def test_training_goes_past_every_kind_of_fault_and_lists_each_file_once(tmp_path):
     bad = {str(path) for path in write_all(tmp_path / "bad_images", NO_IMAGES) + write_all(tmp_path / "bad", NO_VIDEOS)}
+    for latin_1 in (tmp_path / "bad_images" / "caf\udce9.png", tmp_path / "bad" / "caf\udce9.mp4"):
+        latin_1.touch()
+        bad.add(str(latin_1))
     images = [tmp_path / "bad_images", *write_all(tmp_path / "images", IMAGES)]
     videos = [tmp_path / "bad", *write_all(tmp_path / "videos", VIDEOS)]
     splits = {split: [dict(dataset=dict(type=kind, path=[str(path) for path in paths], size=16, train=split == "train",
@@ -174,7 +186,35 @@ def test_training_goes_past_every_kind_of_fault_and_lists_each_file_once(tmp_pat
     assert all(seen >= len(source.dataset) for seen, source in zip(position["positions"], trainer.train_loader.sources,
                                                                     strict=True))
     assert set(trainer.train_loader.unreadable) == bad and position["num_unreadable"] >= len(bad)
-    listed = [line.split("\t")[0] for line in (tmp_path / "run" / "unreadable.txt").read_text().splitlines()]
+    lines = (tmp_path / "run" / "unreadable.txt").read_text(errors="surrogateescape").splitlines()
+    listed = [line.split("\t")[0] for line in lines]
     assert len(listed) == len(bad) and set(listed) == bad  # though validation met them too
     assert all(torch.isfinite(tensor).all() for tensor in trainer.tokenizer.plain.state_dict().values())
     assert (tmp_path / "run" / "checkpoints" / "step_20").is_dir()
+
+
+def test_a_lost_worker_ends_the_run_with_what_to_do(tmp_path):
+    images = tiny.write_images(tmp_path / "images")
+    config = tiny.tiny_config(tmp_path, training__max_steps=100_000)
+    for split in ("train", "val"):
+        config["data"][split] = dict(batch_size=2, dataset=dict(type="Images", path=str(images), size=16))
+    config["data"]["train"]["num_workers"] = 1
+    process = start(train_command(tiny.write_config(tmp_path / "config.py", config), tmp_path / "run"))
+    wait_for(process, tmp_path / "run", step=3)
+    worker, = (child for child in psutil.Process(process.pid).children() if "train.py" in " ".join(child.cmdline()))
+    os.kill(worker.pid, signal.SIGKILL)  # as the system does that has no more memory
+    code, said = finish(process)
+    assert code == 1 and "Traceback" not in said
+    assert re.search(r"error: a data worker was lost, got .+ want of memory; .*num_workers.* --resume", said)
+
+
+def test_validation_that_loses_a_worker_ends_too(tmp_path):
+    signal_before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # of a loader that is not ours, perhaps
+    images, before = tiny.write_images(tmp_path / "images", count=12), set(psutil.Process().children())
+    batches = iter(ValLoader([Source(Images(path=str(images), size=16, train=False), batch_size=1, num_workers=1)]))
+    next(batches)
+    worker, = (child for child in set(psutil.Process().children()) - before if "tracker" not in str(child.cmdline()))
+    worker.kill()
+    with pytest.raises(DataError, match=r"a data worker was lost, got .+ want of memory"):
+        list(batches)
+    signal.signal(signal.SIGCHLD, signal_before)

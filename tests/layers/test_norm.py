@@ -103,3 +103,12 @@ def test_deviation_of_a_single_position_is_that_of_no_variance():
     expected = layer.norm(x) * layer.gamma(torch.full((3,), 1e-3)).reshape(1, 8, 1, 1, 1)
     expected = expected + layer.beta(codes.flatten()).reshape(1, 8, 1, 1, 1)
     torch.testing.assert_close(layer(x, codes), expected)
+
+
+@pytest.mark.parametrize("norm", [ClipGroupNorm, FrameGroupNorm])
+def test_a_group_of_a_single_value_becomes_the_shift(norm):
+    layer, x = norm(8), torch.randn(1, 8, 1, 1, 1, requires_grad=True)
+    torch.nn.init.normal_(layer.bias)
+    y = layer(x)  # (x - mean) / sqrt(0 + eps) is 0
+    torch.testing.assert_close(y.flatten(), layer.bias, rtol=1e-5, atol=1e-5)
+    assert torch.autograd.grad(y.sum(), x)[0].count_nonzero() == 0

@@ -121,7 +121,7 @@ def test_too_small_frames_are_a_value_error_with_the_cure(num_layers, height, wi
 
 @pytest.mark.parametrize("arguments", [dict(num_layers=0), dict(temporal_kernel=2), dict(temporal_kernel=5)])
 def test_misfits_are_refused_at_construction(arguments):
-    with pytest.raises(ValueError, match=r"num_layers of at least 1 and a temporal_kernel of 1 \(frames\) or 3"):
+    with pytest.raises(ValueError, match=r"num_layers from 1 to 16 and a temporal_kernel of 1 \(frames\) or 3"):
         PatchGANDiscriminator(**arguments)
 
 

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 # The share of unreadable samples is judged as if at least this many had been tried, so that one
 # torn file among the first samples does not end a run.
 MIN_TRIED = 200
+# A report has one line per file, and a tab between its two columns, whatever the files are called.
+ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 class Faults:
@@ -21,7 +23,9 @@ class Faults:
 
     Args:
         max_share: Largest share of unreadable samples among those tried; 0 tolerates none.
-        report: A text file that gets a line "path, tab, reason" per unreadable file; several may share it.
+        report: A text file that gets a line "path, tab, reason" per unreadable file; several may share it. A
+            path has the bytes of the file's name, but for backslashes, tabs and line breaks, which are escaped as
+            in Python.
 
     Attributes:
         unreadable: path -> reason.
@@ -56,7 +60,8 @@ class Faults:
 
     def _list(self, path: str, reason: str) -> None:
         # another loader, another process or the run before a resume may have listed it
-        with self.report.open("a+", encoding="utf-8") as lines:
+        path, reason = path.translate(ESCAPES), reason.translate(ESCAPES)
+        with self.report.open("a+", encoding="utf-8", errors="surrogateescape") as lines:  # names need not be UTF-8
             lines.seek(0)
             if not any(line.startswith(f"{path}\t") for line in lines):
                 lines.write(f"{path}\t{reason}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from toolkit.contracts import DataError
+
+logger = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".txt", ".list")
 
@@ -30,6 +33,24 @@ def unreadable(path: str | os.PathLike, problem: str) -> DataError:
     error = DataError(f"{os.fspath(path)}: {problem}")
     error.path = os.fspath(path)
     return error
+
+
+@contextmanager
+def about(path: str | os.PathLike) -> Iterator[None]:
+    """A DataError from what is done with a file's content names the file.
+
+    Example:
+        >>> with about("a.png"):
+        ...     raise DataError("needed a picture, got a line; leave it out.")
+        Traceback (most recent call last):
+        toolkit.contracts.data.DataError: a.png: needed a picture, got a line; leave it out.
+    """
+    try:
+        yield
+    except DataError as error:
+        if hasattr(error, "path"):
+            raise
+        raise unreadable(path, str(error)) from error
 
 
 @contextmanager
@@ -63,7 +84,8 @@ def list_files(path: str | os.PathLike | Sequence[str | os.PathLike], *,
     """All files that ``path`` stands for, in an order that only names decide.
 
     Args:
-        path: A folder (searched recursively, links followed, hidden names left out), a list file
+        path: A folder (searched recursively, links followed, hidden names left out, and, with a warning, those
+            that cannot be listed), a list file
             (``.txt`` or ``.list``: one path per line, relative to the list file; blank lines and
             those that start with ``#`` are skipped), a glob, a pattern in braces such as
             ``shard-{000..099}.tar``, all of which must be there, a single file, or a list of those.
@@ -110,8 +132,11 @@ def _expand(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    def left_out(error: OSError) -> None:
+        logger.warning("left out, a folder that cannot be listed: %s (%s).", error.filename, error.strerror)
+
     files, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=left_out, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:  # a link back up would never end
             folders.clear()

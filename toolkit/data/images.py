@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from toolkit.contracts import Dataset
-from toolkit.data.files import list_files, unreadable, written_whole
+from toolkit.data.files import about, list_files, unreadable, written_whole
 from toolkit.data.transforms import Framing, to_frames, to_pixels
 from toolkit.data.video_file import VideoFile
 from toolkit.data.videos import strided_frames, video_files
@@ -69,7 +69,8 @@ class Images(Dataset, torch.utils.data.Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"Images has {len(self)} images, got index {index}.")
         if self.files:
-            return {"pixels": self.framing(image_frame(self.files[index])), "key": str(self.files[index])}
+            with about(file := self.files[index]):
+                return {"pixels": self.framing(image_frame(file)), "key": str(file)}
         clip, place = divmod(index, FRAMES_PER_CLIP)
         with VideoFile(self.clips[clip]) as video:
             number = place * (video.info.num_frames - 1) // (FRAMES_PER_CLIP - 1)
@@ -160,8 +161,10 @@ def _three_channels(image: Image.Image, path: str | os.PathLike) -> Image.Image:
         raise unreadable(path, "needed 8- or 16-bit values, got floats of unknown range; convert the image.")
     if image.mode == "I" or image.mode.startswith("I;16"):
         # convert("RGB") would clip at 255
-        wide = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.clip(np.round(wide / 257.0), 0, 255).astype(np.uint8))
+        wide, clear = np.asarray(image), image.info.get("transparency")
+        image = Image.fromarray(np.clip(np.round(wide.astype(np.float64) / 257.0), 0, 255).astype(np.uint8))
+        if clear is not None:  # the one value, of 16 bits, that is transparent
+            image.putalpha(Image.fromarray(np.where(wide == clear, 0, 255).astype(np.uint8)))
     if image.has_transparency_data:
         layers = image.convert("RGBA")
         white = Image.new("RGBA", layers.size, (255, 255, 255, 255))

@@ -6,6 +6,7 @@ has not taken are not part of the position, so nothing is lost or repeated when 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +18,9 @@ from toolkit.data.faults import Faults
 from toolkit.data.mixture import Mixture, Source
 from toolkit.data.sampling import Batch, EndlessBatches, Fetched, MapSamples, collate, mix
 from toolkit.data.streams import StreamSamples
-from toolkit.data.workers import shield
+from toolkit.data.workers import lost_workers_named, shield, started
+
+logger = logging.getLogger(__name__)
 
 
 def _options(source: Source, *, seed: int, pin_memory: bool) -> dict[str, Any]:
@@ -50,7 +53,7 @@ class TrainLoader:
         unreadable: path -> reason, of this process.
 
     Raises:
-        DataError: While iterating, if too many samples are unreadable.
+        DataError: While iterating, if too many samples are unreadable, or a worker is lost.
 
     Example:
         >>> from toolkit.data import VideoClips
@@ -96,9 +99,10 @@ class TrainLoader:
         number = self.mixture.choice(self._draws)
         if self._iterators[number] is None:
             self._loaders[number] = self._loader(number)
-            self._iterators[number] = iter(self._loaders[number])
-        fetched = next(self._iterators[number])
+            self._iterators[number] = started(self._loaders[number])
         source = self.sources[number]
+        with lost_workers_named(num_workers=source.num_workers):
+            fetched = next(self._iterators[number])
         self._draws += 1
         self._positions[number] += source.batch_size * self.world_size
         self.faults.add(failures=fetched.failures, tried=fetched.tried)
@@ -132,23 +136,43 @@ class TrainLoader:
         streams = [loader.state_dict() if source.is_iterable and loader is not None else state
                    for source, loader, state in loaders]
         return {"draws": self._draws, "positions": list(self._positions), "streams": streams,
+                "extents": self._extents(),
                 "num_tried": self.faults.num_tried, "num_unreadable": self.faults.num_unreadable,
                 "unreadable": dict(self.unreadable)}
 
+    def _extents(self) -> list[int | tuple[int, int]]:
+        """What the order of a source's samples depends on: how many there are, or (processes, workers of each)."""
+        return [(self.world_size, source.num_workers) if source.is_iterable else len(source.dataset)
+                for source in self.sources]
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where ``state`` was saved.
+        """Continue where ``state`` was saved; that a source has another number of samples now, is logged.
 
         Raises:
-            ValueError: If it was saved with another number of sources.
+            ValueError: If it was saved with another number of sources, or a position in an iterable source with
+                another number of processes or workers.
         """
         if len(state["positions"]) != len(self.sources):
             raise ValueError(f"the saved position is of {len(state['positions'])} sources, this loader has "
                              f"{len(self.sources)}; resume with the data config of the run.")
+        for number, (had, have) in enumerate(zip(state["extents"], self._extents(), strict=True)):
+            if had != have:
+                self._compare(number, had, have, read=state["streams"][number] is not None)
         self._reset()
         self._draws, self._positions = state["draws"], list(state["positions"])
         self._stream_states = list(state["streams"])
         self.faults.num_tried, self.faults.num_unreadable = state["num_tried"], state["num_unreadable"]
         self.faults.unreadable = dict(state["unreadable"])
+
+    def _compare(self, number: int, had: Any, have: Any, *, read: bool) -> None:
+        name = f"source {number}, {type(self.sources[number].dataset).__name__},"
+        if not self.sources[number].is_iterable:
+            logger.warning("%s has %s samples now and had %s when the position was saved: they come in another order "
+                           "from here on, and the run is no longer the one that it would have been undisturbed.",
+                           name, have, had)
+        elif read:
+            raise ValueError(f"{name} was read by {had[0]} processes with num_workers={had[1]}, got {have[0]} with "
+                             f"num_workers={have[1]}; its position holds for these numbers only, so resume with them.")
 
 
 class ValLoader:
@@ -168,7 +192,7 @@ class ValLoader:
         unreadable: path -> reason, of this process.
 
     Raises:
-        DataError: While iterating, if no sample of a source could be read.
+        DataError: While iterating, if no sample of a source could be read, or a worker is lost.
 
     Example:
         >>> from toolkit.data import VideoClips
@@ -202,13 +226,14 @@ class ValLoader:
 
     def _read(self, number: int) -> Iterator[Batch]:
         source, readable, tried = self.sources[number], 0, 0
-        for fetched in self._loader(number):
-            self.faults.add(failures=fetched.failures, tried=fetched.tried)
-            tried += fetched.tried
-            if fetched.pixels is not None:
-                readable += len(fetched.keys)
-                yield Batch(fetched.pixels, fetched.keys, source.dataset.modality,
-                            [reason for _, reason in fetched.failures])
+        with lost_workers_named(num_workers=source.num_workers):
+            for fetched in started(self._loader(number)):
+                self.faults.add(failures=fetched.failures, tried=fetched.tried)
+                tried += fetched.tried
+                if fetched.pixels is not None:
+                    readable += len(fetched.keys)
+                    yield Batch(fetched.pixels, fetched.keys, source.dataset.modality,
+                                [reason for _, reason in fetched.failures])
         if tried and not readable:
             raise self.faults.error(f"all of source {number}; check its files")
 

@@ -13,9 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from toolkit.data.files import unreadable
+from toolkit.data.files import about, unreadable
 from toolkit.data.images import IMAGE_SUFFIXES, read_image, write_image
-from toolkit.data.transforms import resize, to_frames, to_pixels
+from toolkit.data.transforms import check_enlargement, resize, to_frames, to_pixels
 from toolkit.data.video_file import VIDEO_SUFFIXES, VideoFile, rgb
 from toolkit.data.video_io import VideoWriter, check_size
 
@@ -64,6 +64,8 @@ class Media(AbstractContextManager):
         self.original_size = height, width = tuple(first.shape[:2])
         scale = 1.0 if short_edge is None else short_edge / min(height, width)
         self.size = round(height * scale), round(width * scale)
+        with about(name):
+            check_enlargement(height, width, resized=self.size, wanted=short_edge or 0)
 
     def chunks(self, frames: int) -> Iterator[Tensor]:
         """The frames, the next chunk being decoded while the caller works on one.

@@ -12,7 +12,7 @@ import torch.utils.data
 from torch import Tensor
 
 from toolkit.contracts import DataError, Dataset
-from toolkit.data.files import list_files
+from toolkit.data.files import about, list_files
 from toolkit.data.images import IMAGE_SUFFIXES, image_frame
 from toolkit.data.sampling import mix, seeded
 from toolkit.data.shards import Member, index_tar
@@ -124,7 +124,7 @@ class ShardIterator:
         number = self.order[self.turn]
         file = self.dataset.files[number]
         name = f"{file}/{member.name}"
-        with seeded(mix(self.seed, "sample", number, member.start)):
+        with seeded(mix(self.seed, "sample", number, member.start)), about(name):
             return {"pixels": self.dataset.framing(self.dataset.frames(member.read(file), name=name)), "key": name}
 
     def state_dict(self) -> dict[str, int]:

@@ -26,6 +26,9 @@ from toolkit.contracts import DataError
 from toolkit.data.files import unreadable
 
 PARTIAL = ".partial."  # how the name of a file that is being written begins
+# What tarfile raises for headers that are damaged: the last four for numbers that are none, for sizes that no memory
+# or file has, and for headers of headers of headers.
+TAR_ERRORS = (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, MemoryError, OverflowError, RecursionError)
 
 
 def media_in_tar(path: str | os.PathLike, *, suffixes: tuple[str, ...],
@@ -142,8 +145,8 @@ def index_tar(path: str | os.PathLike, *, suffixes: tuple[str, ...]) -> tuple[li
 def _tar_errors(name: str | os.PathLike, *, needed: str) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        problem = getattr(error, "strerror", None) or error
+    except TAR_ERRORS as error:
+        problem = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise unreadable(name, f"needed {needed}, got {problem}; write it again or leave it out.") from error
 
 
@@ -168,6 +171,10 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if member.size < 0 or member.issparse():  # would be read for ever, or swell to any size
             raise tarfile.ReadError(f"a member of a size that no file has: {member.name[:100]!r}")
         yield member
+        # tarfile would go on behind the end of a stream, which it cannot seek in, to wherever a damaged size says
+        while not hasattr(tar.fileobj, "seekable") and tar.fileobj.tell() < tar.offset:
+            if not tar.fileobj.read(min(tar.offset - tar.fileobj.tell(), 2**20)):
+                raise tarfile.ReadError("unexpected end of data")
 
 
 def sample_key(name: str) -> str:
@@ -327,9 +334,9 @@ def read_tokens(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray, dict
                     yield key, sample["indices.npy"], sample["json"]
             if mapped[tar.offset:tar.offset + tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):
                 raise ValueError("no end of the tar where its files end")
-    except (tarfile.TarError, OSError, EOFError, RecursionError, tokenize.TokenError, ValueError) as error:
-        # the last three: no JSON, no .npy, an empty file
-        raise unreadable(path, f"needed a tar of tokens, got {error}; extract them again.") from error
+    except (*TAR_ERRORS, tokenize.TokenError) as error:  # the last: no .npy
+        raise unreadable(path, f"needed a tar of tokens, got {str(error) or type(error).__name__}; extract them again."
+                         ) from error
 
 
 def _mapped_npy(mapped: mmap.mmap, member: tarfile.TarInfo) -> np.ndarray:

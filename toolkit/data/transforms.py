@@ -9,6 +9,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from toolkit.contracts import DataError
+
+# A resized frame must fit into so many squares of the size that is wanted, unless that is a reduction: a frame 100
+# times as long as it is wide still does. Longer ones are no pictures, and to cover 128 x 128 pixels with 1 x 2,000,000
+# would take 98 GB, all but the crop in vain.
+MAX_SQUARES = 100
+
 
 def to_pixels(frames: Tensor) -> Tensor:
     """uint8 frames (T, H, W, C) -> float32 pixels (C, T, H, W) in [-1, 1].
@@ -53,6 +60,20 @@ def resize(frames: Sequence[Tensor], *, size: tuple[int, int]) -> Tensor:
         return frames if isinstance(frames, Tensor) else torch.stack(list(frames))
     # One by one: to copy large frames together would cost as much as to decode them.
     return torch.stack([_resize(frame, size) for frame in frames])
+
+
+def check_enlargement(height: int, width: int, *, resized: tuple[int, int], wanted: int) -> None:
+    """Raise a DataError if frames of (height, width) grow beyond ``MAX_SQUARES`` squares of ``wanted`` pixels a side.
+
+    Example:
+        >>> check_enlargement(10, 1000, resized=(128, 12800), wanted=128)
+        >>> check_enlargement(1, 2000, resized=(128, 256000), wanted=128)
+        Traceback (most recent call last):
+        toolkit.contracts.data.DataError: needed frames at most 100 times as long as wide, got 1 x 2000, ...
+    """
+    if resized[0] * resized[1] > max(MAX_SQUARES * wanted**2, height * width):
+        raise DataError(f"needed frames at most {MAX_SQUARES} times as long as wide, got {height} x {width}, which "
+                        f"would be resized to {resized[0]} x {resized[1]}; crop the file or leave it out.")
 
 
 def _resize(frame: Tensor, size: tuple[int, int]) -> Tensor:
@@ -112,7 +133,9 @@ class Framing:
     def _resized(self, height: int, width: int, edge: int) -> tuple[int, int]:
         """(H', W') with that short edge, at least ``size`` on both sides."""
         scale = max(self.size[0] / height, self.size[1] / width, edge / min(height, width))
-        return max(self.size[0], round(height * scale)), max(self.size[1], round(width * scale))
+        resized = max(self.size[0], round(height * scale)), max(self.size[1], round(width * scale))
+        check_enlargement(height, width, resized=resized, wanted=max(*self.size, edge))
+        return resized
 
     def largest(self, height: int, width: int) -> tuple[int, int]:
         """The largest (H', W') that frames of (height, width) are ever resized to."""
@@ -122,6 +145,9 @@ class Framing:
         """T of (H, W, 3) uint8 of any one size, or all in one -> (3, T, *size) float32 in [-1, 1].
 
         Every draw is from torch's global generator, and the same for all frames.
+
+        Raises:
+            DataError: If the frames are too long and thin to cover ``size``.
         """
         frames = resize(frames, size=self._resized(*frames[0].shape[:2], self._edge()))
         spare = [have - want for have, want in zip(frames.shape[1:3], self.size, strict=True)]

@@ -200,6 +200,9 @@ class VideoFile(AbstractContextManager):
                 self.num_decoded += 1
                 if sought and seconds is None and (frame.time is None or not frame.key_frame):
                     continue  # before the keyframe there is only what lacks its references
+                if frame.is_corrupt:  # the decoder made it up, for want of data
+                    raise unreadable(self.path, "needed whole frames, got damaged ones; check the file, it may be cut "
+                                                "off.")
                 if frame.time is None:
                     seconds = self.info.start if seconds is None else seconds + 1.0 / self.info.fps
                 else:  # guessed timestamps of raw streams may run backwards
@@ -239,7 +242,7 @@ class VideoFile(AbstractContextManager):
 
 
 def rgb(frame: av.VideoFrame, *, converter: VideoReformatter | None = None) -> Tensor:
-    """A decoded frame -> (H, W, 3) uint8, turned upright.
+    """A decoded frame -> (H, W, 3) uint8, turned upright, transparency composited on white.
 
     Args:
         frame: In any pixel format.
@@ -249,12 +252,23 @@ def rgb(frame: av.VideoFrame, *, converter: VideoReformatter | None = None) -> T
         >>> rgb(av.VideoFrame.from_ndarray(np.zeros((8, 6, 3), np.uint8), format="rgb24")).shape
         torch.Size([8, 6, 3])
     """
-    converted = (converter or VideoReformatter()).reformat(frame, format="rgb24")
+    transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
+    layout, channels = ("rgba", 4) if transparent else ("rgb24", 3)
+    converted = (converter or VideoReformatter()).reformat(frame, format=layout)
     height, width, plane = converted.height, converted.width, converted.planes[0]
     # a view: lines may be padded in memory
-    pixels = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, :3 * width].reshape(height, width, 3)
+    lines = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
+    pixels = lines[:, :channels * width].reshape(height, width, channels)
+    if transparent:
+        pixels = _on_white(pixels)
     quarter_turns = round(frame.rotation / 90)
     return torch.from_numpy(np.ascontiguousarray(np.rot90(pixels, quarter_turns)))
+
+
+def _on_white(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 4) uint8, the last one opacity -> (H, W, 3)."""
+    colour, opacity = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
+    return ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
 
 
 class RGBFrames(Sequence[Tensor]):
@@ -265,7 +279,7 @@ class RGBFrames(Sequence[Tensor]):
         path: What errors call their file.
 
     Raises:
-        DataError: If the frames differ in size, or one was made up by the decoder for want of data.
+        DataError: If the frames differ in size.
 
     Example:
         >>> black = av.VideoFrame.from_ndarray(np.zeros((8, 6, 3), np.uint8), format="rgb24")
@@ -278,8 +292,6 @@ class RGBFrames(Sequence[Tensor]):
         sizes = {(frame.height, frame.width)[::-1 if round(frame.rotation / 90) % 2 else 1] for frame in frames}
         if len(sizes) > 1:
             raise unreadable(path, f"needed frames of one size, got {sorted(sizes)}; re-encode it.")
-        if any(frame.is_corrupt for frame in frames):
-            raise unreadable(path, "needed whole frames, got damaged ones; check the file, it may be cut off.")
         self._frames, self._converter = frames, VideoReformatter()
 
     def __len__(self) -> int:

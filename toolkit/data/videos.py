@@ -15,7 +15,7 @@ import torch.utils.data
 from torch import Tensor
 
 from toolkit.contracts import Dataset
-from toolkit.data.files import list_files, unreadable
+from toolkit.data.files import about, list_files, unreadable
 from toolkit.data.samples import sample_clips
 from toolkit.data.transforms import Framing
 from toolkit.data.video_file import VIDEO_SUFFIXES, RGBFrames, VideoFile
@@ -82,7 +82,8 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
         number, clip = divmod(index, self.clips_per_video)
         path = self.files[number]
         key = str(path) if self.clips_per_video == 1 else f"{path}#{clip}"
-        return {"pixels": self.framing(self._clip(number, clip)), "key": key}
+        with about(path):
+            return {"pixels": self.framing(self._clip(number, clip)), "key": key}
 
     def _clip(self, number: int, clip: int) -> Sequence[Tensor]:
         """T frames (H, W, 3) uint8 of a file; ``clip`` is its number in evaluation."""

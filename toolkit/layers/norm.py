@@ -48,6 +48,10 @@ class ClipGroupNorm(nn.GroupNorm):
     def __init__(self, channels: int, *, num_groups: int = 32, eps: float = 1e-5, affine: bool = True):
         super().__init__(fitting_groups(channels, num_groups), channels, eps=eps, affine=affine)
 
+    def forward(self, x: Tensor) -> Tensor:
+        # the operator itself: torch.nn.functional refuses a group of a single value, whose normalised value is 0
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
 
 class FrameGroupNorm(ClipGroupNorm):
     """Group normalisation of each frame of (B, C, T, H, W) by itself; arguments as :class:`ClipGroupNorm`'s.
