@@ -17,15 +17,17 @@ from torch import Tensor
 from toolkit.contracts import DataError, Dataset
 from toolkit.data import Images, VideoClips
 from toolkit.data.sampling import mix
+from toolkit.data.transforms import check_enlargement, to_pixels
 from toolkit.data.transforms import resize as bicubic
-from toolkit.data.transforms import to_pixels
 from toolkit.data.video_file import VideoFile
 
 
 def _covering(height: int, width: int, size: int) -> tuple[int, int]:
     """(H', W') whose shorter side is ``size``."""
     scale = size / min(height, width)
-    return max(size, round(height * scale)), max(size, round(width * scale))
+    resized = max(size, round(height * scale)), max(size, round(width * scale))
+    check_enlargement(height, width, resized=resized, wanted=size)
+    return resized
 
 
 def _short_edge(frames: Tensor, size: int) -> Tensor:
