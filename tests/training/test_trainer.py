@@ -175,22 +175,21 @@ def test_keep_bounds_the_checkpoints_of_a_run(clips, tmp_path, every):
     assert [path.name for path in checkpoints_in(tmp_path / "checkpoints")] == ["step_3", "step_4"]
 
 
-def test_a_checkpoint_is_written_once(clips, tmp_path, monkeypatch):
-    """A second one of its step, as a run is stopped just after it, would for a moment put none in its place."""
-    trainer = build(tiny_config(clips, training__max_steps=4, training__validate_every=2,
+def test_a_run_that_is_stopped_as_it_writes_a_checkpoint_ends_with_that(clips, tmp_path, monkeypatch):
+    """A second one of its step would for a moment put none in its place."""
+    trainer = build(tiny_config(clips, training__max_steps=4, training__validate_every=4,
                                 training__checkpoints=dict(every=2, keep=1)), tmp_path)
-    make_metrics, write, written = trainer.make_metrics, trainer.checkpoints.write, []
+    write, written = trainer.checkpoints.write, []
 
-    def interrupted(tokenizer):
-        if trainer.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return make_metrics(tokenizer)
+    def interrupted(step, **state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        written.append(step)
+        return write(step, **state)
 
-    trainer.make_metrics = interrupted
-    monkeypatch.setattr(trainer.checkpoints, "write",
-                        lambda step, **state: (written.append(step), write(step, **state)))
+    monkeypatch.setattr(trainer.checkpoints, "write", interrupted)
     assert not trainer.run()
     assert written == [2] and [path.name for path in checkpoints_in(tmp_path / "checkpoints")] == ["step_2"]
+    assert not trainer.scores  # nor is there a validation at the end
 
 
 def test_without_ema_the_exported_weights_are_the_trained_ones(clips, tmp_path):

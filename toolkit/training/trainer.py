@@ -149,8 +149,9 @@ class Trainer:
                         self.save_checkpoint()
                         due = False
                 finished = self.step == self.settings.max_steps
-                if not finished and self.step != self._saved:
-                    self.save_checkpoint()
+                if not finished:
+                    if self.step != self._saved:
+                        self.save_checkpoint()
                 elif not self.scores:  # resumed after the last step, when the log has its lines
                     self.validate(RunLog(self.work_dir, step=self.step, max_steps=self.step, active=False))
         finally:
