@@ -57,7 +57,8 @@ class Run:
     def __init__(self, folder: Path, name: str, *, steps: int):
         self.work_dir, self.log = folder / name, folder / f"{name}.log"
         options = [f"data.train.dataset.path={folder / 'clips'}", f"training.max_steps={steps}",
-                   "training.checkpoints.every=50", "training.validate_every=500", "training.max_unreadable_share=0.2"]
+                   "training.checkpoints.every=50", f"training.validate_every={steps // 6}",
+                   "training.max_unreadable_share=0.2"]
         self.command = [sys.executable, str(ROOT / "tools/train.py"), str(ROOT / "configs/demo_video.py"), "--resume",
                         "--work-dir", str(self.work_dir), "--cfg-options", *options]
         self.process: subprocess.Popen | None = None
@@ -140,7 +141,7 @@ def main() -> None:
     for run in (quiet, killed):
         if run.process.returncode:
             sys.exit(f"error: {run.work_dir} ended with {run.process.returncode}; see {run.log}.")
-    settled = [size for step, size in quiet.memory if step > arguments.steps // 10]
+    settled = [size for step, size in quiet.memory if step > arguments.steps // 6]  # from the first validation on
     ends = [sorted(part)[len(part) // 2] for part in (settled[:len(settled) // 5], settled[-len(settled) // 5:])]
     unreadable = [{line.split("\t")[0] for line in (run.work_dir / "unreadable.txt").read_text().splitlines()}
                   for run in (quiet, killed)]
