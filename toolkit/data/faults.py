@@ -54,7 +54,8 @@ class Faults:
             if path in self.unreadable:
                 continue
             self.unreadable[path] = reason
-            logger.warning("skipped, unreadable: %s", reason)
+            # a log is text, which such names as the report has are not
+            logger.warning("skipped, unreadable: %s", reason.encode(errors="backslashreplace").decode())
             if self.report is not None:
                 self._list(path, reason)
 
