@@ -16,7 +16,7 @@ from training.tiny import IMAGE_DISCRIMINATOR, tiny_config, write_clips, write_c
 from toolkit.training.checkpoint import checkpoints_in
 
 pytestmark = pytest.mark.engine
-STEPS = 12
+STEPS = 24
 # whose codebook is a running average, begun by k-means, with codes that are drawn anew
 VQ = dict(_delete_=True, type="VQ", codebook_size=16, dim=4, update="ema", decay=0.8, kmeans_iters=2, revive_below=0.5)
 
