@@ -236,6 +236,7 @@ def main() -> None:
         except KeyboardInterrupt:
             print("stopped; the same command goes on from here.", file=sys.stderr)
             sys.exit(130)
+    state.destroy_process_group()  # a process that ends within its group may be aborted
     sys.exit(1 if failed else 0)
 
 

@@ -32,7 +32,7 @@ def show(table: object) -> None:
     Console(width=max(100, Console().width)).print(table)
 
 
-def train(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
     main_process = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -42,7 +42,7 @@ def train(arguments: argparse.Namespace) -> None:
     from toolkit.config import parse_overrides
     from toolkit.contracts import DataError
     from toolkit.registry import PluginError, UnknownComponentError
-    from toolkit.training import build_trainer
+    from toolkit.training import train
     from toolkit.training.dry_run import run_cost
     from toolkit.training.processes import end_with_launcher
     from toolkit.training.tables import cost_tables, write_results
@@ -54,11 +54,10 @@ def train(arguments: argparse.Namespace) -> None:
         if arguments.dry_run:
             cost = run_cost(config, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
             return show(cost_tables(cost)) if main_process else None
-        trainer = build_trainer(config, work_dir=work_dir, resume=arguments.resume)
-        if not trainer.run():
+        results = train(config, work_dir=work_dir, resume=arguments.resume)
+        if results is None:
             sys.exit(130)
-        results = trainer.compare()
-        if trainer.accelerator.is_main_process:
+        if main_process:
             show(write_results(results, work_dir))
             print(f"tokenizer: {work_dir / 'tokenizer'}; samples: {work_dir / 'samples'}")
     except (AssetError, DataError, OSError, PluginError, TypeError, UnknownComponentError, ValueError) as error:
@@ -70,7 +69,7 @@ def main() -> None:
     arguments = parse()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # where training itself does not answer
     try:
-        train(arguments)
+        run(arguments)
     except KeyboardInterrupt:
         print("stopped at once; --resume goes on from the last checkpoint, if there is one.", file=sys.stderr)
         sys.exit(130)

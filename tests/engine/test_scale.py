@@ -91,6 +91,26 @@ def test_accelerate_launch_trains_on_two_processes_and_writes_one_set_of_files(c
     assert differences(outcome(work_dir), outcome(tmp_path / "one")) == {}
 
 
+THREADS = """
+import sys
+from pathlib import Path
+from toolkit import load_config
+from toolkit.training import train
+
+train(load_config(sys.argv[1]), work_dir=sys.argv[2])
+print("left:", [name for file in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := file.read_text())])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are listed in /proc")
+def test_processes_end_without_the_threads_of_their_group_which_would_abort_some_of_them(clips, tmp_path):
+    config, script = write_config(tmp_path / "tiny.py", config_of(clips, batch_size=1)), tmp_path / "script.py"
+    script.write_text(THREADS)
+    with launched("--main_process_port", str(free_port()), str(script), str(config), str(tmp_path / "run")) as process:
+        output, = wait_for([process])
+    assert process.returncode == 0 and output.count("left: []") == 2, output[-3000:]
+
+
 @contextlib.contextmanager
 def two_nodes(*words: str) -> Iterator[list[subprocess.Popen]]:
     """The same command on each of two machines, with one process each; here both are this one."""

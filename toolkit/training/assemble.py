@@ -218,6 +218,42 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     return trainer
 
 
+def train(config: Config, *, work_dir: str | Path, resume: bool = False) -> dict[str, Any] | None:
+    """Do what a config describes, to the end: all of ``tools/train.py`` but its words.
+
+    Args:
+        config: From :func:`toolkit.load_config`.
+        work_dir: Where the run is written.
+        resume: Continue from the newest checkpoint in ``work_dir``.
+
+    Returns:
+        modality -> codec -> score name -> value: the tokenizer's, and those of untrained codecs. None if it was
+        interrupted.
+
+    Raises:
+        ConfigError: As of :func:`build_trainer`.
+        DataError: If data cannot be read.
+        DivergenceError: If too many steps in a row are not finite.
+        OSError: If the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> from toolkit import load_config
+        >>> small = {"training.max_steps": 1, "data.train.batch_size": 1, "data.train.num_workers": 0,
+        ...          "data.val.dataset.num_frames": 1, "data.val.dataset.clips_per_video": 1}
+        >>> list(train(load_config("configs/demo_video.py", small), work_dir=tempfile.mkdtemp())["video"])
+        ['tokenizer', 'thumbnail', 'mean colour']
+    """
+    trainer = build_trainer(config, work_dir=work_dir, resume=resume)
+    results = trainer.compare() if trainer.run() else None
+    accelerator = trainer.accelerator
+    # The networks hold the process group, whose threads abort a process that ends with them.
+    del trainer
+    accelerator.free_memory()
+    accelerator.end_training()
+    return results
+
+
 def _write_papers(trainer: Trainer, config: Config, *, seed: int) -> None:
     """What the run is, beside its results; each file whole or not at all, as a run goes on from them."""
     saved = trainer.work_dir / "config.py"
