@@ -92,12 +92,13 @@ def test_accelerate_launch_trains_on_two_processes_and_writes_one_set_of_files(c
 
 
 THREADS = """
-import sys
+import sys, time
 from pathlib import Path
 from toolkit import load_config
 from toolkit.training import train
 
 train(load_config(sys.argv[1]), work_dir=sys.argv[2])
+time.sleep(1)  # a thread that has ended is listed a little longer
 print("left:", [name for file in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := file.read_text())])
 """
 
