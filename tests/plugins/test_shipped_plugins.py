@@ -119,7 +119,8 @@ def test_loading_without_the_plugin_names_it_and_the_way_to_get_it(without_simvq
     code = f"import toolkit; toolkit.load_tokenizer({str(runs('simvq') / 'tokenizer')!r})"
     done = run_with(without_simvq, "-c", code)
     message = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and ": no quantizer is called 'SimVQ'." in message
+    assert done.returncode == 1 and message.startswith("toolkit.registry.UnknownComponentError: ")
+    assert ": no quantizer is called 'SimVQ'." in message
     assert "toolkit-simvq 0.1.0" in message and "pip install" in message
 
 

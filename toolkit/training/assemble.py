@@ -23,6 +23,7 @@ from toolkit.build import build_metrics, build_part, build_tokenizer, load_token
 from toolkit.config import ConfigError, check_keys
 from toolkit.contracts import Discriminator
 from toolkit.data import Source, TrainLoader, ValLoader
+from toolkit.data.files import written_whole
 from toolkit.offers import distributions_of
 from toolkit.registry import DATASETS, DISCRIMINATORS
 from toolkit.tokenizer import Tokenizer
@@ -262,9 +263,8 @@ def _write_papers(trainer: Trainer, config: Config, *, seed: int) -> None:
     for name, text in {saved.name: config.pretty_text,
                        NETWORK: json.dumps(trainer.tokenizer.plain.config, indent=2) + "\n",
                        "provenance.json": json.dumps(provenance(seed, trainer), indent=2) + "\n"}.items():
-        aside = trainer.work_dir / f"{name}.partial"
-        aside.write_text(text)
-        aside.replace(trainer.work_dir / name)
+        with written_whole(trainer.work_dir / name) as part:
+            part.write_text(text)
 
 
 def _git_commit() -> str | None:

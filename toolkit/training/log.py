@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from toolkit.data import write_image, write_video
+from toolkit.data.files import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +80,8 @@ class RunLog:
             return
         self.path = work_dir / "metrics.jsonl"
         lines = self.path.read_text().splitlines() if step and self.path.exists() else []
-        aside = self.path.with_suffix(".partial")
-        aside.write_text("".join(line + "\n" for line in lines if _is_kept(line, step)))
-        aside.replace(self.path)
+        with written_whole(self.path) as part:
+            part.write_text("".join(line + "\n" for line in lines if _is_kept(line, step)))
         self.events = SummaryWriter(str(work_dir / "events"), purge_step=step + 1 if step else None)
         self.bar = tqdm(total=max_steps, initial=step, unit="step", dynamic_ncols=True, mininterval=0.5)
         self.started = time.time()
