@@ -14,9 +14,9 @@ import torch
 from protocol import Protocol
 from torch import Tensor
 
+from toolkit.baselines.untrained import Thumbnail, bits_per_cell
+from toolkit.baselines.video_codec import STANDARDS, VideoCodec, decode, encode
 from toolkit.build import load_tokenizer
-from toolkit.metrics.anchors import Thumbnail, bits_per_cell
-from toolkit.metrics.codecs import STANDARDS, VideoCodec, decode, encode
 from toolkit.quantizers import Identity
 from toolkit.tokenizer import Tokenizer
 

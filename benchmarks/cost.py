@@ -27,7 +27,7 @@ def measure_cost(spec: dict[str, Any], pixels: np.ndarray, device: str, num_thre
     context = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods()
                                           else "spawn")
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(["torch", "toolkit.build", "toolkit.networks", "toolkit.metrics.codecs"])
+        context.set_forkserver_preload(["torch", "toolkit.build", "toolkit.networks", "toolkit.baselines.video_codec"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(sender, spec, pixels, device, num_threads))
     process.start()

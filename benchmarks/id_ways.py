@@ -19,11 +19,10 @@ import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from toolkit.build import load_tokenizer
+from toolkit.build import build_trainer, load_tokenizer
 from toolkit.config import load_config
 from toolkit.metrics import PSNR
 from toolkit.tokenizer import Tokenizer
-from toolkit.training import build_trainer
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo_video.py"
 STEPS = 4  # of training before it is stopped, and again after

@@ -151,7 +151,7 @@ def main() -> None:
     import torch
     from id_ways import WAYS
 
-    from toolkit.extraction import tokenizer_hash
+    from toolkit.tokens import tokenizer_hash
 
     if unknown := [name for name in arguments.ways or () if name not in WAYS]:
         parser.error(f"no such way: {', '.join(unknown)}; there are {', '.join(WAYS)}")

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from toolkit.contracts import DataError, Dataset
 from toolkit.data import Images, VideoClips
-from toolkit.data.sampling import mix
-from toolkit.data.transforms import check_enlargement, to_pixels
-from toolkit.data.transforms import resize as bicubic
-from toolkit.data.video_file import VideoFile
+from toolkit.data.loading.sampling import mix
+from toolkit.data.reading.transforms import check_enlargement, to_pixels
+from toolkit.data.reading.transforms import resize as bicubic
+from toolkit.data.reading.video_file import VideoFile
 
 
 def _covering(height: int, width: int, size: int) -> tuple[int, int]:

@@ -28,10 +28,11 @@ from toolkit.assets import ASSETS
 from toolkit.build import build_metrics
 from toolkit.contracts import DataError, Metric
 from toolkit.data import Batch, Source, ValLoader, write_video
-from toolkit.data.samples import SPLITS
-from toolkit.metrics import Codebook, extrapolated, jackknife, union
+from toolkit.data.datasets.sample_clips import SPLITS
+from toolkit.evaluation.intervals import extrapolated, jackknife, union
+from toolkit.metrics import Codebook
 from toolkit.metrics.reduction import gather_over_processes, sum_over_processes
-from toolkit.training.evaluation import evaluate_blocks, target_states
+from toolkit.training.validation import evaluate_blocks, target_states
 
 FEW = 2_000  # samples, below which Fréchet distances are marked
 FRECHET = ("rfid", "rfvd")

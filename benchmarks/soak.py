@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file
 
 from toolkit.data import iter_frames, sample_clips, write_video
-from toolkit.data.transforms import to_pixels
+from toolkit.data.reading.transforms import to_pixels
 
 ROOT = Path(__file__).parents[1]
 CLIP_FILES = {"bikes.mp4": 10, "bigbuckbunny.mp4": 4, "wolfgang_langer.mp4": 16, "single_face.mp4": 2,

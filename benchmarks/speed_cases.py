@@ -17,9 +17,9 @@ from plain import PlainTokenizer, discriminate, full_softmax_entropies
 from torch import Tensor
 
 from toolkit import Tokenizer, build_objective, build_tokenizer, load_config
-from toolkit.build import build_part
+from toolkit.build import build_component
+from toolkit.profiling.cost import matrix_rate
 from toolkit.registry import DISCRIMINATORS
-from toolkit.training.cost import matrix_rate
 
 Run = Callable[[], dict[str, float]]
 ROOT = Path(__file__).parents[1]
@@ -131,7 +131,7 @@ def step(version: str, *, filters: int, side: int) -> Run:
     config = full_width(filters)
     pixels, tokenizer = clip(17, side), _tokenizer("plain" if version == "plain" else "toolkit", filters).train()
     config.discriminator["size"] = tuple(pixels.shape[2:])
-    discriminator = build_part(DISCRIMINATORS, config.discriminator)
+    discriminator = build_component(DISCRIMINATORS, config.discriminator)
     plain_parts = tokenizer.tokenizer if version == "plain" else tokenizer
     objective = build_objective(config.objective, quantizer=plain_parts.quantizer)
     for part in (plain_parts.encoder, plain_parts.decoder):

@@ -14,10 +14,9 @@ from typing import Any
 from accelerate.state import AcceleratorState
 from mmengine.config import Config
 
-from toolkit.build import build_part
+from toolkit.build import build_component, build_trainer
 from toolkit.config import ConfigError, load_config
 from toolkit.registry import QUANTIZERS
-from toolkit.training import build_trainer
 from toolkit.training.checkpoint import checkpoint_step, checkpoints_in
 
 logger = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str,
         title = type_ if counts[type_] == 1 else Path(path).stem
         variants.append(Variant(title.lower(), title, str(path), config))
     free = copy.deepcopy(first)
-    dim = build_part(QUANTIZERS, first.tokenizer.quantizer).dim
+    dim = build_component(QUANTIZERS, first.tokenizer.quantizer).dim
     free.tokenizer.quantizer = dict(type="Identity", dim=dim)
     variants.append(Variant("no_quantizer", f"{variants[0].title}'s network, no quantizer", str(paths[0]), free))
     return variants

@@ -83,7 +83,7 @@ def measure(entry: Published, tokenizer: Any, sources: list, arguments: argparse
 
     from toolkit.build import build_metrics
     from toolkit.data import ValLoader
-    from toolkit.training.evaluation import as_codec, evaluate
+    from toolkit.training.validation import as_codec, evaluate
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     configs = [config for config in entry.protocol.metrics

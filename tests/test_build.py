@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from toolkit import build_tokenizer, load_tokenizer
-from toolkit.build import build_metrics, build_part
+from toolkit.build import build_component, build_metrics
 from toolkit.config import ConfigError
 from toolkit.contracts import Quantizer
 from toolkit.registry import Registry, UnknownComponentError
@@ -91,13 +91,13 @@ def test_children_are_built_innermost_first():
     from toolkit.quantizers import LFQ
     registry.register_module()(LFQ)
     inner = dict(type="Nest", quantizers=[dict(type="LFQ", bits=2)])
-    nest = build_part(registry, dict(type="Nest", quantizers=[dict(type="LFQ", bits=3), inner],
+    nest = build_component(registry, dict(type="Nest", quantizers=[dict(type="LFQ", bits=3), inner],
                                      first=dict(type="LFQ", bits=4)))
     assert [type(q) for q in nest.quantizers] == [LFQ, Nest] and nest.quantizers[0].bits == 3
     assert nest.quantizers[1].quantizers[0].bits == 2 and nest.first.bits == 4
-    assert build_part(registry, nest.config).config == nest.config
+    assert build_component(registry, nest.config).config == nest.config
     with pytest.raises(UnknownComponentError):
-        build_part(registry, dict(type="Nest", quantizers=[dict(type="os.getcwd")]))
+        build_component(registry, dict(type="Nest", quantizers=[dict(type="os.getcwd")]))
 
 
 def test_metrics_get_the_tokenizers_codebook_where_they_take_one():

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 import toolkit
-from toolkit.build import build_tokenizer
+from toolkit.build import build_discriminators, build_tokenizer
 from toolkit.config import TOP_LEVEL, ConfigError, check_keys, load_config, parse_overrides
-from toolkit.training.assemble import build_discriminators
 
 CONFIGS = Path(toolkit.__file__).parent.parent / "configs"
 RUNNABLE = sorted(CONFIGS.glob("*.py"))

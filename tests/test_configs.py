@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from toolkit import build_tokenizer, load_config
-from toolkit.build import build_part
+from toolkit.build import build_component, read_settings
 from toolkit.config import parse_overrides
 from toolkit.contracts import DataError
 from toolkit.registry import DATASETS
-from toolkit.training.assemble import read_settings
 from toolkit.training.initialization import initialize
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -120,7 +119,7 @@ def test_paper_scale_data_may_be_shards(name, kind):
     shards = {"data.train.dataset.type": kind, "data.train.dataset.path": "no/such"}
     config = load_config(CONFIGS / f"{name}.py", shards)
     with pytest.raises(DataError, match="no/such"):  # and no word of arguments that shards do not take
-        build_part(DATASETS, config.data.train.dataset)
+        build_component(DATASETS, config.data.train.dataset)
 
 
 def test_paper_scale_stages_fit_together():

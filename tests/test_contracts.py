@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from toolkit.contracts import DataError, Metric, Part, Quantizer, constructor_parameters
+from toolkit.contracts import Component, DataError, Metric, Quantizer, constructor_parameters
 from toolkit.networks import MAGVIT2Encoder
 from toolkit.quantizers import LFQ
 
@@ -189,7 +189,7 @@ def test_data_error_is_no_value_error():
 
 
 def test_part_alone_needs_no_torch_module():
-    class Scale(Part):
+    class Scale(Component):
         def __init__(self, factor: float, *, power: int = 1):
             self.factor = factor
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from toolkit import load_tokenizer
-from toolkit.data.shards import read_tokens
-from toolkit.extraction import decode_tokens, extract_tokens, tokenizer_hash
+from toolkit.data.reading.tar import read_tokens
+from toolkit.tokens import decode_tokens, extract_tokens, tokenizer_hash
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 GOLDEN = Path(__file__).parent / "golden" / "tokens"

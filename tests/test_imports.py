@@ -16,9 +16,10 @@ PACKAGE = Path(toolkit.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room may import those of smaller rank; of its own rank only itself.
-RANKS = [("parts",), ("contracts",), ("assets",), ("layers",), ("offers",), ("registry",), ("pretrained",),
-         ("networks", "quantizers", "losses", "metrics", "data"), ("tokenizer",), ("config",), ("build",),
-         ("training", "interop", "testing", "reconstruction", "extraction")]
+RANKS = [("contracts",), ("assets", "io"), ("layers",), ("plugins",), ("registry",), ("config",), ("saving",),
+         ("pretrained",), ("networks", "quantizers", "losses", "metrics", "baselines", "data"), ("tokenizer",),
+         ("training",), ("build",), ("run",),
+         ("evaluation", "interop", "testing", "reconstruction", "tokens", "profiling")]
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 OUTSIDE = ("plugins", "tools", "benchmarks", "tests", "configs")
 
@@ -132,8 +133,8 @@ def test_package_prints_nothing(path):
 
 
 def public_names() -> list[tuple[str, str]]:
-    folders = [path.parent.name for path in FILES if path.name == "__init__.py" and path.parent != PACKAGE]
-    packages = ["toolkit", *(f"toolkit.{folder}" for folder in folders)]
+    packages = [".".join(("toolkit", *path.parent.relative_to(PACKAGE).parts)) for path in FILES
+                if path.name == "__init__.py"]
     return [(package, name) for package in packages for name in importlib.import_module(package).__all__]
 
 

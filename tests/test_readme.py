@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from toolkit.registry import QUANTIZERS
-from toolkit.training.evaluation import markdown_table, score_rows
+from toolkit.training.validation import markdown_table, score_rows
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -6,13 +6,13 @@ Names are resolved when they are first used, so that ``import toolkit`` loads no
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "load_config": "toolkit.config",
     "build_tokenizer": "toolkit.build",
     "load_tokenizer": "toolkit.build",
-    "build_objective": "toolkit.training.objective",
+    "build_objective": "toolkit.build",
     "Tokenizer": "toolkit.tokenizer",
     **dict.fromkeys(["ENCODERS", "DECODERS", "QUANTIZERS", "DISCRIMINATORS", "LOSSES", "METRICS", "DATASETS"],
                     "toolkit.registry"),

@@ -1,31 +1,44 @@
-"""From configs to objects: the only place that reads one and calls the registries."""
+"""From configs to objects: the only place that reads a config and calls the registries."""
 
 from __future__ import annotations
 
-import json
+import functools
 import logging
-import math
-import re
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from mmengine.config import Config
 
 from toolkit.config import ConfigError, check_keys
-from toolkit.contracts import Discriminator, Metric, constructor_parameters
-from toolkit.offers import PluginError, in_one_line
-from toolkit.registry import DECODERS, DISCRIMINATORS, ENCODERS, METRICS, QUANTIZERS, Registry, UnknownComponentError
+from toolkit.contracts import (
+    AdversarialLoss,
+    Discriminator,
+    GeneratorWeight,
+    Loss,
+    Metric,
+    Quantizer,
+    constructor_parameters,
+)
+from toolkit.data import Source, TrainLoader, ValLoader
+from toolkit.registry import DATASETS, DECODERS, DISCRIMINATORS, ENCODERS, LOSSES, METRICS, QUANTIZERS, Registry
+from toolkit.saving import load_component, read_component_config, tokenizer_directory
 from toolkit.tokenizer import Tokenizer
+from toolkit.training.checkpoint import checkpoints_in
+from toolkit.training.initialization import freeze_all_but, initialize, initialize_discriminators
+from toolkit.training.objective import Adversary, Objective
+from toolkit.training.regularizers import LeCAM
+from toolkit.training.run_dir import NETWORK, claim, write_run_metadata
+from toolkit.training.schedules import Schedule, value_at
+from toolkit.training.settings import Settings
+from toolkit.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
-def build_part(registry: Registry, config: Mapping[str, Any], **defaults: Any) -> Any:
+def build_component(registry: Registry, config: Mapping[str, Any], **defaults: Any) -> Any:
     """Build the part a config describes, innermost ``type`` first.
 
     Args:
@@ -36,12 +49,12 @@ def build_part(registry: Registry, config: Mapping[str, Any], **defaults: Any) -
 
     Example:
         >>> from toolkit.registry import LOSSES
-        >>> build_part(LOSSES, dict(type="L1")).config
+        >>> build_component(LOSSES, dict(type="L1")).config
         {'type': 'L1'}
     """
     def child(value: Any) -> Any:
         if isinstance(value, Mapping) and "type" in value:
-            return build_part(registry, value)
+            return build_component(registry, value)
         if isinstance(value, list | tuple):
             return type(value)(child(item) for item in value)
         return value
@@ -72,9 +85,9 @@ def build_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
     missing = [key for key in ("encoder", "quantizer", "decoder") if key not in config]
     if missing:
         raise ConfigError(f"tokenizer needs an encoder, a quantizer and a decoder, got no {' and no '.join(missing)}.")
-    quantizer = build_part(QUANTIZERS, config["quantizer"])
-    encoder = build_part(ENCODERS, config["encoder"], out_channels=quantizer.dim)
-    decoder = build_part(DECODERS, config["decoder"], in_channels=quantizer.dim)
+    quantizer = build_component(QUANTIZERS, config["quantizer"])
+    encoder = build_component(ENCODERS, config["encoder"], out_channels=quantizer.dim)
+    decoder = build_component(DECODERS, config["decoder"], in_channels=quantizer.dim)
     return Tokenizer(encoder, quantizer, decoder)
 
 
@@ -97,7 +110,7 @@ def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> lis
         if "codebook_size" in takes and not tokenizer.codebook_size and "codebook_size" not in config:
             logger.info("metric %s is left out: the bottleneck is continuous and has no codebook.", config["type"])
             continue
-        metrics.append(build_part(METRICS, config, **{key: codebook[key] for key in codebook if key in takes}))
+        metrics.append(build_component(METRICS, config, **{key: codebook[key] for key in codebook if key in takes}))
     return metrics
 
 
@@ -122,11 +135,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         Traceback (most recent call last):
         FileNotFoundError: no tokenizer at no/such/place/at/all: it is no directory with config.json and ...
     """
-    return _load(tokenizer_directory(path), f"tokenizer {path}", build_tokenizer)
+    return load_component(tokenizer_directory(path), f"tokenizer {path}", build_tokenizer)
 
 
 def load_discriminator(directory: str | Path) -> Discriminator:
-    """Load a discriminator written by ``save_part``, such as a conversion's, in eval mode, on the CPU.
+    """Load a discriminator written by ``save_component``, such as a conversion's, in eval mode, on the CPU.
 
     Raises:
         FileNotFoundError: If the directory has no ``config.json`` and ``model.safetensors``.
@@ -135,135 +148,269 @@ def load_discriminator(directory: str | Path) -> Discriminator:
     Example:
         >>> import tempfile
         >>> from toolkit.networks import PatchGANDiscriminator
-        >>> from toolkit.tokenizer import save_part
+        >>> from toolkit.saving import save_component
         >>> folder = tempfile.mkdtemp()
-        >>> save_part(PatchGANDiscriminator(filters=8), folder)
+        >>> save_component(PatchGANDiscriminator(filters=8), folder)
         >>> type(load_discriminator(folder)).__name__
         'PatchGANDiscriminator'
     """
-    return _load(Path(directory), f"discriminator {directory}", partial(build_part, DISCRIMINATORS))
+    return load_component(Path(directory), f"discriminator {directory}",
+                          functools.partial(build_component, DISCRIMINATORS))
 
 
-def _load(directory: Path, who: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
-    """The part in a directory; its weights and config must agree."""
-    try:
-        config = read_part_config(directory / "config.json")
-        weights = load_file(directory / "model.safetensors")
-        with safe_open(directory / "model.safetensors", "pt") as file:
-            plugins = _read_plugins(file.metadata() or {})
-    except (RecursionError, ValueError, SafetensorError) as error:  # ValueError: no JSON, or no text at all
-        raise ValueError(f"{who}: config.json or model.safetensors is damaged ({error}); "
-                         "write or download them again.") from error
-    try:
-        with _Budget(weights):
-            part = build(config)
-    except UnknownComponentError as error:
-        named = ", ".join(f"{distribution} {version}" for distribution, version in plugins.items())
-        hint = (f" This {who.split()[0]} was written with {named}; pip install "
-                f"{'it' if len(plugins) == 1 else 'them'}." if plugins else "")
-        raise UnknownComponentError(f"{who}: {error}{hint}") from error
-    except PluginError:
-        raise
-    except TypeError as error:
-        raise TypeError(f"{who}: {error}") from error
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError,
-            ValueError) as error:  # whatever constructors make of numbers that they do not expect
-        raise ConfigError(f"{who}: config.json describes nothing that can be built ({in_one_line(error)[:500]}); "
-                          "write or download it again.") from error
-    wanted = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if wanted != found:
-        odd = sorted(f"{name} {wanted.get(name, 'not in config')} / {found.get(name, 'not in weights')}"
-                     for name, _ in wanted.items() ^ found.items())
-        raise ValueError(f"{who}: config and weights disagree on {len(set(odd))} tensors: "
-                         f"{'; '.join(sorted(set(odd))[:5])}.")
-    part.load_state_dict(weights)
-    return part.eval()
+def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = None,
+                    modalities: tuple[str, ...] = ("video",)) -> Objective:
+    """Build the objective from its config.
 
-
-def read_part_config(file: Path) -> Any:
-    """A part's JSON, of plain words only: training that starts from it writes it into a config file, which is code.
+    Args:
+        config: ``losses`` (name -> ``dict(loss=dict(type=...), weight=...)``), ``adversarial``
+            (``dict(loss=..., weight=..., adaptive=dict(type=...), discriminator_weight=...,
+            lecam=dict(weight=..., ...), r1=dict(weight=..., every=...))``) and ``quantizer``
+            (name -> weight). A weight is a number or a schedule; a term that is None is absent.
+        quantizer: Whose ``loss_weights`` hold where the config says nothing. A name in
+            ``config.quantizer`` that it does not have is ignored, and logged.
+        modalities: Each gets its own LeCAM averages.
 
     Raises:
-        OSError: If there is no such file.
-        ValueError: If it is no JSON, or has words that would be more than words in a config file.
+        ConfigError: For keys that are not known, a weight that is missing, or an adaptive weight without
+            losses on the reconstruction.
+
+    Example:
+        >>> objective = build_objective(dict(losses=dict(pixels=dict(loss=dict(type="L1"), weight=1.0))))
+        >>> list(objective.losses), list(objective.adversaries)
+        (['pixels'], [])
+    """
+    check_keys("objective", config, ("losses", "adversarial", "quantizer"))
+    losses = {name: _build_term(name, term) for name, term in (config.get("losses") or {}).items() if term}
+    weights = dict(quantizer.loss_weights) if quantizer else {}
+    for name, weight in (config.get("quantizer") or {}).items():
+        if quantizer is not None and name not in weights:
+            logger.info("objective.quantizer: %s returns no loss %r; its weight is ignored.",
+                        type(quantizer).__name__, name)
+        elif quantizer is not None and weight != weights[name]:
+            logger.info("objective.quantizer: %r has the weight %s, not %s's %s.", name, weight,
+                        type(quantizer).__name__, weights[name])
+        weights[name] = 0.0 if weight is None else weight
+    adversarial = config.get("adversarial")
+    adversaries = {modality: _build_adversary(adversarial) for modality in modalities} if adversarial else {}
+    if adversarial and adversarial.get("adaptive") and not losses:
+        raise ConfigError("objective.adversarial.adaptive needs a loss on the reconstruction to compare with, got "
+                          "none; add one to objective.losses, or set adaptive=None.")
+    for schedule in [*weights.values(), *(weight for _, weight in losses.values())]:
+        value_at(schedule, 0)
+    return Objective(losses=losses, adversaries=adversaries, quantizer_weights=weights)
+
+
+def _build_term(name: str, term: Mapping[str, Any]) -> tuple[Loss, Schedule]:
+    check_keys(f"objective.losses.{name}", term, ("loss", "weight"))
+    if "loss" not in term or "weight" not in term:
+        raise ConfigError(f"objective.losses.{name} needs loss=dict(type=...) and weight=..., got {dict(term)}.")
+    return _build_loss(f"objective.losses.{name}.loss", term["loss"], Loss), term["weight"]
+
+
+def _build_loss(where: str, config: Mapping[str, Any], kind: type) -> Any:
+    loss = build_component(LOSSES, config)
+    if not isinstance(loss, kind):
+        raise ConfigError(f"{where} takes a {kind.__name__}, got {type(loss).__name__}, which is a "
+                          f"{type(loss).__mro__[1].__name__}.")
+    return loss
+
+
+def _build_adversary(config: Mapping[str, Any]) -> Adversary:
+    check_keys("objective.adversarial", config, ("loss", "weight", "adaptive", "discriminator_weight", "lecam", "r1"))
+    lecam, r1 = dict(config.get("lecam") or {}), dict(config.get("r1") or {})
+    check_keys("objective.adversarial.lecam", lecam, ("weight", "decay", "per_logit"))
+    check_keys("objective.adversarial.r1", r1, ("weight", "every"))
+    lecam_weight = lecam.pop("weight", 0.0)
+    every = r1.get("every", 1)
+    adaptive = config.get("adaptive")
+    if "loss" not in config or not isinstance(every, int) or every < 1:
+        raise ConfigError("objective.adversarial needs loss=dict(type=...), and a whole number of at least 1 as "
+                          f"r1.every, got {dict(config)}.")
+    terms = Adversary(
+        _build_loss("objective.adversarial.loss", config["loss"], AdversarialLoss), weight=config.get("weight", 0.1),
+        adaptive=_build_loss("objective.adversarial.adaptive", adaptive, GeneratorWeight) if adaptive else None,
+        discriminator_weight=config.get("discriminator_weight", 1.0),
+        lecam=LeCAM(**lecam) if lecam_weight else None, lecam_weight=lecam_weight,
+        r1_weight=r1.get("weight", 0.0), r1_every=every)
+    for schedule in (terms.weight, terms.discriminator_weight, terms.lecam_weight, terms.r1_weight):
+        value_at(schedule, 0)
+    return terms
+
+
+def read_settings(config: Mapping[str, Any]) -> Settings:
+    """The ``training`` section of a run's config, once the sections are there that a run needs.
+
+    Raises:
+        ConfigError: If one is missing or does not fit the others.
+
+    Example:
+        >>> from toolkit import load_config
+        >>> read_settings(load_config("configs/demo_video.py")).max_steps
+        2000
+    """
+    missing = [key for key in ("objective", "data", "training") if key not in config]
+    if missing:
+        raise ConfigError(f"training needs the config sections {', '.join(missing)}.")
+    check_keys("data", config["data"], ("train", "val"))
+    if bool(config.get("discriminator")) != bool(config["objective"].get("adversarial")):
+        raise ConfigError("discriminator and objective.adversarial belong together: give both, or set both to None.")
+    return Settings.from_config(config["training"])
+
+
+def build_sources(where: str, config: Mapping[str, Any] | list[Mapping[str, Any]]) -> list[Source]:
+    """Build the data of one split: one source, or a weighted mixture of several.
+
+    Args:
+        where: What the section is called in messages.
+        config: ``dict(dataset=dict(type=...), batch_size=..., num_workers=..., weight=...)`` or a list of those.
+
+    Raises:
+        ConfigError: For keys that are not known or missing.
+        DataError: If a dataset finds no files.
+    """
+    sections = [config] if isinstance(config, Mapping) else config
+    if not isinstance(sections, list | tuple) or not all(isinstance(section, Mapping) for section in sections):
+        raise ConfigError(f"{where} is dict(dataset=dict(type=...), batch_size=...) or a list of those, "
+                          f"got {config!r}.")
+    sources = []
+    for section in sections:
+        check_keys(where, section, ("dataset", "batch_size", "num_workers", "weight"))
+        missing = [key for key in ("dataset", "batch_size") if key not in section]
+        if missing:
+            raise ConfigError(f"{where} needs {' and '.join(missing)}.")
+        options = {key: value for key, value in section.items() if key != "dataset"}
+        sources.append(Source(build_component(DATASETS, section["dataset"]), **options))
+    return sources
+
+
+def build_discriminators(config: Mapping[str, Any] | None, modalities: Iterable[str]) -> dict[str, Discriminator]:
+    """Build a discriminator for each modality.
+
+    Args:
+        config: One discriminator's config, for a run on one modality; or modality -> config, where
+            images and clips are of different sizes; or None.
+        modalities: Those of the training data.
+
+    Raises:
+        ConfigError: If a modality has no discriminator, or several would share one config.
+    """
+    modalities = sorted(set(modalities))
+    if not config:
+        return {}
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"discriminator is dict(type=...), modality=dict(type=...) or None, got {config!r}.")
+    if "type" in config:
+        if len(modalities) > 1:
+            raise ConfigError(f"data.train mixes {' and '.join(modalities)}, whose sizes differ; give each its "
+                              "discriminator: discriminator=dict(image=dict(type=...), video=dict(type=...)).")
+        config = {modalities[0]: config}
+    missing = [modality for modality in modalities if not config.get(modality)]
+    if missing:
+        raise ConfigError(f"discriminator needs an entry for {' and '.join(missing)}, got {', '.join(config)}.")
+    return {modality: build_component(DISCRIMINATORS, config[modality]) for modality in modalities}
+
+
+def starting_tokenizer(config: Config, settings: Settings, *, resumed: Path | None = None) -> Tokenizer:
+    """The tokenizer that training starts from, with the parts frozen that are not to learn.
+
+    Args:
+        config: Of the run.
+        settings: Its training section.
+        resumed: The work dir of a run that goes on, whose checkpoint has the weights: then only its network counts.
+
+    Raises:
+        ConfigError: If the config has neither a tokenizer nor one to start from, or they do not fit.
+        ValueError: If the network that a run was resumed with is damaged.
+
+    Example:
+        >>> from toolkit import load_config
+        >>> config = load_config("configs/demo_video.py", {"training.trainable": ["decoder"]})
+        >>> tokenizer = starting_tokenizer(config, Settings.from_config(config.training))
+        >>> any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())
+        False
+    """
+    if "tokenizer" not in config and not settings.init_from:
+        raise ConfigError("training needs the config section tokenizer, or training.init_from=DIR to train on a "
+                          "tokenizer that exists.")
+    if resumed and "tokenizer" not in config:
+        config.tokenizer = read_component_config(resumed / NETWORK)
+    source = load_tokenizer(settings.init_from) if settings.init_from and not resumed else None
+    if "tokenizer" in config:
+        tokenizer = build_tokenizer(config.tokenizer)
+        if source is not None:
+            initialize(tokenizer, source)
+    else:
+        tokenizer = source
+        config.tokenizer = source.config  # so that the run's saved config tells what it trained
+    if settings.trainable is not None:
+        freeze_all_but(tokenizer, settings.trainable)
+    return tokenizer
+
+
+def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False) -> Trainer:
+    """Build everything a config describes, write the run's papers, and resume if asked.
+
+    Args:
+        config: From :func:`toolkit.load_config`.
+        work_dir: Where the run is written.
+        resume: Continue from the newest checkpoint in ``work_dir``.
+
+    Raises:
+        ConfigError: If the config does not hold together, or ``work_dir`` already holds a run that is
+            not to be resumed.
 
     Example:
         >>> import tempfile
-        >>> file = Path(tempfile.mkdtemp()) / "config.json"
-        >>> file.write_text('{"type": "FSQ", "levels": [4]}')
-        30
-        >>> read_part_config(file)
-        {'type': 'FSQ', 'levels': [4]}
+        >>> from toolkit import load_config
+        >>> trainer = build_trainer(load_config("configs/demo_video.py"), work_dir=tempfile.mkdtemp())
+        >>> trainer.step, trainer.settings.max_steps, sorted(path.name for path in trainer.work_dir.glob("[a-z]*"))
+        (0, 2000, ['config.py', 'network.json', 'provenance.json'])
     """
-    def named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if odd := [key for key, _ in pairs if repr(key) != f"'{key}'"]:  # how a config file has it
-            raise ValueError(f"{odd[0]!r} is the name of no argument")
-        return dict(pairs)
+    work_dir = Path(work_dir)
+    settings = read_settings(config)
+    seed = config.get("seed", 0)
+    if not isinstance(seed, int):
+        raise ConfigError(f"seed is a whole number, got {seed!r}.")
+    if not resume and checkpoints_in(work_dir / "checkpoints"):
+        raise ConfigError(f"{work_dir} already holds a run; add --resume to continue it, or give another --work-dir.")
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ConfigError("training.mixed_precision='fp16' needs a GPU; a CPU trains in 'no' or 'bf16'.")
+    set_seed(seed)
+    goes_on = resume and bool(checkpoints_in(work_dir / "checkpoints"))
+    tokenizer = starting_tokenizer(config, settings, resumed=work_dir if goes_on else None)
+    metrics = config.get("metrics") or []
+    build_metrics(metrics, tokenizer)  # now, lest a mistake in them ends the run at its first validation
+    train, val = (build_sources(f"data.{split}", config.data.get(split)) for split in ("train", "val"))
+    settings = settings.shared_out((s.batch_size for s in train), num_processes=accelerator.num_processes)
+    modalities = sorted({source.dataset.modality for source in train})
+    discriminators = build_discriminators(config.get("discriminator"), modalities)
+    if settings.init_from and not goes_on:
+        _continue_discriminators(discriminators, settings.init_from)
+    objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=tuple(modalities))
+    place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes,
+             "report": work_dir / "unreadable.txt", "pin_memory": accelerator.device.type == "cuda"}
+    trainer = Trainer(
+        tokenizer=tokenizer, objective=objective, discriminators=discriminators,
+        train_loader=TrainLoader(train, seed=seed, draws_per_choice=settings.gradient_accumulation_steps,
+                                 max_unreadable_share=settings.max_unreadable_share, **place),
+        val_loader=ValLoader(val, **place), settings=settings, accelerator=accelerator, work_dir=work_dir,
+        make_metrics=functools.partial(build_metrics, metrics))
+    work_dir.mkdir(parents=True, exist_ok=True)
+    if accelerator.is_main_process:
+        trainer.claim = claim(work_dir)
+    set_seed(seed, device_specific=True)  # weights are drawn alike by all processes, noise by each its own
+    if resume:
+        trainer.resume()
+    if accelerator.is_main_process:
+        with trainer.checkpoints.full_disk():
+            write_run_metadata(trainer, config, seed=seed)
+    return trainer
 
-    config = json.loads(file.read_text(), object_pairs_hook=named)
-    if "{{" in json.dumps(config):
-        raise ValueError("it has {{, which stands for something else in a config file")
-    return config
 
-
-def _read_plugins(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Distribution -> version, as save_part wrote it; a reader will be told to install them."""
-    plugins = json.loads(metadata.get("plugins", "{}"))
-    if not isinstance(plugins, dict) or not all(re.fullmatch(r"[\w.+!-]+", str(word)) for pair in plugins.items()
-                                                for word in pair):
-        raise ValueError(f"plugins are distributions and their versions, got {str(plugins)[:100]!r}")
-    return plugins
-
-
-class _Budget(TorchDispatchMode):
-    """Within it no more is made than weights account for, lest a stranger's config take all memory and time.
-
-    What counts are tensors that are made from a size, before they are made.
-    """
-
-    _spare, _per_tensor = 2**26, 2**14  # numbers that no file holds, such as tables; and a tensor's share in objects
-
-    def __init__(self, weights: Mapping[str, Tensor]):
-        super().__init__()
-        self._left = self._spare + 2 * sum(tensor.numel() + self._per_tensor for tensor in weights.values())
-
-    def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        size = next((arg for arg in args if isinstance(arg, list | tuple)
-                     and all(isinstance(side, int) for side in arg)), None)
-        if size is not None:
-            self._left -= abs(math.prod(size)) + self._per_tensor
-            if self._left < 0:
-                raise ConfigError("it asks for far more than model.safetensors has")
-        return func(*args, **(kwargs or {}))
-
-
-def tokenizer_directory(path: str | Path) -> Path:
-    """The folder with ``config.json`` and ``model.safetensors``: a local one, or a hub id's, downloaded.
-
-    Args:
-        path: A run's ``tokenizer/`` folder or a file in it, or a hub id such as ``"user/name"``.
-
-    Raises:
-        FileNotFoundError: If it is neither.
-
-    Example:
-        >>> tokenizer_directory("no/such/folder")
-        Traceback (most recent call last):
-        FileNotFoundError: no tokenizer at no/such/folder: it is no directory with config.json and ...
-    """
-    local = Path(path)
-    local = local.parent if local.is_file() else local
-    if not local.exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            local = Path(snapshot_download(str(path), allow_patterns=["config.json", "model.safetensors"]))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-            raise FileNotFoundError(f"no tokenizer at {path}: no such directory, and the hub did not give "
-                                    f"it ({error}).") from error
-    if (local / "config.json").is_file() and (local / "model.safetensors").is_file():
-        return local
-    raise FileNotFoundError(f"no tokenizer at {path}: it is no directory with config.json and "
-                            "model.safetensors (a run writes them to work_dir/tokenizer/) and no hub id.")
+def _continue_discriminators(discriminators: Mapping[str, Discriminator], init_from: str) -> None:
+    """Start from the discriminator that a converted checkpoint has beside its tokenizer."""
+    directory = Path(init_from) / "discriminator"
+    if discriminators and directory.is_dir():
+        initialize_discriminators(discriminators.values(), load_discriminator(directory), name=str(directory))

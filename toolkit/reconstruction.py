@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from toolkit.contracts import DataError
-from toolkit.data.media import MAX_FRAMES, Media, MediaWriter, frames_per_chunk, open_media
-from toolkit.data.progress import FrameBar
+from toolkit.data.reading.media import MAX_FRAMES, Media, MediaWriter, frames_per_chunk, open_media
+from toolkit.data.reading.progress import FrameBar
 from toolkit.metrics import PSNR, SSIM, Codebook
 from toolkit.tokenizer import Tokenizer
 
@@ -165,7 +165,7 @@ def reconstruct_files(tokenizer: Tokenizer, files: dict[Path, Path], *, num_fram
 
     Args:
         tokenizer: In eval mode.
-        files: From :func:`toolkit.data.naming.find_files`.
+        files: From :func:`toolkit.data.reading.naming.find_files`.
         num_frames, frame_stride, short_edge: See :func:`toolkit.data.open_media`. All frames of a video are taken
             by default, but at most ``MAX_FRAMES`` where the tokenizer cannot be streamed, which is logged.
 

@@ -7,7 +7,7 @@ A part registers with a decorator and one import line in its folder's ``__init__
 
 They are stricter than mmengine's: a name stands for one class for good, the class must keep its
 contract, only registered names resolve (never a dotted path), and arguments that do not fit are
-all reported at once. What a plugin offers (:mod:`toolkit.offers`) is imported when its name is asked for.
+all reported at once. What a plugin offers (:mod:`toolkit.plugins`) is imported when its name is asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from mmengine.registry import Registry as MMRegistry
 
 from toolkit import contracts
-from toolkit.offers import Offer, PluginError, distributions_of, in_one_line, load, offers, warn_once
+from toolkit.plugins import PluginEntry, PluginError, distributions_of, in_one_line, load, plugin_entries, warn_once
 
 
 class UnknownComponentError(LookupError):
@@ -85,41 +85,41 @@ class Registry(MMRegistry):
             return self._module_dict[key]
         if clash:
             raise clash
-        if offered := self._offers(key):
+        if offered := self._entries(key):
             return self._load(offered[0])
         raise UnknownComponentError(self._unknown(key))
 
     def __contains__(self, key: str) -> bool:
         self.import_from_location()
-        return key in self._module_dict or bool(self._offers(key))
+        return key in self._module_dict or bool(self._entries(key))
 
-    def _offers(self, name: str, *, allowed: bool = True) -> list[Offer]:
-        return [offer for offer in offers(self.group, allowed=allowed) if offer.name == name]
+    def _entries(self, name: str, *, allowed: bool = True) -> list[PluginEntry]:
+        return [entry for entry in plugin_entries(self.group, allowed=allowed) if entry.name == name]
 
     def _clash(self, name: str) -> PluginError | None:
         """What is wrong with a name that has several owners."""
         part = self._module_dict.get(name)
-        offered = [o for o in self._offers(name) if not part or o.distribution not in distributions_of([part])]
+        offered = [o for o in self._entries(name) if not part or o.distribution not in distributions_of([part])]
         if len(offered) < (1 if part else 2):
             return None
         fault = (f"is also the name of {part.__module__}.{part.__qualname__}, which stays" if part else
                  "has several owners, of which none is taken")
         return PluginError(f"{self.name} {name!r} of {' and of '.join(map(str, offered))} {fault}", status="clash",
-                           cure=f"uninstall {' or '.join(offer.distribution for offer in offered)}, or set "
-                                "TOOLKIT_PLUGINS to the distributions to use", offers=tuple(offered))
+                           cure=f"uninstall {' or '.join(entry.distribution for entry in offered)}, or set "
+                                "TOOLKIT_PLUGINS to the distributions to use", entries=tuple(offered))
 
-    def _load(self, offer: Offer) -> type:
+    def _load(self, entry: PluginEntry) -> type:
         with _names_of_plugins_undone(dict.fromkeys((*ALL, self))):
-            part = load(offer, kind=self.name, contracts=self.contracts)
-        self.register_module(name=offer.name, module=part)
-        part.type_name = offer.name  # whatever its module registered it as
+            part = load(entry, kind=self.name, contracts=self.contracts)
+        self.register_module(name=entry.name, module=part)
+        part.type_name = entry.name  # whatever its module registered it as
         return part
 
     def _unknown(self, name: str) -> str:
-        names = sorted({*self._module_dict, *(offer.name for offer in offers(self.group))})
+        names = sorted({*self._module_dict, *(entry.name for entry in plugin_entries(self.group))})
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        if left_out := self._offers(name, allowed=False):
+        if left_out := self._entries(name, allowed=False):
             cure = (f"It is offered by {' and '.join(map(str, left_out))}, which TOOLKIT_PLUGINS="
                     f"{os.environ.get('TOOLKIT_PLUGINS')!r} leaves out; add {left_out[0].distribution} to it.")
         else:
@@ -131,7 +131,7 @@ class Registry(MMRegistry):
         """Every part, sorted: type, source (a module, or a distribution with its version), state, description.
 
         Args:
-            check: Import what plugins offer, whose state then is ``"ok"``, ``"failed"``, ``"incompatible"`` or
+            check: Import the entries of plugins, whose state then is ``"ok"``, ``"failed"``, ``"incompatible"`` or
                 ``"clash"`` with the reason as description. Without it nothing is imported.
 
         Example:
@@ -140,17 +140,17 @@ class Registry(MMRegistry):
         """
         self.import_from_location()
         rows, own = [], dict(self._module_dict)
-        for offer in offers(self.group):
-            error = self._clash(offer.name)
-            if error is None or offer not in error.offers:  # then what is registered came from this offer
-                error, _ = None, own.pop(offer.name, None)
+        for entry in plugin_entries(self.group):
+            error = self._clash(entry.name)
+            if error is None or entry not in error.entries:  # then what is registered came from this offer
+                error, _ = None, own.pop(entry.name, None)
             if error is None and check:
                 try:
-                    self.get(offer.name)
+                    self.get(entry.name)
                 except PluginError as failure:
                     error = failure
-            rows.append((offer.name, str(offer), error.status if error else "ok" if check else "",
-                         " ".join(str(error or offer.summary).split())))
+            rows.append((entry.name, str(entry), error.status if error else "ok" if check else "",
+                         " ".join(str(error or entry.summary).split())))
         rows += [(name, part.__module__, "", (part.__doc__ or "").split("\n")[0]) for name, part in own.items()]
         return sorted(rows)
 
@@ -229,7 +229,7 @@ def main(check: bool = False) -> int:
     """List every part of every kind: its source and the first line about it.
 
     Args:
-        check: Import what plugins offer, and say of each whether it can be used.
+        check: Import the entries of plugins, and say of each whether it can be used.
 
     Returns:
         The exit code, 1 if ``check`` found an offer that is not ok.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,38 +10,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from toolkit.contracts import Decoder, Discriminator, Encoder, Part, Quantizer, QuantizerOutput, TokenizerOutput
-from toolkit.offers import distributions_of
+from toolkit.contracts import Component, Decoder, Encoder, Quantizer, QuantizerOutput, TokenizerOutput
+from toolkit.saving import save_component
 
 Size = tuple[int, int, int]
 
 
-def save_part(part: Tokenizer | Discriminator, directory: str | Path) -> None:
-    """Write ``config.json`` and ``model.safetensors`` (float32) of a part, from which it can be built again.
-
-    The plugins it needs are in the weights' metadata, ``plugins``: distribution -> version as JSON.
-
-    Example:
-        >>> from toolkit.networks import PatchGANDiscriminator
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> save_part(PatchGANDiscriminator(filters=8), folder)
-        >>> sorted(path.name for path in folder.iterdir())
-        ['config.json', 'model.safetensors']
-    """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(part.config, indent=2) + "\n")
-    weights = {name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
-               for name, tensor in part.state_dict().items()}
-    plugins = distributions_of(map(type, part.modules()))
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, directory / "model.safetensors",
-              metadata={"format": "pt"} | ({"plugins": json.dumps(plugins)} if plugins else {}))
-
-
-class Tokenizer(Part, nn.Module):
+class Tokenizer(Component, nn.Module):
     """Pixels to a grid of integers and back.
 
     Any size may come in. Sizes that do not fit the stride are padded, time by repeating the last
@@ -284,7 +260,7 @@ class Tokenizer(Part, nn.Module):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` (float32), all that :func:`load_tokenizer` needs."""
-        save_part(self, directory)
+        save_component(self, directory)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload the files of :meth:`save_pretrained` to the Hugging Face hub; returns the commit's address."""

@@ -5,7 +5,7 @@
     python tools/extract_tokens.py tokens --decode --tokenizer user/name --output decoded
 
 After an interruption the same command goes on. Files that cannot be read are listed in unreadable.txt. A sample is
-KEY.indices.npy, integers (t, h, w, codebooks), and KEY.json; toolkit.data.shards.read_tokens reads them in Python.
+KEY.indices.npy, integers (t, h, w, codebooks), and KEY.json; toolkit.data.reading.tar.read_tokens reads them in Python.
 """
 
 import argparse
@@ -37,8 +37,8 @@ def main() -> None:
 
     from toolkit import load_tokenizer
     from toolkit.contracts import DataError
-    from toolkit.extraction import decode_tokens, extract_tokens, progress_bar, tokenizer_hash
     from toolkit.registry import PluginError, UnknownComponentError
+    from toolkit.tokens import decode_tokens, extract_tokens, progress_bar, tokenizer_hash
 
     process = get_cpu_distributed_information()
     main_process = process.rank == 0

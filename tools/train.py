@@ -41,11 +41,11 @@ def run(arguments: argparse.Namespace) -> None:
     from toolkit.assets import AssetError
     from toolkit.config import parse_overrides
     from toolkit.contracts import DataError
+    from toolkit.profiling.dry_run import run_cost
+    from toolkit.profiling.tables import cost_tables, write_results
     from toolkit.registry import PluginError, UnknownComponentError
-    from toolkit.training import train
-    from toolkit.training.dry_run import run_cost
+    from toolkit.run import train
     from toolkit.training.processes import end_with_launcher
-    from toolkit.training.tables import cost_tables, write_results
 
     end_with_launcher()
     work_dir = arguments.work_dir or Path("work_dirs") / Path(arguments.config).stem

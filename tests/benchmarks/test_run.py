@@ -11,7 +11,7 @@ from training import tiny
 from training.tiny import tiny_config, write_clips, write_config
 
 from toolkit import build_tokenizer
-from toolkit.metrics.codecs import VideoCodec
+from toolkit.baselines.video_codec import VideoCodec
 
 as_in_a_new_process = tiny.as_in_a_new_process
 ANCHORS = {"thumbnail", "x264", "x265"}

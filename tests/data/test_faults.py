@@ -2,7 +2,7 @@
 
 import os
 
-from toolkit.data.faults import Faults
+from toolkit.data.loading.unreadable import Faults
 
 NAMES = {b"plain.png": b"plain.png", "bär.png".encode(): "bär.png".encode(), b"caf\xe9.png": b"caf\xe9.png",
          b"new\nline.png": rb"new\nline.png", b"tab\tstop.png": rb"tab\tstop.png", b"re\rturn.png": rb"re\rturn.png",

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from toolkit.contracts import DataError
-from toolkit.data.files import list_files
+from toolkit.data.reading.files import list_files
 
 
 @pytest.fixture

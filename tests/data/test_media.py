@@ -9,9 +9,9 @@ from PIL import Image
 
 from toolkit.contracts import DataError
 from toolkit.data import VideoWriter, open_media, read_image, read_video, write_image, write_video
-from toolkit.data.media import MediaWriter, ahead, frames_per_chunk
-from toolkit.data.transforms import resize, to_pixels
-from toolkit.data.video_file import VideoFile
+from toolkit.data.reading.media import MediaWriter, ahead, frames_per_chunk
+from toolkit.data.reading.transforms import resize, to_pixels
+from toolkit.data.reading.video_file import VideoFile
 
 
 def frames_of(media, length):

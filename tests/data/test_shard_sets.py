@@ -17,9 +17,9 @@ from tars import noise, write_image_shards, write_shard
 
 from toolkit.contracts import DataError
 from toolkit.data import ImageShards, VideoClips, VideoShards
-from toolkit.data.sampling import seeded
-from toolkit.data.shard_sets import Shards
-from toolkit.data.transforms import to_frames
+from toolkit.data.datasets.shards import Shards
+from toolkit.data.loading.sampling import seeded
+from toolkit.data.reading.transforms import to_frames
 from toolkit.registry import DATASETS
 from toolkit.testing import check_dataset
 

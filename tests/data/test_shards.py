@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
 from toolkit.contracts import DataError
-from toolkit.data.shards import TokenShard, index_tar, media_in_tar, read_tokens, sample_key, write_npy, written_once
+from toolkit.data.reading.tar import (
+    TokenShard,
+    index_tar,
+    media_in_tar,
+    read_tokens,
+    sample_key,
+    write_npy,
+    written_once,
+)
 
 NAMES = st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1),
                  min_size=1, max_size=3).map("/".join)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from toolkit.contracts import DataError
-from toolkit.data.transforms import Framing, resize, to_frames, to_pixels
+from toolkit.data.reading.transforms import Framing, resize, to_frames, to_pixels
 
 
 def test_resizing_is_pillows_bicubic():

@@ -6,8 +6,8 @@ from numbered import encode, numbers_of
 
 from toolkit.contracts import DataError
 from toolkit.data import VideoClips, sample_clips
-from toolkit.data.transforms import to_pixels
-from toolkit.data.video_io import read_video
+from toolkit.data.reading.transforms import to_pixels
+from toolkit.data.reading.video_io import read_video
 from toolkit.registry import DATASETS
 
 

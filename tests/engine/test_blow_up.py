@@ -19,6 +19,7 @@ from torch import nn
 from training import tiny
 from training.tiny import metric_lines, tiny_config, write_clips
 
+from toolkit.build import build_trainer
 from toolkit.config import ConfigError
 from toolkit.contracts import Loss
 from toolkit.data import VideoClips
@@ -26,9 +27,9 @@ from toolkit.quantizers import VQ
 from toolkit.registry import DATASETS, LOSSES
 from toolkit.testing.processes import on_two_processes
 from toolkit.testing.violations import Law
-from toolkit.training import Trainer, build_trainer
+from toolkit.training import Trainer
 from toolkit.training.checkpoint import checkpoints_in
-from toolkit.training.guard import DivergenceError
+from toolkit.training.nonfinite import DivergenceError
 
 pytestmark = pytest.mark.engine
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process

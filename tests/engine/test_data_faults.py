@@ -20,10 +20,10 @@ from engine.runs import finish, start, train_command, wait_for
 from mmengine.config import Config
 from training import tiny
 
+from toolkit.build import build_trainer
 from toolkit.contracts import DataError
 from toolkit.data import Images, ImageShards, Source, TrainLoader, ValLoader, VideoClips, VideoShards
-from toolkit.data.sampling import seeded
-from toolkit.training import build_trainer
+from toolkit.data.loading.sampling import seeded
 
 pytestmark = pytest.mark.engine
 as_in_a_new_process = tiny.as_in_a_new_process

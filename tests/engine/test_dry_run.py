@@ -16,9 +16,9 @@ from training import tiny
 from training.tiny import tiny_config, write_config
 
 from toolkit import load_config
-from toolkit.training import build_trainer
-from toolkit.training.cost import Meter
-from toolkit.training.dry_run import RunCost, run_cost
+from toolkit.build import build_trainer
+from toolkit.profiling.cost import Meter
+from toolkit.profiling.dry_run import RunCost, run_cost
 
 pytestmark = pytest.mark.engine
 

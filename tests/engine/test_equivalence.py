@@ -15,16 +15,14 @@ import torch
 import torch.multiprocessing as mp
 from engine.outcomes import EPS, differences, outcome
 from mmengine.config import Config
-from testing.test_every_part import TINY
+from testing.test_every_component import TINY
 from training import tiny
 from training.tiny import ADVERSARIAL, DISCRIMINATOR, IMAGE_DISCRIMINATOR, tiny_config, write_clips, write_images
 
-from toolkit.build import build_part
+from toolkit.build import build_component, build_sources, build_trainer
 from toolkit.data import Source, TrainLoader
 from toolkit.quantizers import KL
 from toolkit.registry import QUANTIZERS
-from toolkit.training import build_trainer
-from toolkit.training.assemble import build_sources
 from toolkit.training.settings import Settings
 
 pytestmark = pytest.mark.engine
@@ -111,7 +109,7 @@ def game(discriminator: dict[str, Any] = DISCRIMINATOR, *, loss: str = "Hinge", 
 
 def alone(loss: str, quantizer: dict[str, Any], *, weight: float = 0.1) -> dict[str, Any]:
     """One loss of a quantizer, its others without weight."""
-    names = build_part(QUANTIZERS, quantizer).loss_weights
+    names = build_component(QUANTIZERS, quantizer).loss_weights
     return dict(quantizer=quantizer, objective__quantizer={name: weight * (name == loss) for name in names})
 
 
@@ -149,7 +147,7 @@ def test_every_term_has_been_measured():
     """A new loss or discriminator goes into TERMS, and if it differs into the settings' docstring."""
     QUANTIZERS.import_from_location()
     losses = {loss for name, variants in TINY["quantizer"].items() for arguments in variants
-              for loss in build_part(QUANTIZERS, dict(arguments, type=name)).loss_weights}
+              for loss in build_component(QUANTIZERS, dict(arguments, type=name)).loss_weights}
     assert losses | TINY["loss"].keys() | TINY["discriminator"].keys() <= TERMS.keys()
 
 

@@ -9,17 +9,16 @@ import torch
 from accelerate.state import AcceleratorState
 from mmengine.config import Config
 from skimage.metrics import structural_similarity
-from testing.test_every_part import TINY
+from testing.test_every_component import TINY
 from training import tiny
 from training.tiny import metric_lines, tiny_config
 
 from toolkit import load_tokenizer
-from toolkit.build import build_part
+from toolkit.build import build_component, build_trainer
 from toolkit.data import VideoClips
-from toolkit.data.shards import read_tokens
-from toolkit.extraction import extract_tokens, tokenizer_hash
+from toolkit.data.reading.tar import read_tokens
 from toolkit.registry import QUANTIZERS
-from toolkit.training import build_trainer
+from toolkit.tokens import extract_tokens, tokenizer_hash
 
 pytestmark = pytest.mark.engine
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
@@ -43,7 +42,7 @@ def lines_of(work_dir, split):
 @pytest.mark.parametrize(("kind", "arguments"), PARTS, ids=str)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_codes_and_ids_of_given_latents_do_not_depend_on_autocast(kind, arguments, training):
-    quantizer = build_part(QUANTIZERS, dict(type=kind, **copy.deepcopy(arguments))).train(training)
+    quantizer = build_component(QUANTIZERS, dict(type=kind, **copy.deepcopy(arguments))).train(training)
     latents = torch.randn(64, quantizer.dim, 2, 4, 4)  # many, since rounding decides few of them
 
     def quantized(dtype):

@@ -29,11 +29,11 @@ from training.tiny import tiny_config
 
 from toolkit import assets, build_tokenizer, load_tokenizer
 from toolkit.assets import read_arrays, weights_path
-from toolkit.data.shards import read_tokens
+from toolkit.build import build_trainer
+from toolkit.data.reading.tar import read_tokens
 from toolkit.interop import CheckpointError, load_checkpoint
 from toolkit.interop.files import read_file
 from toolkit.pretrained.classifiers import classifier
-from toolkit.training import build_trainer
 
 pytestmark = pytest.mark.engine
 
@@ -179,13 +179,13 @@ def edited(folder: Path, *path: str, value: Any) -> Path:
 @pytest.fixture
 def evil_module(tmp_path, marker, monkeypatch) -> str:
     """A module to import by its name, which is seen to have run."""
-    (tmp_path / "evil_module.py").write_text(f"import os\nos.mkdir({str(marker)!r})\nclass Part: ...\n")
+    (tmp_path / "evil_module.py").write_text(f"import os\nos.mkdir({str(marker)!r})\nclass Component: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     return "evil_module.Part"
 
 
 @pytest.mark.parametrize("named", [
-    "os.system", "builtins.eval", "subprocess.Popen", "evil_module.Part", "evil_module:Part", "torch.hub.load",
+    "os.system", "builtins.eval", "subprocess.Popen", "evil_module.Part", "evil_module:Component", "torch.hub.load",
     "toolkit.build.json.loads", "NotInstalled", "read_base", "__class__", "LFQ\0", "", None, 1, True, ["LFQ"],
     {"type": "LFQ"}])
 def test_type_that_is_no_registered_part_is_refused_at_any_depth(named, folder, marker, evil_module):

@@ -20,13 +20,12 @@ from training import tiny
 
 from toolkit import assets
 from toolkit.assets import fetch
-from toolkit.build import load_discriminator
+from toolkit.build import build_trainer, load_discriminator
 from toolkit.data import write_image
-from toolkit.data.shards import media_in_tar, read_tokens
-from toolkit.extraction import decode_tokens, extract_tokens, tokenizer_hash
+from toolkit.data.reading.tar import media_in_tar, read_tokens
 from toolkit.networks import PatchGANDiscriminator
-from toolkit.tokenizer import save_part
-from toolkit.training import build_trainer
+from toolkit.saving import save_component
+from toolkit.tokens import decode_tokens, extract_tokens, tokenizer_hash
 
 pytestmark = pytest.mark.engine
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
@@ -182,13 +181,13 @@ def test_resuming_runs_nothing_of_the_checkpoint(name, write, run, clips, tmp_pa
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_starting_from_a_discriminator_runs_nothing(payload, tmp_path, marker):
     for name in ("config.json", "model.safetensors"):
-        save_part(PatchGANDiscriminator(filters=8), tmp_path / "discriminator")
+        save_component(PatchGANDiscriminator(filters=8), tmp_path / "discriminator")
         plain(PAYLOADS[payload](str(marker)), tmp_path / "discriminator" / name)
         refused(load_discriminator, tmp_path / "discriminator", named=tmp_path / "discriminator")
 
 
 def test_enormous_discriminator_is_refused_before_it_is_made(tmp_path):
-    save_part(PatchGANDiscriminator(filters=8), tmp_path)
+    save_component(PatchGANDiscriminator(filters=8), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for change in ({"filters": 10**9}, {"filters": 10**5}, {"type": "StyleGANDiscriminator"}, {"in_channels": 10**9},
                    {"num_layers": 10**9}):

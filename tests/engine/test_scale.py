@@ -23,7 +23,7 @@ from training import tiny
 from training.tiny import metric_lines, tiny_config, write_config
 
 from toolkit import load_tokenizer
-from toolkit.training import build_trainer
+from toolkit.build import build_trainer
 from toolkit.training.checkpoint import checkpoints_in
 
 pytestmark = pytest.mark.engine
@@ -95,7 +95,7 @@ THREADS = """
 import sys, time
 from pathlib import Path
 from toolkit import load_config
-from toolkit.training import train
+from toolkit.run import train
 
 train(load_config(sys.argv[1]), work_dir=sys.argv[2])
 time.sleep(1)  # a thread that has ended is listed a little longer

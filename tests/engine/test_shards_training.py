@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torchdata.stateful_dataloader import StatefulDataLoader
 from training import tiny
 
+from toolkit.build import build_trainer
 from toolkit.data import ImageShards, TrainLoader
-from toolkit.data.sampling import collate
-from toolkit.data.streams import StreamSamples
-from toolkit.training import build_trainer
+from toolkit.data.loading.sampling import collate
+from toolkit.data.loading.streams import StreamSamples
 
 pytestmark = pytest.mark.engine
 as_in_a_new_process = tiny.as_in_a_new_process

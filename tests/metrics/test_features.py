@@ -5,7 +5,7 @@ import torch
 from pooled import FewThumbnails, Thumbnails, pair, part_of
 from safetensors.torch import load, save
 
-from toolkit.metrics import union
+from toolkit.evaluation.intervals import union
 from toolkit.metrics.features import FeatureSet, pixel_keys
 
 

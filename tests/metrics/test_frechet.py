@@ -12,7 +12,8 @@ from torch import nn
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from toolkit.metrics import RFID, RFVD, frechet_distance, frechet_distance_of_features, union
+from toolkit.evaluation.intervals import union
+from toolkit.metrics import RFID, RFVD, frechet_distance, frechet_distance_of_features
 from toolkit.metrics.frechet import FeatureSums, FrechetMetric
 from toolkit.pretrained import inception_network
 

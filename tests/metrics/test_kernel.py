@@ -9,7 +9,8 @@ from pooled import FewThumbnails, Thumbnails, features, pair, part_of
 from torch_fidelity.metric_kid import kernel_poly, kid_features_to_metric, mmd2
 from torchmetrics.image.kid import poly_mmd
 
-from toolkit.metrics import InceptionDistances, VideoDistances, kernel_distance, union
+from toolkit.evaluation.intervals import union
+from toolkit.metrics import InceptionDistances, VideoDistances, kernel_distance
 
 POLY = dict(kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1)
 

@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from pooled import FewThumbnails, Thumbnails, pair, part_of
 
 from toolkit.contracts import Metric
-from toolkit.metrics import extrapolated, jackknife, union
+from toolkit.evaluation.intervals import extrapolated, jackknife, union
 from toolkit.registry import METRICS
 
 CONFIGS = [dict(type="PSNR"), dict(type="SSIM"), dict(type="Codebook", codebook_size=64, num_codebooks=2, fps=8),

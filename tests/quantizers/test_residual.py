@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toolkit import build_tokenizer
-from toolkit.build import build_part
+from toolkit.build import build_component
 from toolkit.quantizers import FSQ, IBQ, KL, LFQ, VQ, Grouped, Identity, Residual
 from toolkit.registry import QUANTIZERS
 
@@ -111,8 +111,8 @@ def test_quantize_dropout_decodes_the_first_levels_and_keeps_all_indices():
                                    dict(type="Residual", quantizers=[dict(type="LFQ", bits=2)] * 2)])
 @pytest.mark.parametrize("kind", ["Residual", "Grouped"])
 def test_any_quantizer_may_be_a_child_and_config_round_trips(kind, child):
-    built = build_part(QUANTIZERS, dict(type=kind, quantizers=[child, child])).eval()
-    again = build_part(QUANTIZERS, built.config).eval()
+    built = build_component(QUANTIZERS, dict(type=kind, quantizers=[child, child])).eval()
+    again = build_component(QUANTIZERS, built.config).eval()
     assert again.config == built.config
     again.load_state_dict(built.state_dict())
     output = built(torch.randn(2, built.dim, 1, 2, 3))

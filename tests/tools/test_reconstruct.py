@@ -20,11 +20,11 @@ from training.tiny import NETWORK, stripes, write_clips
 from toolkit import build_tokenizer, load_tokenizer
 from toolkit.contracts import DataError
 from toolkit.data import VideoWriter, open_media, read_image, read_video, write_image, write_video
-from toolkit.data.files import unreadable
-from toolkit.data.media import Media
-from toolkit.data.naming import find_files
-from toolkit.data.transforms import to_pixels
-from toolkit.data.video_file import VideoFile
+from toolkit.data.reading.files import unreadable
+from toolkit.data.reading.media import Media
+from toolkit.data.reading.naming import find_files
+from toolkit.data.reading.transforms import to_pixels
+from toolkit.data.reading.video_file import VideoFile
 from toolkit.reconstruction import _round_trip, reconstruct, reconstruct_files
 
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
@@ -149,7 +149,7 @@ def test_a_shorter_video_gives_what_it_has(tokenizer, clips, tmp_path, capsys):
 
 @torch.no_grad()
 def test_streamed_videos_are_what_the_whole_clip_gives(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("toolkit.data.media.CHUNK_FRAMES", 4)
+    monkeypatch.setattr("toolkit.data.reading.media.CHUNK_FRAMES", 4)
     write_clips(tmp_path, count=1, num_frames=18, height=19, width=22)
     loaded = load_tokenizer(tokenizer)
     with open_media(tmp_path / "0.mp4") as media:
@@ -185,7 +185,7 @@ def test_a_tokenizer_that_cannot_be_streamed_takes_the_beginning_and_says_why(fo
 
 
 def test_a_video_that_breaks_in_the_middle_is_unreadable_and_leaves_nothing(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("toolkit.data.media.CHUNK_FRAMES", 2)
+    monkeypatch.setattr("toolkit.data.reading.media.CHUNK_FRAMES", 2)
     write_clips(tmp_path / "in", count=2)
     chunks = Media.chunks
 

@@ -13,10 +13,10 @@ from mmengine.config import Config
 from safetensors.torch import load_file
 
 from toolkit import build_tokenizer, load_tokenizer
+from toolkit.build import build_trainer
 from toolkit.config import ConfigError
 from toolkit.networks import StyleGANDiscriminator
-from toolkit.tokenizer import save_part
-from toolkit.training import build_trainer
+from toolkit.saving import save_component
 from toolkit.training.initialization import initialize
 
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
@@ -195,7 +195,7 @@ def test_discriminator_that_was_brought_along_is_taken_where_it_fits(clips, tmp_
     trainer.tokenizer.plain.save_pretrained(tmp_path / "given")
     wanted = StyleGANDiscriminator(**{k: v for k, v in tiny.DISCRIMINATOR.items() if k != "type"}
                                    | ({} if fits else {"filters": 16}))
-    save_part(wanted, tmp_path / "given" / "discriminator")
+    save_component(wanted, tmp_path / "given" / "discriminator")
     trainer = build_trainer(config_of(clips, **{"training.init_from": str(tmp_path / "given")}),
                             work_dir=tmp_path / "second")
     (found,) = trainer.discriminators.values()

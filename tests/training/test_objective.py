@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 from training.tiny import ADVERSARIAL, DISCRIMINATOR
 
+from toolkit.build import build_objective
 from toolkit.config import ConfigError
 from toolkit.contracts import Discriminator, Loss, TokenizerOutput
 from toolkit.quantizers import LFQ
 from toolkit.registry import DISCRIMINATORS, LOSSES
-from toolkit.training import build_objective
 from toolkit.training.objective import frozen
 
 
@@ -272,7 +272,7 @@ def test_a_quantizer_loss_without_a_weight_is_an_error():
 
 
 def test_a_weight_for_a_loss_of_another_quantizer_is_ignored_and_logged(caplog):
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="toolkit.build"):
         build_objective(dict(quantizer=dict(orthogonality=1.0)), quantizer=LFQ(bits=4))
     assert [record.message for record in caplog.records if "orthogonality" in record.message]
 

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from training import tiny
 from training.tiny import metric_lines, tiny_config
 
+from toolkit.build import build_trainer
 from toolkit.config import ConfigError
-from toolkit.training import Trainer, build_trainer
+from toolkit.training import Trainer
 
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 GAME = dict(loss=dict(type="Hinge"), weight=0.8, adaptive=dict(type="AdaptiveWeight"), discriminator_weight=0.5)

@@ -12,10 +12,11 @@ from training import tiny
 from training.tiny import metric_lines, tiny_config
 
 from toolkit import build_tokenizer, load_config, load_tokenizer
+from toolkit.build import build_trainer
 from toolkit.config import ConfigError, parse_overrides
 from toolkit.contracts import Quantizer
 from toolkit.registry import QUANTIZERS
-from toolkit.training import Trainer, build_trainer
+from toolkit.training import Trainer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process

@@ -25,11 +25,12 @@ from training.tiny import (
 )
 
 from toolkit import load_tokenizer
+from toolkit.build import build_trainer
 from toolkit.config import ConfigError
-from toolkit.training import Trainer, build_trainer
+from toolkit.training import Trainer
 from toolkit.training.checkpoint import checkpoints_in
-from toolkit.training.evaluation import as_codec
-from toolkit.training.guard import DivergenceError
+from toolkit.training.nonfinite import DivergenceError
+from toolkit.training.validation import as_codec
 
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 GAN_TERMS = {"lecam", "r1", "adversarial", "discriminator", "logits_real", "logits_fake"}

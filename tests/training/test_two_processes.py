@@ -10,9 +10,9 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from toolkit.build import build_objective
 from toolkit.contracts import TokenizerOutput
 from toolkit.networks import PatchGANDiscriminator
-from toolkit.training import build_objective
 from toolkit.training.regularizers import LeCAM
 
 STEPS = 3

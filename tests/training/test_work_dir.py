@@ -11,12 +11,12 @@ import pytest
 from tools.commands import ENVIRONMENT
 
 from toolkit.config import ConfigError
-from toolkit.training.processes import claim
+from toolkit.training.run_dir import claim
 
 CLAIM = """
 import sys, time
 from pathlib import Path
-from toolkit.training.processes import claim
+from toolkit.training.run_dir import claim
 file = claim(Path(sys.argv[1]))
 if worker := __import__("os").fork():  # as a loader's worker, which lives on when this process is killed
     print(worker, flush=True)

@@ -14,15 +14,29 @@ G     codebooks per position
 Pixels are ``(B, C, T, H, W)`` float in [-1, 1]; an image is T = 1. Latents and codes are
 ``(B, d, t, h, w)``. Indices are ``(B, *positions, G)`` int64, where the positions of a grid
 quantizer are ``(t, h, w)``. A part takes everything but its input by keyword, and remembers its
-constructor arguments in ``part.config`` (:mod:`toolkit.parts`).
+constructor arguments in ``part.config`` (:mod:`toolkit.contracts.component`).
 """
 
+from toolkit.contracts.component import Component, constructor_parameters
 from toolkit.contracts.data import DataError, Dataset, Metric
 from toolkit.contracts.losses import AdversarialLoss, GeneratorWeight, Loss
 from toolkit.contracts.networks import Decoder, Discriminator, Encoder
 from toolkit.contracts.outputs import QuantizerOutput, TokenizerOutput
 from toolkit.contracts.quantizer import Quantizer
-from toolkit.parts import Part, constructor_parameters
 
-__all__ = ["AdversarialLoss", "DataError", "Dataset", "Decoder", "Discriminator", "Encoder", "GeneratorWeight", "Loss",
-           "Metric", "Part", "Quantizer", "QuantizerOutput", "TokenizerOutput", "constructor_parameters"]
+__all__ = [
+           "AdversarialLoss",
+           "Component",
+           "DataError",
+           "Dataset",
+           "Decoder",
+           "Discriminator",
+           "Encoder",
+           "GeneratorWeight",
+           "Loss",
+           "Metric",
+           "Quantizer",
+           "QuantizerOutput",
+           "TokenizerOutput",
+           "constructor_parameters",
+]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from toolkit.parts import Part
+from toolkit.contracts.component import Component
 
 
 class DataError(Exception):
@@ -20,7 +20,7 @@ class DataError(Exception):
     """
 
 
-class Metric(Part, ABC):
+class Metric(Component, ABC):
     """A running score over a data set; sums are float64 and reduced over processes.
 
     :meth:`merged` and :meth:`num_samples` are optional: a score has an interval where a metric has both.
@@ -69,7 +69,7 @@ class Metric(Part, ABC):
                                   "write merged(others) and num_samples() for them.")
 
 
-class Dataset(Part, ABC):
+class Dataset(Component, ABC):
     """Samples ``{"pixels": (C, T, H, W) float32 in [-1, 1], "key": str}``.
 
     Map-style (``__len__`` and ``__getitem__``) or iterable (``__iter__``), as torch's. A file that

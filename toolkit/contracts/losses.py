@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from toolkit.contracts.component import Component
 from toolkit.contracts.outputs import TokenizerOutput
-from toolkit.parts import Part
 
 
-class Loss(Part, nn.Module, ABC):
+class Loss(Component, nn.Module, ABC):
     """An unweighted distance of a reconstruction from its target.
 
     Example:
@@ -27,7 +27,7 @@ class Loss(Part, nn.Module, ABC):
         """The loss of ``output`` against ``target`` (B, C, T, H, W) in [-1, 1] -> () float32."""
 
 
-class AdversarialLoss(Part, nn.Module, ABC):
+class AdversarialLoss(Component, nn.Module, ABC):
     """The two sides of a GAN's game, on raw logits of any shape.
 
     Example:
@@ -48,7 +48,7 @@ class AdversarialLoss(Part, nn.Module, ABC):
         """(B, ...) logits of real pixels and reconstructions -> () float32, low when told apart."""
 
 
-class GeneratorWeight(Part, nn.Module, ABC):
+class GeneratorWeight(Component, nn.Module, ABC):
     """A factor on the generator's side of the game, found anew for every batch.
 
     Example:

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from toolkit.parts import Part
+from toolkit.contracts.component import Component
 
 
-class Encoder(Part, nn.Module, ABC):
+class Encoder(Component, nn.Module, ABC):
     """Pixels to latents.
 
     Attributes:
@@ -43,7 +43,7 @@ class Encoder(Part, nn.Module, ABC):
         """(B, C, T, H, W) in [-1, 1], sizes that fit the stride -> latents (B, d, t, h, w)."""
 
 
-class Decoder(Part, nn.Module, ABC):
+class Decoder(Component, nn.Module, ABC):
     """Codes to pixels; its attributes mirror the encoder's.
 
     Attributes:
@@ -74,7 +74,7 @@ class Decoder(Part, nn.Module, ABC):
         """(B, d, t, h, w) -> pixels (B, C, T, H, W), not clamped."""
 
 
-class Discriminator(Part, nn.Module, ABC):
+class Discriminator(Component, nn.Module, ABC):
     """Pixels to logits of being real.
 
     Attributes:

@@ -9,13 +9,13 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from toolkit.contracts.component import Component
 from toolkit.contracts.outputs import QuantizerOutput
-from toolkit.parts import Part
 
 Grid = tuple[int, int, int]
 
 
-class Quantizer(Part, nn.Module, ABC):
+class Quantizer(Component, nn.Module, ABC):
     """Latents to codes of a finite codebook, and indices back to codes.
 
     An author writes two flat functions, :meth:`quantize` and :meth:`lookup`. This class does the

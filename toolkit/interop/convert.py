@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from toolkit.build import build_part, build_tokenizer
+from toolkit.build import build_component, build_tokenizer
 from toolkit.contracts import Discriminator
 from toolkit.interop.files import CheckpointError, Contents, Tensors, _listed, read_file, sort_contents
 from toolkit.interop.layout import Layout
@@ -25,7 +25,8 @@ from toolkit.interop.patchgan import PatchGAN
 from toolkit.interop.praxis import Praxis, PraxisDiscriminator
 from toolkit.interop.vqgan import LlamaGen, Taming
 from toolkit.registry import DISCRIMINATORS
-from toolkit.tokenizer import Tokenizer, save_part
+from toolkit.saving import save_component
+from toolkit.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Conversion:
         self.tokenizer.save_pretrained(directory)
         rival = Path(directory) / "discriminator"
         if self.discriminator is not None:
-            save_part(self.discriminator, rival)
+            save_component(self.discriminator, rival)
         elif (rival / "config.json").is_file():
             shutil.rmtree(rival)  # another conversion's, which training would take for this one's
 
@@ -144,7 +145,7 @@ def _discriminator(contents: Contents, in_channels: int) -> Discriminator | None
         return None
     try:
         family = kinds[0](tensors, prefix)
-        rival = _filled(family, partial(build_part, DISCRIMINATORS, family.config(), in_channels=in_channels))
+        rival = _filled(family, partial(build_component, DISCRIMINATORS, family.config(), in_channels=in_channels))
     except CheckpointError as error:
         raise CheckpointError(f"the discriminator: {error} Convert without it: --no-discriminator.") from error
     if constants := [prefix + name for name in family.constants()]:

@@ -2,12 +2,10 @@
 
 from toolkit.metrics.codebook import Codebook, collapse_of
 from toolkit.metrics.frechet import RFID, RFVD, FrechetMetric, frechet_distance, frechet_distance_of_features
-from toolkit.metrics.intervals import Interval, extrapolated, jackknife, union
 from toolkit.metrics.kernel import InceptionDistances, VideoDistances, kernel_distance
 from toolkit.metrics.perceptual import LPIPS
 from toolkit.metrics.pixel import PSNR, SSIM
 from toolkit.metrics.similarity import MSSSIM
 
 __all__ = ["LPIPS", "MSSSIM", "PSNR", "RFID", "RFVD", "SSIM", "Codebook", "FrechetMetric", "InceptionDistances",
-           "Interval", "VideoDistances", "collapse_of", "extrapolated", "frechet_distance",
-           "frechet_distance_of_features", "jackknife", "kernel_distance", "union"]
+           "VideoDistances", "collapse_of", "frechet_distance", "frechet_distance_of_features", "kernel_distance"]

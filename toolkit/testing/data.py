@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toolkit.contracts import Dataset
-from toolkit.testing.parts import check_config, duplicate, seeded
+from toolkit.testing.components import check_config, duplicate, seeded
 from toolkit.testing.violations import law
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from toolkit.contracts import Metric
-from toolkit.testing.parts import Size, check_config, duplicate, seeded, tiny_pixels
+from toolkit.testing.components import Size, check_config, duplicate, seeded, tiny_pixels
 from toolkit.testing.processes import on_two_processes
 from toolkit.testing.violations import Law, law
 

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from toolkit.contracts import Decoder, Discriminator, Encoder
 from toolkit.registry import DECODERS, DISCRIMINATORS, ENCODERS, Registry
-from toolkit.testing.parts import Size, check_modes, check_saving, duplicate, near, seeded, tiny_latents, tiny_pixels
+from toolkit.testing.components import (
+    Size,
+    check_modes,
+    check_saving,
+    duplicate,
+    near,
+    seeded,
+    tiny_latents,
+    tiny_pixels,
+)
 from toolkit.testing.violations import law
 
 GRIDS = ((1, 2, 2), (2, 3, 2), (3, 2, 3))

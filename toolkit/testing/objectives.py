@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from toolkit.contracts import AdversarialLoss, GeneratorWeight, Loss, TokenizerOutput
 from toolkit.registry import LOSSES
-from toolkit.testing.parts import (
+from toolkit.testing.components import (
     Size,
     changes,
     check_saving,

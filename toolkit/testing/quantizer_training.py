@@ -12,7 +12,7 @@ from toolkit.contracts import Quantizer
 from toolkit.contracts.quantizer import Grid
 from toolkit.layers import mean_over_processes
 from toolkit.registry import QUANTIZERS
-from toolkit.testing.parts import build_as, changes, duplicate, near, reloaded, seeded, state_of, tiny_latents
+from toolkit.testing.components import build_as, changes, duplicate, near, reloaded, seeded, state_of, tiny_latents
 from toolkit.testing.processes import on_two_processes
 from toolkit.testing.violations import Law, law
 
@@ -115,7 +115,7 @@ def check_seeding(quantizer: Quantizer, grid: Grid) -> None:
 
 
 def check_loading(quantizer: Quantizer, grid: Grid) -> None:
-    """Trained, saved and loaded into a new instance, it gives the same, in eval mode and at the next step.
+    """OptimizerState, saved and loaded into a new instance, it gives the same, in eval mode and at the next step.
 
     Args:
         quantizer: Left as it is.

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toolkit.contracts import Quantizer, QuantizerOutput
 from toolkit.contracts.quantizer import Grid
 from toolkit.registry import QUANTIZERS
-from toolkit.testing.parts import changes, duplicate, near, rebuild, seeded, state_of, tiny_latents
+from toolkit.testing.components import changes, duplicate, near, rebuild, seeded, state_of, tiny_latents
 from toolkit.testing.quantizer_training import (
     check_frozen,
     check_loading,

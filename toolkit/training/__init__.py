@@ -1,7 +1,6 @@
-"""The objective and the trainer."""
+"""The objective, the training step and the trainer."""
 
-from toolkit.training.assemble import build_trainer, train
-from toolkit.training.objective import Objective, build_objective
+from toolkit.training.objective import Objective
 from toolkit.training.trainer import Trainer
 
-__all__ = ["Objective", "Trainer", "build_objective", "build_trainer", "train"]
+__all__ = ["Objective", "Trainer"]

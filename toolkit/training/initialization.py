@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from torch import Tensor, nn
 
-from toolkit.build import load_discriminator
 from toolkit.config import ConfigError
 from toolkit.contracts import Discriminator, Quantizer
 from toolkit.layers import DepthToSpaceUpsample
@@ -93,24 +91,16 @@ def _warn_of_differences(tokenizer: Tokenizer, source: Tokenizer) -> None:
             logger.warning("training.init_from: the %s is not quite the given one's: %s.", part, ", ".join(differing))
 
 
-def initialize_discriminators(discriminators: Iterable[Discriminator], directory: str | Path) -> None:
-    """Continue with the discriminator that a converted checkpoint brought along, where one of ours is like it.
-
-    Example:
-        >>> initialize_discriminators([], "no/such/folder")   # nothing was brought along
-    """
-    directory = Path(directory) / "discriminator"
-    discriminators = list(discriminators)
-    if not directory.is_dir() or not discriminators:
-        return
-    weights = load_discriminator(directory).state_dict()
-    shapes = {name: tensor.shape for name, tensor in weights.items()}
-    fitting = [one for one in discriminators if {n: t.shape for n, t in one.state_dict().items()} == shapes]
-    for discriminator in fitting:
+def initialize_discriminators(discriminators: Iterable[Discriminator], source: Discriminator, *, name: str) -> None:
+    """Copy the weights of ``source`` to every discriminator of the same tensors; ``name`` is for messages."""
+    weights = source.state_dict()
+    shapes = {key: tensor.shape for key, tensor in weights.items()}
+    matching = [one for one in discriminators if {k: t.shape for k, t in one.state_dict().items()} == shapes]
+    for discriminator in matching:
         discriminator.load_state_dict(weights)
-        logger.info("the %s starts from %s.", type(discriminator).__name__, directory)
-    if not fitting:
-        logger.warning("%s is not like the config's discriminator, which starts afresh.", directory)
+        logger.info("the %s starts from %s.", type(discriminator).__name__, name)
+    if not matching:
+        logger.warning("%s is not like the config's discriminator, which starts afresh.", name)
 
 
 def freeze_all_but(tokenizer: Tokenizer, trainable: Sequence[str]) -> None:

@@ -12,16 +12,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from toolkit.build import build_part
-from toolkit.config import ConfigError, check_keys
-from toolkit.contracts import AdversarialLoss, Discriminator, GeneratorWeight, Loss, Quantizer, TokenizerOutput
+from toolkit.config import ConfigError
+from toolkit.contracts import AdversarialLoss, Discriminator, GeneratorWeight, Loss, TokenizerOutput
 from toolkit.layers.eager import eager_loss
-from toolkit.registry import LOSSES
 from toolkit.training.regularizers import LeCAM, r1_penalty
 from toolkit.training.schedules import Schedule, value_at
 
@@ -80,7 +77,7 @@ class Adversary(nn.Module):
         self.weight, self.discriminator_weight = weight, discriminator_weight
         self.lecam_weight, self.r1_weight, self.r1_every = lecam_weight, r1_weight, r1_every
 
-    def plays(self, step: int) -> bool:
+    def is_active(self, step: int) -> bool:
         """Whether either side has a weight at this step; before that, neither learns from the other."""
         return value_at(self.weight, step) > 0 or value_at(self.discriminator_weight, step) > 0
 
@@ -240,85 +237,3 @@ def _eager_output_loss(loss: Loss, output: TokenizerOutput, target: Tensor) -> T
         return loss(replace(output, reconstruction=reconstruction, latents=latents, codes=codes,
                             losses=dict(zip(names, losses, strict=True))), target)
     return eager_loss(of_parts, output.reconstruction, output.latents, output.codes, *output.losses.values())
-
-
-def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = None,
-                    modalities: tuple[str, ...] = ("video",)) -> Objective:
-    """Build the objective from its config.
-
-    Args:
-        config: ``losses`` (name -> ``dict(loss=dict(type=...), weight=...)``), ``adversarial``
-            (``dict(loss=..., weight=..., adaptive=dict(type=...), discriminator_weight=...,
-            lecam=dict(weight=..., ...), r1=dict(weight=..., every=...))``) and ``quantizer``
-            (name -> weight). A weight is a number or a schedule; a term that is None is absent.
-        quantizer: Whose ``loss_weights`` hold where the config says nothing. A name in
-            ``config.quantizer`` that it does not have is ignored, and logged.
-        modalities: Each gets its own LeCAM averages.
-
-    Raises:
-        ConfigError: For keys that are not known, a weight that is missing, or an adaptive weight without
-            losses on the reconstruction.
-
-    Example:
-        >>> objective = build_objective(dict(losses=dict(pixels=dict(loss=dict(type="L1"), weight=1.0))))
-        >>> list(objective.losses), list(objective.adversaries)
-        (['pixels'], [])
-    """
-    check_keys("objective", config, ("losses", "adversarial", "quantizer"))
-    losses = {name: _build_term(name, term) for name, term in (config.get("losses") or {}).items() if term}
-    weights = dict(quantizer.loss_weights) if quantizer else {}
-    for name, weight in (config.get("quantizer") or {}).items():
-        if quantizer is not None and name not in weights:
-            logger.info("objective.quantizer: %s returns no loss %r; its weight is ignored.",
-                        type(quantizer).__name__, name)
-        elif quantizer is not None and weight != weights[name]:
-            logger.info("objective.quantizer: %r has the weight %s, not %s's %s.", name, weight,
-                        type(quantizer).__name__, weights[name])
-        weights[name] = 0.0 if weight is None else weight
-    adversarial = config.get("adversarial")
-    adversaries = {modality: _build_adversary(adversarial) for modality in modalities} if adversarial else {}
-    if adversarial and adversarial.get("adaptive") and not losses:
-        raise ConfigError("objective.adversarial.adaptive needs a loss on the reconstruction to compare with, got "
-                          "none; add one to objective.losses, or set adaptive=None.")
-    for schedule in [*weights.values(), *(weight for _, weight in losses.values())]:
-        value_at(schedule, 0)
-    return Objective(losses=losses, adversaries=adversaries, quantizer_weights=weights)
-
-
-def _build_term(name: str, term: Mapping[str, Any]) -> tuple[Loss, Schedule]:
-    check_keys(f"objective.losses.{name}", term, ("loss", "weight"))
-    if "loss" not in term or "weight" not in term:
-        raise ConfigError(f"objective.losses.{name} needs loss=dict(type=...) and weight=..., got {dict(term)}.")
-    return _build_loss(f"objective.losses.{name}.loss", term["loss"], Loss), term["weight"]
-
-
-def _build_loss(where: str, config: Mapping[str, Any], kind: type) -> Any:
-    loss = build_part(LOSSES, config)
-    if not isinstance(loss, kind):
-        raise ConfigError(f"{where} takes a {kind.__name__}, got {type(loss).__name__}, which is a "
-                          f"{type(loss).__mro__[1].__name__}.")
-    return loss
-
-
-def _build_adversary(config: Mapping[str, Any]) -> Adversary:
-    check_keys("objective.adversarial", config, ("loss", "weight", "adaptive", "discriminator_weight", "lecam", "r1"))
-    lecam, r1 = dict(config.get("lecam") or {}), dict(config.get("r1") or {})
-    check_keys("objective.adversarial.lecam", lecam, ("weight", "decay", "per_logit"))
-    check_keys("objective.adversarial.r1", r1, ("weight", "every"))
-    lecam_weight = lecam.pop("weight", 0.0)
-    every = r1.get("every", 1)
-    adaptive = config.get("adaptive")
-    if "loss" not in config or not isinstance(every, int) or every < 1:
-        raise ConfigError("objective.adversarial needs loss=dict(type=...), and a whole number of at least 1 as "
-                          f"r1.every, got {dict(config)}.")
-    terms = Adversary(
-        _build_loss("objective.adversarial.loss", config["loss"], AdversarialLoss), weight=config.get("weight", 0.1),
-        adaptive=_build_loss("objective.adversarial.adaptive", adaptive, GeneratorWeight) if adaptive else None,
-        discriminator_weight=config.get("discriminator_weight", 1.0),
-        lecam=LeCAM(**lecam) if lecam_weight else None, lecam_weight=lecam_weight,
-        r1_weight=r1.get("weight", 0.0), r1_every=every)
-    for schedule in (terms.weight, terms.discriminator_weight, terms.lecam_weight, terms.r1_weight):
-        value_at(schedule, 0)
-    return terms
-
-

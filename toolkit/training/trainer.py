@@ -32,16 +32,16 @@ from toolkit.training.checkpoint import (
     random_state,
     set_random_state,
 )
-from toolkit.training.evaluation import anchor_scores, as_codec, evaluate
-from toolkit.training.guard import DivergenceError, Guard
 from toolkit.training.initialization import train_mode
 from toolkit.training.interrupts import Interrupts
-from toolkit.training.log import RunLog
+from toolkit.training.logging import RunLog
+from toolkit.training.nonfinite import DivergenceError, Guard
 from toolkit.training.objective import Objective
-from toolkit.training.optimization import Trained
+from toolkit.training.optimizer import OptimizerState
+from toolkit.training.running_means import RunningMeans
 from toolkit.training.schedules import value_at
 from toolkit.training.settings import Settings
-from toolkit.training.tally import Tally
+from toolkit.training.validation import as_codec, baseline_scores, evaluate
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Trainer:
     Example:
         >>> import tempfile
         >>> from toolkit import load_config
-        >>> from toolkit.training import build_trainer
+        >>> from toolkit.build import build_trainer
         >>> small = {"training.max_steps": 1, "data.train.batch_size": 1, "data.train.num_workers": 0,
         ...          "data.val.dataset.num_frames": 1, "data.val.dataset.clips_per_video": 1}
         >>> trainer = build_trainer(load_config("configs/demo_video.py", small), work_dir=tempfile.mkdtemp())
@@ -97,18 +97,18 @@ class Trainer:
         self.ema = settings.ema_decay is not None and ModelEmaV3(
             tokenizer.to(accelerator.device), decay=settings.ema_decay, use_warmup=settings.ema_warmup)
         clipping = {name: settings.gradient_clipping.get(name, math.inf) for name in ("tokenizer", "discriminator")}
-        self.tokenizer = Trained(tokenizer, learning_rate=settings.learning_rate, settings=settings,
+        self.tokenizer = OptimizerState(tokenizer, learning_rate=settings.learning_rate, settings=settings,
                                  accelerator=accelerator, max_norm=clipping["tokenizer"])
         rate = settings.discriminator_learning_rate
         rate = settings.learning_rate if rate is None else rate
         self.discriminators = {
-            modality: Trained(network, learning_rate=rate, settings=settings, accelerator=accelerator,
+            modality: OptimizerState(network, learning_rate=rate, settings=settings, accelerator=accelerator,
                               max_norm=clipping["discriminator"])
             for modality, network in discriminators.items()}
         self.step = 0
         self._saved: int | None = None  # the step of the newest checkpoint, which is never written again
         self._seen: set[tuple[str, tuple[int, ...]]] = set()
-        self.tally = Tally(tokenizer)
+        self.tally = RunningMeans(tokenizer)
         self.guard = Guard([tokenizer, self.objective, *discriminators.values()],
                            max_in_a_row=settings.max_skipped_in_a_row, any_of=self._any)
         self.scores: dict[str, dict[str, float]] = {}
@@ -125,7 +125,7 @@ class Trainer:
         """Train to the last step, or until interrupted; returns whether it reached the last step."""
         started, first = time.time(), self.step
         with self.checkpoints.full_disk():
-            self._rehearse()
+            self._check_metrics_early()
             finished = self._train()
             if self.accelerator.is_main_process:
                 self._export()
@@ -167,7 +167,7 @@ class Trainer:
             file.replace(final / file.name)
         aside.rmdir()
 
-    def _rehearse(self) -> None:
+    def _check_metrics_early(self) -> None:
         """Let the metrics see a validation batch now, lest they refuse it when there is work to lose."""
         tokenizer = self.tokenizer.plain
         for batches in self.val_batches().values():
@@ -242,10 +242,10 @@ class Trainer:
         return (f"No step was taken from {untried[-1]}, whose weights may be the cause: where going on fails again, "
                 f"delete it{f', to go on from {tried[-1]}' if tried else ' and start again'}.")
 
-    def _opponent(self, modality: str) -> Trained | None:
+    def _opponent(self, modality: str) -> OptimizerState | None:
         """The discriminator that learns in this step."""
         opponent = self.discriminators.get(modality)
-        plays = opponent is not None and self.objective.adversaries[modality].plays(self.step)
+        plays = opponent is not None and self.objective.adversaries[modality].is_active(self.step)
         return opponent if plays else None
 
     def _check_fit(self, batch: Batch) -> None:
@@ -285,7 +285,7 @@ class Trainer:
             scalars |= more
         return Accumulated(scalars, indices=output.indices, size=tuple(pixels.shape))
 
-    def _synchronised(self, network: Trained, last: bool) -> contextlib.AbstractContextManager:
+    def _synchronised(self, network: OptimizerState, last: bool) -> contextlib.AbstractContextManager:
         """Processes exchange gradients at the last micro-batch only."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(network.module)
 
@@ -324,7 +324,7 @@ class Trainer:
     def compare(self) -> dict[str, dict[str, dict[str, float]]]:
         """modality -> codec -> scores: the last validation's beside untrained codecs of the same grid and bits."""
         return {modality: {"tokenizer": self.scores[modality],
-                           **anchor_scores(self.averaged, batches, self.make_metrics)}
+                           **baseline_scores(self.averaged, batches, self.make_metrics)}
                 for modality, batches in self.val_batches().items()}
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -344,7 +344,7 @@ class Trainer:
         self._saved = self.step
         return checkpoint
 
-    def _trained(self) -> dict[str, Trained]:
+    def _trained(self) -> dict[str, OptimizerState]:
         return {"tokenizer": self.tokenizer,
                 **{f"discriminator_{modality}": network for modality, network in self.discriminators.items()}}
 

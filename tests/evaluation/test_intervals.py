@@ -1,0 +1,166 @@
+"""Intervals and extrapolation, against SciPy, closed forms and simulated data."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from pooled import Thumbnails, pair
+
+from toolkit.contracts import Metric
+from toolkit.evaluation.intervals import extrapolated, jackknife, student_t, union
+from toolkit.metrics import PSNR, Codebook
+from toolkit.metrics.frechet import FrechetMetric
+from toolkit.metrics.pixel import FrameMean
+
+
+class MeanError(FrameMean):
+    name, higher_is_better = "error", {"error": False}
+
+    def score(self, target, reconstruction):
+        return (reconstruction - target).mean((1, 2, 3)) * 2  # of [-1, 1] in [0, 1]
+
+
+class Values(FrechetMetric):
+    """Pixels themselves: eight of them."""
+
+    name, dim, higher_is_better = "values", 8, {"values": False}
+
+    def __init__(self):
+        super().__init__(lambda clips: clips.flatten(1))
+
+    def samples(self, clips):
+        return clips
+
+
+def blocks_of(errors: list[torch.Tensor]) -> list[MeanError]:
+    """Each of frames with these errors."""
+    blocks = [MeanError() for _ in errors]
+    for block, values in zip(blocks, errors, strict=True):
+        clips = values.reshape(-1, 1, 1, 1, 1).expand(-1, 3, 1, 2, 2)
+        block.update(target=torch.zeros_like(clips), reconstruction=clips)
+    return blocks
+
+
+def normal_blocks(counts: list[int], generator: torch.Generator, shift: float = 0.0) -> list[Values]:
+    blocks = [Values() for _ in counts]
+    for block, count in zip(blocks, counts, strict=True):
+        first, second = (0.15 * torch.randn(count, 8, 1, 1, 1, generator=generator) for _ in range(2))
+        block.update(target=first, reconstruction=second + shift)
+    return blocks
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 18, 19, 100, 999])
+def test_students_t_is_scipys(degrees):
+    for level in (0.5, 0.95, 0.999):
+        assert student_t(degrees, level=level) == pytest.approx(scipy.stats.t.ppf((1 + level) / 2, degrees), rel=1e-9)
+
+
+def test_error_of_a_mean_of_equal_blocks_is_that_of_their_means():
+    errors = list(torch.rand(7, 5) * 0.5)
+    interval = jackknife(blocks_of(errors))["error"]
+    means = torch.stack(errors).double().mean(1).numpy()
+    low, high = scipy.stats.t.interval(0.95, 6, means.mean(), scipy.stats.sem(means))
+    assert interval.error == pytest.approx(scipy.stats.sem(means), rel=1e-5)
+    assert (interval.low, interval.high) == pytest.approx((low, high), rel=1e-5)
+    assert interval.score == pytest.approx(means.mean(), rel=1e-5) and interval.blocks == 7
+
+
+def test_blocks_of_unequal_size_follow_the_formula():
+    errors = [torch.rand(n) * 0.5 for n in (1, 2, 5, 9)]
+    without = [torch.cat(errors[:i] + errors[i + 1:]).double().mean().item() for i in range(4)]
+    expected = math.sqrt(3 / 4 * sum((s - np.mean(without)) ** 2 for s in without))
+    assert jackknife(blocks_of(errors))["error"].error == pytest.approx(expected, rel=1e-5)
+
+
+def test_95_of_100_intervals_hold_the_truth():
+    generator, hits = torch.Generator().manual_seed(0), 0
+    for _ in range(400):  # frames of a block are alike, which is what blocks are for
+        errors = [0.1 * (torch.randn(1, generator=generator) + 0.3 * torch.randn(4, generator=generator))
+                  for _ in range(10)]
+        interval = jackknife(blocks_of([e.clamp(-1, 1) for e in errors]))["error"]
+        hits += interval.low <= 0 <= interval.high
+    assert abs(hits / 400 - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 400)
+
+
+def test_every_score_of_a_metric_gets_an_interval_and_blocks_stay_as_they_are():
+    clip, blocks = torch.zeros(1, 3, 1, 8, 8), [Codebook(codebook_size=8) for _ in range(3)]
+    for number, block in enumerate(blocks):
+        block.update(target=clip, reconstruction=clip, indices=torch.arange(4).reshape(1, 1, 2, 2, 1) + number)
+    before = [block.compute() for block in blocks]
+    intervals = jackknife(blocks)
+    assert intervals.keys() == before[0].keys() and [block.compute() for block in blocks] == before
+    assert intervals["bits_per_pixel"].error == 0 and intervals["codebook_usage"].error > 0
+    assert {name: interval.score for name, interval in intervals.items()} == union(blocks).compute()
+
+
+def test_empty_blocks_do_not_count_and_one_block_has_no_interval():
+    full = blocks_of([torch.rand(3) for _ in range(3)])
+    assert jackknife([MeanError(), *full, MeanError()]) == jackknife(full)
+    assert jackknife(full[:1]) == jackknife([MeanError(), MeanError()]) == jackknife([]) == {}
+
+
+def test_metrics_that_cannot_merge_have_no_interval(caplog):
+    class Alone(Metric):
+        higher_is_better = {"alone": True}
+
+        def update(self, *, target, reconstruction, indices):
+            pass
+
+        def compute(self):
+            return {"alone": 1.0}
+
+        def reset(self):
+            pass
+
+    assert jackknife([Alone(), Alone()]) == {} and extrapolated([Alone()] * 5, "alone") is None
+    assert "Alone has no num_samples" in caplog.text
+
+
+def test_blocks_without_which_too_little_is_left_have_no_interval(caplog):
+    assert jackknife(normal_blocks([1, 1], torch.Generator())) == {}
+    assert extrapolated(normal_blocks([1] * 4, torch.Generator()), "values") is None
+    assert "needs at least 2 samples" in caplog.text
+
+
+def test_subsets_are_not_warned_of(caplog):
+    blocks = [Thumbnails() for _ in range(4)]
+    for seed, block in enumerate(blocks):
+        block.update(**pair(31 - seed, 3, 1, 8, 8, seed=seed))
+    union(blocks).compute()  # 118 samples are enough
+    for part in blocks, blocks[:1]:
+        jackknife(part), extrapolated(part, "pooled")
+    assert not [r for r in caplog.records if "singular" in r.message]
+
+
+# extrapolation
+
+
+@pytest.mark.parametrize("counts", [[10] * 20, [3, 20, 7, 10] * 5])
+def test_extrapolation_takes_away_what_is_due_to_few_samples(counts):
+    generator, raw, limits = torch.Generator().manual_seed(0), [], []
+    for _ in range(40):
+        blocks = normal_blocks(counts, generator)  # both sets of one distribution: the distance is 0
+        raw.append(union(blocks).compute()["values"])
+        limits.append(extrapolated(blocks, "values"))
+    assert np.mean(raw) > 10 * abs(np.mean(limits))
+
+
+def test_extrapolation_is_of_a_line_exact_and_always_the_same():
+    class Line(PSNR):
+        def compute(self):
+            return {"psnr": 3 + 5 / self.num_samples()}
+
+    blocks = [Line() for _ in range(11)]
+    for number, block in enumerate(blocks):
+        clip = torch.zeros(1 + number % 3, 3, 1, 4, 4)
+        block.update(target=clip, reconstruction=clip)
+    assert extrapolated(blocks, "psnr") == pytest.approx(3, rel=1e-9)
+    assert extrapolated(blocks, "psnr") == extrapolated(blocks, "psnr")
+
+
+def test_fewer_than_four_blocks_are_not_extrapolated():
+    blocks = normal_blocks([20] * 4, torch.Generator().manual_seed(0))
+    assert extrapolated(blocks[:3], "values") is None and extrapolated([*blocks[:3], Values()], "values") is None
+    assert extrapolated(blocks, "values") is not None

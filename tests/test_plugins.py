@@ -1,0 +1,431 @@
+"""Parts of installed plugins, with real distributions: found without an import, used by name, harmful to nobody."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PathDistribution
+from pathlib import Path
+
+import pytest
+from plugins_of_tests import BAD, DISTRIBUTIONS, MODULES, pip_install, write_distribution
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from toolkit import load_tokenizer, plugins, registry
+from toolkit.contracts import AdversarialLoss, Loss, Quantizer
+from toolkit.plugins import distributions_of
+from toolkit.registry import LOSSES, QUANTIZERS, PluginError, Registry, UnknownComponentError
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory) -> Path:
+    """A folder with all the distributions of plugins_of_tests installed."""
+    root = tmp_path_factory.mktemp("plugins")
+    sources = [write_distribution(root / "sources" / name, name) for name in DISTRIBUTIONS]
+    site = root / "site"
+    pip_install("--target", site, *sources)
+    return site
+
+
+
+@pytest.fixture
+def site(installed, tmp_path, monkeypatch) -> Path:
+    """A copy to damage, on sys.path; no test that uses it leaves a part behind."""
+    folder = Path(shutil.copytree(installed, tmp_path / "site"))
+    monkeypatch.delenv("TOOLKIT_PLUGINS", raising=False)
+    monkeypatch.setattr(plugins, "_LOADED", set())
+    for kind in registry.ALL:
+        kind.import_from_location()
+        monkeypatch.setattr(kind, "_module_dict", dict(kind.module_dict))
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    for module in MODULES:
+        sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def quantizers() -> Registry:
+    """A registry of its own with one built-in part."""
+    own = Registry("quantizer", contracts=(Quantizer,), location="toolkit.quantizers", group="toolkit.quantizers")
+    own.register_module()(QUANTIZERS.get("LFQ"))
+    return own
+
+
+def imported(site: Path) -> set[str]:
+    """The modules of plugins that have run."""
+    return {path.stem for path in site.glob("*.imported")}
+
+
+def offered(group: str = "toolkit.quantizers") -> set[str]:
+    return {offer.name for offer in plugins.plugin_entries(group)}
+
+
+def python(*arguments, site: Path, **environment: str) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(site), str(Path(registry.__file__).parent.parent)])
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": path, "COLUMNS": "500"} | environment)
+
+
+def test_offered_part_is_imported_when_it_is_asked_for_and_not_before(site, quantizers):
+    assert "GoodRound" in quantizers and "Round" not in quantizers and "good_parts" not in quantizers
+    assert not imported(site)
+    part = quantizers.get("GoodRound")
+    assert imported(site) == {"good_parts"} and part.__name__ == "Round" and quantizers.get("GoodRound") is part
+
+
+def test_entry_points_name_is_the_config_type_whatever_the_module_registered(site, quantizers):
+    part = quantizers.build(dict(type="GoodRound", dim=3))
+    assert part.config == {"type": "GoodRound", "dim": 3} and quantizers.build(part.config).config == part.config
+    assert quantizers.build(dict(type="Plain")).config["type"] == "Plain"
+    assert "Round" not in quantizers and "Round" not in QUANTIZERS and "Helper" not in LOSSES
+
+
+def test_part_that_was_imported_and_registered_by_hand_before_is_the_same(site, quantizers, caplog):
+    import good_parts
+    assert QUANTIZERS.get("Round") is good_parts.Round
+    assert QUANTIZERS.build(dict(type="GoodRound")).config == {"type": "GoodRound", "dim": 1}
+    quantizers.register_module(name="Plain")(good_parts.Plain)
+    assert quantizers.get("Plain") is good_parts.Plain
+    assert not [record for record in caplog.records if "Plain" in record.getMessage()]  # it is no clash
+
+
+@pytest.mark.parametrize("name", ["good_parts:Round", "good_parts.Round", "toolkit-good", "Goodround", None, 3])
+def test_nothing_but_an_offered_name_resolves(site, quantizers, name):
+    assert name not in quantizers
+    with pytest.raises(UnknownComponentError):
+        quantizers.get(name)
+    assert not imported(site)
+
+
+@pytest.mark.parametrize(("name", "cause", "said"), [
+    ("BadImport", ModuleNotFoundError, "importing bad_import:Round failed (ModuleNotFoundError: No module named "),
+    ("BadExit", SystemExit, "importing bad_exit:Round failed (SystemExit: 3)"),
+    ("BadAttribute", AttributeError, "module 'bad_parts' has no attribute 'Missing'"),
+    ("BadTaker", KeyError, "'VQ' cannot be replaced"),
+    ("BadLoss", None, "must be its own subclass of Quantizer, got <class 'bad_parts.Nothing'>"),
+    ("BadFunction", None, "must be its own subclass of Quantizer, got <function rounded"),
+    ("BadModule", None, "must be its own subclass of Quantizer, got <module 'bad_parts'"),
+    ("BadAlias", None, "must be its own subclass of Quantizer, got <class 'toolkit.quantizers.vq.VQ'>"),
+    ("BadNowhere", None, "must be its own subclass of Quantizer, got <class '"),
+    ("BadHalf", None, "lacks lookup of its contract"),
+    ("BadText", Exception, "importing bad_text:Round failed (Mute)"),
+])
+def test_faulty_plugin_is_an_error_for_that_name_only_and_leaves_nothing(site, quantizers, name, cause, said):
+    kinds = (*registry.ALL, quantizers)
+    before = [dict(kind.module_dict) for kind in kinds]
+    for _ in range(2):  # nor does it work when asked again
+        with pytest.raises(PluginError) as error:
+            quantizers.build(dict(type=name))
+    assert (error.value.distribution, error.value.version, error.value.status) == ("toolkit-bad", "1.0", "failed")
+    assert str(error.value).startswith(f"quantizer '{name}' of toolkit-bad 1.0") and said in str(error.value)
+    assert str(error.value).endswith("; pip install --upgrade toolkit-bad, or tell its author.")
+    assert isinstance(error.value.__cause__, cause or type(None))
+    assert [dict(kind.module_dict) for kind in kinds] == before
+    assert QUANTIZERS.get("VQ").type_name == "VQ" and quantizers.build(dict(type="GoodRound"))
+
+
+def test_interrupt_while_a_plugin_is_imported_stays_an_interrupt(site, quantizers):
+    (site / "bad_exit.py").write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        quantizers.get("BadExit")
+
+
+def test_plugin_for_another_version_of_the_toolkit_is_refused_before_it_is_imported(site, quantizers):
+    assert "Old" in quantizers
+    with pytest.raises(PluginError, match=r"'Old' of toolkit-old 2.0 needs visual-tokenizer-toolkit<0.0.9, got "
+                                          r".*; pip install a version of toolkit-old or ") as error:
+        quantizers.get("Old")
+    assert error.value.status == "incompatible" and not imported(site)
+
+
+@pytest.mark.parametrize("requirement", ["visual-tokenizer-toolkit ~~ 1",
+                                         "visual_tokenizer-toolkit>=0; python_version ~= 'abc'"])
+def test_requirement_that_cannot_be_read_is_refused_before_the_import(site, quantizers, requirement):
+    metadata = site / "toolkit_old-2.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("Visual.Tokenizer_Toolkit<0.0.9", requirement))
+    os.utime(site)  # as an installation does
+    with pytest.raises(PluginError, match=r"'Old' of toolkit-old 2.0: its requirement .* cannot be read"):
+        quantizers.get("Old")
+    assert not imported(site)
+
+
+def test_unreadable_requirement_of_something_else_is_pips_business(site, quantizers):
+    metadata = site / "toolkit_old-2.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("Visual.Tokenizer_Toolkit<0.0.9", "numpy (>1.0.*)"))
+    os.utime(site)  # as an installation does
+    assert quantizers.get("Old").__name__ == "Old"
+
+
+def test_constructor_that_raises_names_its_distribution(site, quantizers):
+    with pytest.raises(PluginError, match=r"'Raises' of toolkit-bad 1.0 cannot be built \(RuntimeError: out of luck\)"):
+        quantizers.build(dict(type="Raises"))
+
+
+def test_group_that_no_kind_has_is_logged_with_the_nearest(site, quantizers, caplog):
+    plugins.warn_once.cache_clear()
+    file = site / "toolkit_old-2.0.dist-info" / "entry_points.txt"
+    file.write_text(file.read_text().replace("toolkit.quantizers", "toolkit.quantizer"))
+    os.utime(site)  # as an installation does
+    assert "Old" not in quantizers
+    assert "has the group 'toolkit.quantizer'; did its author mean toolkit.quantizers?" in caplog.text
+
+
+def test_distribution_is_called_as_its_metadata_says_whatever_its_folder(site, quantizers):
+    (site / "toolkit_good-0.3.1.dist-info").rename(site / "toolkit-odd-name-0.3.1.dist-info")
+    os.utime(site)  # as an installation does
+    offer, = (offer for offer in plugins.plugin_entries("toolkit.quantizers") if offer.name == "GoodRound")
+    assert str(offer) == "toolkit-good 0.3.1"
+
+
+def test_name_that_two_distributions_offer_is_an_error_that_names_both(site, quantizers, monkeypatch):
+    assert "Twice" in quantizers
+    with pytest.raises(PluginError, match=r"'Twice' of toolkit-first 1.1 and of toolkit-second 1.2 has several ow"
+                                          ) as error:
+        quantizers.get("Twice")
+    assert error.value.status == "clash" and error.value.distribution == "toolkit-first and toolkit-second"
+    assert not imported(site)
+    monkeypatch.setenv("TOOLKIT_PLUGINS", "toolkit-second")
+    assert quantizers.get("Twice").__module__ == "second_parts" and imported(site) == {"second_parts"}
+
+
+def test_built_in_name_cannot_be_taken_and_the_log_says_so_once(site, quantizers, caplog):
+    built_in = QUANTIZERS.get("LFQ")
+    plugins.warn_once.cache_clear()
+    assert quantizers.get("LFQ") is built_in and quantizers.get("LFQ") is built_in and not imported(site)
+    record, = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert record.getMessage().startswith("quantizer 'LFQ' of toolkit-thief 6.6 is also the name of toolkit.quantizers")
+
+
+def test_unreadable_file_is_logged_by_name_and_harms_nobody_else(site, quantizers, caplog):
+    for file, content in {"toolkit_bad-1.0.dist-info": b"[toolkit.quantizers\nno section",
+                          "toolkit_first-1.1.dist-info": b"\xff\xfe",
+                          "toolkit_old-2.0.dist-info": b"[toolkit.quantizers]\nOld = a:A\nOld = b:B\n"}.items():
+        (site / file / "entry_points.txt").write_bytes(content)
+    os.utime(site)  # as an installation does
+    (site / "toolkit_thief-6.6.dist-info" / "METADATA").write_bytes(b"Name: \xff\xfe\n")
+    assert {"GoodRound", "Twice"} <= offered() and not {*BAD, "Old", "LFQ"} & offered()
+    assert quantizers.build(dict(type="GoodRound", dim=2)).dim == 2
+    assert quantizers.get("Twice").__module__ == "second_parts"
+    logged = [record.getMessage() for record in caplog.records]
+    logged = [line for line in logged if "cannot be read" in line]
+    assert len(logged) == 4  # once, however often it is read
+    for name in ("toolkit_bad-1.0", "toolkit_first-1.1", "toolkit_old-2.0", "toolkit_thief-6.6"):
+        assert sum(f"{name}.dist-info: its entry points cannot be read" in line for line in logged) == 1
+
+
+def test_unparsable_entry_in_a_good_file_is_logged_and_alone_is_lost(site, caplog, recwarn):
+    file = site / "toolkit_good-0.3.1.dist-info" / "entry_points.txt"
+    file.write_text(file.read_text() + "Odd = no entry point!\nPercent = 100%(x)s\nLast = good_parts:Plain\n")
+    os.utime(site)  # as an installation does
+    assert {"GoodRound", "Plain", "Last"} <= offered() and not {"Odd", "Percent"} & offered()
+    assert [str(file) in record.getMessage() for record in caplog.records] == [True, True]
+    assert "Odd = no entry point!" in caplog.text and not recwarn.list
+
+
+@pytest.mark.parametrize(("setting", "names"), [
+    (None, {"GoodRound", "Plain", "Old", "Twice", "LFQ", "Raises", *BAD}), ("", set()), (" , ", set()),
+    ("toolkit-good", {"GoodRound", "Plain"}), ("Toolkit_Good", {"GoodRound", "Plain"}),
+    ("TOOLKIT.good , toolkit--OLD", {"GoodRound", "Plain", "Old"})])
+def test_allow_list_lets_in_those_distributions_in_any_spelling(site, quantizers, monkeypatch, setting, names):
+    if setting is not None:
+        monkeypatch.setenv("TOOLKIT_PLUGINS", setting)
+    ours = {name for _, _, _, groups in DISTRIBUTIONS.values() for name in groups.get("quantizers", {})}
+    assert offered() & ours == names
+    assert {name for name in ours if name in quantizers} == names | {"LFQ"}
+
+
+def test_allow_list_that_names_what_is_not_installed_is_logged(site, monkeypatch, caplog):
+    monkeypatch.setenv("TOOLKIT_PLUGINS", "toolkit-good,Toolkit_Nowhere")
+    assert offered() == offered() == {"GoodRound", "Plain"}
+    assert [record.getMessage().split(",")[0] for record in caplog.records] == ["TOOLKIT_PLUGINS names toolkit-nowhere"]
+
+
+def test_name_that_the_allow_list_leaves_out_is_unknown_and_the_error_says_why(site, quantizers, monkeypatch):
+    monkeypatch.setenv("TOOLKIT_PLUGINS", "")
+    with pytest.raises(UnknownComponentError, match=r"offered by toolkit-good 0.3.1, which TOOLKIT_PLUGINS='' leaves "
+                                                    r"out; add toolkit-good to it."):
+        quantizers.get("GoodRound")
+    assert quantizers.get("LFQ") and not imported(site)
+
+
+def test_name_that_nobody_has_gets_the_nearest_offered_name_and_the_way_to_get_it(site, quantizers):
+    with pytest.raises(UnknownComponentError, match=r"did you mean 'GoodRound'.*BadImport, .*comes from a plugin: "
+                                                    r"install the distribution .*`pip install <distribution>`; `pyt"):
+        quantizers.get("GoodRoun")
+    assert not imported(site)
+
+
+def test_uninstalled_plugins_name_is_unknown(site, quantizers):
+    assert "GoodRound" in quantizers
+    shutil.rmtree(site / "toolkit_good-0.3.1.dist-info")
+    (site / "good_parts.py").unlink()
+    assert "GoodRound" not in quantizers
+    with pytest.raises(UnknownComponentError, match=r"no quantizer is called 'GoodRound'.*install the distribution"):
+        quantizers.get("GoodRound")
+
+
+def test_first_of_two_equal_distributions_on_the_path_shadows_the_later(site, tmp_path, monkeypatch):
+    newer = tmp_path / "newer" / "TOOLKIT.Good-9.egg-info"
+    newer.mkdir(parents=True)
+    (newer / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: toolkit.good\nVersion: 9\n")
+    (tmp_path / "newer" / "toolkit_old-3.dist-info").mkdir()  # without metadata it is nothing
+    monkeypatch.syspath_prepend(newer.parent)
+    assert "GoodRound" not in offered() and "Old" in offered()
+    (newer / "entry_points.txt").write_text("[toolkit.quantizers]\nNine = good_parts:Round\n")
+    os.utime(newer.parent, ns=(0, 0))  # as an installation does
+    assert "Nine" in offered() and "GoodRound" not in offered()
+
+
+def test_source_folder_with_egg_info_on_the_path_is_an_installation(installed, tmp_path, monkeypatch, quantizers):
+    source = Path(shutil.copytree(installed.parent / "sources" / "Toolkit_Good", tmp_path / "source"))
+    assert (source / "Toolkit_Good.egg-info" / "entry_points.txt").is_file()
+    monkeypatch.setattr(plugins, "_LOADED", set())
+    monkeypatch.syspath_prepend(source)
+    offer, = (offer for offer in plugins.plugin_entries("toolkit.quantizers") if offer.name == "GoodRound")
+    wanted = PathDistribution(installed / "toolkit_good-0.3.1.dist-info")
+    assert (str(offer), offer.summary) == ("toolkit-good 0.3.1", wanted.metadata["Summary"])
+    assert len(offer.requires) == len(wanted.requires) == 3
+    assert quantizers.get("GoodRound").__name__ == "Round" and imported(source) == {"good_parts"}
+    del sys.modules["good_parts"]
+
+
+def test_editable_installation_is_found_without_torch(installed, tmp_path):
+    source = write_distribution(tmp_path / "source", "toolkit-first")
+    pip_install("--prefix", tmp_path / "prefix", "--editable", source)
+    folder, = (tmp_path / "prefix").rglob("site-packages")
+    done = python("-c", f"import site, sys; site.addsitedir({str(folder)!r})\n"
+                  "from toolkit.plugins import plugin_entries\nfrom importlib.util import find_spec\n"
+                  "print(*plugin_entries('toolkit.quantizers'), find_spec('first_parts').origin, "
+                  "'torch' in sys.modules)",
+                  site=tmp_path, TOOLKIT_PLUGINS="toolkit-first")
+    assert done.stdout.split() == ["toolkit-first", "1.1", str(source / "first_parts.py"), "False"], done.stderr
+
+
+def test_listing_has_every_offer_with_its_source_and_summary_and_imports_nothing(site, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "500")
+    assert registry.main() == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert "quantizer GoodRound toolkit-good 0.3.1 [Toolkit_Good] in a line".split() in lines
+    assert "metric Frames toolkit-thief 6.6 [toolkit-thief] in a line".split() in lines
+    assert "loss Game toolkit-second 1.2 [toolkit-second] in a line".split() in lines
+    for name, source in {"LFQ": "toolkit-thief", "Twice": "toolkit-first"}.items():
+        line, = (line for line in lines if line[:3] == ["quantizer", name, source])
+        assert line[4] == "clash"
+    assert any(line[:3] == ["quantizer", "LFQ", "toolkit.quantizers.lfq"] for line in lines)
+    assert not imported(site)
+
+
+def test_check_says_of_each_offer_whether_it_can_be_used_and_why_not(site):
+    done = python("-m", "toolkit", "--check", site=site, TOOLKIT_PLUGINS=",".join(DISTRIBUTIONS))
+    assert done.returncode == 1, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    states = {(line[1], line[2]): line[4] for line in lines if line[2] in {name.lower().replace("_", "-")
+                                                                           for name in DISTRIBUTIONS}}
+    assert states == {("GoodRound", "toolkit-good"): "ok", ("Plain", "toolkit-good"): "ok",
+                      ("Game", "toolkit-second"): "ok", ("Frames", "toolkit-thief"): "ok",
+                      ("Raises", "toolkit-bad"): "ok", ("Old", "toolkit-old"): "incompatible",
+                      ("LFQ", "toolkit-thief"): "clash",
+                      ("Twice", "toolkit-first"): "clash", ("Twice", "toolkit-second"): "clash",
+                      **{(name, "toolkit-bad"): "failed" for name in BAD}}
+    assert "needs visual-tokenizer-toolkit<0.0.9, got" in done.stdout
+    assert "(ModuleNotFoundError: No module named 'no_such_module_anywhere')" in done.stdout
+    assert "old_parts" not in imported(site) and "first_parts" not in imported(site)
+
+
+def test_check_of_good_plugins_succeeds_and_again_once_they_are_loaded(site, monkeypatch, capsys):
+    monkeypatch.setenv("TOOLKIT_PLUGINS", "Toolkit.Good")
+    monkeypatch.setenv("COLUMNS", "500")
+    for _ in range(2):
+        assert registry.main(check=True) == 0
+        lines = [line.split()[:5] for line in capsys.readouterr().out.splitlines()]
+        assert [line for line in lines if line[2] == "toolkit-good"] == [
+            ["quantizer", name, "toolkit-good", "0.3.1", "ok"] for name in ("GoodRound", "Plain")]
+        assert not any(line[1] in {"BadImport", "Round"} for line in lines)
+
+
+def test_command_line_explains_itself_and_refuses_what_it_does_not_know(site):
+    helped, refused = python("-m", "toolkit", "--help", site=site), python("-m", "toolkit", "--chekc", site=site)
+    assert helped.returncode == 0 and "--check" in helped.stdout and "python -m toolkit" in helped.stdout
+    assert refused.returncode == 2 and not imported(site)
+
+
+USE = """
+import json, sys, torch
+from safetensors import safe_open
+from toolkit import QUANTIZERS, build_tokenizer, load_config, load_tokenizer
+from toolkit.build import build_trainer
+from toolkit.training.run_dir import provenance
+
+folder, work_dir = sys.argv[1:]
+config = load_config("configs/demo_video.py", {"data.train.num_workers": 0, "data.train.batch_size": 1})
+config.tokenizer.quantizer = dict(type="GoodRound", dim=5)
+config.objective.adversarial = dict(loss=dict(type="Game"))
+config.discriminator = dict(type="StyleGANDiscriminator", filters=8, channel_multipliers=(2,), size=(9, 32, 32))
+config.metrics = [dict(type="Frames")]
+tokenizer = build_tokenizer(config.tokenizer).eval()
+tokenizer.save_pretrained(folder)
+pixels = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+same = torch.equal(load_tokenizer(folder).tokenize(pixels), tokenizer.tokenize(pixels))
+trainer = build_trainer(config, work_dir=work_dir)
+print(json.dumps(dict(same=same, config=tokenizer.config["quantizer"], provenance=provenance(0, trainer)["plugins"])))
+"""
+
+
+@pytest.fixture(scope="module")
+def used(installed, tmp_path_factory) -> tuple[Path, dict]:
+    """A tokenizer directory made with a plugin's quantizer, and what the process that made it saw."""
+    folder = tmp_path_factory.mktemp("used")
+    done = python("-c", USE, str(folder / "tokenizer"), str(folder / "work_dir"), site=installed)
+    assert done.returncode == 0, done.stderr
+    return folder / "tokenizer", json.loads(done.stdout.splitlines()[-1])
+
+
+def test_plugins_quantizer_is_built_saved_and_loaded_by_its_name(used):
+    _, seen = used
+    assert seen["same"] and seen["config"] == {"type": "GoodRound", "dim": 5}
+
+
+def test_run_and_weights_remember_which_plugins_made_them(used):
+    directory, seen = used
+    assert seen["provenance"] == {"toolkit-good": "0.3.1", "toolkit-second": "1.2", "toolkit-thief": "6.6"}
+    with safe_open(directory / "model.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["plugins"]) == {"toolkit-good": "0.3.1"}
+
+
+def test_weights_without_plugins_say_nothing_of_them(make_tokenizer, tmp_path):
+    make_tokenizer().save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_tokenizer_of_a_plugin_that_is_not_installed_names_it(used, tmp_path):
+    directory, _ = used
+    with pytest.raises(UnknownComponentError, match=r"no quantizer is called 'GoodRound'.*This tokenizer was written "
+                                                    r"with toolkit-good 0.3.1; pip install it\."):
+        load_tokenizer(directory)
+    damaged = Path(shutil.copytree(directory, tmp_path / "damaged"))
+    save_file(load_file(directory / "model.safetensors"), damaged / "model.safetensors", {"plugins": "{"})
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged"):
+        load_tokenizer(damaged)
+
+
+def test_maker_of_a_class_is_the_distribution_that_offers_it_or_its_parent(site, quantizers):
+    part = quantizers.get("GoodRound")
+    import second_parts
+    assert distributions_of([Quantizer, QUANTIZERS.get("LFQ"), int]) == {}
+    assert distributions_of([part, type("Mine", (second_parts.Game,), {})]) == {"toolkit-good": "0.3.1",
+                                                                                "toolkit-second": "1.2"}
+    assert distributions_of([AdversarialLoss, Loss, second_parts.torch.nn.Linear]) == {}
+
+
+def test_plugin_error_survives_the_way_between_processes(site, quantizers):
+    with pytest.raises(PluginError) as error:
+        quantizers.get("Old")
+    copy = pickle.loads(pickle.dumps(error.value))
+    assert str(copy) == str(error.value) and (copy.distribution, copy.status) == ("toolkit-old", "incompatible")

@@ -1,0 +1,400 @@
+"""Token sets: what is in them, how they are shared, gone on with and turned back."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+from collections import defaultdict
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from data.test_shards import write_shard, write_tar
+from training.tiny import stripes, write_clips
+
+from toolkit.build import build_tokenizer
+from toolkit.contracts import DataError
+from toolkit.data import open_media, read_image, read_video, write_image, write_video
+from toolkit.data.reading.media import MediaWriter
+from toolkit.data.reading.naming import find_files
+from toolkit.data.reading.tar import read_tokens
+from toolkit.data.reading.transforms import to_pixels
+from toolkit.data.reading.video_file import VideoFile
+from toolkit.reconstruction import reconstruct_files
+from toolkit.tokens import decode_tokens, extract_tokens, summarize
+from toolkit.tokens.plan import plan_shards
+
+HASH = "0" * 64
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A clip, images of several sizes, two of one name, and one further down."""
+    folder = write_clips(tmp_path_factory.mktemp("input"), count=1)
+    for number, (name, height) in enumerate({"a.png": 20, "a.jpg": 20, "b.v2.png": 20, "c.png": 12}.items()):
+        write_image(folder / name, stripes(number, num_frames=1, height=height, width=24))
+    (folder / "deep.er").mkdir()
+    write_image(folder / "deep.er" / "d.png", stripes(1, num_frames=1, height=7, width=9))
+    return folder
+
+
+@pytest.fixture
+def tokenizer(make_tokenizer):
+    """Of stride (2, 4, 4)."""
+    return make_tokenizer()
+
+
+def extract(tokenizer, path, output, **options):
+    return extract_tokens(tokenizer, path, tokenizer_hash=HASH, output=output, **options)
+
+
+def tokens_in(folder: Path) -> dict[str, tuple[np.ndarray, dict]]:
+    """source -> (indices, what is known of it)."""
+    found = [sample for tar in sorted(folder.glob("*.tar")) for sample in read_tokens(tar)]
+    tokens = {meta["source"]: (indices, meta) for _, indices, meta in found}
+    assert len(tokens) == len(found) == len({key for key, *_ in found})
+    return tokens
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_tokens_are_the_tokenizers_own(tokenizer, folder, tmp_path):
+    summary = extract(tokenizer, folder, tmp_path)
+    tokens = tokens_in(tmp_path)
+    assert list(tokens) == ["0.mp4", "a.jpg", "a.png", "b.v2.png", "c.png", "deep.er/d.png"]
+    assert (summary.complete, summary.num_samples, summary.unreadable) == (True, 6, [])
+    assert summary.num_tokens == sum(indices.size for indices, _ in tokens.values())
+    for source, (indices, meta) in tokens.items():
+        pixels = (to_pixels(read_video(folder / source)[0]) if source == "0.mp4" else read_image(folder / source))[None]
+        whole, size = tokenizer.tokenize(pixels, return_size=True)
+        undecided = tokenizer.encoder(tokenizer._pad(pixels)).abs().amin(1)[0, ..., None] < 1e-5
+        assert indices.dtype == np.int32 and indices.shape == tuple(whole.shape[1:])
+        assert ((torch.from_numpy(indices.copy()) == whole[0]) | undecided).all()
+        assert meta["size"] == list(size) and meta["num_frames"] == size[0]
+
+
+def test_a_sample_says_what_it_is(tokenizer, folder, tmp_path):
+    extract(tokenizer, folder, tmp_path, short_edge=16, num_frames=2, frame_stride=3)
+    known = {source: meta for source, (_, meta) in tokens_in(tmp_path).items()}
+    assert known["0.mp4"] == {
+        "key": "0", "source": "0.mp4", "original_size": [32, 32], "size": [2, 16, 16], "num_frames": 2,
+        "fps": pytest.approx(8 / 3), "frame_stride": 3, "tokenizer": HASH, "quantizer": tokenizer.quantizer.config,
+        "codebook_size": 64, "num_codebooks": 1, "digits": [2] * 6, "digit_order": "most significant first"}
+    assert known["0.mp4"]["quantizer"]["bit_order"] == "msb_first"
+    assert {source: (meta["key"], meta["fps"]) for source, meta in known.items() if source != "0.mp4"} == {
+        "a.png": ("a%2Epng", None), "a.jpg": ("a%2Ejpg", None), "b.v2.png": ("b%2Ev2", None), "c.png": ("c", None),
+        "deep.er/d.png": ("deep%2Eer/d", None)}
+    assert known["a.png"]["size"] == [1, 16, 19] and known["a.png"]["original_size"] == [20, 24]
+
+
+@pytest.mark.parametrize("num_processes", [2, 3, 9])
+def test_any_number_of_processes_write_the_same(tokenizer, folder, tmp_path, num_processes):
+    extract(tokenizer, folder, tmp_path / "one")
+    for number in reversed(range(num_processes)):
+        summary = extract(tokenizer, folder, tmp_path / "more", process_index=number, num_processes=num_processes)
+        assert summary.complete == (number == 0)
+    assert contents(tmp_path / "one") == contents(tmp_path / "more")
+
+
+def test_only_what_is_missing_is_done_again(tokenizer, folder, tmp_path):
+    extract(tokenizer, folder, tmp_path, samples_per_shard=2)
+    whole, written = contents(tmp_path), {file: file.stat().st_mtime_ns for file in tmp_path.glob("tokens-*")}
+    (tmp_path / "tokens-000001.tar").unlink()
+    (tmp_path / ".partial.tokens-000001.tar.killed").write_bytes(b"half")
+    assert not summarize(tmp_path).complete
+    assert extract(tokenizer, folder, tmp_path, samples_per_shard=2).complete
+    assert contents(tmp_path) == whole
+    again = {file.name for file, time in written.items() if file.stat().st_mtime_ns != time}
+    assert again == {"tokens-000001.tar", "tokens-000001.json"}
+
+
+def test_long_samples_go_over_the_disk_and_leave_nothing_there(tokenizer, folder, tmp_path, monkeypatch):
+    extract(tokenizer, folder, tmp_path / "memory")
+    monkeypatch.setattr("toolkit.tokens.extract.HELD", 1)
+    extract(tokenizer, folder, tmp_path / "disk")
+    assert contents(tmp_path / "disk") == contents(tmp_path / "memory")
+
+
+def test_a_shard_that_fails_leaves_the_others_and_no_half(tokenizer, folder, tmp_path, monkeypatch):
+    extract(tokenizer, folder, tmp_path / "whole", samples_per_shard=1)
+    monkeypatch.setattr(tokenizer, "tokenize", lambda pixels: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        extract(tokenizer, folder, tmp_path / "cut", samples_per_shard=1)
+    assert set(contents(tmp_path / "cut")) == {"dataset.json", "tokens-000000.tar", "tokens-000000.json"}
+    monkeypatch.undo()
+    extract(tokenizer, folder, tmp_path / "cut", samples_per_shard=1)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (dict(num_frames=3), "made with num_frames=None, got num_frames=3"),
+    (dict(frame_stride=2), "made with frame_stride=1, got frame_stride=2"),
+    (dict(short_edge=8), "short_edge=None, got short_edge=8"),
+    (dict(samples_per_shard=4), "num_shards=6, samples_per_shard=1, got num_shards=2, samples_per_shard=4"),
+    (dict(tokenizer_hash="1" * 64), "tokenizer=000.*, got tokenizer=111"),
+    (dict(path="c.png"), "made with inputs="),
+], ids=lambda value: value if isinstance(value, str) else next(iter(value)))
+def test_a_set_of_other_settings_is_not_mixed_with(tokenizer, folder, tmp_path, change, words):
+    extract(tokenizer, folder, tmp_path)
+    before = contents(tmp_path)
+    options = dict(path=folder, tokenizer_hash=HASH) | change
+    if "path" in change:
+        options["path"] = folder / change["path"]
+    with pytest.raises(ValueError, match=words):
+        extract_tokens(tokenizer, output=tmp_path, **options)
+    assert contents(tmp_path) == before
+
+
+def breaking_video() -> bytes:
+    """Its frames cannot be decoded from its middle on."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="avi") as container:
+        stream = container.add_stream("png", rate=8)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "rgb24"
+        for noise in np.random.default_rng(0).integers(0, 255, (30, 32, 32, 3), np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode())
+    content = bytearray(file.getvalue())
+    content[len(content) // 2:len(content) // 2 + 4000] = bytes(4000)
+    return bytes(content)
+
+
+def test_unreadable_files_are_listed_and_harm_no_other(tokenizer, folder, tmp_path, caplog):
+    shutil.copytree(folder, tmp_path / "in")
+    (tmp_path / "in" / "b.avi").write_bytes(breaking_video())
+    (tmp_path / "in" / "deep.er" / "torn.png").write_bytes(b"no image")
+    (tmp_path / "in" / "z.mp4").write_bytes(b"no video")
+    with open_media(tmp_path / "in" / "b.avi") as media, pytest.raises(DataError):
+        chunks = media.chunks(4)
+        assert next(chunks).shape[1] == 4  # it begins well
+        list(chunks)
+    summary = extract(tokenizer, tmp_path / "in", tmp_path / "out", samples_per_shard=4)
+    assert summary.complete and [source for source, _ in summary.unreadable] == ["b.avi", "deep.er/torn.png", "z.mp4"]
+    lines = (tmp_path / "out" / "unreadable.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["b.avi", "deep.er/torn.png", "z.mp4"]
+    assert lines[2].split("\t")[1].startswith("z.mp4: needed a video")
+    extract(tokenizer, folder, tmp_path / "wanted")
+    found, wanted = tokens_in(tmp_path / "out"), tokens_in(tmp_path / "wanted")
+    assert set(found) == set(wanted) and all(np.array_equal(found[key][0], wanted[key][0]) for key in wanted)
+
+
+def test_a_shard_of_unreadable_files_only_is_done(tokenizer, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"no image")
+    for _ in range(2):
+        summary = extract(tokenizer, tmp_path / "in", tmp_path / "out")
+        assert summary.complete and summary.num_samples == 0 and len(summary.unreadable) == 1
+    assert list(read_tokens(tmp_path / "out" / "tokens-000000.tar")) == []
+
+
+@pytest.fixture
+def tars(folder, tmp_path):
+    """Two tars of the folder's files and a torn one."""
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    files = {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.*")) if file.is_file()}
+    write_tar(tars / "in-00.tar", {f"./{name}": content for name, content in files.items()} | {"c.txt": b"a caption"})
+    image = files["c.png"]
+    write_tar(tars / "in-01.tar", {"A.png": image, "a.png": image, "../out.png": image, "/abs.png": image,
+                                   "torn.mp4": b"no"})
+    with tarfile.open(tars / "in-01.tar", "a") as tar:  # a name a second time
+        member = tarfile.TarInfo("a.png")
+        member.size = len(image)
+        tar.addfile(member, io.BytesIO(image))
+    write_tar(tars / "in-02.tar", {"0.png": image, "1.png": image})
+    (tars / "in-02.tar").write_bytes((tars / "in-02.tar").read_bytes()[:-9000])
+    return tars
+
+
+def test_a_tar_gives_one_shard_with_the_tokens_of_its_files(tokenizer, folder, tars, tmp_path):
+    summary = extract(tokenizer, tars / "in-{00..00}.tar", tmp_path / "out")
+    extract(tokenizer, folder, tmp_path / "wanted")
+    found, wanted = tokens_in(tmp_path / "out"), tokens_in(tmp_path / "wanted")
+    assert summary.num_shards == 1 and set(found) == {f"in-00.tar/{source}" for source in wanted}
+    for source, (indices, meta) in wanted.items():
+        np.testing.assert_array_equal(found[f"in-00.tar/{source}"][0], indices)
+        name = meta["key"] if source != "a.jpg" else "a"  # the first of two of a name, which a tar cannot know of
+        renamed = {"key": f"in-00%2Etar/{name}", "source": f"in-00.tar/{source}"}
+        assert found[f"in-00.tar/{source}"][1] == meta | renamed
+    assert found["in-00.tar/b.v2.png"][1]["key"] == "in-00%2Etar/b%2Ev2"
+
+
+def test_what_a_tar_cannot_give_is_listed(tokenizer, tars, tmp_path):
+    for pattern in ("in-*.tar", "in-{00..02}.tar"):
+        output = tmp_path / pattern[3]
+        summary = extract(tokenizer, tars / pattern, output)
+        assert summary.complete and summary.num_shards == 3
+        assert [source for source, _ in summary.unreadable] == [
+            f"in-01.tar/{name}" for name in ("../out.png", "/abs.png", "torn.mp4", "a.png")] + ["in-02.tar"]
+        assert summary.unreadable[-1][1].startswith("in-02.tar: needed a tar, got")
+        assert [source for source in tokens_in(output) if "in-00" not in source] == [
+            "in-01.tar/A.png", "in-01.tar/a.png", "in-02.tar/0.png"]
+    assert contents(tmp_path / "*") == contents(tmp_path / "{")
+
+
+def test_the_plan_is_by_count_and_a_tar_by_itself(tmp_path):
+    for name in ("a.png", "b.png", "c.tar", "d.png", "e.png", "f.png", "g.tar", "notes.txt"):
+        (tmp_path / name).touch()
+
+    def plan(**options):
+        return ["".join(item.source[0] for item in shard)
+                for shard in plan_shards(tmp_path, output=tmp_path / "out", **options)]
+
+    assert plan(samples_per_shard=2) == ["ab", "c", "de", "f", "g"]
+    assert plan() == list("abcdefg")
+    for number in range(500):
+        (tmp_path / f"{number}.png").touch()
+    assert {len(shard) for shard in plan()[:-7]} == {8}  # 507 files in at least 63 shards
+    with pytest.raises(ValueError, match="samples_per_shard takes a number of at least 1, got 0"):
+        plan(samples_per_shard=0)
+
+
+def test_images_of_one_size_go_in_batches(tokenizer, folder, tmp_path, monkeypatch):
+    sizes, tokenize = [], tokenizer.tokenize
+    monkeypatch.setattr(tokenizer, "tokenize", lambda pixels: sizes.append(tuple(pixels.shape)) or tokenize(pixels))
+    extract(tokenizer, folder, tmp_path / "batches", samples_per_shard=6, batch_size=2)
+    assert sizes == [(2, 3, 1, 20, 24), (1, 3, 1, 20, 24), (1, 3, 1, 12, 24), (1, 3, 1, 7, 9)]
+    extract(tokenizer, folder, tmp_path / "single", samples_per_shard=6)
+    found, wanted = tokens_in(tmp_path / "batches"), tokens_in(tmp_path / "single")
+    assert list(found) == list(wanted)
+    for source, (indices, meta) in wanted.items():
+        assert found[source][1] == meta and (found[source][0] == indices).mean() > 0.9
+
+
+def test_no_batch_goes_beyond_a_shard(tokenizer, folder, tmp_path, monkeypatch):
+    sizes, tokenize = [], tokenizer.tokenize
+    monkeypatch.setattr(tokenizer, "tokenize", lambda pixels: sizes.append(pixels.shape[0]) or tokenize(pixels))
+    extract(tokenizer, folder, tmp_path / "one", samples_per_shard=2, batch_size=9)
+    assert sizes == [1, 2, 1, 1]  # a.jpg beside the clip; a.png and b.v2.png; c.png; d.png
+    for number in range(3):
+        extract(tokenizer, folder, tmp_path / "three", samples_per_shard=2, batch_size=9, process_index=number,
+                num_processes=3)
+    assert contents(tmp_path / "one") == contents(tmp_path / "three")
+
+
+def test_several_codebooks_are_the_last_axis(make_tokenizer, folder, tmp_path):
+    extract(make_tokenizer(bits=3, num_codebooks=2), folder / "c.png", tmp_path)
+    (indices, meta), = tokens_in(tmp_path).values()
+    assert indices.shape == (1, 3, 6, 2) and (meta["codebook_size"], meta["num_codebooks"]) == (8, 2)
+
+
+def test_a_large_codebook_has_wide_numbers(make_tokenizer, folder, tmp_path):
+    parts = {kind: {key: value for key, value in part.items() if key not in ("in_channels", "out_channels")}
+             for kind, part in make_tokenizer().config.items()}
+    parts["quantizer"] = dict(type="LFQ", bits=40, entropy_groups=2)
+    extract(build_tokenizer(parts).eval(), folder / "c.png", tmp_path)
+    (indices, _), = tokens_in(tmp_path).values()
+    assert indices.dtype == np.int64 and indices.max() > 2**31
+
+
+def test_a_tokenizer_that_cannot_be_streamed_takes_the_beginning_as_a_whole(make_tokenizer, tmp_path, caplog):
+    tokenizer = make_tokenizer(norm_scope="clip")
+    write_video(tmp_path / "long.mp4", stripes(1, num_frames=70, height=16, width=16), fps=24)
+    extract(tokenizer, tmp_path / "long.mp4", tmp_path / "out")
+    (indices, meta), = tokens_in(tmp_path / "out").values()
+    assert meta["size"] == [65, 16, 16] and indices.shape == (33, 4, 4, 1)
+    assert "long.mp4: the first 65 frames are taken" in caplog.text and "norm_scope" in caplog.text
+    pixels = to_pixels(read_video(tmp_path / "long.mp4", num_frames=65)[0])[None]
+    assert torch.equal(tokenizer.tokenize(pixels)[0], torch.from_numpy(indices.astype(np.int64)))
+
+
+def test_a_continuous_tokenizer_is_refused_by_name(make_tokenizer, folder, tmp_path):
+    config = make_tokenizer().config | {"quantizer": dict(type="Identity", dim=6)}
+    with pytest.raises(ValueError, match="needs a discrete quantizer, got Identity"):
+        extract(build_tokenizer(config).eval(), folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["batch_size", "num_workers", "frame_stride", "short_edge", "num_frames"])
+def test_a_number_below_one_is_refused_before_anything_is_written(tokenizer, folder, tmp_path, option):
+    with pytest.raises(ValueError, match=f"at least 1, got {option}=0"):
+        extract(tokenizer, folder, tmp_path / "out", **{option: 0})
+    assert not (tmp_path / "out").exists()
+
+
+def test_decoded_files_are_those_of_reconstruction(tokenizer, folder, tmp_path, monkeypatch):
+    pixels, write = defaultdict(list), MediaWriter.write  # x264 does not write small frames twice the same
+    monkeypatch.setattr(MediaWriter, "write", lambda self, part: pixels[self._image].append(part) or write(self, part))
+    monkeypatch.setattr("toolkit.data.reading.media.CHUNK_FRAMES", 8)
+    shutil.copytree(folder, tmp_path / "in")
+    for name, frames in {"one": 1, "deep.er/long": 21}.items():
+        write_video(tmp_path / "in" / f"{name}.mp4", stripes(1, num_frames=frames, height=17, width=18), fps=23.976)
+    extract(tokenizer, tmp_path / "in", tmp_path / "tokens")
+    written = [decode_tokens(tokenizer, tmp_path / "tokens", tokenizer_hash=HASH, output=tmp_path / "decoded",
+                             process_index=number, num_processes=2) for number in (1, 0)]
+    files = find_files(tmp_path / "in", output=tmp_path / "wanted")
+    assert len(dict(reconstruct_files(tokenizer, files))) == sum(written) == len(files) == 8
+    for file in files.values():
+        wanted, found = (f"{folder / file.relative_to(tmp_path / 'wanted')}_reconstruction"
+                         for folder in (tmp_path / "wanted", tmp_path / "decoded"))
+        assert torch.equal(torch.cat(pixels[f"{found}.png"], dim=1), torch.cat(pixels[f"{wanted}.png"], dim=1))
+        suffix = ".mp4" if file.name in ("0", "long") else ".png"
+        assert Path(f"{found}{suffix}").exists() and Path(f"{wanted}{suffix}").exists()
+        if suffix == ".mp4":
+            with VideoFile(f"{found}.mp4") as one, VideoFile(f"{wanted}.mp4") as other:
+                assert one.info == other.info
+
+
+def test_files_that_are_decoded_are_not_decoded_again(tokenizer, folder, tmp_path):
+    def decode():
+        return decode_tokens(tokenizer, tmp_path / "tokens", tokenizer_hash=HASH, output=tmp_path / "decoded")
+
+    extract(tokenizer, folder, tmp_path / "tokens")
+    assert decode() == 6
+    (tmp_path / "decoded" / "0_reconstruction.mp4").unlink()
+    (tmp_path / "decoded" / ".partial.0_reconstruction.mp4").write_bytes(b"half")
+    assert decode() == 1 and decode() == 0
+    assert not list((tmp_path / "decoded").glob(".partial*"))
+
+
+def test_another_tokenizers_tokens_are_refused(tokenizer, folder, tmp_path):
+    extract(tokenizer, folder, tmp_path / "tokens")
+    with pytest.raises(ValueError, match=r"tokens of the tokenizer 0000.*, got 1111"):
+        decode_tokens(tokenizer, tmp_path / "tokens", tokenizer_hash="1" * 64, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", ["../evil", "a/../../evil", "%2E%2E/evil", "/tmp/evil", "%2Ftmp/evil", "link/evil", ""])
+def test_a_foreign_name_never_leads_out_of_the_output_folder(tokenizer, tmp_path, key):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "link").symlink_to(tmp_path, target_is_directory=True)
+    meta = {"tokenizer": HASH, "size": [1, 8, 8], "fps": None}
+    write_shard(tmp_path / "tokens-000000.tar", {key: np.zeros((1, 2, 2, 1), int)}, **meta)
+    before = set(contents(tmp_path))
+    with pytest.raises(DataError, match="names within the output folder"):
+        decode_tokens(tokenizer, tmp_path / "tokens-000000.tar", tokenizer_hash=HASH, output=tmp_path / "out")
+    assert set(contents(tmp_path)) == before
+
+
+@pytest.mark.parametrize(("indices", "changes", "words"), [
+    (np.zeros((1, 2, 3, 1), int), {}, r"needed indices \(1, 2, 2, 1\)"),
+    (np.full((1, 2, 2, 1), 64), {}, "below 64.* up to 64"),
+    (np.full((1, 2, 2, 1), -1), {}, "below 64"),
+    (np.zeros((1, 2, 2, 1), int), {"size": [1, 8]}, "size of three numbers"),
+    (np.zeros((1, 2, 2, 1), int), {"size": [1, -8, 8]}, "size of three numbers"),
+    (np.zeros((1, 2, 2, 1), int), {"fps": "fast"}, "frames per second"),
+], ids=["shape", "too large", "negative", "two numbers", "negative size", "no rate"])
+def test_foreign_tokens_that_do_not_fit_are_an_error(tokenizer, tmp_path, indices, changes, words):
+    meta = {"tokenizer": HASH, "size": [1, 8, 8], "fps": None} | changes
+    write_shard(tmp_path / "tokens-000000.tar", {"a": indices}, **meta)
+    with pytest.raises(DataError, match=words):
+        decode_tokens(tokenizer, tmp_path, tokenizer_hash=HASH, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_incomplete_set_is_decoded_with_a_warning(tokenizer, folder, tmp_path, caplog):
+    extract(tokenizer, folder, tmp_path / "tokens", process_index=1, num_processes=2)
+    assert decode_tokens(tokenizer, tmp_path / "tokens", tokenizer_hash=HASH, output=tmp_path / "out") == 3
+    assert "lacks 3 of its shards" in caplog.text
+
+
+def test_progress_ends_at_all_shards_and_frames(tokenizer, folder, tmp_path):
+    seen = []
+    extract(tokenizer, folder, tmp_path, on_progress=lambda progress: seen.append((progress.shards, progress.frames)))
+    assert seen == sorted(seen) and seen[-1] == (6, 11)

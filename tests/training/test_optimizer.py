@@ -1,0 +1,77 @@
+"""The learning rate, by timm's convention of warm-up and cosine."""
+
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from training import tiny
+
+from toolkit.training.optimizer import OptimizerState
+from toolkit.training.settings import Settings
+
+as_in_a_new_process = tiny.as_in_a_new_process
+
+
+def rates(*, steps: list[int], **settings) -> list[float]:
+    settings = Settings(**{"max_steps": 100, "warmup_steps": 10, "min_learning_rate": 1e-4} | settings)
+    trained = OptimizerState(nn.Linear(1, 1), learning_rate=1e-2, settings=settings, accelerator=Accelerator(cpu=True))
+    found = []
+    for step in steps:
+        trained.step(step)
+        found.append(trained.learning_rate)
+    return found
+
+
+def cosine(step: int) -> float:
+    return 1e-4 + (1e-2 - 1e-4) * (1 + math.cos(math.pi * step / 100)) / 2
+
+
+def test_warm_up_is_linear_from_zero_and_the_cosine_runs_over_the_whole_run():
+    expected = {0: 0.0, 5: 5e-3, 9: 9e-3, 10: cosine(10), 50: cosine(50), 99: cosine(99), 100: 1e-4, 150: 1e-4}
+    assert rates(steps=list(expected)) == pytest.approx(list(expected.values()), rel=1e-6, abs=1e-12)
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate():
+    assert rates(steps=[0, 1], warmup_steps=0) == pytest.approx([1e-2, cosine(1)], rel=1e-6)
+
+
+def test_a_step_uses_the_rate_of_its_own_number():
+    settings = Settings(max_steps=100, warmup_steps=10, betas=(0.0, 0.99))
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    trained = OptimizerState(layer, learning_rate=1e-2, settings=settings, accelerator=Accelerator(cpu=True))
+    trained.module(torch.ones(1, 1)).sum().backward()
+    trained.step(4)  # Adam's first step is the rate, whatever the gradient
+    assert layer.weight.item() == pytest.approx(-4e-3, rel=1e-5)
+    assert layer.weight.grad is None
+
+
+def test_the_configs_settings_hold_after_resuming_as_its_rate_does():
+    def trained(**settings) -> OptimizerState:
+        return OptimizerState(nn.Linear(1, 1), learning_rate=1e-2, settings=Settings(max_steps=100, **settings),
+                       accelerator=Accelerator(cpu=True))
+
+    before, after = trained(), trained(betas=(0.5, 0.9), eps=0.25, weight_decay=0.125)
+    before.backward(before.module(torch.ones(1, 1)).sum())
+    before.step(0)
+    after.load_state_dict(before.state_dict())
+    group, = after.optimizer.param_groups
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.5, 0.9), 0.25, 0.125)
+    assert all(torch.equal(after.optimizer.state[new]["exp_avg_sq"], before.optimizer.state[old]["exp_avg_sq"])
+               for new, old in zip(after.plain.parameters(), before.plain.parameters(), strict=True))
+
+
+def test_in_fp16_a_gradient_is_an_overflow_only_while_it_is_scaled_up():
+    """From a scale of 2^16 it takes 16 halvings until a gradient that is still not finite can be no overflow."""
+    layer = nn.Linear(1, 1)
+    trained = OptimizerState(layer, learning_rate=1e-2, settings=Settings(max_steps=100, mixed_precision="fp16"),
+                      accelerator=Accelerator(cpu=True))
+    before, norms = layer.weight.item(), []
+    for step in range(18):
+        trained.backward(layer(torch.full((1, 1), float("nan"))).sum())
+        norms.append(trained.gradient_norm().item())
+        trained.step(step)
+    assert norms[:16] == [0.0] * 16 and all(map(math.isnan, norms[16:]))
+    assert layer.weight.item() == before

@@ -1,0 +1,3 @@
+"""Codecs that need no training, one per file: the baselines of every comparison."""
+
+__all__ = []

@@ -1,0 +1,3 @@
+"""Datasets, one kind of source per file."""
+
+__all__ = []

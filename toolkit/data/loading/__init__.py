@@ -1,0 +1,3 @@
+"""Batches for training and validation: order, mixtures, workers, position."""
+
+__all__ = []

@@ -1,0 +1,3 @@
+"""Reading and writing media files."""
+
+__all__ = []

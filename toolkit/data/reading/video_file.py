@@ -1,0 +1,301 @@
+"""Reading frames of a video by seeking (PyAV).
+
+A clip is decoded from the keyframe before it to its last frame, and no further. Seeking is a request,
+not a promise: every landing is checked against the timestamps. Three kinds of files cost more:
+program streams (``.mpg``) give frames other timestamps after a seek, so their packets are read from
+the start but decoded from the keyframe on; files without a duration have their packets counted; raw
+streams without timestamps are decoded from their start.
+
+Frames are converted as PyAV does by default (the stream's own matrix, BT.601 if it names none). The
+display matrix' quarter turns are applied, pixel aspect ratios are not.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import VideoReformatter
+from torch import Tensor
+
+from toolkit.data.reading.files import unreadable
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts",
+                  ".wmv", ".flv", ".ogv", ".3gp", ".gif")
+# Seconds to step back where a seek lands too late.
+SEEK_BACK = (0.0, 0.25, 1.0, 4.0, 16.0)
+NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw streams, whose duration is a guess from the bit rate
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says of its video stream.
+
+    Attributes:
+        start: Seconds at the first frame; not always 0.
+        fps: Average frames per second.
+        num_frames: Frames; an estimate from the duration where the file does not count them.
+
+    Example:
+        >>> VideoInfo(start=0.0, fps=25.0, num_frames=50).num_frames / 25
+        2.0
+    """
+
+    start: float
+    fps: float
+    num_frames: int
+
+
+class VideoFile(AbstractContextManager):
+    """An open video, read in presentation order from any time on.
+
+    Args:
+        source: The file, or all of its bytes.
+        name: What errors call it, and by its ending a hint of its format; None: ``source``, if that is a path.
+        thread_type: PyAV's: "NONE" decodes no frame too many and suits loader workers, "AUTO" is
+            faster for long stretches.
+
+    Raises:
+        DataError: If it is no video, here or while it is read.
+
+    Attributes:
+        info: :class:`VideoInfo`.
+        num_decoded: Frames decoded so far.
+
+    Example:
+        >>> import tempfile
+        >>> from toolkit.data import write_video
+        >>> path = os.path.join(tempfile.mkdtemp(), "grey.mp4")
+        >>> write_video(path, torch.zeros(3, 50, 32, 32), fps=25)
+        >>> with VideoFile(path) as video:
+        ...     video.info, round(next(video.frames_from(1.0))[0], 3)   # the keyframe before it
+        (VideoInfo(start=0.0, fps=25.0, num_frames=50), 0.0)
+    """
+
+    def __init__(self, source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None,
+                 thread_type: str = "NONE"):
+        self._source, self.thread_type, self.num_decoded = source, thread_type, 0
+        self.path = name or ("bytes" if isinstance(source, bytes) else source)
+        self._container = None
+        self._open()
+        with self._named_errors():
+            self.info = self._read_info()
+
+    def __exit__(self, *exc: object) -> None:
+        self._container.close()
+
+    def _open(self) -> None:
+        if self._container is not None:
+            self._container.close()
+        with self._named_errors():
+            # what is written in the title tag must not make a video unreadable
+            self._container = av.open(self._readable(), metadata_errors="ignore")
+        self._stream = self._container.streams.best("video")  # not the cover picture
+        if self._stream is None:
+            self._container.close()
+            raise unreadable(self.path, "needed a video stream, got none; leave the file out.")
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise unreadable(self.path, "needed a codec that FFmpeg knows, got another; convert the file or leave it "
+                                        "out.")
+        self._stream.thread_type = self.thread_type
+        if self.thread_type == "NONE":
+            self._stream.codec_context.thread_count = 1
+
+    def _readable(self) -> str | io.BytesIO:
+        if not isinstance(self._source, bytes):
+            return os.fspath(self._source)
+        file = io.BytesIO(self._source)
+        file.name = os.fspath(self.path)  # FFmpeg looks at the ending
+        return file
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            raise unreadable(
+                self.path, f"needed a video that FFmpeg can decode, got {error.strerror or error}; "
+                           "check the file, convert it or leave it out.") from error
+
+    @property
+    def _can_seek(self) -> bool:
+        form = self._container.format
+        return form.name != "mpeg" and not form.flags & NO_TIMESTAMPS
+
+    def _read_info(self) -> VideoInfo:
+        stream, container = self._stream, self._container
+        rate = stream.average_rate or stream.guessed_rate or stream.base_rate or 25
+        start = float((stream.start_time or 0) * stream.time_base)
+        if not self._can_seek:
+            return VideoInfo(start, float(rate), self._count_packets())
+        if stream.frames:
+            return VideoInfo(start, float(rate), stream.frames)
+        if stream.duration:
+            seconds = float(stream.duration * stream.time_base)
+        elif container.duration:
+            seconds = container.duration / av.time_base
+        else:
+            return VideoInfo(start, float(rate), self._count_packets())
+        return VideoInfo(start, float(rate), max(1, round(seconds * rate)))
+
+    def _count_packets(self) -> int:
+        # a live recording has no duration and a program stream a wrong one; packets tell, undecoded
+        count = sum(1 for packet in self._container.demux(self._stream) if packet.size)
+        self._open()
+        return count
+
+    def frames_from(self, seconds: float | None = None) -> Iterator[tuple[float, av.VideoFrame]]:
+        """(seconds, frame) in presentation order, from a keyframe at or before ``seconds``.
+
+        Args:
+            seconds: On the stream's own clock, which begins at ``info.start``; None is the start.
+        """
+        if seconds is not None and seconds > self.info.start:
+            for frames in self._landings(seconds):
+                first = next(frames, None)
+                if first is not None and first[0] <= seconds + float(self._stream.time_base):
+                    yield first
+                    yield from frames
+                    return
+        self._open()
+        yield from self._decode(self._container.demux(self._stream), sought=False)
+
+    def _landings(self, seconds: float) -> Iterator[Iterator[tuple[float, av.VideoFrame]]]:
+        """Ways to begin before ``seconds``, the cheapest first."""
+        for back in SEEK_BACK if self._can_seek else ():
+            if seconds - back <= self.info.start:
+                break
+            try:
+                self._container.seek(round((seconds - back) / self._stream.time_base), stream=self._stream)
+            except av.FFmpegError:  # no index: the packets are read from the start below
+                break
+            yield self._decode(self._container.demux(self._stream), sought=True)
+        self._open()
+        yield self._decode(self._packets_from(seconds), sought=True)
+
+    def _packets_from(self, seconds: float) -> Iterator[av.Packet]:
+        """All packets from the last keyframe at or before ``seconds``; those before are dropped."""
+        packets, group = self._container.demux(self._stream), []
+        for packet in packets:
+            if packet.is_keyframe and packet.pts is not None:
+                if packet.pts * self._stream.time_base > seconds:
+                    group.append(packet)
+                    break
+                group = []
+            group.append(packet)
+        yield from chain(group, packets)
+
+    def _decode(self, packets: Iterator[av.Packet], *, sought: bool) -> Iterator[tuple[float, av.VideoFrame]]:
+        seconds = None
+        with self._named_errors():
+            for frame in (frame for packet in packets for frame in packet.decode()):
+                self.num_decoded += 1
+                if sought and seconds is None and (frame.time is None or not frame.key_frame):
+                    continue  # before the keyframe there is only what lacks its references
+                if frame.is_corrupt:  # the decoder made it up, for want of data
+                    raise unreadable(self.path, "needed whole frames, got damaged ones; check the file, it may be cut "
+                                                "off.")
+                if frame.time is None:
+                    seconds = self.info.start if seconds is None else seconds + 1.0 / self.info.fps
+                else:  # guessed timestamps of raw streams may run backwards
+                    seconds = frame.time if seconds is None else max(seconds, frame.time)
+                yield seconds, frame
+
+    def times(self, count: int) -> list[float] | None:
+        """Seconds of the first ``count`` frames from the packets alone, or None if they lack some.
+
+        Nothing is decoded. Packets come in decoding order, so a few more are read. A stream that does
+        not begin with a keyframe, or shows frames before it, has packets that become no frame.
+        """
+        if self._container.format.flags & NO_TIMESTAMPS:
+            return None
+        reorder = 32  # at least the frames that any codec may hold back
+        packets = (packet for packet in self._container.demux(self._stream)
+                   if packet.size and not packet.is_discard)
+        heads = [(packet.pts, packet.is_keyframe) for packet in islice(packets, count + reorder)]
+        self._open()
+        stamps = [pts for pts, _ in heads]
+        if len(stamps) < count or None in stamps or not heads[0][1] or min(stamps) < stamps[0]:
+            return None
+        return [float(pts * self._stream.time_base) for pts in sorted(stamps)[:count]]
+
+    def frames_at(self, number: int) -> Iterator[av.VideoFrame]:
+        """Frames from the ``number``-th on, exactly: by seeking, or counted from the start."""
+        times = self.times(number + 1) if number else None
+        if times is not None:
+            frames = self.frames_from(times[number])
+            tick = 0.5 * float(self._stream.time_base)
+            reached = next((item for item in frames if item[0] >= times[number] - tick), None)
+            if reached is not None and reached[0] <= times[number] + tick:
+                yield reached[1]
+                yield from (frame for _, frame in frames)
+                return
+        yield from (frame for _, frame in islice(self.frames_from(None), number, None))
+
+
+def rgb(frame: av.VideoFrame, *, converter: VideoReformatter | None = None) -> Tensor:
+    """A decoded frame -> (H, W, 3) uint8, turned upright, transparency composited on white.
+
+    Args:
+        frame: In any pixel format.
+        converter: Kept by the caller for the next frame; to prepare one costs as much as a small frame.
+
+    Example:
+        >>> rgb(av.VideoFrame.from_ndarray(np.zeros((8, 6, 3), np.uint8), format="rgb24")).shape
+        torch.Size([8, 6, 3])
+    """
+    transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
+    layout, channels = ("rgba", 4) if transparent else ("rgb24", 3)
+    converted = (converter or VideoReformatter()).reformat(frame, format=layout)
+    height, width, plane = converted.height, converted.width, converted.planes[0]
+    # a view: lines may be padded in memory
+    lines = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
+    pixels = lines[:, :channels * width].reshape(height, width, channels)
+    if transparent:
+        pixels = _on_white(pixels)
+    quarter_turns = round(frame.rotation / 90)
+    return torch.from_numpy(np.ascontiguousarray(np.rot90(pixels, quarter_turns)))
+
+
+def _on_white(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 4) uint8, the last one opacity -> (H, W, 3)."""
+    colour, opacity = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
+    return ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+
+
+class RGBFrames(Sequence[Tensor]):
+    """Decoded frames, each turned into RGB when it is asked for: as RGB, 720p takes twice the memory.
+
+    Args:
+        frames: Of one size.
+        path: What errors call their file.
+
+    Raises:
+        DataError: If the frames differ in size.
+
+    Example:
+        >>> black = av.VideoFrame.from_ndarray(np.zeros((8, 6, 3), np.uint8), format="rgb24")
+        >>> frames = RGBFrames([black] * 3, path="black.mp4")
+        >>> len(frames), frames[-1].shape
+        (3, torch.Size([8, 6, 3]))
+    """
+
+    def __init__(self, frames: Sequence[av.VideoFrame], *, path: str | os.PathLike):
+        sizes = {(frame.height, frame.width)[::-1 if round(frame.rotation / 90) % 2 else 1] for frame in frames}
+        if len(sizes) > 1:
+            raise unreadable(path, f"needed frames of one size, got {sorted(sizes)}; re-encode it.")
+        self._frames, self._converter = frames, VideoReformatter()
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return rgb(self._frames[index], converter=self._converter)

@@ -1,0 +1,207 @@
+"""Videos as tensors: read a stretch, go through one frame by frame, write one (PyAV)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from fractions import Fraction
+from itertools import islice
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from toolkit.data.reading.files import unreadable
+from toolkit.data.reading.transforms import to_frames
+from toolkit.data.reading.video_file import VideoFile, rgb
+from toolkit.io.atomic_write import atomic_write
+
+
+def iter_frames(path: str | os.PathLike, *, start: int = 0, frame_stride: int = 1) -> Iterator[Tensor]:
+    """Every ``frame_stride``-th frame of a video from frame ``start`` on, one at a time.
+
+    Frame numbers are exact: the packets' timestamps say where frame ``start`` is, and if the seek
+    does not meet it, the file is decoded from its beginning.
+
+    Yields:
+        (H, W, 3) uint8.
+
+    Raises:
+        DataError: If the file cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "grey.mp4")
+        >>> write_video(path, torch.zeros(3, 9, 32, 48), fps=25)
+        >>> [tuple(frame.shape) for frame in iter_frames(path, start=4, frame_stride=4)]
+        [(32, 48, 3), (32, 48, 3)]
+    """
+    with VideoFile(path, thread_type="AUTO") as video:
+        yield from _strided(video, start, frame_stride)
+
+
+def read_video(path: str | os.PathLike, *, start: int = 0, num_frames: int | None = None,
+               frame_stride: int = 1) -> tuple[Tensor, float]:
+    """A stretch of a video, all of it by default.
+
+    Args:
+        path: The file.
+        start: Number of the first frame.
+        num_frames: T; None reads to the end.
+        frame_stride: Take every so many-th frame.
+
+    Returns:
+        (T, H, W, 3) uint8, and the frames per second of what is returned.
+
+    Raises:
+        DataError: If the file cannot be read or has fewer frames.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "grey.mp4")
+        >>> write_video(path, torch.zeros(3, 9, 32, 48), fps=24)
+        >>> frames, fps = read_video(path, start=1, num_frames=4, frame_stride=2)
+        >>> frames.shape, fps
+        (torch.Size([4, 32, 48, 3]), 12.0)
+    """
+    with VideoFile(path, thread_type="AUTO") as video:
+        frames = list(islice(_strided(video, start, frame_stride), num_frames))
+    if len(frames) < (num_frames or 1):
+        raise unreadable(path, f"needed {num_frames or 'some'} frames from frame {start} on with stride "
+                               f"{frame_stride}, got {len(frames)}; ask for fewer or start earlier.")
+    return stack(frames, path=path), video.info.fps / frame_stride
+
+
+def _strided(video: VideoFile, start: int, frame_stride: int) -> Iterator[Tensor]:
+    if start < 0 or frame_stride < 1:
+        raise ValueError("reading frames takes start >= 0 and frame_stride >= 1, got "
+                         f"{start} and {frame_stride}.")
+    return (rgb(frame) for frame in islice(video.frames_at(start), 0, None, frame_stride))
+
+
+def stack(frames: list[Tensor], *, path: str | os.PathLike) -> Tensor:
+    """Frames (H, W, 3) -> (T, H, W, 3); they must be of one size.
+
+    Example:
+        >>> stack([torch.zeros(4, 6, 3)] * 2, path="a.mp4").shape
+        torch.Size([2, 4, 6, 3])
+    """
+    check_size(frames, path=path)
+    return torch.stack(frames)
+
+
+def check_size(frames: list[Tensor], *, path: str | os.PathLike) -> None:
+    """Raise a DataError if the frames (H, W, 3) of a file are not of one size.
+
+    Example:
+        >>> check_size([torch.zeros(4, 6, 3)] * 2, path="a.mp4")
+    """
+    sizes = {tuple(frame.shape[:2]) for frame in frames}
+    if len(sizes) > 1:
+        raise unreadable(path, f"needed frames of one size, got {sorted(sizes)}; re-encode it.")
+
+
+class VideoWriter(AbstractContextManager):
+    """An mp4 that every player opens, written piece by piece: H.264 at high quality (CRF 12), yuv420p, BT.601.
+
+    Half-resolution chroma needs even sizes: an odd height or width is padded by repeating the last
+    row or column, so that side of the file is one pixel larger than the pixels.
+
+    The file has its name when the block ends well; after an error there is none.
+
+    Args:
+        path: The file to write; its folder must exist.
+        fps: Frames per second.
+
+    Raises:
+        ValueError: At the end, if nothing was written.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "odd.mp4")
+        >>> with VideoWriter(path, fps=29.97) as video:
+        ...     for length in (1, 4):
+        ...         video.write(torch.zeros(3, length, 31, 47))
+        >>> read_video(path)[0].shape
+        torch.Size([5, 32, 48, 3])
+    """
+
+    def __init__(self, path: str | os.PathLike, *, fps: float):
+        self.path, self.fps = path, fps
+        self._open = ExitStack()  # what is to be closed, and renamed
+        self._container = self._stream = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has frames."""
+        return self._container is not None
+
+    def write(self, pixels: Tensor) -> None:
+        """Encode the next frames, and keep none.
+
+        Args:
+            pixels: (3, T, H, W) of about [-1, 1], clamped; H and W are those of the first.
+
+        Raises:
+            ValueError: If they have another shape.
+        """
+        if pixels.ndim != 4 or pixels.shape[0] != 3:
+            raise ValueError(f"{self.path}: a video is written from pixels (3, T, H, W), got {tuple(pixels.shape)}; "
+                             "write one sample of a batch at a time.")
+        height, width = pixels.shape[2:]
+        size = height + height % 2, width + width % 2
+        if not self.begun:
+            self._begin(*size)
+        if size != (self._stream.height, self._stream.width):
+            raise ValueError(f"{self.path}: needed frames of the first one's size, "
+                             f"{self._stream.height} x {self._stream.width}, got {height} x {width}.")
+        planes = rearrange(to_frames(pixels), "t h w c -> t c h w").float()
+        planes = F.pad(planes, (0, width % 2, 0, height % 2), mode="replicate").to(torch.uint8)
+        for image in rearrange(planes, "t c h w -> t h w c").numpy():
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            self._container.mux(self._stream.encode(frame))
+
+    def _begin(self, height: int, width: int) -> None:
+        part = self._open.enter_context(atomic_write(self.path))
+        self._container = self._open.enter_context(av.open(os.fspath(part), "w", format="mp4"))
+        # x264's macroblock tree reads memory that nobody wrote, so that the same frames give other bytes each time
+        self._stream = self._container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1001),
+                                                  options={"crf": "12", "preset": "medium", "mbtree": "0"})
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.height, self._stream.width = height, width
+        self._open.push(self._flush)
+
+    def _flush(self, kind: type | None, *_: object) -> None:
+        if kind is None:
+            self._container.mux(self._stream.encode())
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None and not self.begun:
+            raise ValueError(f"{self.path}: a video needs at least one frame, got none.")
+        self._open.__exit__(*error)
+
+
+def write_video(path: str | os.PathLike, pixels: Tensor, *, fps: float) -> None:
+    """Write all of a video at once, as :class:`VideoWriter` does.
+
+    Args:
+        path: The file to write; its folder must exist.
+        pixels: (3, T, H, W) of about [-1, 1], clamped.
+        fps: Frames per second.
+
+    Raises:
+        ValueError: If the pixels have another shape.
+
+    Example:
+        >>> import tempfile
+        >>> path = os.path.join(tempfile.mkdtemp(), "grey.mp4")
+        >>> write_video(path, torch.zeros(3, 5, 32, 48), fps=25)
+        >>> read_video(path)[0].shape
+        torch.Size([5, 32, 48, 3])
+    """
+    with VideoWriter(path, fps=fps) as video:
+        video.write(pixels)

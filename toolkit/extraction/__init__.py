@@ -1,8 +1,0 @@
-"""Files to sets of tokens, and sets of tokens back to files, over any number of processes."""
-
-from toolkit.extraction.bar import progress_bar
-from toolkit.extraction.decode import decode_tokens
-from toolkit.extraction.extract import extract_tokens
-from toolkit.extraction.token_set import Summary, summarize, tokenizer_hash
-
-__all__ = ["Summary", "decode_tokens", "extract_tokens", "progress_bar", "summarize", "tokenizer_hash"]

@@ -1,0 +1,3 @@
+"""Files and threads: writing a file whole, reading ahead."""
+
+__all__ = []

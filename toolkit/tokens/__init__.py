@@ -1,0 +1,8 @@
+"""Files to sets of tokens, and sets of tokens back to files, over any number of processes."""
+
+from toolkit.tokens.decode import decode_tokens
+from toolkit.tokens.extract import extract_tokens
+from toolkit.tokens.progress import progress_bar
+from toolkit.tokens.token_set import Summary, summarize, tokenizer_hash
+
+__all__ = ["Summary", "decode_tokens", "extract_tokens", "progress_bar", "summarize", "tokenizer_hash"]

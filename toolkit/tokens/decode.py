@@ -1,0 +1,131 @@
+"""Token shards back to images and videos, as ``tools/reconstruct.py`` writes them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit.data.reading.files import list_files, unreadable
+from toolkit.data.reading.media import MediaWriter, frames_per_chunk
+from toolkit.data.reading.tar import read_tokens
+from toolkit.tokenizer import Tokenizer
+from toolkit.tokens.plan import TAR_SUFFIX
+from toolkit.tokens.token_set import DESCRIPTION, num_shards
+from toolkit.tokens.tokenizing import Progress
+
+logger = logging.getLogger(__name__)
+
+
+def decode_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_hash: str, output: str | os.PathLike,
+                  process_index: int = 0, num_processes: int = 1,
+                  on_progress: Callable[[Progress], None] | None = None) -> int:
+    """Write ``NAME_reconstruction``, .png or .mp4, of every sample of token shards; files that are there are left.
+
+    Videos are decoded chunk by chunk, with the chunks they were tokenized in.
+
+    Args:
+        tokenizer: Whose tokens they are, in eval mode; the work is done on its device.
+        path: A folder of token shards, or one of them. They may be anyone's: nothing in them is executed.
+        tokenizer_hash: From :func:`toolkit.tokens.tokenizer_hash`.
+        output: The folder to write to; the input's folders are mirrored.
+        process_index: Number of this process, which does every ``num_processes``-th shard from there on.
+        num_processes: Processes that make this call.
+        on_progress: Called after every chunk.
+
+    Returns:
+        How many files this process has written.
+
+    Raises:
+        DataError: If a shard is torn, or a sample's name leads out of ``output`` or its tokens are none of this
+            tokenizer.
+        ValueError: If the tokens are another tokenizer's.
+
+    Example:
+        >>> import tempfile
+        >>> from toolkit import build_tokenizer, load_config
+        >>> from toolkit.data import sample_clips
+        >>> from toolkit.tokens import extract_tokens
+        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = extract_tokens(tokenizer, sample_clips("eval")[0], tokenizer_hash="0" * 64,
+        ...                    output=folder / "tokens", short_edge=32, num_frames=6)
+        >>> decode_tokens(tokenizer, folder / "tokens", tokenizer_hash="0" * 64, output=folder / "decoded")
+        1
+        >>> [file.name.endswith("_reconstruction.mp4") for file in (folder / "decoded").iterdir()]
+        [True]
+    """
+    tars = list_files(path, suffixes=(TAR_SUFFIX,))
+    if (Path(path) / DESCRIPTION).exists() and (missing := num_shards(Path(path)) - len(tars)) > 0:
+        logger.warning("%s lacks %d of its shards; the same extract_tokens command goes on with them.", path, missing)
+    mine = tars[process_index::num_processes]
+    progress, written = Progress(len(mine), on_advance=on_progress), 0
+    for tar in mine:
+        for key, indices, meta in read_tokens(tar):
+            made_by = meta.get("tokenizer") if isinstance(meta, dict) else None
+            if made_by != tokenizer_hash:
+                raise ValueError(f"{tar}: these are tokens of the tokenizer {made_by}, got {tokenizer_hash}; give that "
+                                 "one.")
+            target = _target(tar, key, output=Path(output))
+            if any(Path(f"{target}_reconstruction{suffix}").exists() for suffix in (".png", ".mp4")):
+                continue
+            size = _size(tokenizer, tar, key, indices, meta)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with MediaWriter(f"{target}_reconstruction", fps=meta.get("fps")) as writer:
+                for pixels in _pixels(tokenizer, indices, size, is_video=meta.get("fps") is not None):
+                    writer.write(pixels[0])
+                    progress.advance(frames=pixels.shape[2], files=0.0)
+            written += 1
+        progress.shards += 1
+        progress.advance(frames=0, files=0.0)
+    return written
+
+
+def _target(tar: Path, key: str, *, output: Path) -> Path:
+    """Where a sample goes, if that is within the output folder."""
+    name = PurePosixPath(unquote(key))
+    target = output / name
+    inside = "\0" not in str(name) and ".." not in name.parts and target.resolve().is_relative_to(output.resolve())
+    if not inside or not name.name:
+        raise unreadable(tar, f"needed names within the output folder, got {str(name)!r}; extract the tokens again.")
+    return target
+
+
+def _size(tokenizer: Tokenizer, tar: Path, key: str, indices: np.ndarray, meta: dict[str, Any]) -> tuple[int, int, int]:
+    """(T, H, W) of a sample, if its indices are those of that size."""
+    size, fps = meta.get("size"), meta.get("fps")
+    numbers = isinstance(size, list) and len(size) == 3 and all(isinstance(side, int) and side > 0 for side in size)
+    if not numbers or not (size[0] == 1 if fps is None else isinstance(fps, int | float) and 1e-3 <= fps <= 1e5):
+        raise unreadable(tar, f"needed a size of three numbers and frames per second, got {size} and {fps} at {key}; "
+                              "extract the tokens again.")
+    wanted = *tokenizer.quantizer.positions(tokenizer.grid(size)), tokenizer.num_codebooks
+    if indices.shape != wanted or indices.min() < 0 or indices.max() >= tokenizer.codebook_size:
+        raise unreadable(tar, f"needed indices {wanted} below {tokenizer.codebook_size} for pixels {size}, got "
+                              f"{indices.shape} up to {indices.max(initial=0)} at {key}; extract the tokens again.")
+    return tuple(size)
+
+
+def _pixels(tokenizer: Tokenizer, indices: np.ndarray, size: tuple[int, int, int], *,
+            is_video: bool) -> Iterator[Tensor]:
+    """Pixels (1, 3, T, H, W) of (*positions, G), as they were tokenized."""
+    device = tokenizer.decoder.last_layer.device
+
+    def batch(part: np.ndarray) -> Tensor:
+        return torch.from_numpy(part.astype(np.int64))[None].to(device)
+
+    if not is_video or tokenizer.why_not_streamed is not None:
+        yield tokenizer.detokenize(batch(indices), size)
+        return
+    # the positions that each chunk of frames completed, so that both ways take the same steps
+    step, frames = frames_per_chunk(*size[1:], stride_t=tokenizer.stride[0]), size[0]
+    ends = [(seen - 1) // tokenizer.stride[0] + 1 for seen in (*range(step, frames, step), frames)]
+    cuts = sorted({0, *ends, len(indices)})
+    yield from tokenizer.detokenize_stream((batch(indices[low:high]) for low, high in pairwise(cuts)), size)

@@ -1,0 +1,141 @@
+"""Images and videos to a folder of token shards, each written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from hashlib import sha256
+from math import prod
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import Any
+
+from toolkit.contracts import DataError
+from toolkit.data.reading.tar import PARTIAL, TokenShard, sample_key, write_npy, written_once
+from toolkit.tokenizer import Tokenizer
+from toolkit.tokens.plan import Input, is_tar, plan_shards, samples_of
+from toolkit.tokens.token_set import Summary, agree, describe_tokens, is_done, shard_file, summarize
+from toolkit.tokens.tokenizing import Progress, Tokenizing, Tokens
+
+logger = logging.getLogger(__name__)
+
+HELD = 2**24  # bytes of a sample's tokens that are held in memory; more go to a file without a name
+
+
+def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_hash: str, output: str | os.PathLike,
+                   short_edge: int | None = None, num_frames: int | None = None, frame_stride: int = 1,
+                   samples_per_shard: int | None = None, batch_size: int = 1, num_workers: int = 4,
+                   process_index: int = 0, num_processes: int = 1,
+                   on_progress: Callable[[Progress], None] | None = None) -> Summary:
+    """Tokenize files into tars of tokens: this process' share of them, and only those that are not there yet.
+
+    Which sample goes into which shard depends on the inputs alone, and a shard takes its name when it is whole.
+    So any number of processes write the same files, and after a kill the same call goes on. Processes never wait
+    for each other.
+
+    Args:
+        tokenizer: In eval mode; the work is done on its device.
+        path: A folder, a list file, a glob, a pattern in braces or a file; of images, videos and tars of them.
+        tokenizer_hash: From :func:`toolkit.tokens.tokenizer_hash`; every sample names it.
+        output: The folder to write to.
+        short_edge, num_frames, frame_stride: See :func:`toolkit.data.open_media`. All frames of a video are taken
+            by default, chunk by chunk, but at most ``MAX_FRAMES`` where the tokenizer cannot be streamed.
+        samples_per_shard: None: a 64th of the files, at most 1,000. A tar gives one shard.
+        batch_size: Images of one size, one after the other, to tokenize at once. With 1 an image's tokens are
+            those it has by itself; in a batch a latent near zero may fall to the other side.
+        num_workers: Threads that read and decode.
+        process_index: Number of this process, which does every ``num_processes``-th shard from there on.
+        num_processes: Processes that make this call.
+        on_progress: Called after every chunk.
+
+    Returns:
+        What the folder has by now. Inputs that cannot be read are in it, and in ``unreadable.txt`` at the end.
+
+    Raises:
+        DataError: If there is nothing at ``path``.
+        ValueError: If the tokenizer is continuous, a number is too small, or the folder has tokens of other
+            inputs, of other settings or of another tokenizer.
+
+    Example:
+        >>> import tempfile
+        >>> from toolkit import build_tokenizer, load_config
+        >>> from toolkit.data import sample_clips
+        >>> from toolkit.data.reading.tar import read_tokens
+        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> summary = extract_tokens(tokenizer, sample_clips("eval")[0], tokenizer_hash="0" * 64, output=folder,
+        ...                          short_edge=32, num_frames=6)
+        >>> summary.complete, summary.num_samples, [file.name for file in sorted(folder.iterdir())]
+        (True, 1, ['dataset.json', 'tokens-000000.json', 'tokens-000000.tar'])
+        >>> for key, indices, meta in read_tokens(folder / "tokens-000000.tar"):
+        ...     print(indices.shape, indices.dtype, meta["size"], meta["original_size"], round(meta["fps"], 2))
+        (3, 4, 5, 1) int32 [6, 32, 39] [144, 176] 29.97
+    """
+    if not tokenizer.codebook_size:
+        raise ValueError(f"extract_tokens needs a discrete quantizer, got {type(tokenizer.quantizer).__name__}, which "
+                         "has no tokens; use encode.")
+    numbers = dict(batch_size=batch_size, num_workers=num_workers, frame_stride=frame_stride, short_edge=short_edge,
+                   num_frames=num_frames)
+    if low := [name for name, number in numbers.items() if number is not None and number < 1]:
+        raise ValueError(f"extract_tokens takes numbers of at least 1, got {low[0]}={numbers[low[0]]}.")
+    shards, folder = plan_shards(path, output=output, samples_per_shard=samples_per_shard), Path(output)
+    sources = "\n".join(item.source for shard in shards for item in shard)
+    described = describe_tokens(tokenizer, tokenizer_hash) | {"frame_stride": frame_stride}
+    folder.mkdir(parents=True, exist_ok=True)
+    agree(folder, described | {
+        "short_edge": short_edge, "num_frames": num_frames, "batch_size": batch_size, "num_shards": len(shards),
+        "samples_per_shard": max(map(len, shards)),
+        "inputs": sha256(sources.encode(errors="surrogateescape")).hexdigest()})
+    todo = [number for number in range(process_index, len(shards), num_processes) if not is_done(folder, number)]
+    _remove_partial(folder, todo)
+    progress = Progress(len(todo), on_advance=on_progress)
+    tokenizing = Tokenizing(tokenizer, progress=progress, **numbers)
+    with closing(tokenizing(_samples(shards[number] for number in todo))) as tokens:
+        for count, number in enumerate(todo):
+            progress.shards, progress.share = count, 0.0 if is_tar(shards[number][0]) else 1 / len(shards[number])
+            _write(shard_file(folder, number), iter(tokens.__next__, None), described)
+    progress.shards = len(todo)
+    progress.advance(frames=0, files=0.0)
+    return summarize(folder)
+
+
+def _samples(shards: Iterable[list[Input]]) -> Iterator[Input | None]:
+    """The samples of shards, with None at the end of each."""
+    for shard in shards:
+        yield from samples_of(shard)
+        yield None
+
+
+def _remove_partial(folder: Path, todo: Iterable[int]) -> None:
+    """What a killed process left of these shards."""
+    names = {shard_file(folder, number).stem for number in todo}
+    for part in folder.glob(f"{PARTIAL}*"):
+        if part.name.removeprefix(PARTIAL).split(".")[0] in names:
+            part.unlink()
+
+
+def _write(path: Path, samples: Iterator[Tokens], described: dict[str, Any]) -> None:
+    """One shard, and beside it, before it takes its name, what is in it."""
+    num_samples, num_tokens, unreadable = 0, 0, []
+    with written_once(path) as file:
+        with TokenShard(file) as shard:
+            for tokens in samples:
+                sample = tokens.sample
+                try:
+                    with SpooledTemporaryFile(max_size=HELD, dir=path.parent) as indices:
+                        shape = write_npy(indices, tokens.chunks)
+                        key, size = sample_key(sample.name), [tokens.num_frames, *tokens.media.size]
+                        shard.write(key, indices, described | {
+                            "key": key, "source": sample.source, "original_size": tokens.media.original_size,
+                            "size": size, "num_frames": tokens.num_frames, "fps": tokens.media.fps})
+                except DataError as error:
+                    logger.warning("skipped, unreadable: %s", error)
+                    unreadable.append({"source": sample.source, "reason": str(error)})
+                else:
+                    num_samples, num_tokens = num_samples + 1, num_tokens + prod(shape)
+        with written_once(path.with_suffix(".json")) as note:
+            note.write(json.dumps({"num_samples": num_samples, "num_tokens": num_tokens, "unreadable": unreadable},
+                                  sort_keys=True, indent=2).encode() + b"\n")

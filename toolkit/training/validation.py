@@ -1,0 +1,186 @@
+"""Scores of a tokenizer, and of untrained codecs beside it, over a validation set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from toolkit.baselines.untrained import MeanColour, Thumbnail, bits_per_cell
+from toolkit.contracts import Metric
+from toolkit.data import Batch
+from toolkit.tokenizer import Tokenizer
+
+Codec = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+
+
+def as_codec(tokenizer: Tokenizer) -> Codec:
+    """The tokenizer as pixels (B, C, T, H, W) -> (reconstruction of that shape, indices).
+
+    Example:
+        >>> from toolkit import build_tokenizer, load_config
+        >>> codec = as_codec(build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval())
+        >>> [tuple(x.shape) for x in codec(torch.zeros(2, 3, 1, 16, 16))]
+        [(2, 3, 1, 16, 16), (2, 1, 2, 2, 1)]
+    """
+    def codec(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        output = tokenizer(pixels)
+        return output.reconstruction, output.indices
+    return codec
+
+
+@torch.no_grad()
+def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *, device: torch.device | str = "cpu",
+             on_first: Callable[[Tensor, Tensor], None] | None = None) -> dict[str, float]:
+    """Every metric's scores over the batches, in float32.
+
+    Args:
+        codec: Pixels (B, C, T, H, W) in [-1, 1] -> (reconstruction, indices).
+        batches: Finite; each process has its own share.
+        metrics: Reset first; they reduce over processes themselves.
+        device: Where to compute.
+        on_first: Called with the first batch's pixels and reconstruction.
+
+    Example:
+        >>> from toolkit.metrics import PSNR
+        >>> batch = Batch(torch.zeros(1, 3, 1, 16, 16), keys=["grey"], modality="image")
+        >>> round(evaluate(MeanColour(), [batch], [PSNR()])["psnr"], 1)   # 8 bits miss 0.5 by 1 / 510
+        54.2
+    """
+    for metric in metrics:
+        metric.reset()
+    for number, batch in enumerate(batches):
+        pixels = batch.pixels.to(device)
+        reconstruction, indices = codec(pixels)
+        if number == 0 and on_first is not None:
+            on_first(pixels, reconstruction)
+        for metric in metrics:
+            metric.update(target=pixels, reconstruction=reconstruction, indices=indices)
+    return {name: value for metric in metrics for name, value in metric.compute().items()}
+
+
+@torch.no_grad()
+def evaluate_blocks(codec: Codec, batches: Iterable[Batch], make_metrics: Callable[[], list[Metric]], *,
+                    block_of: Callable[[str], int], num_blocks: int, device: torch.device | str = "cpu",
+                    targets: Mapping[int, Sequence[Mapping[str, Tensor] | None]] | None = None,
+                    on_batch: Callable[[Batch, Tensor], None] | None = None) -> list[list[Metric]]:
+    """As :func:`evaluate`, but each block of the data has metrics of its own, and nothing is computed yet.
+
+    Args:
+        codec: Pixels (B, C, T, H, W) in [-1, 1] -> (reconstruction, indices).
+        batches: Finite; each process has its own share.
+        make_metrics: Makes a block's metrics, always the same ones.
+        block_of: Key of a sample -> number of its block.
+        num_blocks: How many there are.
+        device: Where to compute.
+        targets: From :func:`target_states` after another codec's pass over the same batches; what metrics then know
+            of the targets is not computed again.
+        on_batch: Called with every batch and its reconstruction.
+
+    Returns:
+        Of each metric its blocks, to be merged, and to be compared by ``toolkit.evaluation.jackknife``.
+
+    Example:
+        >>> from toolkit.evaluation.intervals import union
+        >>> from toolkit.metrics import PSNR
+        >>> batch = Batch(torch.zeros(2, 3, 1, 16, 16), keys=["a", "b"], modality="image")
+        >>> blocks, = evaluate_blocks(MeanColour(), [batch], lambda: [PSNR()], block_of="ab".index, num_blocks=2)
+        >>> [block.num_samples() for block in blocks], round(union(blocks).compute()["psnr"], 1)
+        ([1, 1], 54.2)
+    """
+    by_block = [make_metrics() for _ in range(num_blocks)]
+    for number, states in (targets or {}).items():
+        for metric, state in zip(by_block[number], states, strict=True):
+            if state is not None:
+                metric.load_target_state(state)
+    for batch in batches:
+        pixels = batch.pixels.to(device)
+        reconstruction, indices = codec(pixels)
+        if on_batch is not None:
+            on_batch(batch, reconstruction)
+        blocks = [block_of(key) for key in batch.keys]
+        for number in sorted(set(blocks)):
+            chosen = [place for place, block in enumerate(blocks) if block == number]
+            for metric in by_block[number]:
+                metric.update(target=pixels[chosen], reconstruction=reconstruction[chosen],
+                              indices=None if indices is None else indices[chosen])
+    return [list(blocks) for blocks in zip(*by_block, strict=True)]
+
+
+def target_states(blocks: list[list[Metric]]) -> dict[int, list[dict[str, Tensor] | None]]:
+    """What :func:`evaluate_blocks`' metrics have seen of the targets, for its next call: block -> state of each metric.
+
+    Example:
+        >>> from toolkit.metrics import PSNR
+        >>> target_states([[PSNR(), PSNR()]])   # one metric in two blocks; it keeps nothing of the targets
+        {0: [None], 1: [None]}
+    """
+    return {number: [metric.target_state() if hasattr(metric, "target_state") else None for metric in metrics]
+            for number, metrics in enumerate(zip(*blocks, strict=True))}
+
+
+def baseline_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],
+                  make_metrics: Callable[[Any], list[Metric]]) -> dict[str, dict[str, float]]:
+    """Scores of two untrained codecs to stand beside a tokenizer's, the thumbnail with its grid and bits.
+
+    Args:
+        tokenizer: Whose stride and codebook count; a continuous one has no anchors.
+        batches: Makes a fresh pass over the validation set.
+        make_metrics: Codec -> fresh metrics for it.
+
+    Returns:
+        codec -> score name -> value.
+
+    Example:
+        >>> from toolkit import build_tokenizer, load_config
+        >>> from toolkit.metrics import PSNR
+        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer)
+        >>> white = [Batch(torch.ones(1, 3, 1, 16, 16), keys=["white"], modality="image")]
+        >>> baseline_scores(tokenizer, lambda: white, lambda codec: [PSNR()])   # PSNR's cap: no error at all
+        {'thumbnail': {'psnr': 100.0}, 'mean colour': {'psnr': 100.0}}
+    """
+    if not tokenizer.codebook_size:
+        return {}
+    own = [tuple(batch.pixels.shape[2:]) for batch in islice(batches(), 1)]
+    size, *_ = gather_object(own)  # a process may have no batch
+    grid = tokenizer.grid(size)
+    bits = bits_per_cell(tokenizer.codebook_size, tokenizer.num_codebooks,
+                         positions=tokenizer.quantizer.positions(grid), grid=grid)
+    codecs = {"thumbnail": Thumbnail(stride=tokenizer.stride, bits=bits), "mean colour": MeanColour()}
+    return {name: evaluate(codec, batches(), make_metrics(codec)) for name, codec in codecs.items()}
+
+
+COLUMNS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "bits_per_pixel": "bits/pixel", "codebook_usage": "codebook usage"}
+
+
+def score_rows(codecs: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
+    """Scores of codecs as a header and rows of text, other metrics' columns last.
+
+    Example:
+        >>> score_rows({"thumbnail": {"psnr": 18.571, "bits_per_pixel": 0.0827}})
+        (['', 'PSNR (dB)', 'bits/pixel'], [['thumbnail', '18.57', '0.0827']])
+    """
+    names = {name for scores in codecs.values() for name in scores}
+    others = sorted(name for name in names - COLUMNS.keys() if not name.startswith("codebook"))
+    columns = [name for name in [*COLUMNS, *others] if name in names]
+    rows = [[codec, *(f"{scores[name]:.4g}" if name in scores else "-" for name in columns)]
+            for codec, scores in codecs.items()]
+    return ["", *(COLUMNS.get(name, name) for name in columns)], rows
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A header and rows as a Markdown table.
+
+    Example:
+        >>> print(markdown_table(["", "PSNR (dB)"], [["thumbnail", "18.57"]]))
+        |  | PSNR (dB) |
+        |---|---|
+        | thumbnail | 18.57 |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("|" + "|".join(line) + "|" if line[0] == "---" else "| " + " | ".join(line) + " |"
+                     for line in lines)
