@@ -1,4 +1,4 @@
-"""What the laws of every kind share: copies, rebuilding, saving, states, comparisons and tiny inputs."""
+"""What all checks share: copies, rebuilding, saving, states, comparisons and tiny inputs."""
 
 from __future__ import annotations
 

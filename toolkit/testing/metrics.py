@@ -1,4 +1,4 @@
-"""The laws of metrics."""
+"""Checks of metrics."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from toolkit.contracts import Metric
-from toolkit.testing.checks import Check, check
+from toolkit.contracts import Column, Metric
+from toolkit.testing.checks import Check, check, check_type
 from toolkit.testing.components import Size, check_config, duplicate, seeded, tiny_pixels
 from toolkit.testing.processes import on_two_processes
 
@@ -20,10 +20,11 @@ Scores = dict[str, float]
 def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int | None = None,
                  num_codebooks: int | None = None, tolerance: float = 1e-6,
                  processes: Sequence[int] = (1, 2)) -> None:
-    """Hold a metric to all laws of its contract.
+    """Check that a metric meets its contract.
 
-    Finite scores, named as in ``higher_is_better``, of which a perfect reconstruction has the better ones; two
-    updates count as one with the joined batch; computing changes nothing; resetting forgets; if it can be merged,
+    Finite scores, named as in ``higher_is_better`` and ``columns``, of which a perfect reconstruction has the better
+    ones; two updates count as one with the joined batch; computing changes nothing; resetting forgets; another's
+    ``target_state`` gives the same scores; if it can be merged,
     merging equals joint updates and leaves the metrics as they were; two processes that share the data report what
     one with all of it does.
 
@@ -36,16 +37,14 @@ def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int
         processes: With 2 among them, two real processes share the data.
 
     Raises:
-        ContractViolation: At the first law that is broken.
+        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.metrics import PSNR
         >>> check_metric(PSNR(), processes=(1,))
     """
     with seeded(0):
-        with check(metric, "it is a Metric") as checked:
-            checked.need(isinstance(metric, Metric), needed="an instance of toolkit.Metric",
-                         got=f"{type(metric).__mro__}", do="derive the class from it")
+        check_type(metric, Metric)
         check_config(metric)
         batches = _batches(size, codebook_size or getattr(metric, "codebook_size", 16),
                            num_codebooks or getattr(metric, "num_codebooks", 1))
@@ -53,20 +52,22 @@ def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int
         metric = duplicate(metric)
         with check(metric, "resetting forgets everything"):
             metric.reset()
-        wanted = _check_scores(metric, [joined])
-        _check_computing(metric, wanted, tolerance)
-        _check_reset(metric, batches[0], joined, wanted, tolerance)
-        _check_direction(metric, joined, wanted)
+        expected = _check_scores(metric, [joined])
+        _check_computing(metric, expected, tolerance)
+        _check_reset(metric, batches[0], joined, expected, tolerance)
+        _check_direction(metric, joined, expected)
         with check(metric, "two updates count as one with the joined batch") as checked:
-            _need_equal(checked, _scores(metric, batches), wanted, tolerance, needed="for three batches the scores of "
-                        "the joined one", do="add sums and counts in float64 and divide in compute only")
+            _need_equal(checked, _scores(metric, batches), expected, tolerance,
+                        needed="for three batches the scores of the joined one",
+                        do="add sums and counts in float64 and divide in compute only")
+        _check_target_state(metric, joined, expected, tolerance)
         if type(metric).merged is not Metric.merged:
-            _check_merging(metric, batches, wanted, tolerance)
+            _check_merging(metric, batches, expected, tolerance)
         if 2 in processes:
             with check(metric, "two processes that share the data report what one does") as checked:
                 results = on_two_processes(checked, _share, [(metric, batches[:1]), (metric, batches[1:])])
                 for rank, found in enumerate(results):
-                    _need_equal(checked, found, wanted, tolerance, needed=f"in process {rank} the scores of all data",
+                    _need_equal(checked, found, expected, tolerance, needed=f"in process {rank} the scores of all data",
                                 do="add up sums and counts over processes in compute, not their quotients")
 
 
@@ -111,6 +112,11 @@ def _check_scores(metric: Metric, batches: list[Batch]) -> Scores:
                      and better.keys() == scores.keys(),
                      needed=f"True or False for each of {sorted(scores)}", got=f"{better!r}",
                      do="set higher_is_better on the class")
+    with check(metric, "columns says how tables show its scores", do="use toolkit.Column") as checked:
+        for name, column in metric.columns.items():
+            checked.need(name in scores and isinstance(column, Column), needed=f"a Column of one of {sorted(scores)}",
+                         got=f"{name!r}: {column!r}", do="correct columns")
+            format(column.factor * scores[name], column.format)
     return scores
 
 
@@ -124,22 +130,34 @@ def _check_direction(metric: Metric, batch: Batch, noisy: Scores) -> None:
                          do="correct higher_is_better, or which of target and reconstruction is which")
 
 
-def _check_computing(metric: Metric, wanted: Scores, tolerance: float) -> None:
+def _check_computing(metric: Metric, expected: Scores, tolerance: float) -> None:
     with check(metric, "computing changes nothing") as checked:
-        _need_equal(checked, metric.compute(), wanted, tolerance, needed="the same scores a second time",
+        _need_equal(checked, metric.compute(), expected, tolerance, needed="the same scores a second time",
                     do="do not reset, divide or reduce what is kept in compute")
 
 
-def _check_reset(metric: Metric, other: Batch, batch: Batch, wanted: Scores, tolerance: float) -> None:
+def _check_reset(metric: Metric, other: Batch, batch: Batch, expected: Scores, tolerance: float) -> None:
     with check(metric, "resetting forgets everything") as checked:
         metric.update(**other | {"reconstruction": -other["reconstruction"]})
         metric.reset()
         metric.update(**batch)
-        _need_equal(checked, metric.compute(), wanted, tolerance, needed="after reset the scores of a new metric",
+        _need_equal(checked, metric.compute(), expected, tolerance, needed="after reset the scores of a new metric",
                     do="set back all that update adds to in reset")
 
 
-def _check_merging(metric: Metric, batches: list[Batch], wanted: Scores, tolerance: float) -> None:
+def _check_target_state(metric: Metric, batch: Batch, expected: Scores, tolerance: float) -> None:
+    with check(metric, "a metric with another's target_state gives the same scores") as checked:
+        first, second = duplicate(metric), duplicate(metric)
+        _scores(first, [batch])
+        if (state := first.target_state()) is not None:
+            second.reset()
+            second.load_target_state(state)
+            second.update(**batch)
+            _need_equal(checked, second.compute(), expected, tolerance, needed="the scores of the first metric",
+                        do="return all that update keeps of the targets from target_state")
+
+
+def _check_merging(metric: Metric, batches: list[Batch], expected: Scores, tolerance: float) -> None:
     other = batches[0] | {"reconstruction": -batches[0]["reconstruction"]}
     with check(metric, "merging counts as updating one metric with everything") as checked:
         parts = [duplicate(metric) for _ in range(len(batches) + 1)]  # the last sees nothing
@@ -152,22 +170,22 @@ def _check_merging(metric: Metric, batches: list[Batch], wanted: Scores, toleran
                      needed="num_samples() of more than 0 for three batches and of 0 for none", got=f"{counts}",
                      do="count samples in update, and set the count back in reset")
         merged = parts[0].merged(parts[1:])
-        _need_equal(checked, merged.compute(), wanted, tolerance, needed="the scores of the joined batch",
+        _need_equal(checked, merged.compute(), expected, tolerance, needed="the scores of the joined batch",
                     do="add up all that update adds to")
         checked.need(merged.num_samples() == sum(counts), needed=f"as many samples as the parts have, {sum(counts)}",
                      got=f"{merged.num_samples()}", do="add up the counts too")
     with check(metric, "a merged metric and its parts do not change each other") as checked:
         merged.update(**other)
         again = parts[0].merged(parts[1:])
-        _need_equal(checked, again.compute(), wanted, tolerance, needed="from the same parts the same scores, after "
+        _need_equal(checked, again.compute(), expected, tolerance, needed="from the same parts the same scores, after "
                     "the first merged metric was updated", do="copy what update changes in place")
         for part in (parts[0], parts[-1]):
             part.update(**other)
-        _need_equal(checked, again.compute(), wanted, tolerance, needed="the same scores after a part was updated",
+        _need_equal(checked, again.compute(), expected, tolerance, needed="the same scores after a part was updated",
                     do="copy what update changes in place")
 
 
-def _need_equal(checked: Check, found: Scores, wanted: Scores, tolerance: float, *, needed: str, do: str) -> None:
-    equal = found.keys() == wanted.keys() and all(
-        math.isclose(found[name], wanted[name], rel_tol=tolerance, abs_tol=1e-9) for name in wanted)
-    checked.need(equal, needed=f"{needed}, {wanted}", got=f"{found}", do=do)
+def _need_equal(checked: Check, found: Scores, expected: Scores, tolerance: float, *, needed: str, do: str) -> None:
+    equal = found.keys() == expected.keys() and all(
+        math.isclose(found[name], expected[name], rel_tol=tolerance, abs_tol=1e-9) for name in expected)
+    checked.need(equal, needed=f"{needed}, {expected}", got=f"{found}", do=do)

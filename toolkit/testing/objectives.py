@@ -1,4 +1,4 @@
-"""The laws of losses: distances, the two sides of a GAN's game, and the weight between them."""
+"""Checks of losses: on reconstructions, adversarial losses, and the weight between the two."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ LOGITS = ((4,), (4, 1), (4, 1, 2, 3, 3))
 
 
 def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
-    """Hold a loss on reconstructions to all laws of its contract.
+    """Check that a loss on reconstructions meets its contract.
 
-    A finite () float32 whatever the reconstruction's dtype; a gradient at what it is given of the reconstruction,
-    the latents and the codes; no state changed by evaluating it; frozen networks in no checkpoint; saving.
+    A finite () float32 whatever the reconstruction's dtype; a gradient at the reconstruction, the latents or the
+    codes; a gradient at each of its own parameters; no state changed in eval mode; frozen networks in no checkpoint;
+    saving.
 
     Args:
         loss: Built, on any device; it is copied, never changed.
         size: (T, H, W) of the pixels.
 
     Raises:
-        ContractViolation: At the first law that is broken.
+        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.losses import L1
@@ -50,8 +51,11 @@ def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
             for dtype in (torch.float32, torch.bfloat16):
                 with check(loss, "it is one finite float32 number") as checked:
                     _need_scalar(checked, part(_output(size, dtype), target))
-            _check_output_gradient(part, _output(size), target)
-        _check_frozen(loss)
+            with check(loss, "the gradient reaches output.reconstruction, or its latents or codes") as checked:
+                output = _output(size)
+                _need_gradient(checked, part(output, target), [output.reconstruction, output.latents, output.codes],
+                               called="reconstruction, the latents or the codes")
+        _check_parameters(loss, _output(size), target)
         part = duplicate(loss).eval()
         before = state_of(part)
         with check(loss, "eval mode changes no state, and the input stays as it is") as checked:
@@ -65,7 +69,7 @@ def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
 
 
 def check_adversarial_loss(loss: AdversarialLoss) -> None:
-    """Hold a GAN's loss to all laws of its contract.
+    """Check that an adversarial loss meets its contract.
 
     Both sides are a finite () float32 for logits of any shape, with gradients; the discriminator's falls when real
     and fake are told apart, the generator's when the fake passes as real; saving.
@@ -74,7 +78,7 @@ def check_adversarial_loss(loss: AdversarialLoss) -> None:
         loss: Built, on any device; it is copied, never changed.
 
     Raises:
-        ContractViolation: At the first law that is broken.
+        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.losses import Hinge
@@ -98,7 +102,7 @@ def check_adversarial_loss(loss: AdversarialLoss) -> None:
 
 
 def check_generator_weight(weight: GeneratorWeight, *, processes: Sequence[int] = (1, 2)) -> None:
-    """Hold a weight of the generator's side to all laws of its contract.
+    """Check that a weight of the generator's loss meets its contract.
 
     A finite () float32 without a gradient; the losses' graphs stay; no parameter gets a gradient; two processes
     find the same factor.
@@ -108,7 +112,7 @@ def check_generator_weight(weight: GeneratorWeight, *, processes: Sequence[int] 
         processes: With 2 among them, two real processes find the factor of their shares.
 
     Raises:
-        ContractViolation: At the first law that is broken.
+        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.losses import AdaptiveWeight
@@ -159,18 +163,18 @@ def _need_gradient(checked: Check, value: Tensor, at: Sequence[Tensor], *, calle
                  got="none" if not found else "zeros" if not moving else "NaN or infinity", do=do)
 
 
-def _check_output_gradient(loss: Loss, output: TokenizerOutput, target: Tensor) -> None:
-    with check(loss, "the gradient reaches output.reconstruction, or its latents or codes") as checked:
-        _need_gradient(checked, loss(output, target), [output.reconstruction, output.latents, output.codes],
-                       called="reconstruction, the latents or the codes")
-
-
-def _check_frozen(loss: nn.Module) -> None:
+def _check_parameters(loss: Loss, output: TokenizerOutput, target: Tensor) -> None:
+    frozen = {name for name, parameter in loss.named_parameters() if not parameter.requires_grad}
     with check(loss, "networks that are used and never trained are in no checkpoint") as checked:
-        frozen = {name for name, parameter in loss.named_parameters() if not parameter.requires_grad}
         saved = sorted(frozen & set(loss.state_dict()))
         checked.need(not saved, needed="no frozen parameter in the state_dict",
                      got=f"{len(saved)}, such as {saved[:2]}", do="wrap the network in toolkit.pretrained.Frozen")
+    with check(loss, "its parameters learn: a gradient reaches each of them") as checked:
+        part = duplicate(loss).train()
+        part(output, target).backward()
+        unused = sorted(name for name, one in part.named_parameters() if one.requires_grad and one.grad is None)
+        checked.need(not unused, needed="a gradient at every parameter in every step", got=f"none at {unused[:2]}",
+                     do="use it in forward, make it a buffer, or wrap the network in toolkit.pretrained.Frozen")
 
 
 def _check_sides(loss: AdversarialLoss, shape: tuple[int, ...]) -> None:

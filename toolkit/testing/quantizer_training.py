@@ -1,4 +1,4 @@
-"""The laws of quantizers that train: what is saved, what stands still, and two processes that act as one."""
+"""Checks of quantizers in training: what is saved, what stays frozen, and two processes against one."""
 
 from __future__ import annotations
 

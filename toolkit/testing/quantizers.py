@@ -1,4 +1,4 @@
-"""The laws of quantizers, on one process; those of training and of two processes are in ``quantizer_training``."""
+"""Checks of quantizers on one process; ``quantizer_training`` checks training and two processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtypes: Sequence[torch.dtype] = DTYPES,
                     processes: Sequence[int] = (1, 2)) -> None:
-    """Hold a quantizer to all laws of its contract.
+    """Check that a quantizer meets its contract.
 
     Attributes, config and messages; shapes and dtypes; exact codes of stored indices; indices decided in
     float32; gradients; losses; eval and frozen mode; saving; and two processes that train as one. A quantizer
@@ -43,7 +43,7 @@ def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtyp
         processes: With 2 among them, two real processes are started and train it.
 
     Raises:
-        ContractViolation: At the first law that is broken.
+        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.quantizers import VQ
