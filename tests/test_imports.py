@@ -17,8 +17,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A package or module may import those of lower rank and itself, but no other of its own rank.
 RANKS = [("contracts",), ("assets", "io"), ("layers",), ("plugins",), ("registry",), ("config",), ("saving",),
-         ("pretrained",), ("networks", "quantizers", "losses", "metrics", "baselines", "data"), ("tokenizer",),
-         ("training",), ("build",), ("run",),
+         ("pretrained",), ("networks", "quantizers", "losses", "metrics", "baselines", "data"),
+         ("streaming",), ("tokenizer",), ("training",), ("build",), ("run",),
          ("evaluation", "interop", "testing", "reconstruction", "tokens", "profiling")]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 OUTSIDE = ("plugins", "tools", "benchmarks", "tests", "configs")

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from toolkit.contracts import AdversarialLoss, Dataset, GeneratorWeight, Loss, Metric
+from toolkit.contracts import AdversarialLoss, Column, Dataset, GeneratorWeight, Loss, Metric
 from toolkit.layers import mean_over_processes
 from toolkit.testing import (
     ContractViolation,
@@ -48,6 +48,22 @@ class SavesFrozen(Distance):
 
     def forward(self, output, target):
         return (self.network(output.reconstruction.float()) - self.network(target)).square().mean()
+
+
+class Learns(Distance):
+    """A good one with a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, output, target):
+        return super().forward(output, target) * self.scale
+
+
+class UnusedParameter(Learns):
+    def forward(self, output, target):
+        return Distance.forward(self, output, target)
 
 
 class Wasserstein(AdversarialLoss):
@@ -164,6 +180,21 @@ class GivesTensors(Error):
         return {"error": torch.tensor(self.total)}
 
 
+class WithColumn(Error):
+    """A good one with a column of its own."""
+
+    columns = {"error": Column("mean error", format=".2f", factor=100, unit="%")}
+
+
+class ColumnOfNothing(Error):
+    columns = {"mean_error": Column("mean error")}
+
+
+class KeepsTheTargets(Error):
+    def target_state(self):
+        return {}
+
+
 class Infinite(Error):
     def compute(self):
         return {"error": float("inf")}
@@ -233,6 +264,30 @@ class OwnDraws(Grey):
         return {"pixels": torch.full((3, 1, 4, 4), 1 / self.draws), "key": "grey"}
 
 
+class OtherSize(Grey):
+    sample_size = (1, 8, 8)
+
+
+class Letters(Dataset):
+    """A good one whose readers have shares."""
+
+    modality, sample_size = "image", (1, 4, 4)
+
+    def __init__(self, *, letters: str = "abcde"):
+        self.letters = letters
+
+    def __iter__(self):
+        return iter([{"pixels": torch.zeros(3, 1, 4, 4), "key": letter} for letter in self.letters])
+
+    def shard(self, *, index, count):
+        return type(self)(letters=self.letters[index::count])
+
+
+class LosesTheLast(Letters):
+    def shard(self, *, index, count):
+        return type(self)(letters=self.letters[:-1][index::count])
+
+
 class Neither(Dataset):
     modality = "image"
 
@@ -250,8 +305,9 @@ def check(part: object) -> None:
     next(function for contract, function in CHECKS.items() if isinstance(part, contract))(part)
 
 
-@pytest.mark.parametrize("part", [Distance(), Wasserstein(), Ratio(), Error(), Grey(), Stream()],
-                         ids=lambda part: type(part).__name__)
+@pytest.mark.parametrize("part", [
+    Distance(), Learns(), Wasserstein(), Ratio(), Error(), WithColumn(), Grey(), Stream(), Letters()],
+    ids=lambda part: type(part).__name__)
 def test_what_keeps_the_contract_passes(part):
     check(part)
 
@@ -261,6 +317,11 @@ def test_what_keeps_the_contract_passes(part):
     (InHalf(), r"got \(\) of torch.bfloat16; compute in float32"),
     (Detached(), "the gradient reaches output.reconstruction.*one cut off from any"),
     (SavesFrozen(), r"in no checkpoint.*such as \['network.bias', 'network.weight'\]; wrap .*Frozen"),
+    (UnusedParameter(), r"its parameters learn.*none at \['scale'\]"),
+    (ColumnOfNothing(), r"needed a Column of one of \['error'\], got 'mean_error'"),
+    (KeepsTheTargets(), "target_state gives the same scores.*has no load_target_state"),
+    (OtherSize(), r"needed its sample_size \(1, 8, 8\), got \(1, 4, 4\)"),
+    (LosesTheLast(), "the shares of its readers are the data set.*4 instead of 5"),
     (Swapped(), "low when real and fake are told apart.*got 2 and -2; see which of the two arguments comes first"),
     (WrongSign(), "low when its fake passes as real.*correct the sign"),
     (ForColumns(), r"the generator's side is one finite float32 number for logits \(4,\).*IndexError"),
@@ -288,5 +349,5 @@ def test_what_keeps_the_contract_passes(part):
     (Unreadable(), r"its samples can be read.*got OSError \(disk on fire\)"),
 ], ids=lambda value: "" if isinstance(value, str) else type(value).__name__)
 def test_what_breaks_it_is_told(part, message):
-    with pytest.raises(ContractViolation, match=f"(?s)^{type(part).__name__} breaks the law .*{message}"):
+    with pytest.raises(ContractViolation, match=f"(?s)^{type(part).__name__} fails the check .*{message}"):
         check(part)
