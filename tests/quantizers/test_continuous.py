@@ -40,5 +40,5 @@ def test_samples_have_the_mean_and_deviation_and_evaluation_takes_the_mean():
 
 @pytest.mark.parametrize("kind", [Identity, KL])
 def test_width_must_be_positive(kind):
-    with pytest.raises(ValueError, match=f"{kind.__name__} needs dim from 1"):
+    with pytest.raises(ValueError, match=f"{kind.__name__} needs dim >= 1"):
         kind(dim=0)

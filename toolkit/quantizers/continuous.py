@@ -1,4 +1,4 @@
-"""Continuous bottlenecks: nothing at all, and a Gaussian (Kingma & Welling, arXiv:1312.6114)."""
+"""Continuous bottlenecks: the identity, and a Gaussian (Kingma & Welling, arXiv:1312.6114)."""
 
 from __future__ import annotations
 
@@ -17,27 +17,23 @@ class _Continuous(Quantizer):
     def __init__(self, dim: int):
         super().__init__()
         if dim < 1:
-            raise ValueError(f"{type(self).__name__} needs dim from 1 on, got {dim}.")
+            raise ValueError(f"{type(self).__name__} needs dim >= 1, got {dim}.")
         self.dim = dim
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """There are no indices.
-
-        Raises:
-            ValueError: Always.
-        """
+        """Raises a ValueError: there are no indices."""
         raise ValueError(f"{type(self).__name__} is continuous and has no indices; decode its latents instead.")
 
 
 @QUANTIZERS.register_module()
 class Identity(_Continuous):
-    """No bottleneck: the latents are decoded as they are, an upper bound for any quantizer.
+    """No bottleneck: the codes are the latents. Its reconstruction is an upper bound for quantizers.
 
     Args:
         dim: d.
 
     Raises:
-        ValueError: If dim is not positive.
+        ValueError: If ``dim`` is not positive.
 
     Example:
         >>> output = Identity(dim=2)(torch.full((1, 2, 1, 1, 1), 0.3))
@@ -55,17 +51,17 @@ class Identity(_Continuous):
 
 @QUANTIZERS.register_module()
 class KL(_Continuous):
-    """A Gaussian bottleneck: a sample in training, the mean otherwise (arXiv:1312.6114; arXiv:2112.10752).
+    """A Gaussian bottleneck: a sample in training, the mean in eval (arXiv:1312.6114; arXiv:2112.10752).
 
-    A linear layer makes mean and log-variance of a position's latents; it starts as the mean alone with a
-    deviation of exp(-2). Loss: ``kl``, the divergence from a standard normal, summed over a sample's latents and
-    averaged over the batch, 1/2 sum(mean^2 + var - 1 - log var); its weight is latent diffusion's 1e-6.
+    A linear layer turns the latents of a position into mean and log-variance. At the start the mean is the latent and
+    the standard deviation is exp(-2). Loss: ``kl``, the divergence from a standard normal,
+    1/2 sum(mean^2 + var - 1 - log var) over a sample, averaged over the batch; its weight is latent diffusion's 1e-6.
 
     Args:
         dim: d.
 
     Raises:
-        ValueError: If dim is not positive.
+        ValueError: If ``dim`` is not positive.
 
     Example:
         >>> kl = KL(dim=1)
@@ -88,6 +84,6 @@ class KL(_Continuous):
         mean, log_variance = moments.chunk(2, dim=-1)
         if not self.training:
             return mean, None, {}
-        log_variance = log_variance.clamp(-30, 20)  # latent diffusion's
+        log_variance = log_variance.clamp(-30, 20)  # the bounds of latent diffusion
         kl = (mean.square() + log_variance.exp() - 1 - log_variance).sum((1, 2)).mean() / 2
         return mean + torch.exp(log_variance / 2) * torch.randn_like(mean), None, {"kl": kl}
