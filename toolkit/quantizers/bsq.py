@@ -22,10 +22,8 @@ class BSQ(Quantizer):
     With u = z / |z| the code is sign(u) / sqrt(bits), which has length 1. The soft assignment is
     p(c | u) ~ exp(2 inv_temperature <u, c>), a product over bits.
 
-    Losses:
-        commitment: mean over positions of |u - code|^2, below 2 for any latents.
-        per_sample_entropy: entropy of p.
-        codebook_entropy: entropy of the mean of p over the batch of all processes.
+    Losses: ``commitment``, the mean over positions of |u - code|^2, below 2 for any latents; ``per_sample_entropy`` of
+    p; ``codebook_entropy`` of the mean of p over the batch of all processes.
 
     Digit order: a positive sign is bit 1; the first channel is the most significant bit. Zero counts as negative.
 
@@ -51,8 +49,6 @@ class BSQ(Quantizer):
     def __init__(self, *, bits: int, inv_temperature: float = 1.0, entropy_groups: int | None = None,
                  rotation_trick: bool = False):
         super().__init__()
-        if not 1 <= bits <= 62:
-            raise ValueError(f"BSQ needs 1 to 62 bits, got {bits}; use Grouped for more.")
         self.entropy_groups = bits if entropy_groups is None else entropy_groups
         check_entropy_groups("BSQ", bits, self.entropy_groups)
         self.dim, self.codebook_size = bits, 2**bits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from statistics import mean
 
 import torch
@@ -48,12 +49,9 @@ class Composite(Quantizer):
 
     def _split(self, indices: Tensor) -> list[Tensor]:
         """Indices (B, N, G), or those of the first children only -> one tensor for each of these children."""
-        sizes, remaining = [], indices.shape[-1]
-        for child in self.quantizers:
-            if remaining:
-                sizes.append(child.num_codebooks)
-                remaining -= child.num_codebooks
-        return list(indices.split(sizes, dim=-1))
+        ends = accumulate(child.num_codebooks for child in self.quantizers)
+        return [indices[..., end - child.num_codebooks:end]
+                for child, end in zip(self.quantizers, ends, strict=True) if end <= indices.shape[-1]]
 
     def _merge(self, losses: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The losses of each child -> the losses of the composite."""

@@ -14,15 +14,15 @@ class _Continuous(Quantizer):
 
     codebook_size = 0
 
-    def __init__(self, dim: int):
+    def __init__(self, *, dim: int):
         super().__init__()
         if dim < 1:
             raise ValueError(f"{type(self).__name__} needs dim >= 1, got {dim}.")
         self.dim = dim
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Raises a ValueError: there are no indices."""
-        raise ValueError(f"{type(self).__name__} is continuous and has no indices; decode its latents instead.")
+        """There are no indices; ``codes_from_indices`` refuses them before."""
+        raise NotImplementedError
 
 
 @QUANTIZERS.register_module()
@@ -41,11 +41,8 @@ class Identity(_Continuous):
         (True, 0.3)
     """
 
-    def __init__(self, *, dim: int):
-        super().__init__(dim)
-
     def quantize(self, z: Tensor) -> tuple[Tensor, None, dict[str, Tensor]]:
-        """Latents (B, N, d) -> themselves."""
+        """Latents (B, N, d) -> the same, no indices, no losses."""
         return z, None, {}
 
 
@@ -72,11 +69,11 @@ class KL(_Continuous):
     loss_weights = {"kl": 1e-6}
 
     def __init__(self, *, dim: int):
-        super().__init__(dim)
+        super().__init__(dim=dim)
         self.moments = nn.Linear(dim, 2 * dim)
         with torch.no_grad():
-            self.moments.weight.copy_(torch.cat([torch.eye(dim), torch.zeros(dim, dim)]))
-            self.moments.bias.copy_(torch.cat([torch.zeros(dim), torch.full((dim,), -4.0)]))
+            self.moments.weight.copy_(torch.eye(2 * dim, dim))  # mean = z
+            self.moments.bias.copy_(-4.0 * (torch.arange(2 * dim) >= dim))  # log-variance = -4
 
     def quantize(self, z: Tensor) -> tuple[Tensor, None, dict[str, Tensor]]:
         """Latents (B, N, d) -> a sample (B, N, d), no indices, losses."""

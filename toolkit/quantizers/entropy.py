@@ -73,7 +73,9 @@ def grouped_binary_entropies(latents: Tensor, inv_temperature: float, *, groups:
 
 
 def check_entropy_groups(name: str, bits: int, groups: int) -> None:
-    """Raise a ValueError if ``groups`` does not divide ``bits`` or a group is too large for an exact entropy."""
+    """Raise a ValueError if ``bits`` do not fit an int64 index, or the groups do not fit the bits."""
+    if not 1 <= bits <= 62:
+        raise ValueError(f"{name} needs 1 to 62 bits per codebook, got {bits}; use several codebooks.")
     if groups < 1 or bits % groups or bits // groups > EXACT_BITS:
         raise ValueError(
             f"{name} needs entropy groups of at most {EXACT_BITS} bits, got bits={bits} and entropy_groups={groups}; "

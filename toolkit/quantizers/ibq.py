@@ -22,14 +22,10 @@ class IBQ(Quantizer):
     the first). With p = softmax(logits) the code is (onehot(i) + p - sg(p)) @ codebook: row i in value, while the
     gradient of p reaches the latents and all rows.
 
-    Losses (the first three are the paper's double quantization loss):
-        quantization: mse(code, z).
-        commitment: mse(z, sg(row)).
-        codebook: mse(row, sg(z)).
-        per_sample_entropy, codebook_entropy: of softmax(logits / temperature), and of its mean over the batch of all
-            processes.
-
-    Chunks of positions are computed again in the backward pass, so the N * K logits are never stored.
+    Losses: the paper's double quantization loss ``quantization`` mse(code, z), ``commitment`` mse(z, sg(row)) and
+    ``codebook`` mse(row, sg(z)); ``per_sample_entropy`` of softmax(logits / temperature) and ``codebook_entropy`` of
+    its mean over the batch of all processes. Chunks of positions are computed again in the backward pass, so the
+    N * K logits are never stored.
 
     Args:
         codebook_size: K, at least 2.
@@ -67,7 +63,7 @@ class IBQ(Quantizer):
         if not self.training:
             return codebook_rows, indices, {}
         soft = [checkpoint(self._soft, chunk, codebook, use_reentrant=False) for chunk in chunks]
-        zeros, entropies, probabilities = zip(*soft, strict=True)
+        zeros, entropies, probabilities = zip(*soft, strict=True)  # the zeros carry the gradient of p
         num_positions = z.shape[0] * z.shape[1]
         codes = codebook_rows + torch.cat(zeros).reshape(z.shape)
         mean_probabilities = mean_over_processes(sum(probabilities) / num_positions)
@@ -82,10 +78,7 @@ class IBQ(Quantizer):
         return F.embedding(indices.squeeze(-1), self.codebook).float()
 
     def _soft(self, z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Some positions (n, d) -> (p - sg(p)) @ codebook (n, d), sum of entropies (), sum of probabilities (K,).
-
-        The first is zero and carries the gradient of p.
-        """
+        """Some positions (n, d) -> (p - sg(p)) @ codebook (n, d), sum of entropies (), sum of probabilities (K,)."""
         logits = z @ codebook.T  # (n, K)
         p = logits.softmax(1)
         log_sharp = (logits / self.temperature).log_softmax(1)

@@ -17,13 +17,9 @@ from toolkit.registry import QUANTIZERS
 class LFQ(Quantizer):
     """Lookup-free quantization: each latent channel becomes its sign (MAGVIT-v2, arXiv:2310.05737).
 
-    Codes are scale * sign(z).
-
-    Losses:
-        commitment: mean squared distance of latents and codes.
-        per_sample_entropy: entropy of a position's soft assignment to the codes; training lowers it.
-        codebook_entropy: entropy of the mean assignment over the batch of all processes; training raises it, so its
-            weight is negative.
+    Codes are scale * sign(z). Losses: ``commitment``, the mean squared distance of latents and codes;
+    ``per_sample_entropy`` of a position's soft assignment to the codes; ``codebook_entropy`` of the mean assignment
+    over the batch of all processes, which training raises, so its weight is negative.
 
     Digit order: a positive sign is bit 1. The first channel of a codebook is the most significant bit of its index
     (O2-MAGVIT2), or the least significant one with ``bit_order="lsb_first"`` (Google's code, Open-MAGVIT2).
@@ -54,8 +50,6 @@ class LFQ(Quantizer):
                  inv_temperature: float = 100.0, entropy_groups: int = 1, bit_order: str = "msb_first",
                  sign_of_zero: int = -1, rotation_trick: bool = False):
         super().__init__()
-        if not 1 <= bits <= 62:
-            raise ValueError(f"LFQ needs 1 to 62 bits per codebook, got {bits}; use several codebooks.")
         if num_codebooks < 1:
             raise ValueError(f"LFQ needs num_codebooks >= 1, got {num_codebooks}.")
         check_entropy_groups("LFQ", bits, entropy_groups)
