@@ -73,5 +73,5 @@ def test_a_layer_under_activation_checkpointing_has_the_same_factor(decoder):
 
 
 def test_without_a_loss_on_the_reconstruction_there_is_nothing_to_compare(decoder):
-    with pytest.raises(ValueError, match="AdaptiveWeight needs a loss on the reconstruction, got none with a gradient"):
+    with pytest.raises(ValueError, match="AdaptiveWeight needs a reconstruction loss with a gradient, got none"):
         AdaptiveWeight()(torch.zeros(()), losses(decoder(CODES))[1], decoder.weight)
