@@ -17,7 +17,7 @@ def test_nearest_code_is_that_of_the_full_distances_whatever_the_chunk(monkeypat
     assert torch.equal(nearest_codes(z, codes), torch.cdist(z, codes).argmin(1))
 
 
-def test_of_equally_near_codes_the_first_is_taken():
+def test_of_equally_near_codes_the_first_is_chosen():
     assert nearest_codes(torch.zeros(1, 2), torch.tensor([[0.0, 1.0], [1.0, 0.0]])).tolist() == [0]
 
 
@@ -51,10 +51,10 @@ def lloyd(z: np.ndarray, means: np.ndarray, num_iters: int, normalize: bool) -> 
 def test_kmeans_is_lloyds_algorithm(normalize):
     z = torch.randn(200, 4)
     z = torch.nn.functional.normalize(z, dim=1) if normalize else z
-    found = kmeans(z, 12, num_iters=6, normalize=normalize, seed=3)
+    actual = kmeans(z, 12, num_iters=6, normalize=normalize, seed=3)
     start = random_rows(z, 12, seed=3).double().numpy()
     expected = lloyd(z.double().numpy(), start, 6, normalize)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_fewer_vectors_than_clusters_are_clusters_of_their_own():

@@ -30,10 +30,7 @@ class Identity(_Continuous):
     """No bottleneck: the codes are the latents. Its reconstruction is an upper bound for quantizers.
 
     Args:
-        dim: d.
-
-    Raises:
-        ValueError: If ``dim`` is not positive.
+        dim: d, at least 1.
 
     Example:
         >>> output = Identity(dim=2)(torch.full((1, 2, 1, 1, 1), 0.3))
@@ -55,10 +52,7 @@ class KL(_Continuous):
     1/2 sum(mean^2 + var - 1 - log var) over a sample, averaged over the batch; its weight is latent diffusion's 1e-6.
 
     Args:
-        dim: d.
-
-    Raises:
-        ValueError: If ``dim`` is not positive.
+        dim: d, at least 1.
 
     Example:
         >>> kl = KL(dim=1)

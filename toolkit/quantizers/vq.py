@@ -26,9 +26,9 @@ class VQ(Quantizer):
     latents; both move by 1 - decay towards those of the batch of all processes, and the code is s / n with n
     Laplace-smoothed (arXiv:1711.00937, appendix A.1). With gradient accumulation each micro-batch is such a batch.
 
-    K-means and the replacement of dead codes draw latents by the number of batches so far, not from torch's
-    generator. So all processes agree, and a resumed run repeats what an uninterrupted one does. In eval mode, when
-    ``frozen`` is set, or when a latent of the batch is not finite, the codebook and its statistics do not change.
+    K-means and the replacement of dead codes choose latents by the number of batches so far, not by torch's generator:
+    all processes choose the same, and so does a resumed run. Only a batch of finite latents in train mode, with
+    ``frozen`` unset, changes the codebook and its statistics.
 
     Args:
         codebook_size: K, at least 2.
