@@ -34,7 +34,7 @@ def test_logits_of_a_moving_picture_are_the_jax_ports(network, pan):
     assert logits.argmax() == 145 and logits.max().item() == pytest.approx(26.340666, abs=1e-3)
 
 
-def test_frames_of_any_size_are_squeezed_to_224(network, pan):
+def test_frames_of_any_size_are_resized_to_224(network, pan):
     wide = pan[:, :, :10].repeat_interleave(2, dim=4)  # each pair of equal columns becomes one again
     assert torch.allclose(network(wide), network(pan[:, :, :10]), atol=1e-4)
 

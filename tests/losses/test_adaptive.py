@@ -40,7 +40,7 @@ def test_factor_is_the_ratio_of_the_gradients_norms(decoder, eps):
     assert factor.shape == () and factor.dtype == torch.float32 and not factor.requires_grad
 
 
-def test_factor_is_found_without_a_trace(decoder):
+def test_computing_the_weight_leaves_no_gradient_and_keeps_the_graph(decoder):
     reconstruction, adversarial = losses(decoder(CODES))
     AdaptiveWeight()(reconstruction, adversarial, decoder.weight)
     assert decoder.weight.grad is None
@@ -48,7 +48,7 @@ def test_factor_is_found_without_a_trace(decoder):
     assert decoder.weight.grad is not None
 
 
-def test_eps_bounds_the_factor_of_a_game_without_gradient_and_the_maximum_caps_it():
+def test_eps_bounds_the_weight_without_an_adversarial_gradient_and_maximum_caps_it():
     layer = nn.Parameter(torch.zeros(2))
     pull, none = (layer * torch.tensor([0.3, 0.4])).sum(), 0 * layer.sum()
     assert AdaptiveWeight()(pull, none, layer).item() == pytest.approx(0.5 / 1e-4, rel=1e-5)
@@ -72,6 +72,6 @@ def test_a_layer_under_activation_checkpointing_has_the_same_factor(decoder):
     (reconstruction + factor * adversarial).backward()
 
 
-def test_without_a_loss_on_the_reconstruction_there_is_nothing_to_compare(decoder):
-    with pytest.raises(ValueError, match="AdaptiveWeight needs a loss on the reconstruction, got none with a gradient"):
+def test_reconstruction_loss_without_gradient_is_refused(decoder):
+    with pytest.raises(ValueError, match="AdaptiveWeight needs a reconstruction loss with a gradient, got none"):
         AdaptiveWeight()(torch.zeros(()), losses(decoder(CODES))[1], decoder.weight)

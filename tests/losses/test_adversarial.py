@@ -1,4 +1,4 @@
-"""The GAN's two sides, against their formulas and O2-MAGVIT2's numbers."""
+"""Adversarial losses against their formulas and O2-MAGVIT2's numbers."""
 
 import json
 import math

@@ -41,7 +41,7 @@ def test_lpips_is_the_packages_mean_over_frames(lpips_vgg):
 
 def test_lpips_names_frames_that_are_too_small(lpips_vgg):
     small = torch.zeros(1, 3, 1, 15, 64)
-    with pytest.raises(ValueError, match=r"'vgg'.*from 16 on.*15, 64"):
+    with pytest.raises(ValueError, match=r"'vgg'.*at least 16.*15, 64"):
         lpips_vgg(output_of(small), small)
     assert lpips_vgg(output_of(torch.zeros(1, 3, 1, 16, 16)), torch.zeros(1, 3, 1, 16, 16)).item() == 0
 

@@ -62,9 +62,9 @@ def test_quantization_error_is_bounded_whatever_the_latents():
 def test_gradient_is_that_of_the_unit_vector():
     latents = torch.randn(1, 5, 1, 1, 3, requires_grad=True)
     upstream = torch.randn(1, 5, 1, 1, 3)
-    found, = torch.autograd.grad(BSQ(bits=5)(latents).codes, latents, upstream)
+    actual, = torch.autograd.grad(BSQ(bits=5)(latents).codes, latents, upstream)
     expected, = torch.autograd.grad(F.normalize(latents, dim=1), latents, upstream)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("arguments", [dict(bits=0), dict(bits=63), dict(bits=18, entropy_groups=4),

@@ -43,9 +43,9 @@ def test_entropies_and_gradients_equal_the_full_softmax(bits, inv_temperature):
     latents[1, ::2] = 0.0
     latents[2] *= 1e3  # sure beyond any exponential
     latents[3:6] *= 1 / inv_temperature  # where the assignment is really soft
-    found = values_and_gradients(binary_entropies, latents, inv_temperature)
+    actual = values_and_gradients(binary_entropies, latents, inv_temperature)
     expected = values_and_gradients(full_softmax, latents, inv_temperature)
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
@@ -54,9 +54,9 @@ def test_entropies_and_gradients_equal_the_full_softmax(bits, inv_temperature):
        inv_temperature=st.sampled_from([0.1, 1.0, 25.0]))
 def test_entropies_of_any_latents_equal_the_full_softmax(rows, inv_temperature):
     latents = torch.tensor(rows, dtype=torch.float64)
-    found = values_and_gradients(binary_entropies, latents, inv_temperature)
+    actual = values_and_gradients(binary_entropies, latents, inv_temperature)
     expected = values_and_gradients(full_softmax, latents, inv_temperature)
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 

@@ -33,9 +33,9 @@ def test_golden_indices_first_channel_least_significant():
 def test_indices_are_those_of_the_formula(bound, levels):
     fsq = FSQ(levels=levels, bound=bound).eval()
     latents = 2 * torch.randn(3, len(levels), 2, 3, 3)
-    found = fsq(latents).indices.flatten()
+    actual = fsq(latents).indices.flatten()
     inverse = math.atanh if bound == "tanh" else (lambda y: -math.log(2 / (y + 1) - 1) / 1.6)
-    index, basis = torch.zeros(len(found), dtype=torch.long), 1
+    index, basis = torch.zeros(len(actual), dtype=torch.long), 1
     for z, size in zip(latents.permute(1, 0, 2, 3, 4).flatten(1).double(), levels, strict=True):
         half = (size - 1) * 1.001 / 2
         offset = 0.0 if size % 2 else 0.5
@@ -44,7 +44,7 @@ def test_indices_are_those_of_the_formula(bound, levels):
         index += ((f * half - offset).round().long() + size // 2) * basis
         basis *= size
     # A latent on the edge between two levels may fall to either side in float32.
-    assert (found != index).float().mean() < 1e-3 and found.unique().numel() > 1
+    assert (actual != index).float().mean() < 1e-3 and actual.unique().numel() > 1
 
 
 def test_every_code_is_reached_and_codes_are_a_grid():

@@ -39,13 +39,13 @@ def test_codes_losses_and_gradients_equal_the_full_softmax(monkeypatch, chunk):
     quantizer = IBQ(codebook_size=16, dim=4, temperature=0.5)
     latents, upstream = torch.randn(2, 4, 1, 3, 2, requires_grad=True), torch.randn(12, 4)
     output = quantizer(latents)
-    found = [output.codes.permute(0, 2, 3, 4, 1).reshape(12, 4), output.losses]
+    actual = [output.codes.permute(0, 2, 3, 4, 1).reshape(12, 4), output.losses]
     flat = latents.permute(0, 2, 3, 4, 1).reshape(12, 4)
     expected = written_out(flat, quantizer.codebook, 0.5)
-    torch.testing.assert_close(found[0], expected[0])
-    torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(actual[0], expected[0])
+    torch.testing.assert_close(actual[1], expected[1], rtol=1e-5, atol=1e-6)
     for name in [None, *output.losses]:
-        totals = [(codes * upstream).sum() if name is None else losses[name] for codes, losses in (found, expected)]
+        totals = [(codes * upstream).sum() if name is None else losses[name] for codes, losses in (actual, expected)]
         ours, theirs = (torch.autograd.grad(total, [latents, quantizer.codebook], retain_graph=True,
                                             allow_unused=True, materialize_grads=True) for total in totals)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")

@@ -140,8 +140,8 @@ def test_entropies_sum_over_groups_and_average_over_codebooks(codebooks, groups,
     flat = scale * latents.permute(0, 2, 3, 4, 1).reshape(-1, bits * codebooks).double().numpy()
     parts = [full_entropies(part, temperature) for part in np.split(flat, codebooks * groups, axis=1)]
     expected = np.array(parts).sum(0) / codebooks
-    found = [losses["per_sample_entropy"].item(), losses["codebook_entropy"].item()]
-    assert found == pytest.approx(expected.tolist(), rel=1e-5)
+    actual = [losses["per_sample_entropy"].item(), losses["codebook_entropy"].item()]
+    assert actual == pytest.approx(expected.tolist(), rel=1e-5)
 
 
 @pytest.mark.parametrize("arguments", [dict(bits=25), dict(bits=36), dict(bits=62), dict(bits=50, entropy_groups=2),
@@ -152,7 +152,7 @@ def test_more_bits_than_an_exact_entropy_allows_need_groups(arguments):
 
 
 @pytest.mark.parametrize("arguments", [dict(bits=36, entropy_groups=2), dict(bits=24)])
-def test_groups_of_up_to_24_bits_are_taken(arguments):
+def test_groups_of_up_to_24_bits_are_accepted(arguments):
     assert LFQ(**arguments).dim == arguments["bits"]
 
 
@@ -172,11 +172,11 @@ def test_indices_are_decided_in_float32_even_within_autocast(dtype):
         out = lfq(latents)
         in_float = lfq(latents.float())
     assert out.codes.dtype == dtype
-    for found in (out, in_float):
-        assert torch.equal(found.indices, expected.indices)
-        assert all(found.losses[name].dtype == torch.float32 for name in found.losses)
+    for actual in (out, in_float):
+        assert torch.equal(actual.indices, expected.indices)
+        assert all(actual.losses[name].dtype == torch.float32 for name in actual.losses)
         # Equal to the last digit: not one operation of the losses ran in half precision.
-        assert found.losses == expected.losses
+        assert actual.losses == expected.losses
 
 
 def test_a_sample_is_quantized_alike_alone_and_in_a_batch():
@@ -199,7 +199,7 @@ def test_bit_order_decides_which_channel_is_worth_most(bit_order, expected):
 
 
 @pytest.mark.parametrize("sign_of_zero", [-1, 1])
-def test_zero_has_the_sign_it_is_given(sign_of_zero):
+def test_zero_has_the_sign_of_the_option(sign_of_zero):
     output = LFQ(bits=2, sign_of_zero=sign_of_zero).eval()(torch.zeros(1, 2, 1, 1, 1))
     assert output.codes.flatten().tolist() == [sign_of_zero] * 2
     assert output.indices.item() == (3 if sign_of_zero == 1 else 0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from toolkit.quantizers import codebook
-from toolkit.quantizers.codebook import count_and_sum, draw, kmeans, nearest_codes
+from toolkit.quantizers.codebook import count_and_sum, kmeans, nearest_codes, random_rows
 
 
 @pytest.mark.parametrize("chunk", [1, 64, 2**24])
@@ -17,7 +17,7 @@ def test_nearest_code_is_that_of_the_full_distances_whatever_the_chunk(monkeypat
     assert torch.equal(nearest_codes(z, codes), torch.cdist(z, codes).argmin(1))
 
 
-def test_of_equally_near_codes_the_first_is_taken():
+def test_of_equally_near_codes_the_first_is_chosen():
     assert nearest_codes(torch.zeros(1, 2), torch.tensor([[0.0, 1.0], [1.0, 0.0]])).tolist() == [0]
 
 
@@ -29,12 +29,12 @@ def test_counts_and_sums_are_those_of_a_one_hot_matrix():
     torch.testing.assert_close(sums, one_hot.T @ z)
 
 
-def test_draw_takes_different_rows_and_depends_on_the_seed_alone():
+def test_random_rows_are_different_and_depend_on_the_seed_alone():
     z = torch.arange(100.0).unsqueeze(1)
-    first = draw(z, 30, seed=1)
+    first = random_rows(z, 30, seed=1)
     torch.randn(5)  # the global stream does not matter
-    assert torch.equal(first, draw(z, 30, seed=1)) and not torch.equal(first, draw(z, 30, seed=2))
-    assert len(first.unique()) == 30 and len(draw(z, 500, seed=0)) == 100
+    assert torch.equal(first, random_rows(z, 30, seed=1)) and not torch.equal(first, random_rows(z, 30, seed=2))
+    assert len(first.unique()) == 30 and len(random_rows(z, 500, seed=0)) == 100
 
 
 def lloyd(z: np.ndarray, means: np.ndarray, num_iters: int, normalize: bool) -> np.ndarray:
@@ -51,10 +51,10 @@ def lloyd(z: np.ndarray, means: np.ndarray, num_iters: int, normalize: bool) -> 
 def test_kmeans_is_lloyds_algorithm(normalize):
     z = torch.randn(200, 4)
     z = torch.nn.functional.normalize(z, dim=1) if normalize else z
-    found = kmeans(z, 12, num_iters=6, normalize=normalize, seed=3)
-    start = draw(z, 12, seed=3).double().numpy()
+    actual = kmeans(z, 12, num_iters=6, normalize=normalize, seed=3)
+    start = random_rows(z, 12, seed=3).double().numpy()
     expected = lloyd(z.double().numpy(), start, 6, normalize)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_fewer_vectors_than_clusters_are_clusters_of_their_own():

@@ -183,5 +183,5 @@ def test_residual_decodes_its_first_columns_alike():
     ours, indices = Residual(quantizers=children).eval(), torch.randint(0, 16, (2, 7, 3))
     for num in (1, 2, 3):
         expected = theirs.get_output_from_indices(indices[..., :num])
-        found = ours.codes_from_indices(indices[:, None, None, :, :num])
-        torch.testing.assert_close(found[:, :, 0, 0].transpose(1, 2), expected)
+        actual = ours.codes_from_indices(indices[:, None, None, :, :num])
+        torch.testing.assert_close(actual[:, :, 0, 0].transpose(1, 2), expected)

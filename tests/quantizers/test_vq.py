@@ -60,7 +60,7 @@ def test_half_precision_latents_give_the_indices_of_their_own_values(dtype):
 
 @pytest.mark.parametrize("arguments", [dict(codebook_size=1, dim=2), dict(codebook_size=2, dim=0)])
 def test_empty_codebook_is_refused(arguments):
-    with pytest.raises(ValueError, match="codebook_size from 2 and dim from 1"):
+    with pytest.raises(ValueError, match="codebook_size >= 2 and dim >= 1"):
         VQ(**arguments)
 
 

@@ -1,4 +1,4 @@
-"""Losses, one idea per file: distances of a reconstruction from its target, the GAN's two sides and their weight."""
+"""Losses: distances of a reconstruction from its target, adversarial losses, and the weight of the generator's loss."""
 
 from toolkit.losses.adaptive import AdaptiveWeight
 from toolkit.losses.adversarial import Hinge, NonSaturating

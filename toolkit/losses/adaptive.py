@@ -1,4 +1,4 @@
-"""How much the generator heeds its discriminator, found from the gradients."""
+"""The weight of the generator's adversarial loss, computed from gradients."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from toolkit.registry import LOSSES
 
 @LOSSES.register_module()
 class AdaptiveWeight(GeneratorWeight):
-    """VQGAN's adaptive weight (Esser et al., arXiv:2012.09841, eq. 7): both sides pull the decoder equally hard.
+    """VQGAN's adaptive weight (Esser et al., arXiv:2012.09841, eq. 7).
 
-    The norm of the reconstruction losses' gradient over that of the adversarial loss, at the decoder's last
-    layer. The gradients are those of the joint micro-batch of all processes; with gradient accumulation every
-    micro-batch has a factor of its own.
+    |gradient of the reconstruction loss| / (|gradient of the adversarial loss| + eps), both with respect to the
+    decoder's last layer, averaged over all processes. With gradient accumulation each micro-batch has its own weight.
 
     Args:
         eps: Added to the norm of the adversarial gradient.
-        maximum: Of the factor.
+        maximum: Largest weight.
+
+    Raises:
+        ValueError: When called, if the reconstruction loss has no gradient.
 
     Example:
         >>> layer = nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -33,20 +35,17 @@ class AdaptiveWeight(GeneratorWeight):
         self.eps, self.maximum = eps, maximum
 
     def forward(self, reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: nn.Parameter) -> Tensor:
-        """The factor in [0, maximum] of two () losses that depend on ``last_layer`` -> () float32, detached.
-
-        Raises:
-            ValueError: If there is no reconstruction loss to compare with.
-        """
+        """Two () losses that depend on ``last_layer`` -> () float32 in [0, maximum], detached."""
         if not reconstruction_loss.requires_grad:
-            raise ValueError("AdaptiveWeight needs a loss on the reconstruction, got none with a gradient; give a "
-                             "term of objective.losses a weight while the adversarial loss has one.")
-        wanted = _gradient_norm(reconstruction_loss, last_layer)
-        return (wanted / (_gradient_norm(adversarial_loss, last_layer) + self.eps)).clamp(max=self.maximum)
+            raise ValueError("AdaptiveWeight needs a reconstruction loss with a gradient, got none; give a loss in "
+                             "objective.losses a weight above 0 while the adversarial loss is active.")
+        reconstruction_norm = _gradient_norm(reconstruction_loss, last_layer)
+        adversarial_norm = _gradient_norm(adversarial_loss, last_layer)
+        return (reconstruction_norm / (adversarial_norm + self.eps)).clamp(max=self.maximum)
 
 
 def _gradient_norm(loss: Tensor, parameter: nn.Parameter) -> Tensor:
-    """() float32 norm of the gradient of the mean () loss of all processes."""
-    with torch.autocast(parameter.device.type, enabled=False):  # which is for forward passes
+    """() float32 norm of the gradient of the () loss, averaged over all processes."""
+    with torch.autocast(parameter.device.type, enabled=False):  # autocast is for forward passes
         gradient, = torch.autograd.grad(loss, parameter, retain_graph=True)
     return mean_over_processes(gradient.float()).norm()

@@ -1,8 +1,7 @@
-"""The two sides of the GAN's game.
+"""Adversarial losses of generator and discriminator.
 
-Each term is a mean over all logits (over samples, with ``per_sample``), and a discriminator's loss is
-the sum, not the mean, of its real and its fake half (so it starts near 2 ln 2 or 2), as in O2-MAGVIT2
-and StyleGAN. VQGAN's code halves its hinge: use half the weight to match it.
+Each term is a mean over all logits, or over samples with ``per_sample``. The discriminator's loss is the sum of its
+real and its fake term, as in O2-MAGVIT2 and StyleGAN. VQGAN's code takes half the hinge sum: use half the weight.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ class NonSaturating(AdversarialLoss):
     """The non-saturating logistic GAN loss (Goodfellow et al., arXiv:1406.2661, sec. 3).
 
     Args:
-        per_sample: Judge samples, not patches: the logits of a sample are averaged first (Open-MAGVIT2).
+        per_sample: Average the logits of each sample first (Open-MAGVIT2).
 
     Example:
         >>> import torch
-        >>> undecided = torch.zeros(4, 1)
-        >>> round(NonSaturating().discriminator(undecided, undecided).item(), 4)   # 2 ln 2
+        >>> logits = torch.zeros(4, 1)
+        >>> round(NonSaturating().discriminator(logits, logits).item(), 4)   # 2 ln 2
         1.3863
     """
 
@@ -34,15 +33,15 @@ class NonSaturating(AdversarialLoss):
         self.per_sample = per_sample
 
     def generator(self, fake_logits: Tensor) -> Tensor:
-        """Mean of ``softplus(-fake)`` over (B, ...) -> () float32 >= 0."""
-        return F.softplus(-self._judged(fake_logits)).mean()
+        """(B, ...) logits -> mean of ``softplus(-fake)``, () float32 >= 0."""
+        return F.softplus(-self._logits(fake_logits)).mean()
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """Means of ``softplus(-real)`` and ``softplus(fake)`` over (B, ...), summed -> () float32 >= 0."""
-        return F.softplus(-self._judged(real_logits)).mean() + F.softplus(self._judged(fake_logits)).mean()
+        """(B, ...) logits -> mean of ``softplus(-real)`` + mean of ``softplus(fake)``, () float32 >= 0."""
+        return F.softplus(-self._logits(real_logits)).mean() + F.softplus(self._logits(fake_logits)).mean()
 
-    def _judged(self, logits: Tensor) -> Tensor:
-        """(B, ...) -> float32, (B,) per sample."""
+    def _logits(self, logits: Tensor) -> Tensor:
+        """(B, ...) logits -> float32, averaged to (B,) with ``per_sample``."""
         return reduce(logits.float(), "b ... -> b", "mean") if self.per_sample else logits.float()
 
 
@@ -52,15 +51,15 @@ class Hinge(AdversarialLoss):
 
     Example:
         >>> import torch
-        >>> undecided = torch.zeros(4, 1)
-        >>> Hinge().discriminator(undecided, undecided).item()
+        >>> logits = torch.zeros(4, 1)
+        >>> Hinge().discriminator(logits, logits).item()
         2.0
     """
 
     def generator(self, fake_logits: Tensor) -> Tensor:
-        """Mean of ``-fake`` over (B, ...) -> () float32."""
+        """(B, ...) logits -> mean of ``-fake``, () float32."""
         return -fake_logits.float().mean()
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """Means of ``relu(1 - real)`` and ``relu(1 + fake)`` over (B, ...), summed -> () float32 >= 0."""
+        """(B, ...) logits -> mean of ``relu(1 - real)`` + mean of ``relu(1 + fake)``, () float32 >= 0."""
         return F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean()

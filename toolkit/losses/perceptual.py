@@ -1,4 +1,4 @@
-"""Distances in the features of frozen 2-D networks, frame by frame."""
+"""Distances of frames in the features of frozen 2-D networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolkit.layers.eager import eager_loss
 from toolkit.pretrained import classifier, lpips_network
 from toolkit.registry import LOSSES
 
-PIXELS_AT_ONCE = 2**19  # whose features are held for the gradient: 32 frames of 128 x 128, 8 of 256 x 256
+PIXELS_AT_ONCE = 2**19  # pixels whose features are stored at once: 32 frames of 128 x 128, or 8 of 256 x 256
 
 
 def _frames(pixels: Tensor) -> Tensor:
@@ -25,14 +25,13 @@ def _frames(pixels: Tensor) -> Tensor:
 class LPIPS(Loss):
     """Learned perceptual distance of the frames, v0.1 (Zhang et al., arXiv:1801.03924).
 
-    The network is frozen, is in no checkpoint, and runs in float32. The gradient reaches the
-    reconstruction only.
+    The network is frozen, is in no checkpoint, and computes in float32. The target gets no gradient.
 
     Args:
-        net: ``"vgg"``, the usual one to train with, or ``"alex"``, the usual one to report.
+        net: ``"vgg"``, usual in training, or ``"alex"``, usual in reports.
 
     Raises:
-        ValueError: If ``net`` is another one.
+        ValueError: If ``net`` is another name, or a side of the frames is below 16 (``"vgg"``) or 31 (``"alex"``).
 
     Example:
         >>> black, white = -torch.ones(1, 3, 2, 64, 64), torch.ones(1, 3, 2, 64, 64)
@@ -45,32 +44,27 @@ class LPIPS(Loss):
         self.network = lpips_network(net)
 
     def forward(self, output: TokenizerOutput, target: Tensor) -> Tensor:
-        """Mean distance over B * T frames of (B, 3, T, H, W) in [-1, 1] -> () float32.
-
-        Raises:
-            ValueError: If a side is below 16 (``"vgg"``) or 31 (``"alex"``).
-        """
-        found, wanted = _frames(output.reconstruction), _frames(target.detach())
-        at_once = max(1, PIXELS_AT_ONCE // (found.shape[2] * found.shape[3]))
-        distances = [eager_loss(lambda frames, wanted=wanted: self.network(frames, wanted).sum(), frames)
-                     for frames, wanted in zip(found.split(at_once), wanted.split(at_once), strict=True)]
-        return sum(distances) / len(found)
+        """Pixels (B, 3, T, H, W) in [-1, 1] -> mean distance over B * T frames, () float32."""
+        frames, target_frames = _frames(output.reconstruction), _frames(target.detach())
+        at_once = max(1, PIXELS_AT_ONCE // (frames.shape[2] * frames.shape[3]))
+        distances = [eager_loss(lambda chunk, target_chunk=target_chunk: self.network(chunk, target_chunk).sum(), chunk)
+                     for chunk, target_chunk in zip(frames.split(at_once), target_frames.split(at_once), strict=True)]
+        return sum(distances) / len(frames)
 
 
 @LOSSES.register_module()
 class LogitDistance(Loss):
     """Mean squared distance of a frozen classifier's logits (MAGVIT, arXiv:2212.05199).
 
-    MAGVIT takes ResNet-50, O2-MAGVIT2 VGG-16 at 224 pixels; any timm classifier will do. The mean
-    is over frames and logits. The gradient reaches the reconstruction only.
+    MAGVIT uses a ResNet-50, O2-MAGVIT2 a VGG-16 at 224 pixels. The target gets no gradient.
 
     Args:
-        backbone: A name of timm's, such as ``"tf_efficientnet_lite0"``.
-        weights: An asset (``"weights/efficientnet_lite0"``) or a local file of that backbone.
-        size: Frames are resized to size x size (bilinear, antialiased); None leaves them as they are.
+        backbone: A timm model name, such as ``"tf_efficientnet_lite0"``.
+        weights: An asset (``"weights/efficientnet_lite0"``) or a local file with this backbone's state dict.
+        size: Frames are resized to size x size (bilinear, antialiased); None: not resized.
 
     Raises:
-        ValueError: If timm has no such backbone, or the weights are not found or do not fit.
+        ValueError: If timm has no such backbone, the file does not exist, or its tensors do not fit.
 
     Example:
         >>> loss = LogitDistance(backbone="tf_efficientnet_lite0", weights="weights/efficientnet_lite0",
@@ -86,10 +80,10 @@ class LogitDistance(Loss):
         self.size = size
 
     def forward(self, output: TokenizerOutput, target: Tensor) -> Tensor:
-        """Mean over frames and logits for (B, 3, T, H, W) in [-1, 1] -> () float32 >= 0."""
+        """Pixels (B, 3, T, H, W) in [-1, 1] -> () float32 >= 0."""
         with torch.no_grad():
-            wanted = self._logits(target)
-        return F.mse_loss(self._logits(output.reconstruction), wanted)
+            target_logits = self._logits(target)
+        return F.mse_loss(self._logits(output.reconstruction), target_logits)
 
     def _logits(self, pixels: Tensor) -> Tensor:
         frames = _frames(pixels)

@@ -9,9 +9,9 @@ from toolkit.registry import LOSSES
 
 
 def _difference(loss: Loss, output: TokenizerOutput, target: Tensor) -> Tensor:
-    """(B, C, T, H, W) float32; sizes must agree, since broadcasting would compare other pixels."""
+    """Reconstruction minus target, (B, C, T, H, W) float32. Shapes must be equal: nothing is broadcast."""
     if output.reconstruction.shape != target.shape:
-        raise ValueError(f"{type(loss).__name__} compares equal sizes, got a reconstruction "
+        raise ValueError(f"{type(loss).__name__} needs equal shapes, got a reconstruction "
                          f"{tuple(output.reconstruction.shape)} and a target {tuple(target.shape)}; "
                          "crop the reconstruction to its input.")
     return output.reconstruction.float() - target.detach().float()
@@ -19,7 +19,7 @@ def _difference(loss: Loss, output: TokenizerOutput, target: Tensor) -> Tensor:
 
 @LOSSES.register_module()
 class L1(Loss):
-    """Mean absolute error of the pixels.
+    """Mean absolute error of the pixels. It raises a ValueError if the shapes differ.
 
     Example:
         >>> import torch
@@ -29,17 +29,13 @@ class L1(Loss):
     """
 
     def forward(self, output: TokenizerOutput, target: Tensor) -> Tensor:
-        """Mean of ``|reconstruction - target|`` over (B, C, T, H, W) in [-1, 1] -> () float32 in [0, 2].
-
-        Raises:
-            ValueError: If the two have different sizes.
-        """
+        """Mean of ``|reconstruction - target|`` over (B, C, T, H, W) in [-1, 1] -> () float32 in [0, 2]."""
         return _difference(self, output, target).abs().mean()
 
 
 @LOSSES.register_module()
 class L2(Loss):
-    """Mean squared error of the pixels.
+    """Mean squared error of the pixels. It raises a ValueError if the shapes differ.
 
     Example:
         >>> import torch
@@ -49,9 +45,5 @@ class L2(Loss):
     """
 
     def forward(self, output: TokenizerOutput, target: Tensor) -> Tensor:
-        """Mean of ``(reconstruction - target)^2`` over (B, C, T, H, W) in [-1, 1] -> () float32 in [0, 4].
-
-        Raises:
-            ValueError: If the two have different sizes.
-        """
+        """Mean of ``(reconstruction - target)^2`` over (B, C, T, H, W) in [-1, 1] -> () float32 in [0, 4]."""
         return _difference(self, output, target).square().mean()

@@ -1,7 +1,6 @@
-"""I3D, trained on Kinetics-400: the network of the Fréchet video distance.
+"""I3D, trained on Kinetics-400 (Carreira & Zisserman, arXiv:1705.07750): the network of the Fréchet video distance.
 
-Carreira & Zisserman, arXiv:1705.07750; the RGB stream of DeepMind's kinetics-i3d, which Unterthiner et
-al. chose for FVD. The weights come from Wilson Yan's port to JAX.
+It is the RGB stream of DeepMind's kinetics-i3d. The weights are those of Wilson Yan's JAX port.
 """
 
 from __future__ import annotations
@@ -22,13 +21,7 @@ from toolkit.pretrained.frozen import Frozen, load_strictly
 
 
 class I3D(nn.Module):
-    """Inflated Inception-v1 on clips of any size.
-
-    Example:
-        >>> with torch.device("meta"): network = I3D()
-        >>> network(torch.zeros(2, 3, 16, 64, 64, device="meta")).shape
-        torch.Size([2, 400])
-    """
+    """Inflated Inception-v1 on clips of any size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,15 +48,12 @@ class I3D(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (N, 3, T, H, W) in [-1, 1] -> logits (N, 400), averaged over time.
 
-        Frames of another size are squeezed to 224 x 224, bilinearly, without antialiasing, at half-pixel
-        centres as the PyTorch evaluators do (TATS, StyleGAN-V; Google's first one resized as TensorFlow 1).
-
-        Raises:
-            ValueError: If the clips are not RGB or have fewer than 10 frames.
+        Frames are resized to 224 x 224, bilinearly, without antialiasing, at half-pixel centres, as in the PyTorch
+        evaluators of TATS and StyleGAN-V (Google's first evaluator resized as TensorFlow 1).
         """
         if clips.ndim != 5 or clips.shape[1] != 3 or clips.shape[2] < 10:
-            raise ValueError(f"I3D takes clips (N, 3, T, H, W) of at least 10 frames, got {tuple(clips.shape)}; "
-                             "use longer clips, or a score of frames.")
+            raise ValueError(f"I3D needs clips (N, 3, T, H, W) of at least 10 frames, got {tuple(clips.shape)}; "
+                             "use longer clips, or a metric of frames.")
         frames = rearrange(clips, "n c t h w -> (n t) c h w")
         frames = F.interpolate(frames, size=(224, 224), mode="bilinear", align_corners=False)
         logits = self.layers(rearrange(frames, "(n t) c h w -> n c t h w", n=len(clips)))  # (N, 400, t, 1, 1)
@@ -74,7 +64,7 @@ def i3d_network() -> Frozen:
     """I3D, whose Kinetics-400 logits FVD compares (Unterthiner et al., arXiv:1812.01717).
 
     Returns:
-        A frozen :class:`I3D`: clips (N, 3, T, H, W) in [-1, 1], T from 10 on -> (N, 400).
+        A frozen :class:`I3D`: clips (N, 3, T, H, W) in [-1, 1] -> (N, 400). It raises a ValueError if T < 10.
 
     Example:
         >>> i3d_network()(torch.zeros(1, 3, 10, 32, 32)).shape
@@ -88,12 +78,7 @@ def i3d_network() -> Frozen:
 
 
 def i3d_kinetics400(path: Path) -> dict[str, np.ndarray]:
-    """flax's tensors, which come layer by layer in our order, in the names of :class:`I3D`.
-
-    Example:
-        >>> i3d_kinetics400(assets.fetch("weights/i3d_kinetics400"))["layers.0.0.weight"].shape
-        (64, 3, 7, 7, 7)
-    """
+    """The flax checkpoint's tensors, which have the order of our layers, under the names of :class:`I3D`."""
     checkpoint = assets.read_arrays(path)
     with torch.device("meta"):
         names = I3D().state_dict()
@@ -102,12 +87,12 @@ def i3d_kinetics400(path: Path) -> dict[str, np.ndarray]:
 
 
 def _layer_arrays(params: dict[str, Any], statistics: dict[str, Any]) -> Iterator[np.ndarray]:
-    """Kernel, beta, mean and variance of every layer; of the last one kernel and bias."""
+    """Kernel, beta, mean and variance of each layer; kernel and bias of the last layer."""
     for name, layer in params.items():
         if "Conv_0" not in layer:
             yield from _layer_arrays(layer, statistics.get(name, {}))
             continue
-        yield layer["Conv_0"]["kernel"].transpose(4, 3, 0, 1, 2)  # (kt, kh, kw, in, out) to torch's
+        yield layer["Conv_0"]["kernel"].transpose(4, 3, 0, 1, 2)  # (kt, kh, kw, in, out) to (out, in, kt, kh, kw)
         if "BatchNorm_0" in layer:
             yield layer["BatchNorm_0"]["bias"]
             yield from (statistics[name]["BatchNorm_0"][which].ravel() for which in ("mean", "var"))
@@ -123,11 +108,11 @@ class _SameConv3d(nn.Conv3d):
 class _SameMaxPool3d(nn.MaxPool3d):
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = ((n,) * 3 if isinstance(n, int) else n for n in (self.kernel_size, self.stride))
-        return super().forward(_pad_same(x, kernel, stride))  # zeros: they follow a ReLU, so nothing is smaller
+        return super().forward(_pad_same(x, kernel, stride))  # inputs follow a ReLU: none is below 0
 
 
 def _pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """TensorFlow's SAME: ceil(size / stride) outputs, the odd one of the zeros behind."""
+    """TensorFlow's SAME padding: ceil(size / stride) outputs; an odd number of zeros has one more at the end."""
     sides = []
     for size, k, s in zip(x.shape[2:], kernel, stride, strict=True):
         total = max((-(-size // s) - 1) * s + k - size, 0)
@@ -140,6 +125,7 @@ def _conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1) -> nn.Sequ
 
 
 def _mixed(inputs: int, single: int, double: tuple[int, int], narrow: tuple[int, int], pooled: int) -> Branches:
+    """An Inception-v1 block; the numbers are the channels of its branches."""
     return Branches([
         _conv(inputs, single, 1),
         *(nn.Sequential(_conv(inputs, inner, 1), _conv(inner, outer, 3)) for inner, outer in (double, narrow)),

@@ -1,9 +1,8 @@
 """Inception-2015-12-05, the network of the Fréchet inception distance.
 
-The architecture is TensorFlow's graph of that date, which differs from the published Inception-v3 and
-from torchvision's: average pools leave the padding out, the last block pools by maximum, resizing is
-TensorFlow 1's. It was put together after torch-fidelity's ``FeatureExtractorInceptionV3`` (Obukhov et
-al., Apache-2.0), with which it agrees; torch-fidelity's weights are the same as ours.
+TensorFlow's graph of that date differs from the published Inception-v3 and from torchvision's: average pools exclude
+the padding, the last block has a maximum pool, and frames are resized as in TensorFlow 1. This file follows
+torch-fidelity's ``FeatureExtractorInceptionV3`` (Obukhov et al., Apache-2.0): same weights, same output.
 """
 
 from __future__ import annotations
@@ -21,20 +20,9 @@ from toolkit.pretrained.frozen import Frozen, load_strictly
 
 
 def resize_as_tensorflow(frames: Tensor, *, size: int) -> Tensor:
-    """Bilinear resizing as TensorFlow 1 does it: pixel i of the output samples the input at i * scale.
+    """TensorFlow 1's bilinear resizing: (N, C, H, W) -> (N, C, size, size).
 
-    (PyTorch's samples at (i + 1/2) * scale - 1/2, so that the corners, not the first pixels, coincide.)
-
-    Args:
-        frames: (N, C, H, W) float.
-        size: S, both sides of the result.
-
-    Returns:
-        (N, C, S, S).
-
-    Example:
-        >>> resize_as_tensorflow(torch.tensor([[[[0.0, 1.0]]]]), size=4)[0, 0, 0].tolist()
-        [0.0, 0.5, 1.0, 1.0]
+    Output pixel i samples the input at i * scale; PyTorch samples at (i + 1/2) * scale - 1/2.
     """
     for dim in (3, 2):
         length = frames.shape[dim]
@@ -48,17 +36,7 @@ def resize_as_tensorflow(frames: Tensor, *, size: int) -> Tensor:
 
 
 class Inception(nn.Module):
-    """Layers of the network on frames of any size, their output averaged over positions.
-
-    Args:
-        layers: From frames (N, 3, 299, 299) to (N, features, h, w).
-        value_type: ``"uint8"``: frames are rounded to the 256 levels of a saved picture, and no
-            gradient passes; ``"float"``: they are taken as they are.
-
-    Example:
-        >>> Inception(nn.Identity())(torch.ones(1, 3, 8, 8)).tolist()   # 255 of 128
-        [[0.9921875, 0.9921875, 0.9921875]]
-    """
+    """Frames of any size, resized to 299 x 299, through the first layers; the output is averaged over positions."""
 
     def __init__(self, layers: nn.Module, *, value_type: str = "uint8"):
         super().__init__()
@@ -66,13 +44,9 @@ class Inception(nn.Module):
         self.value_type = value_type
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames (N, 3, H, W) in [-1, 1] -> (N, features).
-
-        Raises:
-            ValueError: If the frames are not RGB.
-        """
+        """Frames (N, 3, H, W) in [-1, 1] -> (N, features)."""
         if frames.ndim != 4 or frames.shape[1] != 3:
-            raise ValueError(f"Inception takes frames (N, 3, H, W), got {tuple(frames.shape)}.")
+            raise ValueError(f"Inception needs frames (N, 3, H, W), got {tuple(frames.shape)}.")
         values = (frames + 1) * 127.5
         if self.value_type == "uint8":
             values = values.round().clamp(0, 255)
@@ -84,9 +58,9 @@ def inception_network(*, value_type: str = "uint8", features: int = 2048) -> Fro
     """Inception-2015-12-05, whose features FID compares (Heusel et al., arXiv:1706.08500).
 
     Args:
-        value_type: ``"uint8"`` sees pictures as a file holds them, rounded to 256 levels (torch-fidelity,
-            OpenAI's TensorFlow evaluator); ``"float"`` sees the frames themselves.
-        features: 2048, the last pool's, which scores are of; or 64, the first max-pool's.
+        value_type: ``"uint8"`` rounds frames to 256 levels (torch-fidelity, OpenAI's TensorFlow evaluator);
+            ``"float"`` does not round, so that gradients pass.
+        features: 2048, the output of the last pool, for scores; or 64, the output of the first maximum pool.
 
     Returns:
         A frozen :class:`Inception`: (N, 3, H, W) in [-1, 1] of any size -> (N, features).
@@ -99,9 +73,9 @@ def inception_network(*, value_type: str = "uint8", features: int = 2048) -> Fro
         torch.Size([2, 64])
     """
     if value_type not in ("uint8", "float"):
-        raise ValueError(f"inception_network takes value_type 'uint8' or 'float', got {value_type!r}.")
+        raise ValueError(f"inception_network needs value_type 'uint8' or 'float', got {value_type!r}.")
     if features not in _DEPTHS:
-        raise ValueError(f"inception_network has features 64 or 2048, got {features!r}.")
+        raise ValueError(f"inception_network needs features 64 or 2048, got {features!r}.")
     with torch.device("meta"):
         layers = _inception_layers()
     load_strictly(layers, assets.weights_path("weights/inception_2015", convert=inception_2015),
@@ -110,14 +84,10 @@ def inception_network(*, value_type: str = "uint8", features: int = 2048) -> Fro
 
 
 def inception_2015(path: Path) -> dict[str, np.ndarray]:
-    """The pinned TorchScript archive's tensors in the names of :class:`Inception`'s layers.
+    """The tensors of the pinned TorchScript archive under the names of :class:`Inception`'s layers.
 
-    The archive is a zip whose record ``data/i`` is the i-th tensor, little-endian float32; four for each
-    of the 94 convolutions, in our order. Its code and its pickle are not looked at.
-
-    Example:
-        >>> inception_2015(assets.fetch("weights/inception_2015"))["0.0.weight"].shape
-        (32, 3, 3, 3)
+    The archive is a zip. Its record ``data/i`` is the i-th tensor, little-endian float32, in the order of our layers,
+    four for each of the 94 convolutions. Its code and its pickle are not read.
     """
     with torch.device("meta"):
         tensors = _inception_layers().state_dict()  # names and shapes
@@ -202,4 +172,4 @@ def _cross(width: int) -> Branches:
     return Branches([_row(width, width, 3), _column(width, width, 3)])
 
 
-_DEPTHS = {64: 4, 2048: 18}  # features -> how many layers make them
+_DEPTHS = {64: 4, 2048: 18}  # features -> number of layers

@@ -1,4 +1,4 @@
-"""LPIPS, the learned perceptual distance of two frames, on our pinned trunks."""
+"""LPIPS, the learned perceptual distance of two frames, on pinned trunks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,7 @@ from toolkit.pretrained.frozen import Frozen, load_strictly
 
 
 class LPIPSDistance(nn.Module):
-    """One distance per pair of frames, from an ``lpips.LPIPS`` (Zhang et al., arXiv:1801.03924).
-
-    Attributes:
-        lpips: The package's network, version 0.1.
-        min_side: The smallest height and width its trunk takes.
-
-    Example:
-        >>> isinstance(lpips_network("alex").network, LPIPSDistance)
-        True
-    """
+    """An ``lpips.LPIPS`` network that checks its input; frames have sides of at least ``min_side``."""
 
     def __init__(self, lpips: nn.Module, *, min_side: int):
         super().__init__()
@@ -31,28 +22,25 @@ class LPIPSDistance(nn.Module):
         self.min_side = min_side
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Two batches of frames (N, 3, H, W) in [-1, 1] -> (N,) distances, 0 for equal frames.
-
-        Raises:
-            ValueError: If the frames are not RGB or too small for the trunk.
-        """
+        """Two batches of frames (N, 3, H, W) in [-1, 1] -> (N,) distances, 0 for equal frames."""
         if first.ndim != 4 or first.shape[1] != 3 or min(first.shape[2:]) < self.min_side:
-            raise ValueError(f"LPIPS with {self.lpips.pnet_type!r} takes frames (N, 3, H, W) with sides "
-                             f"from {self.min_side} on, got {tuple(first.shape)}; use larger frames.")
+            raise ValueError(f"LPIPS with {self.lpips.pnet_type!r} needs frames (N, 3, H, W) with sides of at least "
+                             f"{self.min_side}, got {tuple(first.shape)}; use larger frames.")
         return self.lpips(first, second).flatten()
 
 
 def lpips_network(net: str = "alex") -> Frozen:
-    """LPIPS v0.1: the ``lpips`` package's linear heads on our pinned trunk.
+    """LPIPS v0.1 (Zhang et al., arXiv:1801.03924): the linear heads of the ``lpips`` package on a pinned trunk.
 
     Args:
-        net: ``"alex"`` (the one to report) or ``"vgg"`` (the one to train with).
+        net: ``"alex"``, usual in reports, or ``"vgg"``, usual in training.
 
     Returns:
-        A frozen :class:`LPIPSDistance`: (N, 3, H, W), (N, 3, H, W) in [-1, 1] -> (N,).
+        A frozen :class:`LPIPSDistance`: two batches of frames (N, 3, H, W) in [-1, 1] -> (N,). It raises a ValueError
+        for sides below 31 (``"alex"``) or 16 (``"vgg"``).
 
     Raises:
-        ValueError: If ``net`` is another one.
+        ValueError: If ``net`` is another name.
 
     Example:
         >>> black, white = -torch.ones(1, 3, 64, 64), torch.ones(1, 3, 64, 64)
@@ -60,12 +48,12 @@ def lpips_network(net: str = "alex") -> Frozen:
         0.814
     """
     if net not in _TRUNKS:
-        raise ValueError(f"lpips_network takes net 'alex' or 'vgg', got {net!r}.")
+        raise ValueError(f"lpips_network needs net 'alex' or 'vgg', got {net!r}.")
     name, convert, min_side = _TRUNKS[net]
     import lpips
 
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        # lpips still says `pretrained=`, and the random trunk must not move the run's random stream
+        # lpips uses an argument that torchvision deprecated; its random trunk must not change the run's random state.
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
         network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     load_strictly(network.net, assets.weights_path(name, convert=convert), who=f"lpips_network({net!r})")
@@ -73,7 +61,7 @@ def lpips_network(net: str = "alex") -> Frozen:
 
 
 def alexnet_trunk(path: Path) -> dict[str, np.ndarray]:
-    """flax's AlexNet convolutions in the names of ``lpips.LPIPS(net="alex").net``.
+    """The convolutions of a flax AlexNet under the names of ``lpips.LPIPS(net="alex").net``.
 
     Example:
         >>> alexnet_trunk(assets.fetch("weights/lpips_alexnet"))["slice1.0.weight"].shape
@@ -83,27 +71,22 @@ def alexnet_trunk(path: Path) -> dict[str, np.ndarray]:
 
 
 def vgg16_trunk(path: Path) -> dict[str, np.ndarray]:
-    """flax's VGG-16 convolutions in the names of ``lpips.LPIPS(net="vgg").net``.
-
-    Example:
-        >>> vgg16_trunk(assets.fetch("weights/lpips_vgg16"))["slice5.28.weight"].shape
-        (512, 512, 3, 3)
-    """
+    """The convolutions of a flax VGG-16 under the names of ``lpips.LPIPS(net="vgg").net``."""
     slices = {1: (0, 2), 2: (5, 7), 3: (10, 12, 14), 4: (17, 19, 21), 5: (24, 26, 28)}
     return _trunk(path, [f"slice{number}.{layer}" for number, layers in slices.items() for layer in layers])
 
 
 def _trunk(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    (layers,) = (part for key, part in assets.read_arrays(path).items() if not key.startswith("NetLinLayer"))
+    (layers,) = (value for key, value in assets.read_arrays(path).items() if not key.startswith("NetLinLayer"))
     assert len(layers) == len(names), (path, list(layers))
     arrays = {}
     for index, name in enumerate(names):
-        kernel = layers[f"Conv_{index}"]["kernel"].transpose(3, 2, 0, 1)  # (kh, kw, in, out) to torch's
+        kernel = layers[f"Conv_{index}"]["kernel"].transpose(3, 2, 0, 1)  # (kh, kw, in, out) to (out, in, kh, kw)
         arrays[f"{name}.weight"] = np.ascontiguousarray(kernel)
         arrays[f"{name}.bias"] = np.ascontiguousarray(layers[f"Conv_{index}"]["bias"])
     return arrays
 
 
-# net -> asset, conversion, smallest side: AlexNet's stride 4 and two pools, VGG's four halvings
+# net -> asset, conversion, smallest side (AlexNet: stride 4 and two pools; VGG: four halvings)
 _TRUNKS = {"alex": ("weights/lpips_alexnet", alexnet_trunk, 31),
            "vgg": ("weights/lpips_vgg16", vgg16_trunk, 16)}

@@ -12,31 +12,30 @@ from toolkit.quantizers.entropy import check_entropy_groups, grouped_binary_entr
 from toolkit.quantizers.straight_through import straight_through
 from toolkit.registry import QUANTIZERS
 
-_EPS = 1e-8  # within the codebook entropy's logarithm, as in the paper's code
+_EPS = 1e-8  # eps of the codebook entropy in the paper's code
 
 
 @QUANTIZERS.register_module()
 class BSQ(Quantizer):
-    """Binary spherical quantization: latents of unit length become the nearest corner of a cube (arXiv:2406.07548).
+    """Binary spherical quantization: latents on the unit sphere become the nearest corner of a cube (arXiv:2406.07548).
 
-    With u = z / |z| the code is sign(u) / sqrt(bits), of unit length too. A latent that is as likely on
-    each side has the soft assignment p(c | u) ~ exp(2 inv_temperature <u, c>), a product over bits.
-    Losses: ``commitment``, the mean over positions of |u - code|^2, which is below 2 whatever the
-    network does; ``per_sample_entropy``, of p, exact as a sum over bits; ``codebook_entropy``, of the
-    average of p over the batch of all processes.
+    With u = z / |z| the code is sign(u) / sqrt(bits), which has length 1. The soft assignment is
+    p(c | u) ~ exp(2 inv_temperature <u, c>), a product over bits.
 
-    Digit order: a positive sign is a bit's one, the first channel the most significant bit. A latent of
-    zero counts as negative.
+    Losses: ``commitment``, the mean over positions of |u - code|^2, below 2 for any latents; ``per_sample_entropy`` of
+    p; ``codebook_entropy`` of the mean of p over the batch of all processes.
+
+    Digit order: a positive sign is bit 1; the first channel is the most significant bit. Zero counts as negative.
 
     Args:
-        bits: d, and K = 2^bits; up to 62.
+        bits: d, at most 62; K = 2^bits.
         inv_temperature: Sharpness of the soft assignment.
-        entropy_groups: Into how many equal groups of bits the average is split, whose entropies are summed.
-            None: every bit by itself, the paper's approximation, which any number of bits can have; 1 is exact.
+        entropy_groups: Number of equal groups of bits whose codebook entropies are summed. 1 is exact; None is one
+            group per bit, the paper's approximation for any number of bits.
         rotation_trick: Pass gradients rotated (arXiv:2410.06424) instead of straight through.
 
     Raises:
-        ValueError: If bits are out of range, or the groups do not divide them or have more than 24.
+        ValueError: If ``bits`` is out of range, or the groups do not divide it or exceed 24 bits.
 
     Example:
         >>> bsq = BSQ(bits=4).eval()
@@ -50,8 +49,6 @@ class BSQ(Quantizer):
     def __init__(self, *, bits: int, inv_temperature: float = 1.0, entropy_groups: int | None = None,
                  rotation_trick: bool = False):
         super().__init__()
-        if not 1 <= bits <= 62:
-            raise ValueError(f"BSQ needs 1 to 62 bits, got {bits}; use Grouped for more.")
         self.entropy_groups = bits if entropy_groups is None else entropy_groups
         check_entropy_groups("BSQ", bits, self.entropy_groups)
         self.dim, self.codebook_size = bits, 2**bits

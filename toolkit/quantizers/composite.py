@@ -1,8 +1,9 @@
-"""What quantizers made of quantizers share."""
+"""Base class of quantizers that consist of quantizers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from statistics import mean
 
 import torch
@@ -12,67 +13,52 @@ from toolkit.contracts import Quantizer
 
 
 class Composite(Quantizer):
-    """Several grid quantizers as one; an index of it is theirs, side by side.
+    """Several quantizers as one; its indices are the children's, concatenated along the codebooks.
 
-    Of each named loss it returns the mean over the children that have it, in such proportions that, with its
-    own weight, the mean of theirs, it counts as the mean of the children's weighted losses.
-
-    Args:
-        quantizers: The children, of one codebook size.
-
-    Raises:
-        ValueError: If there are none, or one has no grid of indices, or sizes differ, or loss weights cancel out.
-
-    Example:
-        >>> Composite.__abstractmethods__ == {"quantize", "lookup"}
-        True
+    The weight w of a loss is the mean of the children's weights w_i of it, and the loss is the mean of
+    (w_i / w) loss_i over the children that have it. So w * loss is the mean of the children's w_i * loss_i.
     """
 
     def __init__(self, quantizers: Sequence[Quantizer]):
         super().__init__()
         name = type(self).__name__
         if not quantizers or not all(isinstance(child, Quantizer) for child in quantizers):
-            raise ValueError(f"{name} needs quantizers=[...], one or more of them, got {quantizers!r}.")
+            raise ValueError(f"{name} needs one or more quantizers, got {quantizers!r}; set quantizers=[...].")
         for child in quantizers:
             if not child.codebook_size or type(child).quantize_grid is not Quantizer.quantize_grid:
-                raise ValueError(f"{name} takes quantizers with an index at each position, got "
+                raise ValueError(f"{name} needs quantizers with an index at each position, got "
                                  f"{type(child).__name__}, which has none.")
         if len(sizes := {child.codebook_size for child in quantizers}) > 1:
             raise ValueError(f"{name} needs quantizers of one codebook_size, got {sorted(sizes)}.")
         self.quantizers = nn.ModuleList(quantizers)
         self.codebook_size = quantizers[0].codebook_size
         self.num_codebooks = sum(child.num_codebooks for child in quantizers)
-        weights: dict[str, list[float]] = {}
-        for child in quantizers:
-            for loss, weight in child.loss_weights.items():
-                weights.setdefault(loss, []).append(weight)
-        self.loss_weights = {loss: mean(given) for loss, given in weights.items()}
-        if cancelled := [loss for loss, given in weights.items() if any(given) and not self.loss_weights[loss]]:
-            raise ValueError(f"{name} needs loss weights that do not cancel out, got {weights[cancelled[0]]} of "
-                             f"{cancelled[0]!r}; give its quantizers weights of one sign.")
+        self.loss_weights = {}
+        for loss in dict.fromkeys(loss for child in quantizers for loss in child.loss_weights):
+            weights = [child.loss_weights[loss] for child in quantizers if loss in child.loss_weights]
+            self.loss_weights[loss] = mean(weights)
+            if any(weights) and not self.loss_weights[loss]:
+                raise ValueError(f"{name} needs loss weights whose mean is not 0, got {weights} for {loss!r}; "
+                                 "use quantizers with weights of one sign.")
 
     @property
     def digits(self) -> tuple[int, ...]:
-        """The children's, where they agree."""
+        """The children's digits if they are all the same, else one digit."""
         kinds = {child.digits for child in self.quantizers}
         return kinds.pop() if len(kinds) == 1 else (self.codebook_size,)
 
     def _split(self, indices: Tensor) -> list[Tensor]:
-        """(B, N, G) -> each child's share of the codebooks, for as many children as there are."""
-        sizes, left = [], indices.shape[-1]
-        for child in self.quantizers:
-            if left:
-                sizes.append(child.num_codebooks)
-                left -= child.num_codebooks
-        return list(indices.split(sizes, dim=-1))
+        """Indices (B, N, G), or those of the first children only -> one tensor for each of these children."""
+        ends = accumulate(child.num_codebooks for child in self.quantizers)
+        return [indices[..., end - child.num_codebooks:end]
+                for child, end in zip(self.quantizers, ends, strict=True) if end <= indices.shape[-1]]
 
     def _merge(self, losses: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The children's losses as the composite's."""
+        """The losses of each child -> the losses of the composite."""
         merged = {}
         for name, mean_weight in self.loss_weights.items():
-            found = [(child.loss_weights[name], loss[name])
-                     for child, loss in zip(self.quantizers, losses, strict=True) if name in loss]
-            if found:
-                shares = [(weight / mean_weight if mean_weight else 1.0) * loss for weight, loss in found]
-                merged[name] = torch.stack(shares).mean()
+            scaled = [(child.loss_weights[name] / mean_weight if mean_weight else 1.0) * child_losses[name]
+                      for child, child_losses in zip(self.quantizers, losses, strict=True) if name in child_losses]
+            if scaled:
+                merged[name] = torch.stack(scaled).mean()
         return merged

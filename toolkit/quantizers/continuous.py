@@ -1,4 +1,4 @@
-"""Continuous bottlenecks: nothing at all, and a Gaussian (Kingma & Welling, arXiv:1312.6114)."""
+"""Continuous bottlenecks: the identity, and a Gaussian (Kingma & Welling, arXiv:1312.6114)."""
 
 from __future__ import annotations
 
@@ -14,30 +14,23 @@ class _Continuous(Quantizer):
 
     codebook_size = 0
 
-    def __init__(self, dim: int):
+    def __init__(self, *, dim: int):
         super().__init__()
         if dim < 1:
-            raise ValueError(f"{type(self).__name__} needs dim from 1 on, got {dim}.")
+            raise ValueError(f"{type(self).__name__} needs dim >= 1, got {dim}.")
         self.dim = dim
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """There are no indices.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(f"{type(self).__name__} is continuous and has no indices; decode its latents instead.")
+        """There are no indices; ``codes_from_indices`` refuses them before."""
+        raise NotImplementedError
 
 
 @QUANTIZERS.register_module()
 class Identity(_Continuous):
-    """No bottleneck: the latents are decoded as they are, an upper bound for any quantizer.
+    """No bottleneck: the codes are the latents. Its reconstruction is an upper bound for quantizers.
 
     Args:
-        dim: d.
-
-    Raises:
-        ValueError: If dim is not positive.
+        dim: d, at least 1.
 
     Example:
         >>> output = Identity(dim=2)(torch.full((1, 2, 1, 1, 1), 0.3))
@@ -45,27 +38,21 @@ class Identity(_Continuous):
         (True, 0.3)
     """
 
-    def __init__(self, *, dim: int):
-        super().__init__(dim)
-
     def quantize(self, z: Tensor) -> tuple[Tensor, None, dict[str, Tensor]]:
-        """Latents (B, N, d) -> themselves."""
+        """Latents (B, N, d) -> the same, no indices, no losses."""
         return z, None, {}
 
 
 @QUANTIZERS.register_module()
 class KL(_Continuous):
-    """A Gaussian bottleneck: a sample in training, the mean otherwise (arXiv:1312.6114; arXiv:2112.10752).
+    """A Gaussian bottleneck: a sample in training, the mean in eval (arXiv:1312.6114; arXiv:2112.10752).
 
-    A linear layer makes mean and log-variance of a position's latents; it starts as the mean alone with a
-    deviation of exp(-2). Loss: ``kl``, the divergence from a standard normal, summed over a sample's latents and
-    averaged over the batch, 1/2 sum(mean^2 + var - 1 - log var); its weight is latent diffusion's 1e-6.
+    A linear layer turns the latents of a position into mean and log-variance. At the start the mean is the latent and
+    the standard deviation is exp(-2). Loss: ``kl``, the divergence from a standard normal,
+    1/2 sum(mean^2 + var - 1 - log var) over a sample, averaged over the batch; its weight is latent diffusion's 1e-6.
 
     Args:
-        dim: d.
-
-    Raises:
-        ValueError: If dim is not positive.
+        dim: d, at least 1.
 
     Example:
         >>> kl = KL(dim=1)
@@ -76,11 +63,11 @@ class KL(_Continuous):
     loss_weights = {"kl": 1e-6}
 
     def __init__(self, *, dim: int):
-        super().__init__(dim)
+        super().__init__(dim=dim)
         self.moments = nn.Linear(dim, 2 * dim)
         with torch.no_grad():
-            self.moments.weight.copy_(torch.cat([torch.eye(dim), torch.zeros(dim, dim)]))
-            self.moments.bias.copy_(torch.cat([torch.zeros(dim), torch.full((dim,), -4.0)]))
+            self.moments.weight.copy_(torch.eye(2 * dim, dim))  # mean = z
+            self.moments.bias.copy_(-4.0 * (torch.arange(2 * dim) >= dim))  # log-variance = -4
 
     def quantize(self, z: Tensor) -> tuple[Tensor, None, dict[str, Tensor]]:
         """Latents (B, N, d) -> a sample (B, N, d), no indices, losses."""
@@ -88,6 +75,6 @@ class KL(_Continuous):
         mean, log_variance = moments.chunk(2, dim=-1)
         if not self.training:
             return mean, None, {}
-        log_variance = log_variance.clamp(-30, 20)  # latent diffusion's
+        log_variance = log_variance.clamp(-30, 20)  # the bounds of latent diffusion
         kl = (mean.square() + log_variance.exp() - 1 - log_variance).sum((1, 2)).mean() / 2
         return mean + torch.exp(log_variance / 2) * torch.randn_like(mean), None, {"kl": kl}

@@ -13,30 +13,29 @@ from toolkit.quantizers.digits import join_digits, place_values, split_digits
 from toolkit.quantizers.straight_through import straight_through
 from toolkit.registry import QUANTIZERS
 
-# tanh(slope * z): FSQ's own, and iFSQ's 2 sigmoid(1.6 z) - 1, which spreads Gaussian latents more evenly.
+# Slope a of tanh(a z): FSQ's 1, and 0.8 for iFSQ's 2 sigmoid(1.6 z) - 1, which uses the levels more evenly.
 BOUNDS = {"tanh": 1.0, "ifsq": 0.8}
-_EPS = 1e-3  # the outermost levels are reached by finite latents
+_EPS = 1e-3  # finite latents reach the outermost levels
 
 
 @QUANTIZERS.register_module()
 class FSQ(Quantizer):
     """Finite scalar quantization: each channel is bounded and rounded to one of its levels (arXiv:2309.15505).
 
-    A channel of L levels is bounded to f(z) = tanh(z + s) (L - 1) (1 + eps) / 2 - o, with o = 1/2 for an
-    even L and 0 for an odd one and s such that f(0) = 0, and rounded to an integer; the code is that over
-    floor(L / 2), in [-1, 1]. There is nothing to learn and no loss.
+    A channel of L levels is bounded to f(z) = tanh(z + s) (L - 1) (1 + eps) / 2 - o and rounded to an integer. o is
+    1/2 for an even L and 0 for an odd L; s makes f(0) = 0. The code is the integer over floor(L / 2), in [-1, 1].
+    There are no parameters and no losses.
 
-    Digit order: the lowest level is digit 0, and the first channel is the least significant digit, as in
-    the paper's code.
+    Digit order: the lowest level is digit 0; the first channel is the least significant digit (the paper's code).
 
     Args:
-        levels: L of each channel, from 3 on; d is their number and K their product.
-        bound: "tanh", or "ifsq" for iFSQ's 2 sigmoid(1.6 z) - 1 in its place (arXiv:2601.17124).
+        levels: L of each channel, at least 3; d is the number of channels and K the product of the levels.
+        bound: "tanh", or "ifsq" for iFSQ's 2 sigmoid(1.6 z) - 1 (arXiv:2601.17124).
         rotation_trick: Pass gradients from codes to bounded latents rotated (arXiv:2410.06424) instead of
             straight through.
 
     Raises:
-        ValueError: If there are no levels, one has fewer than 3, K is not below 2^63, or the bound is unknown.
+        ValueError: If there are no levels, a level is below 3, K is 2^63 or more, or the bound is unknown.
 
     Example:
         >>> fsq = FSQ(levels=[3, 5]).eval()
@@ -49,10 +48,10 @@ class FSQ(Quantizer):
         super().__init__()
         levels = list(levels)
         if not levels or min(levels) < 3 or prod(levels) >= 2**63:
-            raise ValueError("FSQ needs one or more levels from 3 on with a product below 2^63, got "
-                             f"{levels}; for channels of two levels take LFQ or BSQ.")
+            raise ValueError("FSQ needs one or more levels, each at least 3, with a product below 2^63, got "
+                             f"{levels}; for channels of two levels use LFQ or BSQ.")
         if bound not in BOUNDS:
-            raise ValueError(f"FSQ takes bound {' or '.join(map(repr, BOUNDS))}, got {bound!r}.")
+            raise ValueError(f"FSQ needs bound {' or '.join(map(repr, BOUNDS))}, got {bound!r}.")
         self.levels, self.slope, self.rotation_trick = levels, BOUNDS[bound], rotation_trick
         self.dim, self.codebook_size = len(levels), prod(levels)
         self.register_buffer("sizes", torch.tensor(levels), persistent=False)
@@ -60,17 +59,17 @@ class FSQ(Quantizer):
 
     @property
     def digits(self) -> tuple[int, ...]:
-        """The levels, of the last channel first."""
+        """The levels, last channel first."""
         return tuple(reversed(self.levels))
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents (B, N, d) -> codes (B, N, d), indices (B, N, 1), no losses."""
         width = self.sizes // 2
-        # Of the integer sizes each time: float buffers would lose digits in a half-precision module.
+        # Computed from integers: float buffers would lose digits in a half-precision module.
         reach, offset = (self.sizes - 1) * (1 + _EPS) / 2, (self.sizes % 2 == 0) / 2
         bounded = torch.tanh(self.slope * z + torch.atanh(offset / reach)) * reach - offset
         rounded = bounded.round()
-        # NaN has no digit; its codes stay NaN, but indices must lie in the codebook.
+        # The code of NaN is NaN. Its index must lie in the codebook all the same.
         indices = join_digits(rounded.nan_to_num(0.0).long() + width, self.places).unsqueeze(-1)
         codes = rounded / width
         if self.training:

@@ -14,14 +14,14 @@ from toolkit.registry import QUANTIZERS
 
 @QUANTIZERS.register_module()
 class Grouped(Composite):
-    """Groups of channels, each quantized by itself (HiFi-Codec, arXiv:2305.02765).
+    """Groups of channels, each quantized alone (HiFi-Codec, arXiv:2305.02765).
 
-    With lookup-free children it is WeTok's group-wise quantization (arXiv:2508.05599), whose entropies are
-    those of the groups: 2^bits codes per group instead of 2^(bits * groups) in one. Losses: the mean over the
-    children of each one's. An index's columns are the children's, first channels first.
+    With LFQ children it is WeTok's group-wise quantization (arXiv:2508.05599): its entropies are over the 2^bits
+    codes of each group. A loss is the mean of the children's (weighted as :class:`Composite` says). The codebooks of
+    the indices are the children's, in the order of the channels.
 
     Args:
-        quantizers: The children, of one codebook size; d is the sum of theirs.
+        quantizers: The children, of one codebook size; d is the sum of their dims.
 
     Raises:
         ValueError: If there are none, or they do not fit each other.
@@ -40,11 +40,11 @@ class Grouped(Composite):
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents (B, N, d) -> codes (B, N, d), indices (B, N, G), losses."""
         groups = z.split([child.dim for child in self.quantizers], dim=-1)
-        parts = [child.quantize(group) for child, group in zip(self.quantizers, groups, strict=True)]
-        codes, indices, losses = zip(*parts, strict=True)
+        outputs = [child.quantize(group) for child, group in zip(self.quantizers, groups, strict=True)]
+        codes, indices, losses = zip(*outputs, strict=True)
         return torch.cat(codes, dim=-1), torch.cat(indices, dim=-1), self._merge(losses)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices (B, N, G) -> codes (B, N, d)."""
-        shares = self._split(indices)
-        return torch.cat([child.lookup(share) for child, share in zip(self.quantizers, shares, strict=True)], dim=-1)
+        children = zip(self.quantizers, self._split(indices), strict=True)
+        return torch.cat([child.lookup(child_indices) for child, child_indices in children], dim=-1)

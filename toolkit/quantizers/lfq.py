@@ -17,29 +17,26 @@ from toolkit.registry import QUANTIZERS
 class LFQ(Quantizer):
     """Lookup-free quantization: each latent channel becomes its sign (MAGVIT-v2, arXiv:2310.05737).
 
-    Codes are ``scale * sign(z)``. Losses: ``commitment``, the mean squared
-    distance of latents and codes; ``per_sample_entropy`` of the soft assignment of a position, to
-    be kept low; ``codebook_entropy`` of its average over the batch of all processes, to be kept
-    high (hence its negative weight).
+    Codes are scale * sign(z). Losses: ``commitment``, the mean squared distance of latents and codes;
+    ``per_sample_entropy`` of a position's soft assignment to the codes; ``codebook_entropy`` of the mean assignment
+    over the batch of all processes, which training raises, so its weight is negative.
 
-    Digit order: a positive sign is a bit's one. The first channel of a codebook is its index's most
-    significant bit, as in O2-MAGVIT2, or with ``bit_order="lsb_first"`` its least significant one, as
-    in Google's code and Open-MAGVIT2. Codebook g has channels g * bits to (g + 1) * bits.
+    Digit order: a positive sign is bit 1. The first channel of a codebook is the most significant bit of its index
+    (O2-MAGVIT2), or the least significant one with ``bit_order="lsb_first"`` (Google's code, Open-MAGVIT2).
+    Codebook g has channels g * bits to (g + 1) * bits.
 
     Args:
-        bits: Bits per codebook, so K = 2^bits.
-        num_codebooks: G; the latents have bits * G channels.
-        scale: Size of a code's entries.
-        inv_temperature: Sharpness of the soft assignment in the entropies.
-        entropy_groups: Into how many equal groups of bits a codebook is split for its entropies,
-            which are then summed; 1 is exact.
-        bit_order: "msb_first" or "lsb_first", see above. Ids of one order mean other codes in the other.
+        bits: Bits per codebook, at most 62; K = 2^bits.
+        num_codebooks: G; d = bits * G.
+        scale: Absolute value of a code's entries.
+        inv_temperature: Sharpness of the soft assignment.
+        entropy_groups: Number of equal groups of bits per codebook whose entropies are summed; 1 is exact.
+        bit_order: "msb_first" or "lsb_first".
         sign_of_zero: -1, or 1 as in Google's code.
         rotation_trick: Pass gradients rotated, codebook by codebook (arXiv:2410.06424), instead of straight through.
 
     Raises:
-        ValueError: If the groups do not divide the bits or a group has more than 24, or an option is
-            not one of those above.
+        ValueError: If an argument is out of range, or the groups do not divide ``bits`` or exceed 24 bits.
 
     Example:
         >>> lfq = LFQ(bits=2)
@@ -53,14 +50,11 @@ class LFQ(Quantizer):
                  inv_temperature: float = 100.0, entropy_groups: int = 1, bit_order: str = "msb_first",
                  sign_of_zero: int = -1, rotation_trick: bool = False):
         super().__init__()
-        if not 1 <= bits <= 62:
-            raise ValueError(f"LFQ needs 1 to 62 bits per codebook, got {bits}; use several codebooks.")
-        if num_codebooks < 1 or entropy_groups < 1:
-            raise ValueError("LFQ needs at least one codebook and one entropy group, got "
-                             f"num_codebooks={num_codebooks} and entropy_groups={entropy_groups}.")
+        if num_codebooks < 1:
+            raise ValueError(f"LFQ needs num_codebooks >= 1, got {num_codebooks}.")
         check_entropy_groups("LFQ", bits, entropy_groups)
         if bit_order not in ("msb_first", "lsb_first") or sign_of_zero not in (-1, 1):
-            raise ValueError("LFQ takes bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1, got "
+            raise ValueError("LFQ needs bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1, got "
                              f"{bit_order!r} and {sign_of_zero!r}.")
         self.bits, self.scale, self.sign_of_zero = bits, scale, sign_of_zero
         self.inv_temperature, self.entropy_groups, self.rotation_trick = inv_temperature, entropy_groups, rotation_trick
@@ -84,8 +78,8 @@ class LFQ(Quantizer):
             z * self.scale, self.inv_temperature, groups=self.entropy_groups, num_codebooks=self.num_codebooks)
         losses = {"commitment": (z - codes).square().mean(), "per_sample_entropy": per_sample,
                   "codebook_entropy": codebook}
-        books = (rearrange(x, "b n (g k) -> b n g k", k=self.bits) for x in (z, codes))
-        return straight_through(*books, rotation_trick=self.rotation_trick).flatten(2), indices, losses
+        z, codes = (rearrange(x, "b n (g k) -> b n g k", k=self.bits) for x in (z, codes))
+        return straight_through(z, codes, rotation_trick=self.rotation_trick).flatten(2), indices, losses
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices (B, N, G) -> codes (B, N, d), each entry -scale or scale."""

@@ -17,20 +17,19 @@ from toolkit.registry import QUANTIZERS
 
 @QUANTIZERS.register_module()
 class Residual(Composite):
-    """Residual quantization: each quantizer takes what those before it left (arXiv:2107.03312, algorithm 1).
+    """Residual quantization: each child quantizes the residual of those before it (arXiv:2107.03312, algorithm 1).
 
-    The codes are the sum of the children's, and gradients pass the sum as a whole; the children's own
-    codebooks learn by their own losses, each on its residual. An index's columns are the children's, coarsest
-    first, and the first columns alone decode to a coarser code.
+    The code is the sum of the children's codes. Gradients pass the sum; each child's codebook learns from its own
+    losses on its residual. A loss is the mean of the children's (weighted as :class:`Composite` says). The codebooks
+    of the indices are the children's, coarsest first; the first ones alone decode to a coarser code.
 
-    Losses: the mean over the children of each one's. With quantize dropout a training batch is decoded from its
-    first levels only, as many as one draw for all processes says, so that the first columns alone decode well;
-    indices and losses are of all levels, lest the others cease to learn.
+    Quantize dropout: the code of a training batch is the sum of the first n children only, so that the first
+    codebooks alone decode well. n is random and the same on all processes. Indices and losses are of all children.
 
     Args:
         quantizers: The children, coarsest first, of one dim and codebook size.
-        scales: What each child's codes count; it sees the residual divided by that. None: 1 for each.
-        quantize_dropout: The share of training batches that are decoded from a random number of levels.
+        scales: Factor of each child's codes; the child sees the residual divided by it. None: 1 for each.
+        quantize_dropout: Share of training batches with quantize dropout, in [0, 1].
         rotation_trick: Pass gradients rotated (arXiv:2410.06424) instead of straight through.
 
     Raises:
@@ -59,30 +58,30 @@ class Residual(Composite):
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents (B, N, d) -> codes (B, N, d), indices (B, N, G), losses."""
-        residual, levels, indices, losses = z, [], [], []
+        residual, child_codes, indices, losses = z, [], [], []
         for child, scale in zip(self.quantizers, self.scales, strict=True):
-            code, index, loss = child.quantize(residual / scale)
-            levels.append(code.detach() * scale)
-            residual = residual - levels[-1]
-            indices.append(index)
-            losses.append(loss)
-        codes = sum(levels[:self._levels_in_use(z.device)])
+            codes, child_indices, child_losses = child.quantize(residual / scale)
+            child_codes.append(codes.detach() * scale)
+            residual = residual - child_codes[-1]
+            indices.append(child_indices)
+            losses.append(child_losses)
+        codes = sum(child_codes[:self._num_summed(z.device)])
         if self.training:
             codes = straight_through(z, codes, rotation_trick=self.rotation_trick)
         return codes, torch.cat(indices, dim=-1), self._merge(losses)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Indices (B, N, G), or those of the first levels only -> codes (B, N, d)."""
-        shares = self._split(indices)
-        return sum(child.lookup(share) * scale
-                   for child, share, scale in zip(self.quantizers, shares, self.scales, strict=False))
+        """Indices (B, N, G), or those of the first children only -> codes (B, N, d)."""
+        children = zip(self.quantizers, self._split(indices), self.scales, strict=False)
+        return sum(child.lookup(child_indices) * scale for child, child_indices, scale in children)
 
     def _takes(self, num_codebooks: int) -> bool:
         return num_codebooks in accumulate(child.num_codebooks for child in self.quantizers)
 
-    def _levels_in_use(self, device: torch.device) -> int:
+    def _num_summed(self, device: torch.device) -> int:
+        """Of how many children the code is the sum."""
         num = len(self.quantizers)
         if not self.training or not self.quantize_dropout:
             return num
-        dropped, used = torch.rand(()) < self.quantize_dropout, torch.randint(1, num + 1, ())
-        return int(from_first_process(torch.where(dropped, used, num).to(device)))
+        dropout, first = torch.rand(()) < self.quantize_dropout, torch.randint(1, num + 1, ())
+        return int(from_first_process(torch.where(dropout, first, num).to(device)))

@@ -10,17 +10,16 @@ _EPS = 1e-6
 
 
 def straight_through(z: Tensor, codes: Tensor, *, rotation_trick: bool = False) -> Tensor:
-    """The codes, to the last bit, with a gradient to the latents.
+    """The codes, exactly, with a gradient to the latents.
 
-    Straight through, the gradient of the codes is that of the latents. With the rotation trick the codes
-    count as the latents rotated and stretched by constants, so that the gradient keeps its angle to the
-    code instead of its direction (Fifty et al., arXiv:2410.06424, sec. 4.2): with unit vectors a of the
-    latent and b of the code and r = (a + b) / |a + b|, the code is |code| / |z| (I - 2 r r^T + 2 b a^T) z.
+    Straight through, the latents get the gradient of the codes. With the rotation trick they get it rotated as the
+    code is rotated to the latent, and scaled: code = |code| / |z| (I - 2 r r^T + 2 b a^T) z with constant unit
+    vectors a of the latent, b of the code and r of a + b (Fifty et al., arXiv:2410.06424, sec. 4.2).
 
     Args:
         z: (..., d) latents.
-        codes: (..., d); their own gradient is not passed on.
-        rotation_trick: Which of the two.
+        codes: (..., d); no gradient reaches them.
+        rotation_trick: Rotate gradients instead of passing them straight through.
 
     Returns:
         (..., d), equal to ``codes``.
@@ -30,17 +29,17 @@ def straight_through(z: Tensor, codes: Tensor, *, rotation_trick: bool = False) 
         >>> straight_through(z, torch.tensor([0.0, 10.0])).tolist()
         [0.0, 10.0]
         >>> rotated = straight_through(z, torch.tensor([0.0, 10.0]), rotation_trick=True)
-        >>> rotated.backward(torch.tensor([0.0, 1.0]))   # along the code, so along the latent, twice as long
+        >>> rotated.backward(torch.tensor([0.0, 1.0]))   # along the code -> along the latent, times |code| / |z| = 2
         >>> [round(x, 4) for x in z.grad.tolist()]
         [1.2, 1.6]
     """
     codes = codes.detach()
-    moving = _rotated(z, codes) if rotation_trick else z
-    return codes + (moving - moving.detach())
+    path = _rotated(z, codes) if rotation_trick else z
+    return codes + (path - path.detach())  # x - x.detach() is 0 with the gradient of x
 
 
 def _rotated(z: Tensor, codes: Tensor) -> Tensor:
-    """A constant rotation and stretching of z that takes it to the codes."""
+    """z times the constant scaled rotation that takes it to the codes."""
     with torch.no_grad():
         size = z.norm(dim=-1, keepdim=True)
         stretch = torch.where(size > _EPS, codes.norm(dim=-1, keepdim=True) / size.clamp(min=_EPS), 1.0)
