@@ -31,7 +31,7 @@ from toolkit.contracts.component import Component
 logger = logging.getLogger(__name__)
 TOOLKIT = "visual-tokenizer-toolkit"
 GROUPS = tuple(f"toolkit.{kind}" for kind in
-               ("encoders", "decoders", "quantizers", "discriminators", "losses", "metrics", "datasets"))
+               ("encoders", "decoders", "quantizers", "discriminators", "losses", "metrics", "datasets", "checkpoints"))
 _NAME = re.compile(r"[\w.-]*")  # with which a requirement begins
 Places = tuple[tuple[str, int], ...]  # folders of sys.path, and when each last got or lost an entry
 

@@ -1,4 +1,4 @@
-"""The seven registries through which every part is found by name.
+"""The eight registries through which every part is found by name.
 
 A part registers with a decorator and one import line in its folder's ``__init__``::
 
@@ -221,8 +221,10 @@ LOSSES = Registry("loss", contracts=(contracts.Loss, contracts.AdversarialLoss, 
                   location="toolkit.losses", group="toolkit.losses")
 METRICS = Registry("metric", contracts=(contracts.Metric,), location="toolkit.metrics", group="toolkit.metrics")
 DATASETS = Registry("dataset", contracts=(contracts.Dataset,), location="toolkit.data", group="toolkit.datasets")
+CHECKPOINTS = Registry("checkpoint family", contracts=(contracts.CheckpointFamily,), location="toolkit.interop",
+                       group="toolkit.checkpoints")
 
-ALL = (ENCODERS, DECODERS, QUANTIZERS, DISCRIMINATORS, LOSSES, METRICS, DATASETS)
+ALL = (ENCODERS, DECODERS, QUANTIZERS, DISCRIMINATORS, LOSSES, METRICS, DATASETS, CHECKPOINTS)
 
 
 def main(check: bool = False) -> int:

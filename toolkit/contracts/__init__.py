@@ -17,6 +17,7 @@ quantizer are ``(t, h, w)``. A part takes everything but its input by keyword, a
 constructor arguments in ``part.config`` (:mod:`toolkit.contracts.component`).
 """
 
+from toolkit.contracts.checkpoints import CheckpointFamily
 from toolkit.contracts.component import Component, constructor_parameters
 from toolkit.contracts.data import DataError, Dataset, Metric
 from toolkit.contracts.losses import AdversarialLoss, GeneratorWeight, Loss
@@ -26,6 +27,7 @@ from toolkit.contracts.quantizer import Quantizer
 
 __all__ = [
            "AdversarialLoss",
+           "CheckpointFamily",
            "Component",
            "DataError",
            "Dataset",

@@ -152,7 +152,7 @@ def sort_contents(found: Mapping[str, Any], *, ema: bool = True) -> Contents:
     for name in [name for name in _DISCRIMINATOR if name in sections]:
         contents.discriminator, contents.discriminator_prefix = _unwrapped(sections.pop(name)), f"{name}."
     if sections:
-        raise CheckpointError("left over: " + _listed([f"{section}.{name}".lstrip(".") for section, tensors
+        raise CheckpointError("left over: " + shortened([f"{section}.{name}".lstrip(".") for section, tensors
                                                        in sections.items() for name in tensors]) + ".")
     raw, average = _unwrapped(raw or {}), _unwrapped(average or {})
     dotless = {name.removeprefix("model_ema."): tensor for name, tensor in raw.items()
@@ -200,7 +200,7 @@ def _check_tensors(path: Path, found: Mapping[str, Any]) -> None:
            or tensor.is_quantized or tensor.is_nested]
     if odd:
         raise CheckpointError(f"{path} is refused: weights are dense tensors of plain numbers, others are "
-                              f"{_listed(list(map(str, odd)))}; save them as such.")
+                              f"{shortened(list(map(str, odd)))}; save them as such.")
     # Strides may be zero or overlap, and tensors share a storage: what counts is what they are when they are copied.
     _check_size(path, "has tensors of", sum(tensor.numel() * tensor.element_size() for _, tensor in tensors))
 
@@ -242,7 +242,7 @@ def _unwrapped(tensors: Tensors) -> Tensors:
     for prefix in ("module.", "_orig_mod.", "module."):
         without = [name for name in tensors if not name.startswith(prefix)]
         if without and len(without) * 2 < len(tensors):
-            raise CheckpointError(f"left over: {_listed(without)}; all other names start with {prefix}")
+            raise CheckpointError(f"left over: {shortened(without)}; all other names start with {prefix}")
         if not without:
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
@@ -273,7 +273,7 @@ def _tokenizers(tensors: Tensors, contents: Contents, *, with_rival: bool = True
     elif discriminator:
         contents.discriminator, contents.discriminator_prefix = discriminator, rival
     if stray:
-        raise CheckpointError(f"left over, under another prefix than their likes: {_listed(stray)}.")
+        raise CheckpointError(f"left over, under another prefix than their likes: {shortened(stray)}.")
     contents.prefix = prefix
     return _unwrapped(own)
 
@@ -283,7 +283,7 @@ def _with_dots(dotless: Tensors, raw: Tensors) -> Tensors:
     dotted = {name.replace(".", ""): name for name in raw}
     unknown = [f"model_ema.{name}" for name in dotless if name not in dotted]
     if unknown:
-        raise CheckpointError(f"left over, copies of no tensor in the file: {_listed(unknown)}; convert the raw "
+        raise CheckpointError(f"left over, copies of no tensor in the file: {shortened(unknown)}; convert the raw "
                               "weights instead (--no-ema).")
     return {dotted[name]: tensor for name, tensor in dotless.items()}
 
@@ -297,7 +297,7 @@ def _check_copy(average: Tensors, raw: Tensors, *, dotless: bool) -> None:
     faults += [f"{copy(name)} is {tuple(average[name].shape)}, {name} {tuple(raw[name].shape)}"
                for name in raw if name in average and average[name].shape != raw[name].shape]
     if faults:
-        raise CheckpointError(f"averaged and raw weights do not match: {_listed(faults)}; convert the raw weights "
+        raise CheckpointError(f"averaged and raw weights do not match: {shortened(faults)}; convert the raw weights "
                               "instead (--no-ema).")
 
 
@@ -307,6 +307,6 @@ def _skip(contents: Contents, why: str, names: list[str]) -> None:
         known += [name for name in names if name not in known]
 
 
-def _listed(names: list[str], limit: int = 50) -> str:
+def shortened(names: list[str], limit: int = 50) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
