@@ -249,7 +249,7 @@ def test_checkpoint_that_fits_two_lookups_is_refused_with_both_names(foreign, tm
     case = foreign("ibq_tiny")
     for path in (save_torch(lightning(garbage(case.tensors), case.tensors, patchgan()), tmp_path / "ibq.ckpt"),
                  save_safetensors(case.tensors, tmp_path / "model.safetensors")):
-        with pytest.raises(CheckpointError, match="do not tell ibq from taming.*--layout ibq"):
+        with pytest.raises(CheckpointError, match=r"do not tell ibq from taming.*--layout ibq"):
             convert_checkpoint(path)
         with pytest.raises(CheckpointError, match="do not tell ibq from taming"):
             load_checkpoint(path)
