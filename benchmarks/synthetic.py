@@ -44,7 +44,7 @@ def _their_tensors(entry: Published, filters: int) -> dict[str, Tensor]:
     """Our random weights under the family's names, and the buffers that its files have besides."""
     config = small_config(entry, filters)
     tokenizer = build_tokenizer(config)
-    family = CHECKPOINTS.build(dict(type=entry.layout))  # not bound: there are no tensors yet
+    family = CHECKPOINTS.get(entry.layout)()  # not bound: there are no tensors yet
     family.video = config["encoder"].get("temporal_kernel", 1) > 1
     family.num_levels = len(config["encoder"]["channel_multipliers"])
     family.num_res_blocks = config["encoder"]["num_res_blocks"]

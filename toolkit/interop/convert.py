@@ -113,7 +113,7 @@ def _families(component: str) -> Iterator[CheckpointFamily]:
     """The families of a component; a plugin that fails is logged and skipped."""
     for name in dict.fromkeys(row[0] for row in CHECKPOINTS.listing()):
         try:
-            family = CHECKPOINTS.build(dict(type=name))
+            family = CHECKPOINTS.get(name)()
         except PluginError as error:
             warn_once(str(error))
             continue
@@ -126,7 +126,7 @@ def _layouts() -> str:
 
 
 def _named(layout: str) -> CheckpointFamily:
-    family = CHECKPOINTS.build(dict(type=layout)) if layout in CHECKPOINTS else None
+    family = CHECKPOINTS.get(layout)() if layout in CHECKPOINTS else None
     if family is None or family.component != "tokenizer":
         raise CheckpointError(f"no layout is called {layout!r}; there are {_layouts()}.")
     return family
