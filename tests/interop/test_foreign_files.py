@@ -258,7 +258,7 @@ def test_tensor_that_lost_its_prefix_is_named(case, tmp_path, number):
     content = o2_trainer(case.tensors, {})
     content[name] = content.pop(f"tokenizer.{name}")
     message = refusal(save_torch(content, tmp_path / "a.ckpt"))
-    assert f"left over, under another prefix than their likes: {name}" in message
+    assert f"left over, without the prefix of the others: {name}" in message
 
 
 @pytest.mark.parametrize("section", ["hyper_parameters", "callbacks", "scaler", "optimizer", "lr_schedulers"])

@@ -25,7 +25,7 @@ joined = "toolkit_joined:Joined"
 py-modules = ["toolkit_joined"]
 """
 MODULE = '''
-from toolkit.interop import Taming
+from toolkit.interop.vqgan import Taming
 
 
 class Joined(Taming):
