@@ -17,8 +17,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room may import those of smaller rank; of its own rank only itself.
 RANKS = [("contracts",), ("assets", "io"), ("layers",), ("plugins",), ("registry",), ("config",), ("saving",),
-         ("pretrained",), ("networks", "quantizers", "losses", "metrics", "baselines", "data"), ("tokenizer",),
-         ("training",), ("build",), ("run",),
+         ("pretrained",), ("networks", "quantizers", "losses", "metrics", "baselines", "data"),
+         ("streaming",), ("tokenizer",), ("training",), ("build",), ("run",),
          ("evaluation", "interop", "testing", "reconstruction", "tokens", "profiling")]
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 OUTSIDE = ("plugins", "tools", "benchmarks", "tests", "configs")

@@ -13,13 +13,13 @@ Laws of several processes start two real ones, which are kept for the next check
 must then be at the top level of a module, and a script must check under ``if __name__ == "__main__"``.
 """
 
+from toolkit.testing.checks import ContractViolation
 from toolkit.testing.components import tiny_latents, tiny_pixels
 from toolkit.testing.data import check_dataset
 from toolkit.testing.metrics import check_metric
 from toolkit.testing.networks import check_decoder, check_discriminator, check_encoder
 from toolkit.testing.objectives import check_adversarial_loss, check_generator_weight, check_loss
 from toolkit.testing.quantizers import check_quantizer
-from toolkit.testing.violations import ContractViolation
 
 __all__ = ["ContractViolation", "check_adversarial_loss", "check_dataset", "check_decoder", "check_discriminator",
            "check_encoder", "check_generator_weight", "check_loss", "check_metric", "check_quantizer", "tiny_latents",

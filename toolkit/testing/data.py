@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from toolkit.contracts import Dataset
+from toolkit.testing.checks import check
 from toolkit.testing.components import check_config, duplicate, seeded
-from toolkit.testing.violations import law
 
 
 def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
@@ -32,13 +32,13 @@ def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
         >>> check_dataset(Images(size=32, train=False), num_samples=1)   # of the sample clips
     """
     dataset = duplicate(dataset)
-    with law(dataset, "it is a Dataset of images or videos") as checked:
+    with check(dataset, "it is a Dataset of images or videos") as checked:
         checked.need(isinstance(dataset, Dataset), needed="an instance of toolkit.Dataset",
                      got=f"{type(dataset).__mro__}", do="derive the class from it")
         checked.need(dataset.modality in ("image", "video"), needed="modality 'image' or 'video'",
                      got=f"{dataset.modality!r}", do="set it on the class")
     check_config(dataset)
-    with law(dataset, "it is map-style or iterable, as torch's datasets are",
+    with check(dataset, "it is map-style or iterable, as torch's datasets are",
              do="write __len__ and __getitem__, or __iter__") as checked:
         counted, iterable = hasattr(dataset, "__len__"), hasattr(type(dataset), "__iter__")
         checked.need((counted and hasattr(dataset, "__getitem__")) or iterable,
@@ -51,7 +51,7 @@ def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
     samples = _samples(dataset, num_samples)
     for sample in samples:
         _check_sample(dataset, sample)
-    with law(dataset, "under the same seed it gives the same samples") as checked:
+    with check(dataset, "under the same seed it gives the same samples") as checked:
         for first, second in zip(samples, _samples(dataset, num_samples), strict=True):
             checked.need(first["key"] == second["key"] and torch.equal(first["pixels"], second["pixels"]),
                          needed=f"sample {first['key']!r} again", got=f"{second['key']!r} or other pixels",
@@ -59,7 +59,7 @@ def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
 
 
 def _samples(dataset: Dataset, count: int) -> Sequence[dict[str, Any]]:
-    with law(dataset, "its samples can be read"), seeded(0):
+    with check(dataset, "its samples can be read"), seeded(0):
         if hasattr(type(dataset), "__iter__"):
             return list(islice(iter(dataset), count))
         last = len(dataset) - 1
@@ -67,7 +67,7 @@ def _samples(dataset: Dataset, count: int) -> Sequence[dict[str, Any]]:
 
 
 def _check_sample(dataset: Dataset, sample: Any) -> None:
-    with law(dataset, 'samples are {"pixels": (C, T, H, W) float32 in [-1, 1], "key": str}') as checked:
+    with check(dataset, 'samples are {"pixels": (C, T, H, W) float32 in [-1, 1], "key": str}') as checked:
         checked.need(isinstance(sample, dict) and {"pixels", "key"} <= sample.keys(),
                      needed='a dict with "pixels" and "key"',
                      got=f"{sorted(sample) if isinstance(sample, dict) else type(sample).__name__}",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from toolkit.contracts import Metric
+from toolkit.testing.checks import Check, check
 from toolkit.testing.components import Size, check_config, duplicate, seeded, tiny_pixels
 from toolkit.testing.processes import on_two_processes
-from toolkit.testing.violations import Law, law
 
 Batch = dict[str, Tensor]
 Scores = dict[str, float]
@@ -43,7 +43,7 @@ def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int
         >>> check_metric(PSNR(), processes=(1,))
     """
     with seeded(0):
-        with law(metric, "it is a Metric") as checked:
+        with check(metric, "it is a Metric") as checked:
             checked.need(isinstance(metric, Metric), needed="an instance of toolkit.Metric",
                          got=f"{type(metric).__mro__}", do="derive the class from it")
         check_config(metric)
@@ -51,19 +51,19 @@ def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int
                            num_codebooks or getattr(metric, "num_codebooks", 1))
         joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         metric = duplicate(metric)
-        with law(metric, "resetting forgets everything"):
+        with check(metric, "resetting forgets everything"):
             metric.reset()
         wanted = _check_scores(metric, [joined])
         _check_computing(metric, wanted, tolerance)
         _check_reset(metric, batches[0], joined, wanted, tolerance)
         _check_direction(metric, joined, wanted)
-        with law(metric, "two updates count as one with the joined batch") as checked:
+        with check(metric, "two updates count as one with the joined batch") as checked:
             _need_equal(checked, _scores(metric, batches), wanted, tolerance, needed="for three batches the scores of "
                         "the joined one", do="add sums and counts in float64 and divide in compute only")
         if type(metric).merged is not Metric.merged:
             _check_merging(metric, batches, wanted, tolerance)
         if 2 in processes:
-            with law(metric, "two processes that share the data report what one does") as checked:
+            with check(metric, "two processes that share the data report what one does") as checked:
                 results = on_two_processes(checked, _share, [(metric, batches[:1]), (metric, batches[1:])])
                 for rank, found in enumerate(results):
                     _need_equal(checked, found, wanted, tolerance, needed=f"in process {rank} the scores of all data",
@@ -94,18 +94,18 @@ def _share(share: tuple[Metric, list[Batch]]) -> Scores:
 
 
 def _check_scores(metric: Metric, batches: list[Batch]) -> Scores:
-    with law(metric, "update takes target, reconstruction and indices, and leaves them as they are") as checked:
+    with check(metric, "update takes target, reconstruction and indices, and leaves them as they are") as checked:
         kept = [{name: tensor.clone() for name, tensor in batch.items()} for batch in batches]
         scores = _scores(metric, batches)
         same = all(torch.equal(batch[name], copy[name])
                    for batch, copy in zip(batches, kept, strict=True) for name in copy)
         checked.need(same, needed="tensors as before", got="changed ones", do="use no in-place operation on them")
-    with law(metric, "compute gives finite numbers by name") as checked:
+    with check(metric, "compute gives finite numbers by name") as checked:
         checked.need(isinstance(scores, dict) and all(isinstance(score, float) for score in scores.values()),
                      needed="a dict of floats", got=f"{scores!r}", do="return {name: tensor.item()}")
         checked.need(all(map(math.isfinite, scores.values())), needed="finite scores", got=f"{scores!r}",
                      do="bound what may become infinite, such as the ratio to an error of zero")
-    with law(metric, "higher_is_better names exactly the scores") as checked:
+    with check(metric, "higher_is_better names exactly the scores") as checked:
         better = metric.higher_is_better
         checked.need(isinstance(better, dict) and all(isinstance(way, bool) for way in better.values())
                      and better.keys() == scores.keys(),
@@ -115,7 +115,7 @@ def _check_scores(metric: Metric, batches: list[Batch]) -> Scores:
 
 
 def _check_direction(metric: Metric, batch: Batch, noisy: Scores) -> None:
-    with law(metric, "higher_is_better says which way is better") as checked:
+    with check(metric, "higher_is_better says which way is better") as checked:
         perfect = _scores(metric, [batch | {"reconstruction": batch["target"].clone()}])
         for name, higher in metric.higher_is_better.items():
             gain = (perfect[name] - noisy[name]) * (1 if higher else -1)
@@ -125,13 +125,13 @@ def _check_direction(metric: Metric, batch: Batch, noisy: Scores) -> None:
 
 
 def _check_computing(metric: Metric, wanted: Scores, tolerance: float) -> None:
-    with law(metric, "computing changes nothing") as checked:
+    with check(metric, "computing changes nothing") as checked:
         _need_equal(checked, metric.compute(), wanted, tolerance, needed="the same scores a second time",
                     do="do not reset, divide or reduce what is kept in compute")
 
 
 def _check_reset(metric: Metric, other: Batch, batch: Batch, wanted: Scores, tolerance: float) -> None:
-    with law(metric, "resetting forgets everything") as checked:
+    with check(metric, "resetting forgets everything") as checked:
         metric.update(**other | {"reconstruction": -other["reconstruction"]})
         metric.reset()
         metric.update(**batch)
@@ -141,7 +141,7 @@ def _check_reset(metric: Metric, other: Batch, batch: Batch, wanted: Scores, tol
 
 def _check_merging(metric: Metric, batches: list[Batch], wanted: Scores, tolerance: float) -> None:
     other = batches[0] | {"reconstruction": -batches[0]["reconstruction"]}
-    with law(metric, "merging counts as updating one metric with everything") as checked:
+    with check(metric, "merging counts as updating one metric with everything") as checked:
         parts = [duplicate(metric) for _ in range(len(batches) + 1)]  # the last sees nothing
         for part in parts:
             part.reset()
@@ -156,7 +156,7 @@ def _check_merging(metric: Metric, batches: list[Batch], wanted: Scores, toleran
                     do="add up all that update adds to")
         checked.need(merged.num_samples() == sum(counts), needed=f"as many samples as the parts have, {sum(counts)}",
                      got=f"{merged.num_samples()}", do="add up the counts too")
-    with law(metric, "a merged metric and its parts do not change each other") as checked:
+    with check(metric, "a merged metric and its parts do not change each other") as checked:
         merged.update(**other)
         again = parts[0].merged(parts[1:])
         _need_equal(checked, again.compute(), wanted, tolerance, needed="from the same parts the same scores, after "
@@ -167,7 +167,7 @@ def _check_merging(metric: Metric, batches: list[Batch], wanted: Scores, toleran
                     do="copy what update changes in place")
 
 
-def _need_equal(checked: Law, found: Scores, wanted: Scores, tolerance: float, *, needed: str, do: str) -> None:
+def _need_equal(checked: Check, found: Scores, wanted: Scores, tolerance: float, *, needed: str, do: str) -> None:
     equal = found.keys() == wanted.keys() and all(
         math.isclose(found[name], wanted[name], rel_tol=tolerance, abs_tol=1e-9) for name in wanted)
     checked.need(equal, needed=f"{needed}, {wanted}", got=f"{found}", do=do)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from toolkit.contracts import AdversarialLoss, GeneratorWeight, Loss, TokenizerOutput
 from toolkit.registry import LOSSES
+from toolkit.testing.checks import Check, check
 from toolkit.testing.components import (
     Size,
     changes,
@@ -21,7 +22,6 @@ from toolkit.testing.components import (
     tiny_pixels,
 )
 from toolkit.testing.processes import on_two_processes
-from toolkit.testing.violations import Law, law
 
 LOGITS = ((4,), (4, 1), (4, 1, 2, 3, 3))
 
@@ -48,13 +48,13 @@ def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
         for training in (True, False):
             part = duplicate(loss).train(training)
             for dtype in (torch.float32, torch.bfloat16):
-                with law(loss, "it is one finite float32 number") as checked:
+                with check(loss, "it is one finite float32 number") as checked:
                     _need_scalar(checked, part(_output(size, dtype), target))
             _check_output_gradient(part, _output(size), target)
         _check_frozen(loss)
         part = duplicate(loss).eval()
         before = state_of(part)
-        with law(loss, "eval mode changes no state, and the input stays as it is") as checked:
+        with check(loss, "eval mode changes no state, and the input stays as it is") as checked:
             output, kept = _output(size), target.clone()
             part(output, target)
             touched = changes(part, before)
@@ -85,12 +85,12 @@ def check_adversarial_loss(loss: AdversarialLoss) -> None:
             _check_sides(duplicate(loss).train(), shape)
         part = duplicate(loss).eval()
         high, low = torch.ones(4, 1), -torch.ones(4, 1)
-        with law(loss, "the discriminator's loss is low when real and fake are told apart") as checked:
+        with check(loss, "the discriminator's loss is low when real and fake are told apart") as checked:
             right, wrong = part.discriminator(high, low), part.discriminator(low, high)
             checked.need(bool(right < wrong), needed="a lower loss for real logits 1 and fake ones -1 than the other "
                          "way round", got=f"{right.item():.4g} and {wrong.item():.4g}",
                          do="see which of the two arguments comes first: real, then fake")
-        with law(loss, "the generator's loss is low when its fake passes as real") as checked:
+        with check(loss, "the generator's loss is low when its fake passes as real") as checked:
             passing, caught = part.generator(high), part.generator(low)
             checked.need(bool(passing < caught), needed="a lower loss for fake logits 1 than for -1",
                          got=f"{passing.item():.4g} and {caught.item():.4g}", do="correct the sign")
@@ -115,17 +115,17 @@ def check_generator_weight(weight: GeneratorWeight, *, processes: Sequence[int] 
         >>> check_generator_weight(AdaptiveWeight(), processes=(1,))
     """
     with seeded(0):
-        with law(weight, "it is one finite float32 number without a gradient") as checked:
+        with check(weight, "it is one finite float32 number without a gradient") as checked:
             factor, layer, total = _game(duplicate(weight), slice(None))
             _need_scalar(checked, factor)
             checked.need(not factor.requires_grad, needed="a factor without a gradient", got="one with",
                          do="return factor.detach()")
             checked.need(layer.grad is None, needed="no gradient left at the last layer", got="one",
                          do="use torch.autograd.grad, not backward")
-        with law(weight, "the graphs of both losses stay", do="give torch.autograd.grad retain_graph=True") as checked:
+        with check(weight, "the graphs of both losses stay", do="give torch.autograd.grad retain_graph=True"):
             (factor * total).backward()
         if 2 in processes:
-            with law(weight, "two processes find the same factor") as checked:
+            with check(weight, "two processes find the same factor") as checked:
                 part = duplicate(weight)
                 first, second = on_two_processes(checked, _share_of_game, [(part, slice(0, 2)), (part, slice(2, 4))])
                 checked.need(near(torch.tensor(first), torch.tensor(second)), needed="one factor",
@@ -141,7 +141,7 @@ def _output(size: Size, dtype: torch.dtype = torch.float32) -> TokenizerOutput:
                            latents.detach().sign().requires_grad_(), torch.zeros(2, 1, 4, 4, 1, dtype=torch.int64))
 
 
-def _need_scalar(checked: Law, value: object) -> None:
+def _need_scalar(checked: Check, value: object) -> None:
     shown = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else f"{value!r}"
     checked.need(isinstance(value, Tensor) and value.shape == () and value.dtype == torch.float32,
                  needed="a () float32 tensor", got=shown, do="compute in float32 (x.float()) and take the mean")
@@ -149,7 +149,7 @@ def _need_scalar(checked: Law, value: object) -> None:
                  do="look for the logarithm of zero or a division by zero")
 
 
-def _need_gradient(checked: Law, value: Tensor, at: Sequence[Tensor], *, called: str) -> None:
+def _need_gradient(checked: Check, value: Tensor, at: Sequence[Tensor], *, called: str) -> None:
     """A finite gradient at one of several at least."""
     do = "do not detach, round or convert to numpy on the way"
     checked.need(value.requires_grad, needed="a loss with a gradient", got="one cut off from any", do=do)
@@ -160,13 +160,13 @@ def _need_gradient(checked: Law, value: Tensor, at: Sequence[Tensor], *, called:
 
 
 def _check_output_gradient(loss: Loss, output: TokenizerOutput, target: Tensor) -> None:
-    with law(loss, "the gradient reaches output.reconstruction, or its latents or codes") as checked:
+    with check(loss, "the gradient reaches output.reconstruction, or its latents or codes") as checked:
         _need_gradient(checked, loss(output, target), [output.reconstruction, output.latents, output.codes],
                        called="reconstruction, the latents or the codes")
 
 
 def _check_frozen(loss: nn.Module) -> None:
-    with law(loss, "networks that are used and never trained are in no checkpoint") as checked:
+    with check(loss, "networks that are used and never trained are in no checkpoint") as checked:
         frozen = {name for name, parameter in loss.named_parameters() if not parameter.requires_grad}
         saved = sorted(frozen & set(loss.state_dict()))
         checked.need(not saved, needed="no frozen parameter in the state_dict",
@@ -181,9 +181,9 @@ def _check_sides(loss: AdversarialLoss, shape: tuple[int, ...]) -> None:
             # Between -1 and 1, where no known loss is flat.
             real, fake = (tiny_pixels(size=(1, 1, 1), batch=torch.Size(shape).numel(), channels=1, seed=seed)
                           .reshape(shape).to(dtype).requires_grad_() for seed in (1, 2))
-            with law(loss, f"the {name}'s side is one finite float32 number for logits {shape}") as checked:
+            with check(loss, f"the {name}'s side is one finite float32 number for logits {shape}") as checked:
                 _need_scalar(checked, side(real, fake))
-            with law(loss, f"the gradient of the {name}'s side reaches the logits {shape}") as checked:
+            with check(loss, f"the gradient of the {name}'s side reaches the logits {shape}") as checked:
                 _need_gradient(checked, side(real, fake), [fake], called="fake logits")
                 if name == "discriminator":
                     _need_gradient(checked, side(real, fake), [real], called="real logits")

@@ -25,14 +25,14 @@ class SmallEncoder(Encoder):
 
 
 class SeesTheFuture(SmallEncoder):
-    def forward(self, pixels):
+    def forward(self, pixels, cache=None):
         return self.conv(pixels) + pixels.mean()
 
 
 class SeesTheFutureAndSaysSo(SeesTheFuture):
     causal = False
 
-    def forward(self, pixels):
+    def forward(self, pixels, cache=None):
         return self.conv(pixels) + pixels.mean((1, 2, 3, 4), keepdim=True)
 
 
@@ -52,13 +52,13 @@ class WrongStride(SmallEncoder):
 class Patches(SmallEncoder):
     """A good one whose first frame does not stand alone."""
 
-    first_frame_alone = False
+    first_frame_alone, causal = False, False
 
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv3d(3, 4, (2, 2, 2), stride=(2, 2, 2))
 
-    def forward(self, pixels):
+    def forward(self, pixels, cache=None):
         return self.conv(pixels)
 
 
@@ -83,7 +83,7 @@ class CutsTheGradient(SmallEncoder):
 class MixesTheBatch(SmallEncoder):
     causal = False
 
-    def forward(self, pixels):
+    def forward(self, pixels, cache=None):
         return self.conv(pixels - pixels.mean())
 
 
@@ -114,6 +114,27 @@ class UnsavedWeight(SmallEncoder):
 class CheckpointsBadly(SmallEncoder):
     def forward(self, pixels, cache=None):
         return super().forward(2 * pixels if self.activation_checkpointing else pixels, cache)
+
+
+class OneSize(SmallEncoder):
+    """A good one of images of one size."""
+
+    causal = False
+
+    def grid(self, size):
+        if tuple(size) != (1, 8, 8):
+            raise ValueError(f"OneSize takes (1, 8, 8), got {size}.")
+        return 1, 4, 4
+
+
+class NoCache(SmallEncoder):
+    def forward(self, pixels):
+        return self.conv(pixels)
+
+
+class TooSmall(SmallEncoder):
+    def fitting_size(self, size):
+        return 1, 2, 2
 
 
 class SmallDecoder(Decoder):
@@ -203,6 +224,22 @@ class JudgesTheBatchAndSaysSo(Judge):
         return logits - logits.mean() if self.training else logits
 
 
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+class OnceDifferentiable(Judge):
+    def forward(self, pixels):
+        return super().forward(Once.apply(pixels)).square()
+
+
 class Infinite(Judge):
     def forward(self, pixels):
         return super().forward(pixels) / 0
@@ -222,12 +259,20 @@ def test_what_keeps_the_contract_passes(part):
     check(part)
 
 
+def test_network_of_one_size_is_checked_at_that_size():
+    check_encoder(OneSize(), sizes=[(1, 8, 8)])
+
+
 @pytest.mark.parametrize(("part", "message"), [
     (SeesTheFuture(), "does not depend on the rest of its batch"),
     (DeniesIt(), "nothing depends on later frames.*causal = False"),
     (ForgetsTheCache(), "a stream through its cache gives what the whole gives.*pass the cache to every layer"),
     (WrongStride(), r"needed latents \(2, 4, 2, 3, 2\) of torch.float32 .*stride \(1, 2, 2\).*got"),
-    (WrongFraming(), "the latents have the size that stride and first_frame_alone tell.*RuntimeError"),
+    (WrongFraming(), "the latents have the size that grid tells.*RuntimeError"),
+    (OneSize(), r"grid and fitting_size tell the sizes.*takes \(1, 8, 8\).*give check_encoder sizes"),
+    (NoCache(), "the latents have the size that grid tells.*TypeError.*write forward"),
+    (TooSmall(), "needed a fitting size that contains"),
+    (OnceDifferentiable(), "its gradient at the pixels can be differentiated"),
     (NoStride(), r"needed stride \(s_t, s_h, s_w\), ints from 1 on, got 8; set self.stride"),
     (HalfLatents(), "of torch.float16; correct forward"),
     (CutsTheGradient(), "the gradient reaches the pixels.*do not detach"),
@@ -246,5 +291,5 @@ def test_what_keeps_the_contract_passes(part):
     (Infinite(), "needed finite logits, got NaN or infinity"),
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "")
 def test_what_breaks_it_is_told(part, message):
-    with pytest.raises(ContractViolation, match=f"(?s)^{type(part).__name__} breaks the law .*{message}"):
+    with pytest.raises(ContractViolation, match=f"(?s)^{type(part).__name__} fails the check .*{message}"):
         check(part)
