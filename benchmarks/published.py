@@ -18,7 +18,7 @@ class Published:
 
     Attributes:
         repo, file, revision: On the Hugging Face hub.
-        layout: One of ``toolkit.interop.LAYOUTS``.
+        layout: A name in ``toolkit.registry.CHECKPOINTS``.
         protocol: Of the scores.
         stated: Score name -> what the authors state; empty where they state nothing.
         source: Of the stated scores.

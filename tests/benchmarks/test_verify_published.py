@@ -10,7 +10,7 @@ import pytest
 import torch
 from training.tiny import write_images
 
-from toolkit.interop import LAYOUTS
+from toolkit.registry import CHECKPOINTS
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))  # a script's folder comes first on the path
@@ -53,7 +53,7 @@ def test_the_list_has_every_entry_with_its_address_and_nothing_is_verified_yet(t
 
 def test_every_entry_has_what_a_verification_needs():
     for name, entry in published.PUBLISHED.items():
-        assert entry.layout in LAYOUTS and entry.evidence and entry.source, name
+        assert entry.layout in CHECKPOINTS and entry.evidence and entry.source, name
         assert (synthetic.CONFIGS / f"{entry.network}.py").is_file(), name
         assert set(entry.stated) <= {metric["type"].lower() for metric in entry.protocol.metrics}, name
         assert set(entry.stated) <= set(entry.tolerance), name
