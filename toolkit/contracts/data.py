@@ -52,7 +52,7 @@ class Metric(Component, ABC):
 
     Attributes:
         higher_is_better: name of a score -> whether more of it is better.
-        columns: name of a score -> its column in tables; a score without one is shown under its name.
+        columns: name of a score -> its column in tables, which show no other; empty: every score under its name.
 
     Example:
         >>> Metric.__abstractmethods__ == {"update", "compute", "reset"}   # what an author writes

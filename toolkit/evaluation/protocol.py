@@ -1,11 +1,10 @@
-"""How a score is measured, as data: every field of it changes the score, so every field is in its hash."""
+"""Protocols: how a score is measured, as data. Every field changes the score, so every field is in the hash."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import hashlib
-import importlib
 import json
 import runpy
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ RESIZES = (
     "short edge, bilinear without antialiasing",  # OpenCV's
     "halve by box, then short edge, bicubic",  # ADM's crop
 )
-SUITES = Path(__file__).parent / "suites"
 
 
 @dataclass(frozen=True)
@@ -32,23 +30,23 @@ class Protocol:
     """How a score is measured.
 
     Attributes:
-        dataset, split: Which data, and which part of it.
-        num_samples: Clips or images; scores over another number do not compare. None: as many as there are.
+        dataset, split: Names of the data.
+        num_samples: Number of clips or images; scores over another number do not compare. None: all.
         size: Pixels of each side.
-        metrics: Their configs.
+        metrics: Configs of the metrics.
         num_frames: T of a clip; 1 for images.
-        frame_stride: Every so many-th frame of a file.
-        fps: Or the frames nearest to this rate's moments.
+        frame_stride: Distance between the frames that are used.
+        fps: Frame rate to sample at, instead of a stride: the nearest frames are used.
         resize: One of ``RESIZES``.
         crop: "centre" or "random", drawn once per sample and the same in every run.
-        clip_choice: "spread": ``clips_per_video`` of each file, from its first frame to its last, a single one in
-            the middle; "random": one drawn per sample, the same in every run, files repeated up to ``num_samples``.
-        clips_per_video: Of "spread".
-        values: What the metrics are given of a reconstruction: "float", or "uint8" for one rounded to 8 bits.
-        deviations: Where this is known to differ from the authors' own evaluation.
+        clip_choice: "spread": ``clips_per_video`` clips of each file, evenly spaced, a single one in the middle;
+            "random": one drawn per sample, the same in every run; files repeat up to ``num_samples``.
+        clips_per_video: For "spread".
+        values: "float", or "uint8" to round reconstructions to 8 bits before the metrics.
+        deviations: Known differences from the authors' own evaluation.
 
     Raises:
-        ValueError: If there is no such choice, or the numbers do not fit each other.
+        ValueError: If a choice is unknown, or the numbers do not fit each other.
     """
 
     dataset: str
@@ -76,12 +74,12 @@ class Protocol:
 
     @property
     def modality(self) -> str:
-        """Of its samples."""
+        """Modality of the samples."""
         return "video" if self.num_frames > 1 else "image"
 
     @property
     def hash(self) -> str:
-        """12 hex digits that any change of a field changes."""
+        """12 hex digits of all fields."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -92,13 +90,13 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Suite:
-    """A protocol and where its data lies on this computer, which is no part of it.
+    """A protocol, and the place of its data on this computer, which is not part of the protocol.
 
     Attributes:
         protocol: How scores are measured.
         path: Folder, list file or glob, relative to the working directory; None: the toolkit's sample clips.
-        shown: Names of the files (without endings) whose reconstructions a report may show; empty: of any.
-        steps: Of each variant in a sweep, where the command does not say.
+        shown: Names (without ending) of the files whose reconstructions a report may show; empty: any.
+        steps: Training steps of each variant of a sweep, unless the command sets them.
     """
 
     protocol: Protocol
@@ -107,26 +105,25 @@ class Suite:
     steps: int | None = None
 
 
-def suite_names() -> list[str]:
-    """Of all suites."""
-    return sorted(path.stem for path in SUITES.glob("[!_]*.py"))
+def suite_names(folder: Path) -> list[str]:
+    """Names of all suites of a folder."""
+    return sorted(path.stem for path in folder.glob("[!_]*.py"))
 
 
-def load_suite(name: str) -> Suite:
-    """``SUITE`` of ``suites/NAME.py``, or of a file that is named with its ending.
+def load_suite(name: str, folder: Path) -> Suite:
+    """``SUITE`` of the file ``NAME.py`` in a folder, or of the file that ``name`` is the path of.
 
     Raises:
-        ValueError: If there is no such file, or it has none.
+        ValueError: If there is no such file, or it defines no suite.
     """
-    if name.endswith(".py"):
-        if not Path(name).is_file():
+    file = Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    if not file.is_file():
+        if name.endswith(".py"):
             raise ValueError(f"no suite at {name}: there is no such file.")
-        suite = runpy.run_path(name).get("SUITE")
-        if not isinstance(suite, Suite):
-            raise ValueError(f"{name} needs SUITE, a protocol.Suite, got {suite!r}.")
-        return suite
-    names = suite_names()
-    if name not in names:
+        names = suite_names(folder)
         near = difflib.get_close_matches(name, names, n=1) or names
         raise ValueError(f"no suite is called {name!r}; did you mean {', '.join(near)}?")
-    return importlib.import_module(f"suites.{name}").SUITE
+    suite = runpy.run_path(str(file)).get("SUITE")
+    if not isinstance(suite, Suite):
+        raise ValueError(f"{name} needs SUITE, a toolkit.evaluation.protocol.Suite, got {suite!r}.")
+    return suite

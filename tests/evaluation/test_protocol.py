@@ -7,25 +7,26 @@ import sys
 import numpy as np
 import pytest
 import torch
-from benchmarks.running import FOLDER
+from evaluation.running import FOLDER
 from PIL import Image
-from preparation import Preparation, block_numbers, build_dataset, frame_rate, source_of, sources_of
-from protocol import PSNR, RESIZES, SUITES, Protocol, Suite, load_suite, suite_names
 from training.tiny import write_clips, write_images
 
 from toolkit.contracts import DataError
 from toolkit.data import Source, ValLoader
+from toolkit.evaluation.preparation import Preparation, block_numbers, build_dataset, frame_rate, source_of, sources_of
+from toolkit.evaluation.protocol import PSNR, RESIZES, Protocol, Suite, load_suite, suite_names
 from toolkit.registry import METRICS
 
+SUITES = FOLDER / "suites"
 BASE = Protocol("somewhere", "val", 8, 32, (PSNR,), num_frames=5)
 CHANGES = {"dataset": "elsewhere", "split": "train", "num_samples": 9, "size": 33, "metrics": (PSNR, PSNR),
            "num_frames": 6, "frame_stride": 2, "fps": 8.0, "resize": RESIZES[1], "crop": "random",
            "clip_choice": "random", "clips_per_video": 2, "values": "uint8", "deviations": ("one",)}
 
 
-@pytest.mark.parametrize("name", suite_names())
+@pytest.mark.parametrize("name", suite_names(SUITES))
 def test_every_suite_loads_and_its_metrics_exist(name):
-    suite = load_suite(name)
+    suite = load_suite(name, SUITES)
     assert isinstance(suite, Suite) and all(config["type"] in METRICS for config in suite.protocol.metrics)
     types = [config["type"] for config in suite.protocol.metrics]
     assert "MSSSIM" not in types or suite.protocol.size >= 161
@@ -34,16 +35,17 @@ def test_every_suite_loads_and_its_metrics_exist(name):
 
 
 def test_suites_hash_alike_in_another_process_and_unlike_each_other():
-    code = f"import sys; sys.path.insert(0, {str(FOLDER)!r})\nfrom protocol import *\n" \
-           "for name in suite_names(): print(name, load_suite(name).protocol.hash)"
+    code = ("from pathlib import Path; from toolkit.evaluation.protocol import *\n"
+            f"SUITES = Path({str(SUITES)!r})\n"
+            "for name in suite_names(SUITES): print(name, load_suite(name, SUITES).protocol.hash)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found = dict(line.split() for line in done.stdout.splitlines())
-    assert found == {name: load_suite(name).protocol.hash for name in suite_names()}
-    assert len(set(found.values())) == len(found) == len(suite_names())
+    assert found == {name: load_suite(name, SUITES).protocol.hash for name in suite_names(SUITES)}
+    assert len(set(found.values())) == len(found) == len(suite_names(SUITES))
 
 
 def test_a_hash_stays_what_it_was():
-    assert BASE.hash == "fab3bddd6c10"
+    assert BASE.hash == "fab3bddd6c10" and load_suite("samples_video", SUITES).protocol.hash == "707edf5d57d6"
 
 
 def test_changing_any_field_changes_the_hash():
@@ -61,10 +63,10 @@ def test_an_unknown_choice_is_refused_with_those_there_are(name, value):
 
 def test_a_wrong_suite_names_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="did you mean samples_video"):
-        load_suite("sample_video")
+        load_suite("sample_video", SUITES)
     (tmp_path / "mine.py").write_text("SUITES = 3")
     with pytest.raises(ValueError, match=r"mine\.py needs SUITE"):
-        load_suite(str(tmp_path / "mine.py"))
+        load_suite(str(tmp_path / "mine.py"), SUITES)
 
 
 def wide(width: int = 96) -> torch.Tensor:

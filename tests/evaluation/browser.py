@@ -1,6 +1,6 @@
 """A real headless Chromium over the DevTools protocol's pipe: the standard library is enough.
 
-    python tests/benchmarks/browser.py work/report.html benchmarks/report.png
+    python tests/evaluation/browser.py work/report.html benchmarks/report.png
 
 opens a page as the tests do, fails on console errors, and saves what it looks like.
 """

@@ -3,30 +3,33 @@
 import json
 
 import pytest
-from benchmarks.running import FOLDER
-from table import FRONT, FRONT_HEADS, cells_of, in_readme, markdown, read_rows
+from evaluation.running import FOLDER
 
+from toolkit.evaluation.table import cells_of, insert_table, markdown, rows_of_folder
+
+FRONT = FOLDER.parent / "README.md"
+FRONT_HEADS = ("bits/pixel", "PSNR (dB)", "SSIM", "LPIPS (VGG)", "rFID", "rFVD", "codes used (%)")
 README = (FOLDER / "README.md").read_text()
-COMMITTED = sorted(path.name for path in (FOLDER / "results").iterdir() if path.is_dir() and read_rows(path))
+COMMITTED = sorted(path.name for path in (FOLDER / "results").iterdir() if path.is_dir() and rows_of_folder(path))
 
 
 @pytest.mark.parametrize("suite", COMMITTED)
 def test_the_readmes_table_is_made_of_the_committed_rows(suite):
-    rows = read_rows(FOLDER / "results" / suite)
-    assert in_readme(README, suite, markdown(rows)) == README
+    rows = rows_of_folder(FOLDER / "results" / suite)
+    assert insert_table(README, suite, markdown(rows)) == README
     front = FRONT.read_text()
-    assert suite not in front or in_readme(front, suite, markdown(rows, FRONT_HEADS)) == front
+    assert suite not in front or insert_table(front, suite, markdown(rows, FRONT_HEADS)) == front
     for row in rows:
         json.dumps(row, allow_nan=False)
-        assert (row["kind"] in ("tokenizer", "anchor")) and row["protocol_hash"] == rows[0]["protocol_hash"]
+        assert (row["kind"] in ("tokenizer", "baseline")) and row["protocol_hash"] == rows[0]["protocol_hash"]
     assert {"thumbnail", "x264", "x265"} <= {row["name"] for row in rows}  # a number without them says nothing
-    assert any(row["kind"] == "anchor" and row["scores"].get("bits_per_pixel") is None for row in rows)
+    assert any(row["kind"] == "baseline" and row["scores"].get("bits_per_pixel") is None for row in rows)
 
 
 def test_the_readme_has_a_place_for_the_sample_suites_table():
-    assert in_readme(README, "samples_video", "new").count("\nnew\n") == 1
+    assert insert_table(README, "samples_video", "new").count("\nnew\n") == 1
     with pytest.raises(ValueError, match="no marks"):
-        in_readme(README, "nothing", "new")
+        insert_table(README, "nothing", "new")
 
 
 def row(name: str, **changes) -> dict:
@@ -52,11 +55,11 @@ def test_markdown_is_a_table_with_footnotes():
     assert "| A* |" in text and "x.mp4" in text and "fewer than 2,000" in text and "Protocol abc" in text
 
 
-def test_rows_are_ordered_by_their_run_with_anchors_last(tmp_path):
-    for number, (name, kind) in enumerate([("z", "tokenizer"), ("b", "tokenizer"), ("a", "anchor")]):
+def test_rows_are_ordered_by_their_run_with_baselines_last(tmp_path):
+    for number, (name, kind) in enumerate([("z", "tokenizer"), ("b", "tokenizer"), ("a", "baseline")]):
         (tmp_path / f"{name}.json").write_text(json.dumps(row(name, kind=kind, order=number)))
     (tmp_path / "other.json").write_text("{}")
-    assert [found["name"] for found in read_rows(tmp_path)] == ["z", "b", "a"]
+    assert [found["name"] for found in rows_of_folder(tmp_path)] == ["z", "b", "a"]
 
 
 def test_extrapolated_distances_stand_beside_the_raw_ones():

@@ -10,12 +10,12 @@ import pytest
 import torch
 from training.tiny import write_images
 
+from toolkit.evaluation import published
 from toolkit.registry import CHECKPOINTS
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))  # a script's folder comes first on the path
 
-import published  # noqa: E402
 import synthetic  # noqa: E402
 
 

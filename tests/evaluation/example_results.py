@@ -1,6 +1,6 @@
 """Results in the benchmark's form on the CC0 city clip: of degraded copies, not of tokenizers; only PSNR is real.
 
-    python tests/benchmarks/example_results.py FOLDER
+    python tests/evaluation/example_results.py FOLDER
 
 writes them, their videos and their page.
 """
@@ -42,7 +42,7 @@ def write_example(folder: Path, *, size: int = 128, num_frames: int = 17) -> lis
         _write(videos / f"{name}_0.mp4", coarse)
         _write(videos / f"{name}_1.mp4", coarse.flip(0))
         rows.append(_row(name, title, _psnr(coarse, clip), 0.0828))
-    return rows + _anchors(rows)
+    return rows + _baselines(rows)
 
 
 def _write(path: Path, clip: Tensor) -> None:
@@ -81,26 +81,25 @@ def _row(name: str, title: str, psnr: float, rate: float) -> dict[str, Any]:
         "original_videos": ["videos/original_0.mp4", "videos/original_1.mp4"]}
 
 
-def _anchors(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _baselines(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     shared = {key: rows[0][key] for key in ("suite", "protocol", "protocol_hash", "num_samples")}
-    anchors = []
+    baselines = []
     for name, title, gain in (("x264", "x264", 0.0), ("x265", "x265", 1.6)):
         curve = []
         for n in range(6):
             psnr = 20 + gain + 2.6 * n
             curve.append({"bits_per_pixel": 0.03 * 1.9**n, "psnr": psnr, "ssim": 1 - 0.45 * 10 ** (-(psnr - 18) / 12),
                           "lpips_alex": 0.8 * 10 ** (-(psnr - 10) / 16)})
-        anchors.append(shared | {"name": name, "kind": "anchor", "title": title, "scores": curve[2], "curve": curve})
+        baselines.append(shared | {"name": name, "kind": "baseline", "title": title, "scores": curve[2],
+                                   "curve": curve})
     thumbnail = {"bits_per_pixel": 0.0828, "psnr": 18.5, "ssim": 0.42, "lpips_alex": 0.41}
     bypass = {"psnr": 29.0, "ssim": 0.94, "lpips_alex": 0.045}
-    return [*anchors, shared | {"name": "thumbnail", "kind": "anchor", "title": "Thumbnail", "scores": thumbnail},
-            shared | {"name": "bypass", "kind": "anchor", "title": "No quantizer", "scores": bypass}]
+    return [*baselines, shared | {"name": "thumbnail", "kind": "baseline", "title": "Thumbnail", "scores": thumbnail},
+            shared | {"name": "bypass", "kind": "baseline", "title": "No quantizer", "scores": bypass}]
 
 
 def main() -> None:
-    root = Path(__file__).parents[2]
-    sys.path.insert(0, str(root / "benchmarks"))
-    from report import write_report
+    from toolkit.evaluation.report import write_report
 
     folder = Path(sys.argv[1])
     write_report(write_example(folder), folder / "report.html", title=TITLE)

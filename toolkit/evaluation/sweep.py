@@ -1,4 +1,4 @@
-"""Training the variants of a sweep alike: one seed, one data set, one number of steps."""
+"""Sweeps: variants of a config, trained with one seed, one data set and one number of steps."""
 
 from __future__ import annotations
 
@@ -24,30 +24,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Variant:
-    """A config of the sweep, as it is trained.
+    """One config of a sweep."""
 
-    Attributes:
-        name, title: As its row's.
-        source: The config file.
-        config: Resolved.
-    """
-
-    name: str
+    name: str  # of its row
     title: str
-    source: str
-    config: Config
+    source: str  # the config file
+    config: Config  # resolved
 
     @property
     def work_dir(self) -> str:
-        """Name of the run's folder: another config is another run."""
+        """Name of the folder of the run, different for every config."""
         return f"{self.name}-{hashlib.sha256(self.config.pretty_text.encode()).hexdigest()[:10]}"
 
 
 def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str, Any]) -> list[Variant]:
-    """The variants, each with the first one's data, seed and number of steps; the last is it without a quantizer.
+    """The variants, all with the data, the seed and the steps of the first; the last is the first without quantizer.
 
     Raises:
-        ConfigError: If a config cannot be read or is not to be trained.
+        ConfigError: If a config cannot be read or trained.
     """
     if steps is not None:
         overrides = {**overrides, "training.max_steps": steps}
@@ -77,23 +71,23 @@ def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str,
 
 
 def train(variant: Variant, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Train a variant to its last step, from where it stopped if it did; its tokenizer's directory, and how.
+    """Train a variant to its last step, resuming if it was interrupted; the tokenizer's directory and a summary.
 
     Raises:
-        KeyboardInterrupt: If it was interrupted; a checkpoint is kept.
+        KeyboardInterrupt: If training is interrupted; a checkpoint is kept.
     """
     work_dir, steps = folder / variant.work_dir, variant.config.training.max_steps
     done = [checkpoint_step(path) for path in checkpoints_in(work_dir / "checkpoints")]
-    source, root = Path(variant.source), Path(__file__).resolve().parents[1]
-    shown = source.relative_to(root) if source.is_relative_to(root) else source
-    told = {"config": str(shown), "steps": steps, "seed": variant.config.get("seed", 0)}
+    source = Path(variant.source)
+    shown = source.relative_to(Path.cwd()) if source.is_relative_to(Path.cwd()) else source
+    summary = {"config": str(shown), "steps": steps, "seed": variant.config.get("seed", 0)}
     tokenizer = work_dir / "tokenizer"
     if done[-1:] == [steps] and (tokenizer / "model.safetensors").is_file():
-        logger.info("%s is trained already: %s.", variant.title, tokenizer)
-        return tokenizer, told
+        logger.info("%s is already trained: %s.", variant.title, tokenizer)
+        return tokenizer, summary
     logger.info("training %s for %d steps in %s.", variant.title, steps, work_dir)
-    AcceleratorState._reset_state()  # it keeps the precision of the variant before
+    AcceleratorState._reset_state()  # it keeps the precision of the previous variant
     trainer = build_trainer(copy.deepcopy(variant.config), work_dir=work_dir, resume=bool(done))
     if not trainer.run():
         raise KeyboardInterrupt
-    return tokenizer, told
+    return tokenizer, summary

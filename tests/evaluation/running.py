@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-if str(FOLDER) not in sys.path:
-    sys.path.insert(0, str(FOLDER))  # a script's folder comes first on the path
 
 SUITE = """
-from protocol import CODEBOOK, I3D, INCEPTION, PSNR, SSIM, Protocol, Suite
+from toolkit.evaluation.protocol import CODEBOOK, I3D, INCEPTION, PSNR, SSIM, Protocol, Suite
 
 SUITE = Suite(Protocol("stripes", "all", {num_samples}, {size}, ({metrics}), num_frames={num_frames},
                        clips_per_video={clips_per_video}), path={path!r}, shown=("0",), steps=2)
@@ -26,7 +24,7 @@ SUITE = Suite(Protocol("stripes", "all", {num_samples}, {size}, ({metrics}), num
 
 def write_suite(file: Path, clips: Path, *, metrics: str = "PSNR, SSIM, CODEBOOK", size: int = 32, num_frames: int = 5,
                 clips_per_video: int = 2, num_samples: int | None = None) -> Path:
-    """A suite of one's own over a folder of clips."""
+    """A suite over a folder of clips."""
     file.write_text(SUITE.format(metrics=metrics, size=size, num_frames=num_frames, num_samples=num_samples,
                                  clips_per_video=clips_per_video, path=str(clips)))
     return file

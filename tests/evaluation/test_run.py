@@ -6,15 +6,15 @@ import shutil
 
 import pytest
 import torch
-from benchmarks.running import FOLDER, rows_in, run_here, run_in_processes, write_suite
+from evaluation.running import FOLDER, rows_in, run_here, run_in_processes, write_suite
 from training import tiny
 from training.tiny import tiny_config, write_clips, write_config
 
 from toolkit import build_tokenizer
-from toolkit.baselines.video_codec import VideoCodec
+from toolkit.baselines import X264
 
 as_in_a_new_process = tiny.as_in_a_new_process
-ANCHORS = {"thumbnail", "x264", "x265"}
+BASELINES = {"thumbnail", "x264", "x265"}
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def save_tokenizer(folder, bits: int = 6):
     return folder / "tokenizer"
 
 
-def test_a_sweep_has_a_row_for_every_variant_and_every_anchor(sweep):
+def test_a_sweep_has_a_row_for_every_variant_and_every_baseline(sweep):
     rows = rows_in(sweep[1])
-    assert rows.keys() == {"lfq", "fsq", "no_quantizer", *ANCHORS}
+    assert rows.keys() == {"lfq", "fsq", "no_quantizer", *BASELINES}
     assert {name for name, row in rows.items() if row["kind"] == "tokenizer"} == {"lfq", "fsq"}
     for name, row in rows.items():
         assert {"psnr", "ssim"} <= row["scores"].keys() and row["num_samples"] == 6 and row["num_blocks"] == 3, name
@@ -111,7 +111,7 @@ def test_the_same_command_again_recomputes_nothing_and_a_deleted_row_alone(sweep
     with caplog.at_level("INFO"):
         assert run_here(*command) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert caplog.text.count("is there already") == 6 and caplog.text.count("is trained already") == 3
+    assert caplog.text.count("is already measured") == 6 and caplog.text.count("is already trained") == 3
     old = json.loads((output / "x265.json").read_text())
     (output / "x265.json").unlink()
     assert run_here(*command) == 0
@@ -135,8 +135,8 @@ def test_a_tokenizers_own_latents_stand_beside_it_and_another_limit_is_another_p
     command = ["--suite", suite, "--tokenizer", directory, "--output", tmp_path / "out", "--device", "cpu"]
     assert run_here(*command, "--metrics", "PSNR") == 0
     rows = rows_in(tmp_path / "out")
-    assert rows.keys() == {"mine", "mine_unquantized", *ANCHORS}
-    assert rows["mine_unquantized"]["kind"] == "anchor" and rows["mine_unquantized"]["notes"]
+    assert rows.keys() == {"mine", "mine_unquantized", *BASELINES}
+    assert rows["mine_unquantized"]["kind"] == "baseline" and rows["mine_unquantized"]["notes"]
     assert rows["mine_unquantized"]["scores"]["psnr"] != rows["mine"]["scores"]["psnr"]
     assert rows["mine"]["scores"].keys() == {"psnr", "bits_per_pixel", "bits_per_second"}
     assert run_here(*command, "--metrics", "PSNR", "--limit", 2) == 0
@@ -146,12 +146,12 @@ def test_a_tokenizers_own_latents_stand_beside_it_and_another_limit_is_another_p
 
 
 def test_x264_of_a_row_is_what_the_codec_gives_clip_by_clip(sweep, data):
-    from preparation import build_dataset
-    from protocol import load_suite
+    from toolkit.evaluation.preparation import build_dataset
+    from toolkit.evaluation.protocol import load_suite
 
     row = rows_in(sweep[1])["x264"]
-    dataset = build_dataset(load_suite(str(sweep[0][1])).protocol, data)
-    codec, errors = VideoCodec("x264", bits_per_pixel=3 * 16 * 16 * 9 / (5 * 32 * 32)), []
+    dataset = build_dataset(load_suite(str(sweep[0][1]), FOLDER).protocol, data)
+    codec, errors = X264(bits_per_pixel=3 * 16 * 16 * 9 / (5 * 32 * 32)), []
     for number in range(6):
         pixels = dataset[number]["pixels"][None]
         errors.append((codec(pixels)[0] - pixels).div(2).square().mean((0, 1, 3, 4)))
@@ -173,7 +173,7 @@ def test_a_corrupt_clip_in_the_middle_is_named_left_out_and_marked(data, tmp_pat
         assert run_here(*command) == 1
         printed = capsys.readouterr()
         assert printed.err.count("error: ") == 5 and "1.mp4" in printed.err
-        assert "mine* " in printed.out and "mine: 1 files were unreadable and left out: 1.mp4" in printed.out
+        assert "mine* " in printed.out and "mine: 1 unreadable files were skipped: 1.mp4" in printed.out
     row = rows_in(tmp_path / "out")["mine"]
     assert row["num_samples"] == 4 and row["num_blocks"] == 2 and list(row["unreadable"]) == ["1.mp4"]
 
@@ -206,7 +206,7 @@ def test_a_tokenizer_without_weights_and_a_training_that_fails_leave_the_others_
     assert run_here(*command) == 1
     printed = capsys.readouterr()
     assert f"error: {torn}: no tokenizer at" in printed.err and "error: training LFQ: " in printed.err
-    assert rows_in(tmp_path / "out").keys() == {"whole", "whole_unquantized", *ANCHORS}
+    assert rows_in(tmp_path / "out").keys() == {"whole", "whole_unquantized", *BASELINES}
 
 
 def test_a_missing_weight_of_a_metric_is_said_before_anything_is_measured(data, tmp_path, capsys, monkeypatch):
@@ -279,7 +279,7 @@ def test_the_sample_suite_runs_as_it_is_shipped(data, tmp_path):
     assert run_here("--train", *configs, "--steps", 2, "--limit", 3, "--metrics", "PSNR", "SSIM", "MSSSIM", "Codebook",
                     "--output", tmp_path / "out", "--device", "cpu") == 0
     rows = rows_in(tmp_path / "out")
-    assert rows.keys() == {"lfq", "bsq", "no_quantizer", *ANCHORS}
+    assert rows.keys() == {"lfq", "bsq", "no_quantizer", *BASELINES}
     assert rows["lfq"]["num_blocks"] == 3 and rows["lfq"]["assets"].keys() == {
         "clips/carphone", "clips/city", "clips/introduction"}
     assert len(rows["lfq"]["videos"]) == 1  # of the city alone

@@ -1,7 +1,7 @@
-"""The published checkpoints that verify_published.py checks: where each lies, what it scored and under which protocol.
+"""Published checkpoints for verify_published.py: address, stated scores and their protocol.
 
-``evidence`` says what was read for the address and for the scores; where a score's source could not be opened, it
-says so. No sha256 is pinned yet: the result of a run records the one it saw.
+``evidence`` names what confirms the address and the scores, or says that the source could not be opened. No sha256 is
+pinned yet: the result of a run records the one of its file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from protocol import PSNR, RFID, RFVD, SSIM, Protocol
+from toolkit.evaluation.protocol import PSNR, RFID, RFVD, SSIM, Protocol
 
 
 @dataclass(frozen=True)
