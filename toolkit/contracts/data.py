@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -13,11 +14,16 @@ from toolkit.contracts.component import Component
 class DataError(Exception):
     """A file that cannot be read as what it should be; the message names its path.
 
+    Attributes:
+        path: Of the file; None if only the message has it.
+
     Example:
         >>> raise DataError("clip.mp4: no video stream.")
         Traceback (most recent call last):
         toolkit.contracts.data.DataError: clip.mp4: no video stream.
     """
+
+    path: str | None = None
 
 
 class Metric(Component, ABC):
@@ -77,14 +83,35 @@ class Dataset(Component, ABC):
 
     Attributes:
         modality: "image" or "video"; scalars are logged per modality.
+        sample_size: (T, H, W) of every sample, or None if it varies.
 
     Example:
         >>> import torch
         >>> class Grey(Dataset):
-        ...     modality = "image"
+        ...     modality, sample_size = "image", (1, 8, 8)
         ...     def __getitem__(self, index): return {"pixels": torch.zeros(3, 1, 8, 8), "key": "grey"}
         >>> Grey()[0]["key"]
         'grey'
     """
 
     modality: str
+    sample_size: tuple[int, int, int] | None = None
+
+    def shard(self, index: int, count: int) -> Dataset | None:
+        """For iterable datasets: this one, reduced to share ``index`` of ``count``, without the samples of the others.
+
+        None: not supported. Every process and worker then reads all samples and keeps each ``count``-th.
+        """
+        return None
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """For iterable datasets: the position, to be saved with a checkpoint.
+
+        None: the position is in the iterator, if that has ``state_dict`` and ``load_state_dict``; otherwise the
+        samples before it are read again on resume.
+        """
+        return None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was saved; called before ``iter``."""
+        raise NotImplementedError(f"{type(self).__name__} has a state_dict but no load_state_dict; write both.")
