@@ -182,15 +182,7 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
     """
     check_keys("objective", config, ("losses", "adversarial", "quantizer"))
     losses = {name: _build_term(name, term) for name, term in (config.get("losses") or {}).items() if term}
-    weights = dict(quantizer.loss_weights) if quantizer else {}
-    for name, weight in (config.get("quantizer") or {}).items():
-        if quantizer is not None and name not in weights:
-            logger.info("objective.quantizer: %s returns no loss %r; its weight is ignored.",
-                        type(quantizer).__name__, name)
-        elif quantizer is not None and weight != weights[name]:
-            logger.info("objective.quantizer: %r has the weight %s, not %s's %s.", name, weight,
-                        type(quantizer).__name__, weights[name])
-        weights[name] = 0.0 if weight is None else weight
+    weights = quantizer_weights(config.get("quantizer") or {}, quantizer)
     adversarial = config.get("adversarial")
     adversaries = {modality: _build_adversary(adversarial) for modality in modalities} if adversarial else {}
     if adversarial and adversarial.get("adaptive") and not losses:
@@ -199,6 +191,26 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
     for schedule in [*weights.values(), *(weight for _, weight in losses.values())]:
         value_at(schedule, 0)
     return Objective(losses=losses, adversaries=adversaries, quantizer_weights=weights)
+
+
+def quantizer_weights(config: Mapping[str, Any], quantizer: Quantizer | None) -> dict[str, Schedule]:
+    """Weights of the quantizer's losses: its own, but for those that the config states for this type of quantizer.
+
+    Weights for another type are ignored, and logged. Weights without a type are for any quantizer.
+    """
+    config = dict(config)
+    kind = config.pop("type", None)
+    weights = {name: 0.0 if weight is None else weight for name, weight in config.items()}
+    if quantizer is None:
+        return weights
+    actual = quantizer.config["type"]
+    if kind not in (None, actual):
+        logger.info("objective.quantizer: the weights are for %s and are ignored; %s keeps its own.", kind, actual)
+        return dict(quantizer.loss_weights)
+    if unknown := [name for name in weights if name not in quantizer.loss_weights]:
+        raise ConfigError(f"objective.quantizer needs the losses of {actual}, {', '.join(quantizer.loss_weights)}, got "
+                          f"{', '.join(unknown)}; remove them, or state whose they are: objective.quantizer.type=NAME.")
+    return {**quantizer.loss_weights, **weights}
 
 
 def _build_term(name: str, term: Mapping[str, Any]) -> tuple[Loss, Schedule]:
