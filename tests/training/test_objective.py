@@ -13,7 +13,7 @@ from toolkit.config import ConfigError
 from toolkit.contracts import Discriminator, Loss, TokenizerOutput
 from toolkit.quantizers import LFQ
 from toolkit.registry import DISCRIMINATORS, LOSSES
-from toolkit.training.objective import frozen
+from toolkit.training.objective import no_parameter_gradients
 
 
 @LOSSES.register_module(name="CountingL1ForTests")
@@ -137,7 +137,7 @@ def test_the_generators_step_gives_the_discriminator_no_gradients():
 def test_frozen_restores_what_asked_for_gradients_even_after_an_error():
     layer = nn.Linear(2, 2)
     layer.bias.requires_grad_(False)
-    with pytest.raises(ZeroDivisionError), frozen(layer):
+    with pytest.raises(ZeroDivisionError), no_parameter_gradients(layer):
         assert not layer.weight.requires_grad
         raise ZeroDivisionError
     assert layer.weight.requires_grad and not layer.bias.requires_grad
@@ -285,7 +285,7 @@ def test_weights_for_the_type_of_the_quantizer_hold():
 
 @pytest.mark.parametrize("kind", [{}, {"type": "LFQ"}])
 def test_a_weight_for_a_loss_that_the_quantizer_does_not_return_is_refused(kind):
-    with pytest.raises(ConfigError, match="needs the losses of LFQ, commitment.* got orthogonality"):
+    with pytest.raises(ConfigError, match=r"needs the losses of LFQ, commitment.* got orthogonality"):
         build_objective(dict(quantizer=dict(**kind, orthogonality=1.0)), quantizer=LFQ(bits=4))
 
 
