@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from published import Published
 from torch import Tensor
 
 from toolkit import build_tokenizer, load_config
-from toolkit.interop import LAYOUTS
+from toolkit.evaluation.published import Published
+from toolkit.registry import CHECKPOINTS
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "_base_" / "networks"
 
@@ -44,7 +44,7 @@ def _their_tensors(entry: Published, filters: int) -> dict[str, Tensor]:
     """Our random weights under the family's names, and the buffers that its files have besides."""
     config = small_config(entry, filters)
     tokenizer = build_tokenizer(config)
-    family = object.__new__(LAYOUTS[entry.layout])  # it counts in a file's tensors, and there is no file yet
+    family = CHECKPOINTS.get(entry.layout)()  # not bound: there are no tensors yet
     family.video = config["encoder"].get("temporal_kernel", 1) > 1
     family.num_levels = len(config["encoder"]["channel_multipliers"])
     family.num_res_blocks = config["encoder"]["num_res_blocks"]
@@ -52,7 +52,7 @@ def _their_tensors(entry: Published, filters: int) -> dict[str, Tensor]:
     for name, tensor in tokenizer.state_dict().items():
         family.tensors[family.their_name(name)] = tensor.reshape(family.their_shape(name, tuple(tensor.shape))).clone()
     constants = {}
-    for name, shape in family.constants().items():
+    for name, shape in family.constant_shapes().items():
         constants[name] = 2 ** torch.arange(shape[0]).flip(0) if name == "quantize.mask" else torch.zeros(shape)
     return family.tensors | constants
 

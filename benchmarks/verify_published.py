@@ -24,7 +24,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from published import PUBLISHED, Published
+from toolkit.evaluation.published import PUBLISHED, Published
 
 RESULTS = Path(__file__).parent / "results" / "published"
 
@@ -64,9 +64,8 @@ def sha256(path: Path) -> str:
 
 def build_data(entry: Published, arguments: argparse.Namespace) -> Any:
     """The protocol's validation set, or the sample clips in a dry run, whole and in order."""
-    from preparation import build_dataset
-
     from toolkit.data import Source
+    from toolkit.evaluation.preparation import build_dataset
 
     protocol, dry = entry.protocol, arguments.dry_run
     if dry:
@@ -83,6 +82,7 @@ def measure(entry: Published, tokenizer: Any, sources: list, arguments: argparse
 
     from toolkit.build import build_metrics
     from toolkit.data import ValLoader
+    from toolkit.evaluation.preparation import with_values
     from toolkit.training.validation import as_codec, evaluate
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -92,9 +92,7 @@ def measure(entry: Published, tokenizer: Any, sources: list, arguments: argparse
 
     def codec(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         reconstruction, indices = plain(pixels)
-        if entry.protocol.values == "uint8":
-            reconstruction = ((reconstruction.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-        return reconstruction, indices
+        return with_values(reconstruction, entry.protocol.values), indices
 
     def batches():
         nonlocal seen

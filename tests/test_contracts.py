@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from toolkit.contracts import Component, DataError, Metric, Quantizer, constructor_parameters
+from toolkit import load_tokenizer
+from toolkit.contracts import Component, DataError, Decoder, Encoder, Metric, Quantizer, constructor_parameters
 from toolkit.networks import MAGVIT2Encoder
 from toolkit.quantizers import LFQ
+from toolkit.registry import QUANTIZERS
+from toolkit.tokenizer import Tokenizer
 
 
 class Recorder(Quantizer):
@@ -54,6 +57,70 @@ class Count(Metric):
 
     def reset(self):
         pass
+
+
+class Wide(LFQ):
+    """A subclass that forwards what it does not know, through a parent of its own."""
+
+    def __init__(self, *, extra_bits: int = 1, **kwargs):
+        super().__init__(bits=3 + extra_bits, **kwargs)
+
+
+class Wider(Wide):
+    """Forwards twice."""
+
+    def __init__(self, **kwargs):
+        super().__init__(extra_bits=2, **kwargs)
+
+
+class Bag(Component):
+    """Its names are declared nowhere."""
+
+    def __init__(self, *args, **options):
+        self.args, self.options = args, options
+
+
+@pytest.fixture
+def wide():
+    QUANTIZERS.register_module(name="Wide")(Wide)
+    yield "Wide"
+    del QUANTIZERS._module_dict["Wide"]
+
+
+def test_arguments_forwarded_to_a_parent_survive_saving(make_tokenizer, wide, tmp_path):
+    """Fault 3: bit_order was dropped, and the loaded tokenizer gave other ids."""
+    tokenizer = make_tokenizer(bits=4)
+    tokenizer = Tokenizer(tokenizer.encoder, QUANTIZERS.build(dict(type=wide, bit_order="lsb_first")),
+                          tokenizer.decoder).eval()
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    pixels = torch.rand(1, 3, 5, 16, 16) * 2 - 1
+    assert loaded.config == tokenizer.config and loaded.config["quantizer"]["bit_order"] == "lsb_first"
+    assert torch.equal(loaded.tokenize(pixels), tokenizer.tokenize(pixels))
+
+
+def test_forwarded_arguments_are_recorded_under_the_parents_names(wide):
+    assert Wide(scale=2.0).config == {"type": "Wide", "extra_bits": 1, "scale": 2.0}
+    assert Wider(sign_of_zero=1).config == {"type": "Wider", "sign_of_zero": 1}
+    assert list(constructor_parameters(Wider))[:3] == ["extra_bits", "bits", "num_codebooks"]
+    with pytest.raises(TypeError, match=r"quantizer 'Wide': unexpected 'bit_oder'; it takes \(extra_bits, bits, "):
+        QUANTIZERS.build(dict(type=wide, bit_oder="lsb_first"))
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [((1,), {}), ((), dict(anything=1))])
+def test_arguments_that_cannot_be_recorded_are_a_type_error(args, kwargs):
+    with pytest.raises(TypeError, match=r"Bag records its arguments by name and takes \(\), got \["):
+        Bag(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("alone", "size", "grid", "fitting"), [
+    (True, (1, 8, 8), (1, 1, 2), (1, 8, 8)), (True, (2, 9, 5), (2, 2, 2), (5, 16, 8)),
+    (False, (1, 8, 8), (1, 1, 2), (4, 8, 8)), (False, (5, 1, 4), (2, 1, 1), (8, 8, 4))])
+def test_grid_and_fitting_size_follow_the_stride(alone, size, grid, fitting):
+    coder = {"stride": (4, 8, 4), "first_frame_alone": alone, "forward": lambda self, x, cache=None: x}
+    encoder = type("Any", (Encoder,), coder)()
+    decoder = type("Any", (Decoder,), coder | {"last_layer": None})()
+    assert (encoder.grid(size), encoder.fitting_size(size), decoder.pixel_size(grid)) == (grid, fitting, fitting)
 
 
 def test_author_sees_flat_positions_with_columns_fastest():

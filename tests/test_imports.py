@@ -1,4 +1,4 @@
-"""The house rules of DESIGN.md sections 3 and 9, read off the source."""
+"""The structure of the package: import order, file sizes, docstrings."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import toolkit
 PACKAGE = Path(toolkit.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# A room may import those of smaller rank; of its own rank only itself.
+# A package or module may import those of lower rank and itself, but no other of its own rank.
 RANKS = [("contracts",), ("assets", "io"), ("layers",), ("plugins",), ("registry",), ("config",), ("saving",),
-         ("pretrained",), ("networks", "quantizers", "losses", "metrics", "baselines", "data"), ("tokenizer",),
-         ("training",), ("build",), ("run",),
+         ("pretrained",), ("networks", "quantizers", "losses", "metrics", "baselines", "data"),
+         ("streaming",), ("tokenizer",), ("training",), ("build",), ("run",),
          ("evaluation", "interop", "testing", "reconstruction", "tokens", "profiling")]
-RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
+RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 OUTSIDE = ("plugins", "tools", "benchmarks", "tests", "configs")
 
 
-def room_of(path: Path) -> str:
-    """The room of a file: toolkit/layers/norm.py is in layers, toolkit/build.py in build."""
+def top_level(path: Path) -> str:
+    """The first name below toolkit: "layers" for toolkit/layers/norm.py, "build" for toolkit/build.py."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
@@ -44,14 +44,14 @@ def imported_modules(path: Path) -> list[str]:
     return found
 
 
-def rooms_imported(path: Path) -> set[str]:
-    rooms = set()
+def top_level_imports(path: Path) -> set[str]:
+    names = set()
     for name in imported_modules(path):
         parts = name.split(".")
         if parts[0] == "toolkit":
             home = toolkit._HOME.get(parts[1]) if len(parts) == 2 else None  # a public name stands for its module
-            rooms.add((home or name).split(".")[1] if len(parts) > 1 else "toolkit")
-    return rooms
+            names.add((home or name).split(".")[1] if len(parts) > 1 else "toolkit")
+    return names
 
 
 def documented(path: Path) -> list[ast.ClassDef | ast.FunctionDef]:
@@ -65,22 +65,22 @@ def relative(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
 
-def test_every_room_has_a_place_in_the_order():
-    rooms = {room_of(path) for path in FILES} - {"__init__", "__main__"}
-    assert rooms <= set(RANK)
+def test_every_module_has_a_rank():
+    names = {top_level(path) for path in FILES} - {"__init__", "__main__"}
+    assert names <= set(RANK)
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if room_of(p) not in ("__init__", "__main__")], ids=relative)
-def test_imports_go_leftwards_only(path):
-    room = room_of(path)
-    wrong = {other for other in rooms_imported(path)
-             if other not in (room, "toolkit") and not RANK.get(other, len(RANKS)) < RANK[room]}
+@pytest.mark.parametrize("path", [p for p in FILES if top_level(p) not in ("__init__", "__main__")], ids=relative)
+def test_imports_go_to_lower_ranks_only(path):
+    own = top_level(path)
+    wrong = {other for other in top_level_imports(path)
+             if other not in (own, "toolkit") and not RANK.get(other, len(RANKS)) < RANK[own]}
     assert not wrong, f"toolkit/{relative(path)} may not import {sorted(wrong)}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_bare_package_gives_no_public_name(path):
-    # ``import toolkit`` then ``toolkit.load_config`` would go around the order of rooms.
+    # ``import toolkit`` then ``toolkit.load_config`` would bypass the import order.
     used = {node.attr for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "toolkit"}
     assert all(name.startswith("__") for name in used)
@@ -92,7 +92,7 @@ def test_package_never_imports_what_stands_outside_it(path):
 
 
 def test_layers_need_torch_and_einops_only():
-    outside = {name.split(".")[0] for path in FILES if room_of(path) == "layers" for name in imported_modules(path)}
+    outside = {name.split(".")[0] for path in FILES if top_level(path) == "layers" for name in imported_modules(path)}
     standard = {"collections", "functools", "math", "typing", "weakref"}
     assert outside - {"toolkit", "__future__"} <= {"torch", "einops"} | standard
 
@@ -108,14 +108,21 @@ def test_only_build_calls_a_registrys_build():
     assert callers == {"build.py"}
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if room_of(p) not in ("quantizers", "interop")], ids=relative)
-def test_no_room_but_two_knows_a_quantizer_by_name(path):
+@pytest.mark.parametrize("path", [p for p in FILES if top_level(p) not in ("quantizers", "interop")], ids=relative)
+def test_only_quantizers_and_interop_name_a_quantizer(path):
     assert "LFQ" not in path.read_text()
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
 def test_files_stay_under_400_lines(path):
     assert len(path.read_text().splitlines()) <= 400
+
+
+def test_folders_have_at_most_13_modules_unless_they_collect_one_thing_per_file():
+    collections = {"quantizers", "networks", "interop"}
+    sizes = {folder: len([*folder.glob("*.py")]) - (folder / "__init__.py").exists()
+             for folder in {path.parent for path in FILES} if folder.name not in collections}
+    assert not {relative(folder): size for folder, size in sizes.items() if size > 13}
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)

@@ -158,5 +158,5 @@ def test_listing_names_every_part_with_its_kind_and_first_line(monkeypatch, caps
     lines = capsys.readouterr().out.splitlines()
     for kind in ALL:
         for name, part in kind.module_dict.items():
-            line, = (line for line in lines if line.split()[:2] == [kind.name, name])
+            line, = (line for line in lines if " ".join(line.split()).startswith(f"{kind.name} {name} "))
             assert part.__module__ in line and (part.__doc__ or "").split("\n")[0][:30] in line

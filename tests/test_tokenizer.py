@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from toolkit import build_tokenizer, load_tokenizer
 from toolkit.contracts import Quantizer
 from toolkit.networks import MAGVIT2Decoder, MAGVIT2Encoder
-from toolkit.quantizers import LFQ
+from toolkit.quantizers import LFQ, VQ
 from toolkit.tokenizer import Tokenizer
 
 NETWORK = dict(filters=8, channel_multipliers=(1, 2, 2), num_res_blocks=1, temporal_downsample=(False, True),
@@ -114,6 +114,45 @@ def test_decoding_indices_equals_decoding_codes(make_tokenizer, num_codebooks):
     assert torch.equal(tokenizer.tokenize(pixels), encoded.indices)
     torch.testing.assert_close(tokenizer.detokenize(encoded.indices), tokenizer.decode(encoded.codes))
     assert (tokenizer.codebook_size, tokenizer.num_codebooks, tokenizer.stride) == (16, num_codebooks, (2, 4, 4))
+
+
+def test_tokenizing_in_train_mode_leaves_an_ema_codebook_and_the_modes_as_they_were():
+    """Fault 7: tokenize() in train mode moved the codebook."""
+    tokenizer = Tokenizer(MAGVIT2Encoder(out_channels=6, **NETWORK), VQ(codebook_size=8, dim=6, update="ema"),
+                          MAGVIT2Decoder(in_channels=6, **NETWORK)).train()
+    tokenizer.decoder.eval()
+    before = {name: tensor.clone() for name, tensor in tokenizer.state_dict().items()}
+    pixels = torch.rand(2, 3, 3, 8, 8) * 2 - 1
+    indices = tokenizer.tokenize(pixels)
+    tokenizer.detokenize(indices)
+    list(tokenizer.tokenize_stream(pixels.split(1, dim=2)))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tokenizer.state_dict().items())
+    assert tokenizer.training and tokenizer.quantizer.training and not tokenizer.decoder.training
+    assert torch.equal(indices, tokenizer.eval().tokenize(pixels))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_get_no_indices(tokenizer, value):
+    """Fault 9: NaN and inf in pixels or weights became index 0."""
+    pixels = torch.zeros(1, 3, 3, 8, 8)
+    damaged = pixels.clone()
+    damaged[0, 1, 2, 3, 4] = value
+    with pytest.raises(ValueError, match="Tokenizer needs finite pixels, got NaN or infinity at 1 of 576 places"):
+        tokenizer.tokenize(damaged)
+    with torch.no_grad():
+        next(tokenizer.encoder.parameters())[0] = value
+    with pytest.raises(ValueError, match="Tokenizer needs finite latents of MAGVIT2Encoder"):
+        tokenizer.tokenize(pixels)
+
+
+def test_codebook_that_is_not_finite_is_named():
+    tokenizer = Tokenizer(MAGVIT2Encoder(out_channels=6, **NETWORK), VQ(codebook_size=8, dim=6),
+                          MAGVIT2Decoder(in_channels=6, **NETWORK)).eval()
+    with torch.no_grad():
+        for parameter in tokenizer.quantizer.parameters():
+            parameter[:] = float("nan")
+    with pytest.raises(ValueError, match="Tokenizer needs finite codes of VQ"):
+        tokenizer.tokenize(torch.zeros(1, 3, 1, 8, 8))
 
 
 def test_tokenizing_keeps_no_graph_and_training_does(tokenizer):

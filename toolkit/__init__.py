@@ -14,10 +14,11 @@ _HOME = {
     "load_tokenizer": "toolkit.build",
     "build_objective": "toolkit.build",
     "Tokenizer": "toolkit.tokenizer",
-    **dict.fromkeys(["ENCODERS", "DECODERS", "QUANTIZERS", "DISCRIMINATORS", "LOSSES", "METRICS", "DATASETS"],
-                    "toolkit.registry"),
+    **dict.fromkeys(["ENCODERS", "DECODERS", "QUANTIZERS", "DISCRIMINATORS", "LOSSES", "METRICS", "DATASETS",
+                     "CHECKPOINTS", "BASELINES"], "toolkit.registry"),
     **dict.fromkeys(["Encoder", "Decoder", "Quantizer", "Discriminator", "Loss", "AdversarialLoss",
-                     "GeneratorWeight", "Metric", "Dataset", "QuantizerOutput", "TokenizerOutput"],
+                     "GeneratorWeight", "Metric", "Column", "Dataset", "CheckpointFamily", "Baseline",
+                     "QuantizerOutput", "TokenizerOutput"],
                     "toolkit.contracts"),
 }
 __all__ = sorted(_HOME)

@@ -26,12 +26,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import toolkit
-from toolkit.contracts.component import Component
 
 logger = logging.getLogger(__name__)
 TOOLKIT = "visual-tokenizer-toolkit"
-GROUPS = tuple(f"toolkit.{kind}" for kind in
-               ("encoders", "decoders", "quantizers", "discriminators", "losses", "metrics", "datasets"))
+GROUPS = tuple(f"toolkit.{kind}" for kind in ("encoders", "decoders", "quantizers", "discriminators", "losses",
+                                              "metrics", "datasets", "checkpoints", "baselines"))
 _NAME = re.compile(r"[\w.-]*")  # with which a requirement begins
 Places = tuple[tuple[str, int], ...]  # folders of sys.path, and when each last got or lost an entry
 
@@ -133,6 +132,7 @@ def load(offer: PluginEntry, *, kind: str, contracts: tuple[type, ...]) -> type:
         PluginError: If it wants another version of this package, fails to import, or breaks its contract.
 
     Example:
+        >>> from toolkit.contracts import Component
         >>> entry = EntryPoint("Mine", "no_such_module", "Mine")
         >>> load(PluginEntry("toolkit.losses", "Mine", entry, "toolkit-mine", "0.1"), kind="loss",
         ...      contracts=(Component,))
@@ -183,7 +183,7 @@ def distributions_of(classes: Iterable[type]) -> dict[str, str]:
         Distribution -> version, sorted.
 
     Example:
-        >>> distributions_of([Component, dict])
+        >>> distributions_of([dict])
         {}
     """
     made = list(_LOADED)
@@ -198,6 +198,8 @@ def distributions_of(classes: Iterable[type]) -> dict[str, str]:
 
 
 def _is_plugin_part(found: object) -> bool:
+    from toolkit.contracts import Component  # which imports torch; listing plugins needs none
+
     return (inspect.isclass(found) and issubclass(found, Component)
             and str(found.__module__).partition(".")[0] != "toolkit")
 

@@ -184,8 +184,10 @@ class Registry(MMRegistry):
 
     def _check_arguments(self, part: type, name: str, arguments: Mapping[str, Any]) -> None:
         known = contracts.constructor_parameters(part)
+        own = inspect.signature(part.__init__).parameters  # a parent's argument may be set by the class itself
         unexpected = [repr(a) for a in arguments if a not in known]
-        missing = [repr(p.name) for p in known.values() if p.default is p.empty and p.name not in arguments]
+        missing = [repr(p.name) for p in known.values()
+                   if p.default is p.empty and p.name in own and p.name not in arguments]
         if unexpected or missing:
             faults = [f"unexpected {', '.join(unexpected)}"] * bool(unexpected)
             faults += [f"missing {', '.join(missing)}"] * bool(missing)
@@ -221,8 +223,12 @@ LOSSES = Registry("loss", contracts=(contracts.Loss, contracts.AdversarialLoss, 
                   location="toolkit.losses", group="toolkit.losses")
 METRICS = Registry("metric", contracts=(contracts.Metric,), location="toolkit.metrics", group="toolkit.metrics")
 DATASETS = Registry("dataset", contracts=(contracts.Dataset,), location="toolkit.data", group="toolkit.datasets")
+CHECKPOINTS = Registry("checkpoint family", contracts=(contracts.CheckpointFamily,), location="toolkit.interop",
+                       group="toolkit.checkpoints")
+BASELINES = Registry("baseline", contracts=(contracts.Baseline,), location="toolkit.baselines",
+                     group="toolkit.baselines")
 
-ALL = (ENCODERS, DECODERS, QUANTIZERS, DISCRIMINATORS, LOSSES, METRICS, DATASETS)
+ALL = (ENCODERS, DECODERS, QUANTIZERS, DISCRIMINATORS, LOSSES, METRICS, DATASETS, CHECKPOINTS, BASELINES)
 
 
 def main(check: bool = False) -> int:

@@ -1,10 +1,8 @@
-"""The tokenizer: an encoder, a quantizer and a decoder under one roof."""
+"""The tokenizer: an encoder, a quantizer and a decoder."""
 
 from __future__ import annotations
 
-import inspect
 import tempfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,15 @@ from torch import Tensor, nn
 
 from toolkit.contracts import Component, Decoder, Encoder, Quantizer, QuantizerOutput, TokenizerOutput
 from toolkit.saving import save_component
+from toolkit.streaming import Size, StreamingMixin, evaluating
 
-Size = tuple[int, int, int]
 
-
-class Tokenizer(Component, nn.Module):
+class Tokenizer(StreamingMixin, Component, nn.Module):
     """Pixels to a grid of integers and back.
 
-    Any size may come in. Sizes that do not fit the stride are padded, time by repeating the last
-    frame and space by repeating the border, and cropped back on the way out.
+    It takes every size that its encoder can be padded to: time by repeating the last frame, space by repeating the
+    border. Outputs are cropped back. :meth:`tokenize`, :meth:`detokenize` and the streams run in eval mode, whatever
+    the mode of the module.
 
     Args:
         encoder: (B, C, T, H, W) -> (B, d, t, h, w).
@@ -34,7 +32,7 @@ class Tokenizer(Component, nn.Module):
             evaluation, tokens and files are always of the codes.
 
     Raises:
-        ValueError: If the parts' channels, strides or framing do not agree.
+        ValueError: If the channels, strides or framing of the three do not agree.
 
     Example:
         >>> from toolkit import build_tokenizer, load_config
@@ -50,7 +48,7 @@ class Tokenizer(Component, nn.Module):
             raise ValueError(f"Tokenizer needs one latent width, got encoder.out_channels={encoder.out_channels}, "
                              f"quantizer.dim={quantizer.dim}, decoder.in_channels={decoder.in_channels}; leave the "
                              "first and the last out of the config and they follow the quantizer.")
-        shapes = [(tuple(part.stride), part.first_frame_alone) for part in (encoder, decoder)]
+        shapes = [(tuple(network.stride), network.first_frame_alone) for network in (encoder, decoder)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"Tokenizer needs an encoder and a decoder of one stride, got {shapes[0][0]} and "
                              f"{shapes[1][0]} (first frame alone: {shapes[0][1]} and {shapes[1][1]}).")
@@ -59,7 +57,7 @@ class Tokenizer(Component, nn.Module):
 
     @property
     def stride(self) -> Size:
-        """(s_t, s_h, s_w), how many frames, rows and columns one position stands for."""
+        """The encoder's (s_t, s_h, s_w), frames, rows and columns of one latent; sizes are asked of :meth:`grid`."""
         return tuple(self.encoder.stride)
 
     @property
@@ -107,111 +105,22 @@ class Tokenizer(Component, nn.Module):
         """Pixels (B, C, T, H, W) in [-1, 1] -> indices (B, *positions, G) int64.
 
         Args:
-            pixels: Images (T = 1) or clips of any size.
+            pixels: Images (T = 1) or clips.
             return_size: Also return (T, H, W), with which :meth:`detokenize` crops the padding off.
 
         Raises:
-            ValueError: If the quantizer is continuous.
+            ValueError: If the quantizer is continuous, or pixels, latents or codes are not finite.
         """
-        if self.codebook_size == 0:
-            raise ValueError(f"Tokenizer.tokenize needs a discrete quantizer, got {type(self.quantizer).__name__}; "
-                             "use encode.")
-        indices = self.encode(pixels).indices
+        self._check_pixels(pixels)
+        with evaluating(self):
+            indices = self._indices(self._pad(pixels))
         return (indices, tuple(pixels.shape[2:])) if return_size else indices
 
     @torch.no_grad()
     def detokenize(self, indices: Tensor, size: Size | None = None) -> Tensor:
         """Indices (B, *positions, G) -> pixels (B, C, T, H, W), not clamped, cropped to ``size`` if given."""
-        grid = None if size is None else self.grid(size)
-        codes = self.quantizer.codes_from_indices(indices, grid)
-        return self.decode(codes.to(self.decoder.last_layer.dtype), size)
-
-    @torch.no_grad()
-    def tokenize_stream(self, clips: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Tokenize a video of any length chunk by chunk, in memory that does not grow.
-
-        Args:
-            clips: The chunks (B, C, T, H, W) of one video in order, T as it comes. A chunk that
-                completes no position yields nothing yet; the end is padded as :meth:`tokenize` does.
-
-        Yields:
-            Indices (B, t, h, w, G); joined along t they are those of the whole video.
-
-        Raises:
-            ValueError: If a part cannot be streamed, with the reason.
-
-        Example:
-            >>> from toolkit import build_tokenizer, load_config
-            >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
-            >>> [tuple(i.shape) for i in tokenizer.tokenize_stream(torch.zeros(1, 3, 6, 8, 8).split(3, dim=2))]
-            [(1, 1, 1, 1, 1), (1, 1, 1, 1, 1), (1, 1, 1, 1, 1)]
-        """
-        self._check_streams(self.encoder)
-        cache: dict[nn.Module, Tensor] = {}
-        seen, last = 0, None
-        for clip in clips:
-            seen += clip.shape[2]
-            last = clip[:, :, -1:] if clip.shape[2] else last
-            yield from self._stream_indices(self._pad_space(clip), cache)
-        if last is not None and (missing := self.fitting_size((seen, *last.shape[3:]))[0] - seen):
-            yield from self._stream_indices(self._pad_space(last.expand(-1, -1, missing, -1, -1)), cache)
-
-    @torch.no_grad()
-    def detokenize_stream(self, indices: Iterable[Tensor], size: Size | None = None) -> Iterator[Tensor]:
-        """Indices (B, t, h, w, G) of one video in chunks -> its pixels (B, C, T, H, W) in chunks, not clamped.
-
-        Args:
-            indices: The chunks in order, as from :meth:`tokenize_stream` or cut anywhere along t.
-            size: (T, H, W) of the video, with which the padding is cropped off.
-
-        Raises:
-            ValueError: If a part cannot be streamed, with the reason.
-
-        Example:
-            >>> from toolkit import build_tokenizer, load_config
-            >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
-            >>> chunks = torch.zeros(1, 3, 1, 1, 1, dtype=torch.int64).split(1, dim=1)
-            >>> [tuple(x.shape) for x in tokenizer.detokenize_stream(chunks, size=(6, 8, 8))]
-            [(1, 3, 1, 8, 8), (1, 3, 4, 8, 8), (1, 3, 1, 8, 8)]
-        """
-        self._check_streams(self.decoder)
-        cache: dict[nn.Module, Tensor] = {}
-        done = 0
-        for chunk in indices:
-            codes = self.quantizer.codes_from_indices(chunk)
-            pixels = self.decoder(codes.to(self.decoder.last_layer.dtype), cache)
-            if size is not None:
-                pixels = pixels[:, :, :size[0] - done, :size[1], :size[2]]
-            done += pixels.shape[2]
-            if pixels.shape[2]:
-                yield pixels
-
-    @property
-    def why_not_streamed(self) -> str | None:
-        """The reason why a video cannot be streamed through both networks, or None where it can."""
-        return self._why_not(self.encoder) or self._why_not(self.decoder)
-
-    def _check_streams(self, part: Encoder | Decoder) -> None:
-        if reason := self._why_not(part):
-            raise ValueError(f"Tokenizer cannot stream: its {reason}; give whole clips to tokenize and detokenize.")
-
-    def _why_not(self, part: Encoder | Decoder) -> str | None:
-        if not part.causal:
-            reason = "is not causal: a frame's output depends on later frames (in MAGVIT2 networks, norm_scope='clip')"
-        elif type(self.quantizer).positions is not Quantizer.positions or not self.codebook_size:
-            part, reason = self.quantizer, "has no grid of indices, position by position"
-        elif not part.first_frame_alone:
-            reason = "does not let the first frame stand alone"
-        elif "cache" not in inspect.signature(part.forward).parameters:
-            reason = "takes no cache: its forward needs a second argument, cache=None, to keep what chunks share"
-        else:
-            return None
-        return f"{type(part).__name__} {reason}"
-
-    def _stream_indices(self, pixels: Tensor, cache: dict[nn.Module, Tensor]) -> Iterator[Tensor]:
-        latents = self.encoder(pixels, cache)
-        if latents.shape[2]:
-            yield self.quantizer(latents).indices
+        with evaluating(self):
+            return self.decode(self._codes(indices, size), size)
 
     def forward(self, pixels: Tensor) -> TokenizerOutput:
         """Pixels (B, C, T, H, W) in [-1, 1] -> their reconstruction, of the same shape, and all between."""
@@ -224,39 +133,48 @@ class Tokenizer(Component, nn.Module):
         return TokenizerOutput(reconstruction, latents, codes, quantized.indices, quantized.losses)
 
     def grid(self, size: Size) -> Size:
-        """The latent grid (t, h, w) of pixels of size (T, H, W).
-
-        A first frame that stands alone takes one latent; the rest is divided by the stride, rounded up.
-        """
-        alone = int(self.encoder.first_frame_alone)
-        (frames, height, width), (s_t, s_h, s_w) = size, self.stride
-        return alone + -(-(frames - alone) // s_t), -(-height // s_h), -(-width // s_w)
+        """The latent grid (t, h, w) of pixels of size (T, H, W), as :meth:`toolkit.Encoder.grid`."""
+        return self.encoder.grid(size)
 
     def fitting_size(self, size: Size) -> Size:
-        """The smallest (T, H, W) from ``size`` up that fits the stride: what pixels are padded to."""
-        t, h, w = (cells * stride for cells, stride in zip(self.grid(size), self.stride, strict=True))
-        return t - int(self.encoder.first_frame_alone) * (self.stride[0] - 1), h, w
+        """The (T, H, W) that pixels are padded to, as :meth:`toolkit.Encoder.fitting_size`."""
+        return self.encoder.fitting_size(size)
+
+    def _pad(self, pixels: Tensor, size: Size | None = None) -> Tensor:
+        """Repeat the last frame, row and column up to ``size``, by default the fitting size."""
+        own = tuple(pixels.shape[2:])
+        t, h, w = self.fitting_size(own) if size is None else size
+        if (t, h, w) == own:
+            return pixels
+        return F.pad(pixels, (0, w - own[2], 0, h - own[1], 0, t - own[0]), mode="replicate")
+
+    def _indices(self, pixels: Tensor, cache: dict[Any, Any] | None = None) -> Tensor:
+        """Indices of pixels that fit, or of a stream's next chunk, in the mode that the module is in."""
+        if self.codebook_size == 0:
+            raise ValueError(f"Tokenizer.tokenize needs a discrete quantizer, got {type(self.quantizer).__name__}; "
+                             "use encode.")
+        _check_finite(pixels, "Tokenizer needs finite pixels", "read them again and look at how they were scaled")
+        latents = self.encoder(pixels, cache)
+        do = "look for NaN in the weights, and for overflow in half precision"
+        _check_finite(latents, f"Tokenizer needs finite latents of {type(self.encoder).__name__}", do)
+        out = self.quantizer(latents)
+        _check_finite(out.codes, f"Tokenizer needs finite codes of {type(self.quantizer).__name__}", do)
+        return out.indices
+
+    def _codes(self, indices: Tensor, size: Size | None = None) -> Tensor:
+        """Codes of indices in the decoder's dtype; ``size`` (T, H, W) tells the grid where the indices do not."""
+        codes = self.quantizer.codes_from_indices(indices, None if size is None else self.grid(size))
+        return codes.to(self.decoder.last_layer.dtype)
 
     def _latents(self, pixels: Tensor) -> Tensor:
+        self._check_pixels(pixels)
+        return self.encoder(self._pad(pixels))
+
+    def _check_pixels(self, pixels: Tensor) -> None:
         channels = self.encoder.in_channels
         if pixels.ndim != 5 or pixels.shape[1] != channels or 0 in pixels.shape:
             raise ValueError(f"Tokenizer takes pixels (B, {channels}, T, H, W), got {tuple(pixels.shape)}; "
                              "an image is T = 1.")
-        return self.encoder(self._pad(pixels))
-
-    def _pad(self, pixels: Tensor) -> Tensor:
-        """Repeat the last frame, row and column until the size fits the stride."""
-        size = tuple(pixels.shape[2:])
-        t, h, w = self.fitting_size(size)
-        if (t, h, w) == size:
-            return pixels
-        return F.pad(pixels, (0, w - size[2], 0, h - size[1], 0, t - size[0]), mode="replicate")
-
-    def _pad_space(self, pixels: Tensor) -> Tensor:
-        """As :meth:`_pad`, of a chunk whose number of frames is left as it is."""
-        _, h, w = self.fitting_size((1, *pixels.shape[3:]))
-        sides = (0, w - pixels.shape[4], 0, h - pixels.shape[3], 0, 0)
-        return F.pad(pixels, sides, mode="replicate") if any(sides) and pixels.shape[2] else pixels
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` (float32), all that :func:`load_tokenizer` needs."""
@@ -271,3 +189,9 @@ class Tokenizer(Component, nn.Module):
         with tempfile.TemporaryDirectory() as directory:
             self.save_pretrained(directory)
             return str(api.upload_folder(repo_id=repo_id, folder_path=directory))
+
+
+def _check_finite(values: Tensor, who_needs: str, do: str) -> None:
+    if not (finite := values.isfinite()).all():
+        raise ValueError(f"{who_needs}, got NaN or infinity at {int((~finite).sum())} of {values.numel()} places; "
+                         f"{do}.")

@@ -1,6 +1,6 @@
 """COCO val2017, 256 pixels, as Open-MAGVIT2's zero-shot table (rFID 7.93 and 6.76)."""
 
-from protocol import ALEX, CODEBOOK, INCEPTION, PSNR, SSIM, VGG, Protocol, Suite
+from toolkit.evaluation.protocol import ALEX, CODEBOOK, INCEPTION, PSNR, SSIM, VGG, Protocol, Suite
 
 SUITE = Suite(
     Protocol("COCO", "val2017", 5_000, 256,

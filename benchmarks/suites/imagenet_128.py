@@ -1,6 +1,6 @@
 """ImageNet-128 val: MAGVIT-v2's rFID of 1.21 and Open-MAGVIT2's of 1.18 are of this size."""
 
-from protocol import ALEX, CODEBOOK, INCEPTION, PSNR, SSIM, VGG, Protocol, Suite
+from toolkit.evaluation.protocol import ALEX, CODEBOOK, INCEPTION, PSNR, SSIM, VGG, Protocol, Suite
 
 SUITE = Suite(
     Protocol("ImageNet-1k", "val", 50_000, 128,

@@ -1,6 +1,6 @@
 """ImageNet-256 val as most papers have it: short edge to 256, centre crop, floats into Inception."""
 
-from protocol import ALEX, CODEBOOK, INCEPTION, MSSSIM, PSNR, SSIM, VGG, Protocol, Suite
+from toolkit.evaluation.protocol import ALEX, CODEBOOK, INCEPTION, MSSSIM, PSNR, SSIM, VGG, Protocol, Suite
 
 SUITE = Suite(
     Protocol("ImageNet-1k", "val", 50_000, 256,

@@ -1,6 +1,6 @@
 """ImageNet-256 val as Open-MAGVIT2 and IBQ measure it: bilinear resize, floats into Inception (rFID 1.17, 1.00)."""
 
-from protocol import ALEX, CODEBOOK, INCEPTION, PSNR, SSIM, VGG, Protocol, Suite
+from toolkit.evaluation.protocol import ALEX, CODEBOOK, INCEPTION, PSNR, SSIM, VGG, Protocol, Suite
 
 SUITE = Suite(
     Protocol("ImageNet-1k", "val", 50_000, 256,

@@ -1,6 +1,6 @@
 """Frames of three sample videos that nothing here trains on, as images."""
 
-from protocol import ALEX, CODEBOOK, INCEPTION, MSSSIM, PSNR, SSIM, VGG, Protocol, Suite
+from toolkit.evaluation.protocol import ALEX, CODEBOOK, INCEPTION, MSSSIM, PSNR, SSIM, VGG, Protocol, Suite
 
 SUITE = Suite(
     Protocol("sample clips", "eval, 16 frames each", 48, 176,

@@ -1,6 +1,6 @@
 """Nine clips of three sample videos that nothing here trains on: small enough for a laptop, too few for more."""
 
-from protocol import ALEX, CODEBOOK, I3D, INCEPTION, MSSSIM, PSNR, SSIM, VGG, Protocol, Suite
+from toolkit.evaluation.protocol import ALEX, CODEBOOK, I3D, INCEPTION, MSSSIM, PSNR, SSIM, VGG, Protocol, Suite
 
 SUITE = Suite(
     Protocol(

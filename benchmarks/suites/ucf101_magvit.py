@@ -1,6 +1,6 @@
 """UCF-101 as MAGVIT measures it: the train list's 9,537 videos, 16x128x128 (rFVD 25, PSNR 22.0, LPIPS .099)."""
 
-from protocol import ALEX, CODEBOOK, I3D, INCEPTION, PSNR, SSIM, VGG, Protocol, Suite
+from toolkit.evaluation.protocol import ALEX, CODEBOOK, I3D, INCEPTION, PSNR, SSIM, VGG, Protocol, Suite
 
 SUITE = Suite(
     Protocol("UCF-101", "train list 1", 9_537, 128, (PSNR, SSIM, ALEX, VGG, INCEPTION, I3D, CODEBOOK), num_frames=16,

@@ -1,6 +1,6 @@
 """UCF-101 as OmniTokenizer measures it: the val list, 17x256x256 (rFVD 42.35)."""
 
-from protocol import ALEX, CODEBOOK, I3D, INCEPTION, MSSSIM, PSNR, SSIM, VGG, Protocol, Suite
+from toolkit.evaluation.protocol import ALEX, CODEBOOK, I3D, INCEPTION, MSSSIM, PSNR, SSIM, VGG, Protocol, Suite
 
 SUITE = Suite(
     Protocol("UCF-101", "val list", None, 256, (PSNR, SSIM, MSSSIM, ALEX, VGG, INCEPTION, I3D, CODEBOOK),

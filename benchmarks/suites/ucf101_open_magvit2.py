@@ -1,6 +1,6 @@
 """UCF-101 as Open-MAGVIT2 measures it: 10,000 random clips of the train folder, 17x128x128, random crops (rFVD 16)."""
 
-from protocol import ALEX, CODEBOOK, I3D, INCEPTION, PSNR, SSIM, VGG, Protocol, Suite
+from toolkit.evaluation.protocol import ALEX, CODEBOOK, I3D, INCEPTION, PSNR, SSIM, VGG, Protocol, Suite
 
 SUITE = Suite(
     Protocol("UCF-101", "train folder", 10_000, 128, (PSNR, SSIM, ALEX, VGG, INCEPTION, I3D, CODEBOOK), num_frames=17,

@@ -75,9 +75,9 @@ def as_nobody(tmp_path, monkeypatch):
     os.seteuid(user)
 
 
-def test_a_folder_that_cannot_be_listed_is_left_out_with_a_warning(folder, request, caplog):
+def test_a_folder_that_cannot_be_listed_is_skipped_with_a_warning(folder, request, caplog):
     (folder / "deep" / "er").chmod(0)
     request.getfixturevalue("as_nobody")
     with caplog.at_level(logging.WARNING):
         assert names(".") == ["a.MP4", "b.mp4"]
-    assert caplog.messages == ["left out, a folder that cannot be listed: ./deep/er (Permission denied)."]
+    assert caplog.messages == ["skipped, a folder that cannot be listed: ./deep/er (Permission denied)."]

@@ -8,7 +8,7 @@ import torch
 from numbered import encode
 from PIL import Image
 
-from toolkit.contracts import DataError
+from toolkit.contracts import DataError, Dataset
 from toolkit.data import Images, Source, TrainLoader, ValLoader, VideoClips
 
 
@@ -222,7 +222,7 @@ def test_values_out_of_range_are_refused(tmp_path):
 
 
 def test_samples_of_different_shapes_are_named(tmp_path):
-    class Sizes(torch.utils.data.Dataset):
+    class Sizes(Dataset):
         modality = "image"
 
         def __len__(self):
@@ -244,6 +244,6 @@ def test_another_number_of_samples_than_were_saved_is_logged_and_not_refused(tmp
     second = TrainLoader([Source(images_of(tmp_path / "i", count=count), batch_size=4)], seed=0)
     with caplog.at_level(logging.WARNING):
         second.load_state_dict(first.state_dict())
-    said = f"source 0, Images, has {count} samples now and had 12 when the position was saved: they come in another"
-    assert (said in caplog.text) == (count != 12) and len(caplog.records) == (count != 12)
+    message = f"source 0, Images, has {count} samples now and had 12 when the position was saved: they come in another"
+    assert (message in caplog.text) == (count != 12) and len(caplog.records) == (count != 12)
     assert len(flat(keys_of(second, 5))) == 20

@@ -4,12 +4,12 @@ import av
 import pytest
 import torch
 from numbered import encode, numbered_frame, numbers_of
-from odd_files import strip
 from PIL import Image
+from unusual_files import strip
 
 from toolkit.contracts import DataError
 from toolkit.data import VideoWriter, open_media, read_image, read_video, write_image, write_video
-from toolkit.data.reading.media import MediaWriter, ahead, frames_per_chunk
+from toolkit.data.reading.media import MediaWriter, frames_per_chunk
 from toolkit.data.reading.transforms import resize, to_pixels
 from toolkit.data.reading.video_file import VideoFile
 
@@ -89,7 +89,7 @@ def changing_size(path):
 
 
 @pytest.mark.parametrize("length", [1, 4, 16])
-def test_a_fault_in_the_middle_is_named_after_the_frames_before_it(tmp_path, length):
+def test_an_error_in_the_middle_is_raised_after_the_frames_before_it(tmp_path, length):
     with open_media(changing_size(tmp_path / "both.bin")) as media:
         chunks = media.chunks(length)
         with pytest.raises(DataError, match=r"frames of one size.*re-encode") as caught:
@@ -123,27 +123,6 @@ def test_chunks_are_bounded_in_pixels_and_fit_the_stride(stride_t):
         frames = frames_per_chunk(height, width, stride_t=stride_t)
         assert 1 <= frames <= 32 and (frames == 1 or frames * height * width <= 2**21)
         assert frames % stride_t == 0 or frames < stride_t
-
-
-def test_ahead_makes_one_item_early_and_passes_errors_on():
-    made = []
-
-    def items():
-        for number in range(3):
-            made.append(number)
-            yield number
-        raise DataError("torn")
-
-    stream = ahead(items())
-    assert next(stream) == 0
-    with pytest.raises(DataError, match="torn"):
-        list(stream)
-    assert made == [0, 1, 2]
-    made.clear()
-    stream = ahead(items())
-    next(stream)
-    stream.close()
-    assert made == [0, 1]
 
 
 def test_written_bytes_do_not_depend_on_the_pieces(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from odd_files import strip_of_video
+from unusual_files import strip_of_video
 
 from toolkit.contracts import DataError
 from toolkit.data import InMemoryClips, VideoClips, write_video

@@ -13,13 +13,14 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numbered import encode, numbers_of
+from PIL import Image
 from tars import noise, write_image_shards, write_shard
 
 from toolkit.contracts import DataError
-from toolkit.data import ImageShards, VideoClips, VideoShards
+from toolkit.data import Images, ImageShards, InMemoryClips, VideoClips, VideoShards
 from toolkit.data.datasets.shards import Shards
-from toolkit.data.loading.sampling import seeded
 from toolkit.data.reading.transforms import to_frames
+from toolkit.data.seeding import seeded
 from toolkit.registry import DATASETS
 from toolkit.testing import check_dataset
 
@@ -44,9 +45,8 @@ def stem(sample):
 
 def one_pass(dataset, *, seed=0, index=0, count=1):
     """Keys of a reader's share of a pass; an unreadable one is its error."""
-    dataset.shard(index=index, count=count)
     with seeded(seed):
-        iterator = iter(dataset)
+        iterator = iter(dataset.shard(index, count))
     keys = []
     while True:
         try:
@@ -107,6 +107,18 @@ def test_they_keep_the_contract(folder, tmp_path):
     check_dataset(VideoShards(path=str(tmp_path / "a.tar"), num_frames=5, size=32, channel_shuffle=0.5))
 
 
+def test_every_dataset_declares_the_size_of_its_samples(folder, tmp_path):
+    content = encode(tmp_path / "a.mp4", num_frames=12).read_bytes()
+    write_shard(tmp_path / "a.tar", {"0": {"mp4": content}})
+    Image.fromarray(noise(0)).save(tmp_path / "a.png")
+    image, clip = dict(size=(24, 32)), dict(num_frames=5, size=(24, 32))
+    for dataset in (Images(path=str(tmp_path / "a.png"), **image), ImageShards(path=str(folder), **image),
+                    *(kind(path=str(tmp_path / "a.mp4"), **clip) for kind in (VideoClips, InMemoryClips)),
+                    VideoShards(path=str(tmp_path / "a.tar"), **clip)):
+        sample = next(iter(dataset)) if isinstance(dataset, Shards) else dataset[0]
+        assert tuple(sample["pixels"].shape[1:]) == dataset.sample_size
+
+
 def test_a_pass_shuffles_shards_and_samples_and_the_next_does_it_anew(folder):
     passes = [one_pass(images_of(folder), seed=seed) for seed in range(40)]
     assert all(sorted(keys) == SAMPLES for keys in passes) and len({tuple(keys) for keys in passes}) == 40
@@ -151,21 +163,18 @@ def test_equal_shards_give_readers_equal_shares_of_the_fewest_shards(tmp_path):
     write_image_shards(tmp_path, sizes=[6] * 4)
     for readers, samples, opened in ((2, 12, 2), (8, 3, 1), (3, 8, 2), (12, 2, 1)):
         for index in range(readers):
-            dataset = images_of(tmp_path)
-            dataset.shard(index=index, count=readers)
-            keys = [sample["key"] for sample in dataset]
+            keys = [sample["key"] for sample in images_of(tmp_path).shard(index, readers)]
             assert len(keys) == samples and len({key.rsplit("/", 1)[0] for key in keys}) <= opened
 
 
 def test_what_a_sample_draws_does_not_depend_on_who_reads_it(folder):
     def pixels(readers, *, seed=3):
-        found = {}
+        pixels_of = {}
         for index in range(readers):
-            dataset = ImageShards(path=str(folder), size=8, channel_shuffle=0.5)
-            dataset.shard(index=index, count=readers)
+            dataset = ImageShards(path=str(folder), size=8, channel_shuffle=0.5).shard(index, readers)
             with seeded(seed):
-                found |= {sample["key"]: sample["pixels"] for sample in dataset}
-        return found
+                pixels_of |= {sample["key"]: sample["pixels"] for sample in dataset}
+        return pixels_of
     alone, shared, other = pixels(1), pixels(4), pixels(1, seed=4)
     assert alone.keys() == shared.keys() and all(torch.equal(alone[key], shared[key]) for key in alone)
     assert sum(torch.equal(alone[key], other[key]) for key in alone) < len(alone) / 2
@@ -175,8 +184,7 @@ def test_what_a_sample_draws_does_not_depend_on_who_reads_it(folder):
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_a_position_resumes_anywhere_without_the_shards_before_it(folder, train, count):
     for index in range(count):
-        dataset = images_of(folder, train=train)
-        dataset.shard(index=index, count=count)
+        dataset = images_of(folder, train=train).shard(index, count)
         with seeded(1):
             whole = iter(dataset)
         expected, states = [], [whole.state_dict()]
@@ -186,7 +194,7 @@ def test_a_position_resumes_anywhere_without_the_shards_before_it(folder, train,
         for done, state in enumerate(states):
             with seeded(1):
                 resumed = iter(dataset)
-            for shard in resumed.order[:state["turn"]]:
+            for shard in resumed.order[:state["shard"]]:
                 resumed.dataset.files[shard] = folder / "gone.tar"
             resumed.load_state_dict(state)
             rest = [(stem(sample), sample["pixels"]) for sample in resumed]
@@ -198,9 +206,8 @@ def test_a_position_resumes_anywhere_without_the_shards_before_it(folder, train,
 def test_a_position_of_other_shards_or_readers_is_refused(folder):
     dataset = images_of(folder)
     state = iter(dataset).state_dict()
-    dataset.shard(index=1, count=2)
     with pytest.raises(ValueError, match=r"in 5 shards with 1 readers .* got 5 and 2"):
-        iter(dataset).load_state_dict(state)
+        iter(dataset.shard(1, 2)).load_state_dict(state)
 
 
 def test_an_unreadable_member_is_named_and_the_rest_is_read(tmp_path):
@@ -235,7 +242,6 @@ def test_a_shard_that_gives_nothing_is_named_and_the_next_is_read(tmp_path, cont
         path.unlink()
     elif content != "texts":
         path.write_bytes(gzip.compress(path.read_bytes()) if content == "gzip" else content)
-    dataset.shard(index=0, count=1)
     iterator = iter(dataset)
     with pytest.raises(DataError, match=words) as caught:
         next(iterator)

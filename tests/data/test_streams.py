@@ -1,11 +1,12 @@
 """Iterable datasets, as a third party may write them."""
 
+import copy
 import itertools
 
 import pytest
 import torch
 
-from toolkit.contracts import DataError
+from toolkit.contracts import DataError, Dataset
 from toolkit.data import Source, TrainLoader, ValLoader
 
 
@@ -13,7 +14,7 @@ def sample(number):
     return {"pixels": torch.full((3, 1, 4, 4), number / 100) + torch.rand(()) / 1e3, "key": str(number)}
 
 
-class Shuffled(torch.utils.data.IterableDataset):
+class Shuffled(Dataset):
     """Ten samples in an order drawn anew in every pass, from a generator function."""
 
     modality = "image"
@@ -21,6 +22,18 @@ class Shuffled(torch.utils.data.IterableDataset):
     def __iter__(self):
         for number in torch.randperm(10).tolist():
             yield sample(number)
+
+
+class Numbered(Dataset):
+    """Map-style without torch's base class."""
+
+    modality = "image"
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return sample(index)
 
 
 class Counter:
@@ -47,34 +60,54 @@ class Counter:
         self.next = state["next"]
 
 
-class Counted(torch.utils.data.IterableDataset):
+class Counted(Dataset):
     modality = "image"
 
-    def __init__(self, torn=()):
+    def __init__(self, *, torn=()):
         self.torn = torn
 
     def __iter__(self):
         return Counter(self.torn)
 
 
-class Sharded(torch.utils.data.IterableDataset):
-    """It skips by itself what is not its share."""
+class Sharded(Dataset):
+    """Each reader yields its own samples only."""
 
     modality = "image"
     index, count = 0, 1
 
-    def shard(self, *, index, count):
-        self.index, self.count = index, count
+    def shard(self, index, count):
+        reader = copy.copy(self)
+        reader.index, reader.count = index, count
+        return reader
 
     def __iter__(self):
         yield from (sample(number) for number in range(10) if number % self.count == self.index)
+
+
+class Resumable(Sharded):
+    """Its position is in the dataset, as its iterator is a generator."""
+
+    position = start = 0
+
+    def __iter__(self):
+        self.position, start, self.start = self.start, self.start, 0
+        for number in range(start, 10):
+            self.position = number + 1
+            yield from [sample(number)] * (number % self.count == self.index)
+
+    def state_dict(self):
+        return {"position": self.position}
+
+    def load_state_dict(self, state):
+        self.start = state["position"]
 
 
 def keys(batches):
     return list(itertools.chain.from_iterable(batch.keys for batch in batches))
 
 
-@pytest.mark.parametrize("dataset", [Shuffled(), Counted(), Sharded()])
+@pytest.mark.parametrize("dataset", [Shuffled(), Counted(), Sharded(), Resumable()])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resuming_a_stream_is_exact(dataset, workers):
     def loader():
@@ -89,7 +122,7 @@ def test_resuming_a_stream_is_exact(dataset, workers):
         assert resumed.keys == batch.keys and torch.equal(resumed.pixels, batch.pixels)
 
 
-@pytest.mark.parametrize("dataset", [Shuffled(), Counted(), Sharded()])
+@pytest.mark.parametrize("dataset", [Shuffled(), Counted(), Sharded(), Resumable()])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_readers_share_a_stream_without_duplicates(dataset, workers):
     source = Source(dataset, batch_size=2, num_workers=workers)
@@ -121,7 +154,7 @@ def test_a_stream_of_nothing_readable_ends():
 
 
 def test_a_generator_that_an_unreadable_file_ends_is_refused():
-    class Torn(torch.utils.data.IterableDataset):
+    class Torn(Dataset):
         modality = "image"
 
         def __iter__(self):
@@ -133,7 +166,7 @@ def test_a_generator_that_an_unreadable_file_ends_is_refused():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_reader_that_never_gets_a_sample_is_told_so(workers):
+def test_a_reader_that_never_gets_a_sample_is_an_error(workers):
     loader = TrainLoader([Source(Sharded(), batch_size=2, num_workers=workers)], seed=0, rank=11, world_size=12)
     with pytest.raises(ValueError, match=r"Sharded has no sample for reader \d+ of \d+ .*smaller num_workers"):
         next(loader)
@@ -146,6 +179,21 @@ def test_a_position_in_a_stream_is_refused_by_other_readers_before_they_start(ch
     first, other = loader(workers=1), loader(**change)
     other.load_state_dict(first.state_dict())  # nothing was read of it yet
     next(first)
-    wanted = r"source 0, Shuffled, was read by 2 processes with num_workers=1, got \d with num_workers=\d; .*resume"
-    with pytest.raises(ValueError, match=wanted):
+    message = r"source 0, Shuffled, was read by 2 processes with num_workers=1, got \d with num_workers=\d; .*resume"
+    with pytest.raises(ValueError, match=message):
         other.load_state_dict(first.state_dict())
+
+
+def test_a_dataset_that_saves_its_position_is_told_to_continue_there(monkeypatch):
+    first, second = (TrainLoader([Source(Resumable(), batch_size=3)], seed=0) for _ in range(2))
+    next(first)
+    loaded = []
+    monkeypatch.setattr(Resumable, "load_state_dict", lambda self, state: loaded.append(state))
+    second.load_state_dict(first.state_dict())
+    next(second)
+    assert loaded == [{"position": 3}]
+
+
+@pytest.mark.parametrize(("dataset", "expected"), [(Shuffled(), True), (Counted(), True), (Numbered(), False)])
+def test_a_dataset_with_iter_is_iterable_and_any_other_map_style(dataset, expected):
+    assert Source(dataset, batch_size=1).is_iterable is expected

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from numbered import encode, number_of
-from odd_files import audio_only, torn_stream, turned_by_matrix
+from unusual_files import audio_only, torn_stream, turned_by_matrix
 
 from toolkit.contracts import DataError
 from toolkit.data import InMemoryClips, open_media
-from toolkit.data.datasets.videos import strided_frames
+from toolkit.data.reading.clips import strided_frames
 from toolkit.data.reading.video_file import VideoFile, rgb
 from toolkit.data.reading.video_io import iter_frames, read_video, write_video
 

@@ -25,8 +25,8 @@ from toolkit.contracts import Loss
 from toolkit.data import VideoClips
 from toolkit.quantizers import VQ
 from toolkit.registry import DATASETS, LOSSES
+from toolkit.testing.checks import Check
 from toolkit.testing.processes import on_two_processes
-from toolkit.testing.violations import Law
 from toolkit.training import Trainer
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.nonfinite import DivergenceError
@@ -148,7 +148,7 @@ def test_clusters_wait_for_a_batch_that_is_finite_on_all_processes():
     first, second = (half.T.reshape(1, 2, 1, 2, 2) for half in points.chunk(2))
     torn = torch.full_like(first, math.nan)
     partly = torch.where(torch.arange(4).reshape(2, 2) == 0, torn, first)
-    law = Law(VQ(codebook_size=8, dim=2), "processes start together")
+    law = Check(VQ(codebook_size=8, dim=2), "processes start together")
     one, other = on_two_processes(law, codebooks_over, [[torn, torn, partly, first, torn],
                                                         [torn, second, second, second, second]])
     assert_same_tensors(one, other, "codebooks")

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from data import odd_files as odd
+from data import unusual_files as odd
 from data.numbered import encode, numbers_of
 from data.tars import write_shard
 from engine.runs import finish, start, train_command, wait_for

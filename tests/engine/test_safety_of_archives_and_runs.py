@@ -15,7 +15,7 @@ from data.test_shards import npy, write_shard, write_tar
 from engine.hostile import FORMATS, PAYLOADS, plain, refused, refused_by_tool
 from mmengine.config import Config
 from test_assets import Index
-from tools.commands import ROOT, run_here
+from tools.commands import run_here
 from training import tiny
 
 from toolkit import assets
@@ -195,9 +195,8 @@ def test_enormous_discriminator_is_refused_before_it_is_made(tmp_path):
         refused(load_discriminator, tmp_path, named=tmp_path)
 
 
-def test_contender_of_a_benchmark_runs_nothing(tmp_path, marker, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from contenders import open_codec
+def test_entry_of_a_benchmark_runs_nothing(tmp_path, marker):
+    from toolkit.evaluation.entries import open_codec
 
     (tmp_path / "tokenizer").mkdir()
     plain(PAYLOADS["os.system"](str(marker)), tmp_path / "tokenizer" / "model.safetensors")

@@ -21,6 +21,7 @@ Tensors = dict[str, Tensor]
 LAYOUT_OF = {"o2_video_tiny": "o2_magvit2", "o2_image_tiny": "o2_magvit2", "open_magvit2_video_tiny": "open_magvit2",
              "open_magvit2_image_tiny": "open_magvit2", "llamagen_vq_tiny": "llamagen", "praxis_video_tiny": "praxis"}
 CASES = tuple(LAYOUT_OF)
+LAYOUT_OF["ibq_tiny"] = "ibq"  # not among the cases: its names do not tell it from taming
 
 
 def praxis_recipe(key: str, shape: tuple[int, ...]) -> Tensor:
@@ -63,7 +64,8 @@ class Foreign:
         if self.layout == "praxis":
             return praxis_recipe(name, tuple(shape))
         tensor = recipe(name, tuple(shape))
-        return torch.nn.functional.normalize(tensor, dim=-1) if name == "quantize.embedding.weight" else tensor
+        unit_length = self.layout == "llamagen" and name == "quantize.embedding.weight"
+        return torch.nn.functional.normalize(tensor, dim=-1) if unit_length else tensor
 
     def _rival_tensor(self, name: str, shape: list[int]) -> Tensor:
         if self.layout == "praxis":
@@ -72,7 +74,7 @@ class Foreign:
 
     def decided(self) -> Tensor:
         """Where the latents are far enough from zero for float32 to tell their bits, in the shape of the indices."""
-        if self.layout == "llamagen":
+        if self.layout in ("llamagen", "ibq"):
             return torch.ones_like(self.indices, dtype=torch.bool)
         return (self.latents.abs() >= 1e-5).all(1).unsqueeze(-1)
 

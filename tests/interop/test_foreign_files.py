@@ -26,8 +26,10 @@ from interop.foreign import (
     taming_names,
 )
 
-from toolkit.interop import LAYOUTS, CheckpointError, convert_checkpoint, convert_tensors
+from toolkit.interop import CheckpointError, convert_checkpoint, convert_tensors
 from toolkit.interop.files import read_file
+
+LAYOUTS = ("ibq", "llamagen", "o2_magvit2", "open_magvit2", "praxis", "taming")
 
 
 class OfAnotherProject:
@@ -194,7 +196,7 @@ def test_unknown_layout_is_refused_with_the_known_ones(case, tmp_path):
     assert "'vqgan'" in message and all(layout in message for layout in LAYOUTS)
 
 
-@pytest.mark.parametrize("named", sorted(LAYOUTS))
+@pytest.mark.parametrize("named", LAYOUTS)
 @pytest.mark.parametrize("name", ["o2_image_tiny", "o2_video_tiny", "open_magvit2_image_tiny",
                                   "open_magvit2_video_tiny", "llamagen_vq_tiny", "praxis_video_tiny", "taming"])
 def test_layout_of_another_family_is_refused_with_its_name(foreign, named, name):
@@ -202,7 +204,7 @@ def test_layout_of_another_family_is_refused_with_its_name(foreign, named, name)
         tensors, layout = taming_names(foreign("llamagen_vq_tiny").tensors), "taming"
     else:
         tensors, layout = foreign(name).tensors, foreign(name).layout
-    if named == layout:
+    if named == layout or {named, layout} == {"ibq", "taming"}:  # whose names are the same
         return
     with pytest.raises(CheckpointError, match=named) as caught:
         convert_tensors(tensors, named)
@@ -256,7 +258,7 @@ def test_tensor_that_lost_its_prefix_is_named(case, tmp_path, number):
     content = o2_trainer(case.tensors, {})
     content[name] = content.pop(f"tokenizer.{name}")
     message = refusal(save_torch(content, tmp_path / "a.ckpt"))
-    assert f"left over, under another prefix than their likes: {name}" in message
+    assert f"left over, without the prefix of the others: {name}" in message
 
 
 @pytest.mark.parametrize("section", ["hyper_parameters", "callbacks", "scaler", "optimizer", "lr_schedulers"])

@@ -20,8 +20,9 @@ ALL = [*CASES, "taming"]
 
 @cache
 def converted(name: str) -> Tokenizer:
-    tensors = taming_names(Foreign("llamagen_vq_tiny").tensors) if name == "taming" else Foreign(name).tensors
-    return convert_tensors(tensors).tokenizer
+    if name == "taming":
+        return convert_tensors(taming_names(Foreign("llamagen_vq_tiny").tensors), "taming").tokenizer
+    return convert_tensors(Foreign(name).tensors).tokenizer
 
 
 def noise(*size: int, batch: int = 1) -> torch.Tensor:

@@ -22,7 +22,7 @@ from interop.foreign import (
 
 from toolkit import build_objective, load_tokenizer
 from toolkit.build import load_discriminator
-from toolkit.interop import convert_checkpoint, load_checkpoint
+from toolkit.interop import CheckpointError, convert_checkpoint, load_checkpoint
 from toolkit.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4  # relative to the largest, in float32 and between two orders of summation
@@ -235,8 +235,7 @@ def test_converting_leaves_the_random_numbers_alone(foreign, tmp_path):
 def test_taming_names_give_the_latents_of_the_same_llamagen_network(foreign, tmp_path):
     case = foreign("llamagen_vq_tiny")
     content = {"state_dict": {**taming_names(case.tensors), **prefixed("loss.discriminator.", patchgan())}}
-    conversion = convert_checkpoint(save_torch(content, tmp_path / "last.ckpt"))
-    assert conversion.layout == "taming"
+    conversion = convert_checkpoint(save_torch(content, tmp_path / "last.ckpt"), "taming")
     tokenizer = conversion.tokenizer
     close(tokenizer(case.pixels).latents, case.latents)
     # taming quantizes by plain distance; LlamaGen's codes, of unit length here, decode to the same pixels.
@@ -244,3 +243,23 @@ def test_taming_names_give_the_latents_of_the_same_llamagen_network(foreign, tmp
     nearest = torch.cdist(case.latents.movedim(1, -1).reshape(-1, 8).double(),
                           case.tensors["quantize.embedding.weight"].double()).argmin(1)
     assert torch.equal(tokenizer.tokenize(case.pixels).flatten(), nearest)
+
+
+def test_checkpoint_that_fits_two_lookups_is_refused_with_both_names(foreign, tmp_path):
+    case = foreign("ibq_tiny")
+    for path in (save_torch(lightning(garbage(case.tensors), case.tensors, patchgan()), tmp_path / "ibq.ckpt"),
+                 save_safetensors(case.tensors, tmp_path / "model.safetensors")):
+        with pytest.raises(CheckpointError, match=r"do not tell ibq from taming.*--layout ibq"):
+            convert_checkpoint(path)
+        with pytest.raises(CheckpointError, match="do not tell ibq from taming"):
+            load_checkpoint(path)
+
+
+def test_ibq_checkpoint_gives_the_numbers_of_its_system_when_it_is_named(foreign, tmp_path):
+    case = foreign("ibq_tiny")
+    conversion = convert_checkpoint(
+        save_torch(lightning(garbage(case.tensors), case.tensors, patchgan()), tmp_path / "ibq.ckpt"), "ibq")
+    assert (conversion.layout, conversion.ema) == ("ibq", True)
+    gives_its_numbers(conversion.tokenizer, case)
+    as_taming = load_checkpoint(save_torch(case.tensors, tmp_path / "raw.ckpt"), "taming").tokenize(case.pixels)
+    assert (as_taming != case.indices).float().mean() > 0.3

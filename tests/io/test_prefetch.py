@@ -1,4 +1,4 @@
-"""Reading ahead in threads: the order, the bound, errors and the end."""
+"""Prefetching in threads: order, limit, errors and the end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from toolkit.io.prefetch import read_ahead
+from toolkit.io.prefetch import prefetch, prefetch_next
 
 
 def pieces_of(number: int):
@@ -22,8 +22,8 @@ def letters(word: str):
 
 def test_items_and_pieces_keep_their_order_though_short_ones_are_ready_first():
     words = ["abcde", "f", "", "ghi", "j"]
-    found = [(word, "".join(pieces)) for word, pieces in read_ahead(words, letters, num_workers=3)]
-    assert found == [(word, word) for word in words]
+    results = [(word, "".join(pieces)) for word, pieces in prefetch(words, letters, num_workers=3)]
+    assert results == [(word, word) for word in words]
 
 
 def test_several_items_are_read_at_once():
@@ -33,7 +33,7 @@ def test_several_items_are_read_at_once():
         together.wait(timeout=10)
         yield number
 
-    assert [list(pieces) for _, pieces in read_ahead(range(6), read, num_workers=3)] == [[n] for n in range(6)]
+    assert [list(pieces) for _, pieces in prefetch(range(6), read, num_workers=3)] == [[n] for n in range(6)]
 
 
 def test_an_endless_item_is_not_read_further_ahead_than_a_few_pieces():
@@ -44,7 +44,7 @@ def test_an_endless_item_is_not_read_further_ahead_than_a_few_pieces():
             made.append(number)
             yield number
 
-    reading = read_ahead(["video"], read, num_workers=2)
+    reading = prefetch(["video"], read, num_workers=2)
     _, pieces = next(reading)
     assert [next(pieces) for _ in range(5)] == [0, 1, 2, 3, 4]
     time.sleep(0.1)
@@ -59,7 +59,7 @@ def test_no_more_items_are_begun_than_asked_for():
         begun.append(item)
         yield item
 
-    reading = read_ahead(itertools.count(), read, num_workers=2, num_ahead=5)
+    reading = prefetch(itertools.count(), read, num_workers=2, num_ahead=5)
     next(reading)
     time.sleep(0.2)
     assert len(begun) <= 1 + 5 + 1
@@ -73,14 +73,14 @@ def test_an_error_comes_after_the_pieces_before_it_and_harms_no_other_item():
             raise OSError("torn")
         yield item
 
-    found = {}
-    for item, pieces in read_ahead("abc", read, num_workers=2):
-        found[item] = taken = []
+    results = {}
+    for item, pieces in prefetch("abc", read, num_workers=2):
+        results[item] = pieces_read = []
         try:
-            taken.extend(iter(lambda source=pieces: next(source, None), None))
+            pieces_read.extend(iter(lambda source=pieces: next(source, None), None))
         except OSError as error:
-            taken.append(str(error))
-    assert found == {"a": ["a", "a"], "b": ["b", "torn"], "c": ["c", "c"]}
+            pieces_read.append(str(error))
+    assert results == {"a": ["a", "a"], "b": ["b", "torn"], "c": ["c", "c"]}
 
 
 def test_an_error_of_the_items_is_raised_after_those_before_it():
@@ -88,14 +88,14 @@ def test_an_error_of_the_items_is_raised_after_those_before_it():
         yield 1
         raise OSError("no more")
 
-    reading = read_ahead(items(), pieces_of, num_workers=3)
+    reading = prefetch(items(), pieces_of, num_workers=3)
     assert list(next(reading)[1]) == [0]
     with pytest.raises(OSError, match="no more"):
         next(reading)
 
 
-def test_pieces_that_nobody_takes_are_passed_over():
-    assert [item for item, _ in read_ahead([50, 1, 9], pieces_of, num_workers=1)] == [50, 1, 9]
+def test_unused_pieces_are_skipped():
+    assert [item for item, _ in prefetch([50, 1, 9], pieces_of, num_workers=1)] == [50, 1, 9]
 
 
 def test_leaving_early_ends_the_threads_and_closes_what_they_read():
@@ -108,12 +108,33 @@ def test_leaving_early_ends_the_threads_and_closes_what_they_read():
             closed.append(item)
 
     before = threading.active_count()
-    reading = read_ahead(itertools.count(), read, num_workers=3)
+    reading = prefetch(itertools.count(), read, num_workers=3)
     next(next(reading)[1])
     reading.close()
     assert threading.active_count() == before and sorted(closed) == [0, 1, 2]
 
 
-def test_no_thread_is_an_error():
+def test_zero_threads_are_an_error():
     with pytest.raises(ValueError, match="num_workers of at least 1, got 0"):
-        next(read_ahead([1], pieces_of, num_workers=0))
+        next(prefetch([1], pieces_of, num_workers=0))
+
+
+def test_the_next_item_is_made_early_and_errors_are_passed_on():
+    made = []
+
+    def items():
+        for number in range(3):
+            made.append(number)
+            yield number
+        raise OSError("torn")
+
+    stream = prefetch_next(items())
+    assert next(stream) == 0
+    with pytest.raises(OSError, match="torn"):
+        list(stream)
+    assert made == [0, 1, 2]
+    made.clear()
+    stream = prefetch_next(items())
+    next(stream)
+    stream.close()
+    assert made == [0, 1]

@@ -6,8 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from toolkit.contracts import Discriminator
+from toolkit.layers import CausalConv3d, ResBlock
 from toolkit.networks import StyleGANDiscriminator
 from toolkit.networks.discriminators import blur_pool
+from toolkit.training.regularizers import r1_penalty
 
 SMALL = dict(filters=4, channel_multipliers=(2, 2))
 
@@ -129,3 +132,34 @@ def test_gradients_of_the_blur_are_its_own_to_the_second_order(padding, time, si
     x = torch.randn(2, 1, *size, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: blur_pool(x, time=time, padding=padding), x)
     assert torch.autograd.gradgradcheck(lambda x: blur_pool(x, time=time, padding=padding).square(), x)
+
+
+def test_discriminator_of_causal_convolutions_learns_from_the_gradient_penalty():
+    class Causal(Discriminator):
+        in_channels, size = 3, None
+
+        def __init__(self):
+            super().__init__()
+            self.conv_in = CausalConv3d(3, 4, kernel_size=(3, 3, 3), stride=(1, 2, 2))
+            self.block = ResBlock(4, 4, temporal_kernel=3)
+            self.conv_out = CausalConv3d(4, 1, kernel_size=(3, 3, 3))
+
+        def forward(self, pixels):
+            return self.conv_out(self.block(self.conv_in(pixels)))
+
+    network, pixels = Causal().double(), torch.randn(2, 3, 3, 8, 8, dtype=torch.double)
+    weight = network.conv_in.weight
+
+    def penalty() -> torch.Tensor:
+        inputs = pixels.clone().requires_grad_()
+        return r1_penalty(network(inputs), inputs)
+
+    analytic, = torch.autograd.grad(penalty(), weight)
+    direction, step, values = torch.randn_like(weight), 1e-3, []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight += sign * step * direction
+        values.append(penalty().item())
+        with torch.no_grad():
+            weight -= sign * step * direction
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx((analytic * direction).sum().item(), rel=1e-2)

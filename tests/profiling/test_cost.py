@@ -66,14 +66,14 @@ def test_flops_of_an_image_network_are_the_sums_over_its_layers(images):
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 5])
-def test_a_causal_convolution_is_charged_for_the_taps_that_meet_a_frame(frames):
+def test_a_causal_convolution_is_charged_for_all_taps_and_for_one_on_an_image(frames):
     conv, clip = CausalConv3d(2, 4, kernel_size=(3, 3, 3)), torch.ones(1, 2, frames, 6, 6, requires_grad=True)
     with Meter() as meter:
         with meter.phase("forward"):
             output = conv(clip)
         with meter.phase("backward"):
             output.sum().backward()
-    taps = sum(min(frame + 1, 3) for frame in range(frames))
+    taps = 3 * frames if frames > 1 else 1
     flops = 2 * taps * 2 * 4 * 9 * 36
     assert [phase.flops for phase in meter.phases] == [flops, 2 * flops]
 
@@ -118,7 +118,8 @@ def test_checkpointing_takes_less_memory_and_one_more_forward_pass_of_the_blocks
     forward, backward = plain["tokenizer, forward"], plain["tokenizer, backward"]
     assert again["tokenizer, forward"].kept < 0.7 * forward.kept
     more = again["tokenizer, backward and the forward pass again"].flops - backward.flops
-    assert 0.5 * forward.flops < more < forward.flops
+    # the last convolution of a block is not computed again
+    assert 0.3 * forward.flops < more < forward.flops
 
 
 def test_parameters_and_what_is_held_for_them(clips):

@@ -35,7 +35,7 @@ def test_command_of_its_own_process_converts_and_says_what_it_found(tmp_path):
     assert done.stdout.startswith("open_magvit2, averaged weights: MAGVIT2Encoder, LFQ, MAGVIT2Decoder; "
                                   "stride 1x4x4, 1024 codes")
     assert f"discriminator: PatchGANDiscriminator -> {tmp_path / 'out' / 'discriminator'}" in done.stdout
-    assert "left out, optimizers and other state: " in done.stdout and "optimizer_states" in done.stdout
+    assert "skipped, optimizers and other state: " in done.stdout and "optimizer_states" in done.stdout
     assert done.stderr == ""
 
 
@@ -69,7 +69,7 @@ def test_no_discriminator_leaves_it_out(tmp_path, capsys):
     case = Foreign("o2_video_tiny")
     assert run_here("convert_checkpoint", native(case, tmp_path), tmp_path / "out", "--no-discriminator") is None
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
-    assert "left out, discriminator: " in capsys.readouterr().out
+    assert "skipped, discriminator: " in capsys.readouterr().out
 
 
 def whole(folder):

@@ -298,7 +298,7 @@ def test_unreadable_files_are_skipped_counted_and_listed(tmp_path):
     (folder / "torn.mp4").write_bytes(b"no video")
     trainer = train(tiny_config(folder, training__max_steps=3), tmp_path / "run")
     torn = str(folder / "torn.mp4")
-    assert list(trainer.train_loader.unreadable) == [torn] and trainer.train_loader.faults.num_unreadable >= 1
+    assert list(trainer.train_loader.unreadable) == [torn] and trainer.train_loader.unreadable_files.num_unreadable >= 1
     listed = (tmp_path / "run" / "unreadable.txt").read_text().splitlines()
     assert {line.split("\t")[0] for line in listed} == {torn}
 

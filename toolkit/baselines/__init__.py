@@ -1,3 +1,7 @@
 """Codecs that need no training, one per file: the baselines of every comparison."""
 
-__all__ = []
+from toolkit.baselines.mean_colour import MeanColour
+from toolkit.baselines.thumbnail import Thumbnail
+from toolkit.baselines.video_codec import X264, X265, VideoCodec
+
+__all__ = ["X264", "X265", "MeanColour", "Thumbnail", "VideoCodec"]

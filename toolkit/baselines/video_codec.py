@@ -1,8 +1,8 @@
-"""H.264 and H.265 at a tokenizer's bits per pixel: what engineering, without training, makes of them.
+"""H.264 and H.265 at a tokenizer's bits per pixel.
 
-A clip is encoded by itself, in memory, and every byte that its decoding needs is counted, headers included; x264's
-comment about itself (600 bytes of settings that no decoder reads) is cut out. The search for the quality is per
-clip, as a tokenizer too spends the same bits on every clip: the largest stream within the budget is taken.
+Each clip is encoded alone, in memory, and every byte that decoding needs is counted, headers included. x264's comment
+(600 bytes of settings that no decoder reads) is removed. The quality is searched per clip, because a tokenizer also
+spends the same bits on every clip: the largest stream within the budget is used.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from toolkit.contracts import Baseline
+from toolkit.registry import BASELINES
+
 LOWEST, HIGHEST = 51.0, 0.0  # constant rate factors of both encoders: the worst quality and the best
 _STEPS = 9  # bisections of that range, the last by 0.1
 _START = re.compile(rb"\x00\x00\x01")
@@ -27,33 +30,22 @@ _START = re.compile(rb"\x00\x00\x01")
 
 @dataclass(frozen=True)
 class Standard:
-    """A video coding standard and its encoder.
+    """A video coding standard and its encodec."""
 
-    Attributes:
-        encoder, decoder: FFmpeg's names.
-        options: Of the encoder: a single thread, so that streams are the same everywhere, and no talk.
-        shift, mask: Where in a unit's first byte its type is.
-        comments: Types of units that decoding does not need.
-
-    Example:
-        >>> STANDARDS["x264"].unit_type(0x65), STANDARDS["x265"].unit_type(0x28)   # a key frame's slice in each
-        (5, 20)
-    """
-
-    encoder: str
+    encoder: str  # FFmpeg's name
     decoder: str
-    options: dict[str, str] = field(hash=False)
-    shift: int
+    options: dict[str, str] = field(hash=False)  # one thread, so that streams are the same everywhere; no log
+    shift: int  # with the mask: where the first byte of a unit has its type
     mask: int
-    comments: tuple[int, ...]
+    comments: tuple[int, ...]  # types of units that decoding does not need
 
     def unit_type(self, first_byte: int) -> int:
-        """Of a network abstraction layer unit."""
+        """Type of a network abstraction layer unit."""
         return first_byte >> self.shift & self.mask
 
 
-# Without mbtree and cutree, which shift bits to blocks that later frames use: of small pictures, their vector code
-# reads past the end of its arrays, so that streams differ from run to run, and in x265 writes there.
+# Without mbtree and cutree, which move bits to blocks that later frames use: on small pictures their vector code reads
+# (in x265 also writes) past the end of its arrays, so that streams differ from run to run.
 STANDARDS = {
     "x264": Standard("libx264", "h264", {"x264-params": "threads=1:no-mbtree=1"}, 0, 31, (6,)),
     "x265": Standard("libx265", "hevc", {"x265-params": "info=0:log-level=none:pools=none:frame-threads=1:cutree=0"},
@@ -63,51 +55,31 @@ SMALLEST = 32  # pixels of a side
 
 
 def encode(frames: Tensor, *, standard: str, quality: float, preset: str = "slow") -> bytes:
-    """A clip as a stream (Annex B) that decodes by itself.
+    """Frames (T, H, W, 3) uint8 as a stream (Annex B) that decodes alone; quality is a rate factor, 0 (best) to 51.
 
-    Args:
-        frames: (T, H, W, 3) uint8. Odd sides are padded by repeating the border, as half-resolution chroma needs,
-            and so are those below 32.
-        standard: "x264" or "x265".
-        quality: Constant rate factor from 0, the best, to 51.
-        preset: The encoder's; the slower, the better.
-
-    Raises:
-        ValueError: If the frames are of another shape.
-
-    Example:
-        >>> clip = torch.full((5, 32, 48, 3), 128, dtype=torch.uint8)
-        >>> stream = encode(clip, standard="x264", quality=30)
-        >>> len(stream) < 200, decode(stream, standard="x264", size=(32, 48)).shape
-        (True, torch.Size([5, 32, 48, 3]))
+    The border is repeated to even sides, as half-resolution chroma needs, of at least 32 pixels.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise ValueError(f"encode takes frames (T, H, W, 3) of uint8, got {tuple(frames.shape)}.")
-    coder = STANDARDS[standard]
-    context = av.CodecContext.create(coder.encoder, "w")
+    codec = STANDARDS[standard]
+    context = av.CodecContext.create(codec.encoder, "w")
     padded = _padded(frames)
     context.height, context.width, context.pix_fmt = *padded.shape[1:3], "yuv420p"
     context.time_base, context.framerate = Fraction(1, 25), Fraction(25)  # of no influence at a constant rate factor
-    context.options = {"crf": f"{quality:g}", "preset": preset, **coder.options}
+    context.options = {"crf": f"{quality:g}", "preset": preset, **codec.options}
     if standard == "x265":  # coding units of a whole small picture give streams that differ from run to run
         largest = next((unit for unit in (64, 32) if unit < min(padded.shape[1:3])), 16)
-        context.options |= {"x265-params": f"{coder.options['x265-params']}:ctu={largest}"}
+        context.options |= {"x265-params": f"{codec.options['x265-params']}:ctu={largest}"}
     packets = []
     for number, planes in enumerate(_to_planes(padded)):
         frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
         frame.pts = number
         packets += context.encode(frame)
-    return _without_comments(b"".join(map(bytes, [*packets, *context.encode(None)])), coder)
+    return _without_comments(b"".join(map(bytes, [*packets, *context.encode(None)])), codec)
 
 
 def decode(stream: bytes, *, standard: str, size: tuple[int, int]) -> Tensor:
-    """The frames (T, H, W, 3) uint8 of a stream of :func:`encode`, cropped to ``size``.
-
-    Example:
-        >>> clip = torch.zeros(3, 31, 33, 3, dtype=torch.uint8)
-        >>> decode(encode(clip, standard="x265", quality=20), standard="x265", size=(31, 33)).float().mean() < 2
-        tensor(True)
-    """
+    """The frames (T, H, W, 3) uint8 of a stream of :func:`encode`, cropped to ``size`` (H, W)."""
     context = av.CodecContext.create(STANDARDS[standard].decoder, "r")
     context.thread_count = 1
     packets = [*context.parse(stream), *context.parse(b""), None]
@@ -115,21 +87,21 @@ def decode(stream: bytes, *, standard: str, size: tuple[int, int]) -> Tensor:
     return _from_planes(np.stack(planes))[:, :size[0], :size[1]]
 
 
-# BT.601 in 8 bits of limited range, here and not in FFmpeg's threads, which do not always round alike.
+# BT.601 in 8 bits of limited range; computed here because FFmpeg's threads do not always round alike.
 _TO_YUV = torch.tensor([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
 _OFFSET = torch.tensor([16.0, 128.0, 128.0])
 
 
 def _to_planes(frames: Tensor) -> Iterator[np.ndarray]:
-    """Frames (T, H, W, 3) uint8 -> of each, yuv420p as PyAV has it: (H + H / 2, W) uint8."""
+    """Frames (T, H, W, 3) uint8 -> each in PyAV's yuv420p: (H + H / 2, W) uint8."""
     yuv = rearrange(frames.float() @ _TO_YUV.T + _OFFSET, "t h w c -> t c h w")
     luma, chroma = yuv[:, 0].round().to(torch.uint8), F.avg_pool2d(yuv[:, 1:], 2).round().to(torch.uint8)
-    for one, other in zip(luma, chroma, strict=True):
-        yield torch.cat([one.flatten(), other.flatten()]).view(-1, one.shape[1]).numpy()
+    for y, uv in zip(luma, chroma, strict=True):
+        yield torch.cat([y.flatten(), uv.flatten()]).view(-1, y.shape[1]).numpy()
 
 
 def _from_planes(planes: np.ndarray) -> Tensor:
-    """(T, H + H / 2, W) uint8 -> frames (T, H, W, 3) uint8, chroma grown bilinearly."""
+    """(T, H + H / 2, W) uint8 -> frames (T, H, W, 3) uint8, chroma enlarged bilinearly."""
     values = torch.from_numpy(planes).float()
     t, rows, width = values.shape
     height = rows * 2 // 3
@@ -148,82 +120,118 @@ def _padded(frames: Tensor) -> Tensor:
     return rearrange(planes, "t c h w -> t h w c")
 
 
-def _without_comments(stream: bytes, coder: Standard) -> bytes:
-    """The stream without the units that only comment on it; the start codes of the others are untouched."""
+def _without_comments(stream: bytes, codec: Standard) -> bytes:
+    """The stream without comment units."""
     starts = [match.start() for match in _START.finditer(stream)]
     kept = []
     for start, end in zip(starts, [*starts[1:], len(stream)], strict=True):
-        if coder.unit_type(stream[start + 3]) not in coder.comments:
+        if codec.unit_type(stream[start + 3]) not in codec.comments:
             kept.append(stream[start:end])
     return b"".join(kept)
 
 
-class VideoCodec:
-    """H.264 or H.265 as a codec of pixels, each clip by itself, within a budget of bits or at one quality.
+class VideoCodec(Baseline):
+    """A video coding standard that encodes each clip alone, within a budget of bits or at one quality.
 
     Args:
-        standard: "x264" or "x265".
-        bits_per_pixel: The budget; the quality of each clip is searched for. The stream is the largest found
-            within it, or the smallest there is where even that is too large.
+        bits_per_pixel: Budget; the quality of each clip is searched for. The stream is the largest within the budget,
+            or the smallest of all where none fits.
         quality: Or one constant rate factor for all clips.
-        preset: The encoder's.
+        preset: Preset of the encoder.
 
     Attributes:
-        num_bits: Of the streams so far, all headers counted.
-        num_pixels: Of the clips so far, T * H * W each.
+        bits_per_pixel: Rate of all streams so far, headers counted; None before the first.
 
     Raises:
-        ValueError: If not exactly one of ``bits_per_pixel`` and ``quality`` is given, or the standard is unknown.
+        ValueError: Unless exactly one of ``bits_per_pixel`` and ``quality`` is set.
 
     Example:
         >>> ramp = torch.linspace(-1, 1, 32).expand(1, 3, 5, 32, 32)
-        >>> codec = VideoCodec("x264", bits_per_pixel=0.5)
+        >>> codec = X264(bits_per_pixel=0.5)
         >>> reconstruction, indices = codec(ramp)
-        >>> reconstruction.shape, indices, 0 < codec.num_bits / codec.num_pixels <= 0.5
+        >>> reconstruction.shape, indices, 0 < codec.bits_per_pixel <= 0.5
         (torch.Size([1, 3, 5, 32, 32]), None, True)
     """
 
-    codebook_size, num_codebooks, digits = 0, 1, ()
+    standard: str
+    speed_quality = 35  # middle of the rate factors in use
 
-    def __init__(self, standard: str, *, bits_per_pixel: float | None = None, quality: float | None = None,
-                 preset: str = "slow"):
-        if standard not in STANDARDS:
-            raise ValueError(f"VideoCodec takes one of {', '.join(STANDARDS)}, got {standard!r}.")
+    def __init__(self, *, bits_per_pixel: float | None = None, quality: float | None = None, preset: str = "slow"):
         if (bits_per_pixel is None) == (quality is None):
-            raise ValueError(f"VideoCodec takes either bits_per_pixel or quality, got {bits_per_pixel} and {quality}.")
-        self.standard, self.bits_per_pixel, self.quality, self.preset = standard, bits_per_pixel, quality, preset
+            raise ValueError(f"{type(self).__name__} takes either bits_per_pixel or quality, "
+                             f"got {bits_per_pixel} and {quality}.")
+        self.budget, self.quality, self.preset = bits_per_pixel, quality, preset
         self.num_bits = self.num_pixels = 0
+
+    @property
+    def bits_per_pixel(self) -> float | None:
+        return self.num_bits / self.num_pixels if self.num_pixels else None
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, None]:
         """(B, 3, T, H, W) in [-1, 1] -> (reconstruction of that shape, None: there are no indices)."""
-        values = ((pixels.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        clips = []
-        for clip in rearrange(values, "b c t h w -> b t h w c"):
-            stream = self.stream(clip)
-            self.num_bits += 8 * len(stream)
-            self.num_pixels += clip[..., 0].numel()
-            clips.append(decode(stream, standard=self.standard, size=tuple(clip.shape[1:3])))
-        decoded = rearrange(torch.stack(clips), "b t h w c -> b c t h w").to(pixels)
-        return decoded / 127.5 - 1, None
+        streams = [self.stream(clip) for clip in _to_bytes(pixels)]
+        self.num_bits += 8 * sum(map(len, streams))
+        self.num_pixels += pixels[:, 0].numel()
+        return self.decode(streams, tuple(pixels.shape[2:])).to(pixels), None
+
+    def encode(self, pixels: Tensor) -> list[bytes]:
+        """(B, 3, T, H, W) in [-1, 1] -> a stream of each clip, without the search for the quality."""
+        return [encode(clip, standard=self.standard, quality=self.speed_quality, preset=self.preset)
+                for clip in _to_bytes(pixels)]
+
+    def decode(self, codes: list[bytes], size: tuple[int, int, int]) -> Tensor:
+        """Streams -> (B, 3, T, H, W) in [-1, 1]."""
+        clips = [decode(stream, standard=self.standard, size=size[1:]) for stream in codes]
+        return rearrange(torch.stack(clips), "b t h w c -> b c t h w") / 127.5 - 1
 
     def stream(self, clip: Tensor) -> bytes:
-        """The stream for one clip (T, H, W, 3) uint8."""
+        """The stream of one clip (T, H, W, 3) uint8."""
         compress = functools.partial(encode, clip, standard=self.standard, preset=self.preset)
         if self.quality is not None:
             return compress(quality=self.quality)
-        budget = int(self.bits_per_pixel * clip[..., 0].numel() / 8 + 1e-6)  # bytes, whole
-        chosen = smallest = compress(quality=LOWEST)
+        budget = int(self.budget * clip[..., 0].numel() / 8 + 1e-6)  # bytes, whole
+        largest = smallest = compress(quality=LOWEST)
         if len(smallest) >= budget:
             return smallest
         worse, better = LOWEST, HIGHEST
         for _ in range(_STEPS):
             middle = (worse + better) / 2
-            found = compress(quality=middle)
-            if len(found) > budget:
+            stream = compress(quality=middle)
+            if len(stream) > budget:
                 better = middle
                 continue
             worse = middle
-            chosen = found if len(found) > len(chosen) else chosen
-            if len(found) == budget:
+            largest = max(largest, stream, key=len)
+            if len(stream) == budget:
                 break
-        return chosen
+        return largest
+
+
+def _to_bytes(pixels: Tensor) -> Tensor:
+    """(B, 3, T, H, W) in [-1, 1] -> (B, T, H, W, 3) uint8."""
+    values = ((pixels.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return rearrange(values, "b c t h w -> b t h w c").contiguous()
+
+
+@BASELINES.register_module(name="x264")
+class X264(VideoCodec):
+    """H.264 by x264, each clip alone, within the bits per pixel of a tokenizer.
+
+    Example:
+        >>> X264(quality=30).standard
+        'x264'
+    """
+
+    standard = "x264"
+
+
+@BASELINES.register_module(name="x265")
+class X265(VideoCodec):
+    """H.265 by x265, each clip alone, within the bits per pixel of a tokenizer.
+
+    Example:
+        >>> X265(quality=30).standard
+        'x265'
+    """
+
+    standard = "x265"

@@ -1,4 +1,4 @@
-"""What a registry holds: an object that remembers how it was built."""
+"""The base class of everything in a registry: an object that records its constructor arguments."""
 
 from __future__ import annotations
 
@@ -6,21 +6,38 @@ import inspect
 from typing import Any
 
 
-def constructor_parameters(part: type) -> dict[str, inspect.Parameter]:
+def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
     """The named arguments of a class's constructor, without ``self``.
+
+    A constructor with ``**kwargs`` forwards them, so the arguments of the next constructor in the MRO count too.
 
     Example:
         >>> from torch import nn
         >>> list(constructor_parameters(nn.Linear))
         ['in_features', 'out_features', 'bias', 'device', 'dtype']
+        >>> class Square(nn.Linear):
+        ...     def __init__(self, features, **kwargs): super().__init__(features, features, **kwargs)
+        >>> list(constructor_parameters(Square))
+        ['features', 'in_features', 'out_features', 'bias', 'device', 'dtype']
     """
-    parameters = list(inspect.signature(part.__init__).parameters.values())[1:]
-    # A module without a constructor of its own shows torch's catch-all arguments, which take nothing.
-    return {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    named: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base) or base is object:
+            continue
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                named.setdefault(parameter.name, parameter)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return named
 
 
 class Component:
-    """Anything a registry holds: it remembers how it was built.
+    """An object in a registry; :attr:`config` has the arguments it was constructed with.
+
+    Arguments that reach a parent's constructor through ``**kwargs`` are recorded under the parent's names. What
+    cannot be recorded (``*args``, names that no constructor declares) raises TypeError at construction.
 
     Example:
         >>> class Scale(Component):
@@ -29,23 +46,39 @@ class Component:
         {'type': 'Scale', 'factor': 3.0}
     """
 
-    type_name: str | None = None  # the registered name; registries fill it in
+    type_name: str | None = None  # the registered name, set by the registry
 
     def __new__(cls, *args: Any, **kwargs: Any):
-        part = super().__new__(cls)
-        # A copy is made without arguments and gets its config with the rest of its state.
-        bound = inspect.signature(cls.__init__).bind_partial(part, *args, **kwargs)
-        bound.apply_defaults()
-        if (args or kwargs) and cls.__init__ is object.__init__:  # which lets them pass, as __new__ is ours
+        component = super().__new__(cls)
+        if (args or kwargs) and cls.__init__ is object.__init__:  # which accepts them, as __new__ is overridden
             raise TypeError(f"{cls.__name__} takes no arguments, got {[*args, *kwargs]}.")
-        named = constructor_parameters(cls)
-        # As they are now: a list that the caller changes later was not what the part was built with.
-        object.__setattr__(part, "_arguments", {k: _as_config(v) for k, v in bound.arguments.items() if k in named})
-        return part
+        signature = inspect.signature(cls.__init__)
+        # copy and pickle call __new__ without arguments; the config comes with the rest of the state.
+        bound = signature.bind_partial(component, *args, **kwargs)
+        bound.apply_defaults()
+        arguments: dict[str, Any] = {}
+        unnamed: list[Any] = []
+        for parameter in list(signature.parameters.values())[1:]:
+            if parameter.name not in bound.arguments:
+                continue
+            value = bound.arguments[parameter.name]
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments |= value
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                unnamed += value
+            else:
+                arguments[parameter.name] = value
+        known = constructor_parameters(cls)
+        if unnamed or (unknown := arguments.keys() - known.keys()):
+            raise TypeError(f"{cls.__name__} records its arguments by name and takes ({', '.join(known)}), got "
+                            f"{unnamed or sorted(unknown)}; declare them in a constructor.")
+        # As configs: the caller may change a list later.
+        object.__setattr__(component, "_arguments", {key: _as_config(value) for key, value in arguments.items()})
+        return component
 
     @property
     def config(self) -> dict[str, Any]:
-        """The part as a config: its ``type`` and every constructor argument, children included."""
+        """The component as a config: its ``type`` and every constructor argument, children included."""
         return {"type": type(self).__dict__.get("type_name") or type(self).__name__,
                 **{name: _as_config(value) for name, value in self._arguments.items()}}
 

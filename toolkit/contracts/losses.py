@@ -1,4 +1,4 @@
-"""What training minimises on the reconstruction, and the game against a discriminator."""
+"""What training minimises: losses on the reconstruction and adversarial losses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from toolkit.contracts.outputs import TokenizerOutput
 
 class Loss(Component, nn.Module, ABC):
     """An unweighted distance of a reconstruction from its target.
+
+    A loss may have parameters: they learn with the tokenizer, by its optimizer, and are in checkpoints, not in the
+    exported tokenizer. Every parameter needs a gradient in every step; a frozen network goes into
+    :class:`toolkit.pretrained.Frozen`.
 
     Example:
         >>> import torch
@@ -28,7 +32,7 @@ class Loss(Component, nn.Module, ABC):
 
 
 class AdversarialLoss(Component, nn.Module, ABC):
-    """The two sides of a GAN's game, on raw logits of any shape.
+    """The generator's and the discriminator's loss of a GAN, on raw logits of any shape.
 
     Example:
         >>> import torch
@@ -49,7 +53,7 @@ class AdversarialLoss(Component, nn.Module, ABC):
 
 
 class GeneratorWeight(Component, nn.Module, ABC):
-    """A factor on the generator's side of the game, found anew for every batch.
+    """A factor on the generator's adversarial loss, computed for every batch.
 
     Example:
         >>> import torch
@@ -67,7 +71,7 @@ class GeneratorWeight(Component, nn.Module, ABC):
 
         Args:
             reconstruction_loss: () weighted sum of the losses on the reconstruction.
-            adversarial_loss: () generator's side of the game, before its weight.
+            adversarial_loss: () generator's adversarial loss, before its weight.
             last_layer: The decoder's, on which both depend; their graphs must be retained.
 
         Returns:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
 from toolkit.contracts.component import Component
+
+Size = tuple[int, int, int]
 
 
 class Encoder(Component, nn.Module, ABC):
@@ -17,30 +20,57 @@ class Encoder(Component, nn.Module, ABC):
         out_channels: d.
         stride: (s_t, s_h, s_w), how many frames, rows and columns one latent stands for.
         first_frame_alone: True: T = 1 + (t - 1) * s_t; False: T = t * s_t.
-        causal: Whether no latent depends on later frames than its own. To be streamed, ``forward`` then takes a
-            second argument, ``cache=None``: a dict in which it keeps what the next chunk of a video needs.
+        causal: Whether it can be streamed: no latent depends on later frames than its own, and ``forward`` of the
+            chunks of a video with one cache gives the latents of the whole.
         activation_checkpointing: Recompute activations in the backward pass instead of storing them: True, or a
-            number of levels, the finest first; a network without support for it ignores the wish.
+            number of levels, the finest first; a network without support for it ignores the setting.
 
     Example:
         >>> import torch
         >>> class EveryOtherPixel(Encoder):
         ...     in_channels, out_channels, stride, first_frame_alone, causal = 3, 3, (1, 2, 2), True, True
         ...     def forward(self, pixels, cache=None): return pixels[..., ::2, ::2]
-        >>> EveryOtherPixel()(torch.zeros(1, 3, 5, 8, 8)).shape
-        torch.Size([1, 3, 5, 4, 4])
+        >>> EveryOtherPixel()(torch.zeros(1, 3, 5, 8, 8)).shape, EveryOtherPixel().fitting_size((5, 7, 8))
+        (torch.Size([1, 3, 5, 4, 4]), (5, 8, 8))
     """
 
     in_channels: int
     out_channels: int
-    stride: tuple[int, int, int]
+    stride: Size
     first_frame_alone: bool
     causal: bool
     activation_checkpointing: bool | int = False
 
     @abstractmethod
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, C, T, H, W) in [-1, 1], sizes that fit the stride -> latents (B, d, t, h, w)."""
+    def forward(self, pixels: Tensor, cache: dict[Any, Any] | None = None) -> Tensor:
+        """(B, C, T, H, W) in [-1, 1], a size that fits -> latents (B, d, t, h, w).
+
+        Args:
+            pixels: Of a size that :meth:`fitting_size` returns unchanged; with a cache, any number of frames.
+            cache: What earlier chunks of the same video left, and where this one leaves what the next needs: a dict,
+                empty for the first chunk. A network that sees every frame alone ignores it.
+        """
+
+    def grid(self, size: Size) -> Size:
+        """The latent grid (t, h, w) of pixels (T, H, W), padded to :meth:`fitting_size`.
+
+        By default a first frame that stands alone takes one latent, and the rest is divided by the stride, rounded
+        up. A network whose latents are no grid overrides it: N latents of one image are (1, 1, N).
+
+        Raises:
+            ValueError: If the network takes other sizes only; the message names them.
+        """
+        alone = int(self.first_frame_alone)
+        (frames, height, width), (s_t, s_h, s_w) = size, self.stride
+        return alone + -(-(frames - alone) // s_t), -(-height // s_h), -(-width // s_w)
+
+    def fitting_size(self, size: Size) -> Size:
+        """The smallest (T, H, W) that the network takes and that contains ``size``: what pixels are padded to.
+
+        Raises:
+            ValueError: If there is none; the message names the sizes that the network takes.
+        """
+        return _pixel_size(self, self.grid(size))
 
 
 class Decoder(Component, nn.Module, ABC):
@@ -59,7 +89,7 @@ class Decoder(Component, nn.Module, ABC):
 
     in_channels: int
     out_channels: int
-    stride: tuple[int, int, int]
+    stride: Size
     first_frame_alone: bool
     causal: bool
     activation_checkpointing: bool | int = False
@@ -70,8 +100,21 @@ class Decoder(Component, nn.Module, ABC):
         """The weight of the layer that makes the pixels."""
 
     @abstractmethod
-    def forward(self, codes: Tensor) -> Tensor:
-        """(B, d, t, h, w) -> pixels (B, C, T, H, W), not clamped."""
+    def forward(self, codes: Tensor, cache: dict[Any, Any] | None = None) -> Tensor:
+        """(B, d, t, h, w) -> pixels (B, C, T, H, W), not clamped; ``cache`` as in :meth:`Encoder.forward`."""
+
+    def pixel_size(self, grid: Size) -> Size:
+        """(T, H, W) of the pixels of codes (t, h, w); overridden where the encoder overrides :meth:`Encoder.grid`.
+
+        Raises:
+            ValueError: If the network takes other grids only; the message names them.
+        """
+        return _pixel_size(self, grid)
+
+
+def _pixel_size(network: Encoder | Decoder, grid: Size) -> Size:
+    t, h, w = (cells * stride for cells, stride in zip(grid, network.stride, strict=True))
+    return t - int(network.first_frame_alone) * (network.stride[0] - 1), h, w
 
 
 class Discriminator(Component, nn.Module, ABC):

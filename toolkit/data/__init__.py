@@ -1,13 +1,13 @@
-"""Data: clips and images from files, the sample clips, and the loaders that draw batches of them."""
+"""Data: images and clips from files, the sample clips, and loaders that batch them."""
 
-from toolkit.data.datasets.images import Images, read_image, write_image
-from toolkit.data.datasets.in_memory import InMemoryClips
+from toolkit.data.datasets.images import Images
 from toolkit.data.datasets.sample_clips import sample_clips
 from toolkit.data.datasets.shards import ImageShards, VideoShards
-from toolkit.data.datasets.videos import VideoClips
+from toolkit.data.datasets.videos import InMemoryClips, VideoClips
 from toolkit.data.loading.loader import TrainLoader, ValLoader
 from toolkit.data.loading.mixture import Source
 from toolkit.data.loading.sampling import Batch
+from toolkit.data.reading.images import read_image, write_image
 from toolkit.data.reading.media import open_media
 from toolkit.data.reading.video_io import VideoWriter, iter_frames, read_video, write_video
 

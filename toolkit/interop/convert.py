@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import re
+import inspect
 import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,23 +14,12 @@ import torch
 from torch import nn
 
 from toolkit.build import build_component, build_tokenizer
-from toolkit.contracts import Discriminator
-from toolkit.interop.files import CheckpointError, Contents, Tensors, _listed, read_file, sort_contents
-from toolkit.interop.layout import Layout
-from toolkit.interop.o2_magvit2 import O2MAGVIT2, O2Discriminator
-from toolkit.interop.open_magvit2 import OpenMAGVIT2
-from toolkit.interop.patchgan import PatchGAN
-from toolkit.interop.praxis import Praxis, PraxisDiscriminator
-from toolkit.interop.vqgan import LlamaGen, Taming
-from toolkit.registry import DISCRIMINATORS
+from toolkit.contracts import CheckpointFamily, Discriminator
+from toolkit.interop.files import CheckpointError, Contents, Tensors, read_file, shortened, sort_contents
+from toolkit.plugins import PluginError, in_one_line, warn_once
+from toolkit.registry import CHECKPOINTS, DISCRIMINATORS
 from toolkit.saving import save_component
 from toolkit.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
-
-LAYOUTS: dict[str, type[Layout]] = {
-    layout.name: layout for layout in (O2MAGVIT2, OpenMAGVIT2, LlamaGen, Taming, Praxis)}
-_DISCRIMINATORS = (O2Discriminator, PraxisDiscriminator, PatchGAN)
 
 
 @dataclass
@@ -44,7 +31,7 @@ class Conversion:
         discriminator: The one it was trained against, if the file has it.
         layout: Of the checkpoint.
         ema: Whether the weights are the averaged ones.
-        skipped: Why -> names of tensors and sections that were left out.
+        skipped: Reason -> names of tensors and sections that were not used.
 
     Example:
         >>> sorted(Conversion.__dataclass_fields__)
@@ -60,11 +47,11 @@ class Conversion:
     def save(self, directory: str | Path) -> None:
         """Write a tokenizer directory, and the discriminator in its ``discriminator/``."""
         self.tokenizer.save_pretrained(directory)
-        rival = Path(directory) / "discriminator"
+        folder = Path(directory) / "discriminator"
         if self.discriminator is not None:
-            save_component(self.discriminator, rival)
-        elif (rival / "config.json").is_file():
-            shutil.rmtree(rival)  # another conversion's, which training would take for this one's
+            save_component(self.discriminator, folder)
+        elif (folder / "config.json").is_file():
+            shutil.rmtree(folder)  # of an earlier conversion; training would continue with it
 
 
 def convert_checkpoint(path: str | Path, layout: str | None = None, *, ema: bool = True,
@@ -73,42 +60,42 @@ def convert_checkpoint(path: str | Path, layout: str | None = None, *, ema: bool
 
     Args:
         path: The file.
-        layout: One of :data:`LAYOUTS`; None: recognise it.
+        layout: A name in :data:`toolkit.registry.CHECKPOINTS`; None: the family with the highest score.
         ema: Take the averaged weights where there are any.
-        discriminator: Carry the discriminator along where there is one of a known kind.
+        discriminator: Convert the discriminator too, where there is one of a known family.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If it cannot be read safely, is of no known layout, or has tensors missing,
+        CheckpointError: If it cannot be read safely, is of no known layout or of several, or has tensors missing,
             left over or of another shape; the message names them.
+        PluginError: If ``layout`` is of a plugin that cannot be used.
 
     Example:
         >>> convert_checkpoint("no/such/file.ckpt")
         Traceback (most recent call last):
         FileNotFoundError: no checkpoint at no/such/file.ckpt: give a ...
     """
-    return convert_tensors(read_file(path), layout, ema=ema, discriminator=discriminator)
+    return convert_tensors(read_file(path), layout, file_name=Path(path).name, ema=ema, discriminator=discriminator)
 
 
-def convert_tensors(found: Mapping[str, Any], layout: str | None = None, *, ema: bool = True,
-                    discriminator: bool = True) -> Conversion:
-    """As :func:`convert_checkpoint`, from what the file holds.
+def convert_tensors(checkpoint: Mapping[str, Any], layout: str | None = None, *, file_name: str = "",
+                    ema: bool = True, discriminator: bool = True) -> Conversion:
+    """As :func:`convert_checkpoint`, from the content of the file.
 
     Example:
         >>> convert_tensors({"weight": torch.ones(1)})
         Traceback (most recent call last):
         toolkit.interop.files.CheckpointError: of no known layout: the checkpoint has weight; name one of ...
     """
-    contents = sort_contents(found, ema=ema)
-    family = _family(contents.tokenizer, layout)(contents.tokenizer, contents.prefix)
-    config = family.config()
-    tokenizer = _filled(family, partial(build_tokenizer, config))
-    for name in family.constants():
-        contents.skipped.setdefault("constants", []).append(name)
-    rival = _discriminator(contents, tokenizer.encoder.in_channels) if discriminator else None
+    contents = sort_contents(checkpoint, ema=ema)
+    family = (_recognised(contents.tokenizer, file_name) if layout is None else _named(layout))
+    tokenizer = _converted(family, contents.tokenizer, build_tokenizer)
+    if constants := list(family.constants(contents.tokenizer)):
+        contents.skipped["constants"] = constants
+    converted = _discriminator(contents, file_name, tokenizer.encoder.in_channels) if discriminator else None
     if not discriminator and contents.discriminator:
         contents.skipped["discriminator"] = list(contents.discriminator)
-    return Conversion(tokenizer.eval(), rival, family.name, contents.ema, contents.skipped)
+    return Conversion(tokenizer.eval(), converted, family.type_name, contents.ema, contents.skipped)
 
 
 def load_checkpoint(path: str | Path, layout: str | None = None) -> Tokenizer:
@@ -122,42 +109,73 @@ def load_checkpoint(path: str | Path, layout: str | None = None) -> Tokenizer:
     return convert_checkpoint(path, layout, discriminator=False).tokenizer
 
 
-def _family(tensors: Tensors, layout: str | None) -> type[Layout]:
-    if layout is not None:
-        if layout not in LAYOUTS:
-            raise CheckpointError(f"no layout is called {layout!r}; there are {', '.join(LAYOUTS)}.")
-        return LAYOUTS[layout]
-    votes = Counter({family: sum(bool(re.match(family.marks, name)) for name in tensors)
-                     for family in LAYOUTS.values()})
-    family, matches = votes.most_common(1)[0]
-    if not matches:
-        raise CheckpointError(f"of no known layout: the checkpoint has {_listed(list(tensors), 8) or 'no tensors'}; "
-                              f"name one of {', '.join(LAYOUTS)}.")
+def _families(component: str) -> Iterator[CheckpointFamily]:
+    """The families of a component; a plugin that fails is logged and skipped."""
+    for name in dict.fromkeys(row[0] for row in CHECKPOINTS.listing()):
+        try:
+            family = CHECKPOINTS.get(name)()
+        except PluginError as error:
+            warn_once(str(error))
+            continue
+        if family.component == component:
+            yield family
+
+
+def _layouts() -> str:
+    return ", ".join(family.type_name for family in _families("tokenizer"))
+
+
+def _named(layout: str) -> CheckpointFamily:
+    family = CHECKPOINTS.get(layout)() if layout in CHECKPOINTS else None
+    if family is None or family.component != "tokenizer":
+        raise CheckpointError(f"no layout is called {layout!r}; there are {_layouts()}.")
     return family
 
 
-def _discriminator(contents: Contents, in_channels: int) -> Discriminator | None:
+def _recognised(tensors: Tensors, file_name: str) -> CheckpointFamily:
+    scores = {family: family.score(tensors, file_name) for family in _families("tokenizer")}
+    best = max(scores.values())
+    if not best:
+        raise CheckpointError(f"of no known layout: the checkpoint has {shortened(list(tensors), 8) or 'no tensors'}; "
+                              f"name one of {_layouts()}.")
+    equal = [family for family, score in scores.items() if score == best]
+    if len(equal) > 1:
+        described = "; ".join(f"{family.type_name}: {(inspect.getdoc(family) or '').partition(chr(10))[0].rstrip('.')}"
+                              for family in equal)
+        raise CheckpointError(f"the tensors do not tell {' from '.join(family.type_name for family in equal)}, and the "
+                              f"layouts give other tokens ({described}); name one: --layout {equal[0].type_name} "
+                              f"(layout={equal[0].type_name!r}).")
+    return equal[0]
+
+
+def _discriminator(contents: Contents, file_name: str, in_channels: int) -> Discriminator | None:
     tensors, prefix = contents.discriminator, contents.discriminator_prefix
-    kinds = [kind for kind in _DISCRIMINATORS
-             if sum(bool(re.match(kind.marks, name)) for name in tensors) * 2 > len(tensors)]
-    if not tensors or not kinds:
+    scores = {family: family.score(tensors, file_name) for family in _families("discriminator")}
+    family = max(scores, key=scores.get)
+    if not tensors or scores[family] <= 0.5:
         contents.skipped |= {"a discriminator of no known kind": [prefix + name for name in tensors]} if tensors else {}
         return None
     try:
-        family = kinds[0](tensors, prefix)
-        rival = _filled(family, partial(build_component, DISCRIMINATORS, family.config(), in_channels=in_channels))
+        discriminator = _converted(family, tensors, partial(build_component, DISCRIMINATORS))
+        if discriminator.in_channels != in_channels:
+            first = [f"{prefix}{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()
+                     if tensor.ndim > 3 and discriminator.in_channels in tensor.shape]
+            raise CheckpointError(f"it takes {discriminator.in_channels} image channels, the tokenizer {in_channels}: "
+                                  f"{shortened(first)}.")
     except CheckpointError as error:
         raise CheckpointError(f"the discriminator: {error} Convert without it: --no-discriminator.") from error
-    if constants := [prefix + name for name in family.constants()]:
+    if constants := [prefix + name for name in family.constants(tensors)]:
         contents.skipped.setdefault("constants", []).extend(constants)
-    return rival.train()
+    return discriminator.train()
 
 
-def _filled(family: Layout, build: Callable[[], nn.Module]) -> Any:
-    """What ``build`` makes, with the checkpoint's weights."""
-    with torch.device("meta"):  # without memory, for the names: a checkpoint that does not fit costs nothing
-        weights = family.weights_for(build())
-    with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are all replaced
-        module = build()
-    module.load_state_dict(weights)
+def _converted(family: CheckpointFamily, tensors: Tensors, build: Callable[[Mapping[str, Any]], nn.Module]) -> Any:
+    config, state_dict = family.config(tensors), family.state_dict(tensors)
+    with torch.random.fork_rng(devices=[]):  # the random weights are all replaced
+        module = build(config)
+    try:
+        module.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise CheckpointError(f"layout {family.type_name}: its state_dict does not fit its config "
+                              f"({in_one_line(error)}); tell its author.") from error
     return module

@@ -1,59 +1,98 @@
-"""What every checkpoint family shares: reading sizes off the tensors, and matching them to our parts."""
+"""Checkpoint families whose tensors correspond to ours one by one: sizes from the tensors, names by a rule."""
 
 from __future__ import annotations
 
 import math
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
-from toolkit.interop.files import CheckpointError, Tensors, _listed
+from toolkit.build import build_component, build_tokenizer
+from toolkit.contracts import CheckpointFamily
+from toolkit.interop.files import CheckpointError, Tensors, shortened
+from toolkit.registry import DISCRIMINATORS
 
 
-class Layout(ABC):
-    """The names of one family, for one checkpoint.
+class Layout(CheckpointFamily):
+    """A family whose tensors correspond to ours one by one.
 
-    A family says how our tensors are called in its files (:meth:`their_name`) and how a tensor of
-    theirs becomes ours (:meth:`to_ours`); sizes are read off the tensors by majority, so that one
-    that is renamed or reshaped does not mislead, and is then named by :meth:`weights_for`.
+    A subclass writes :meth:`their_name`, and :meth:`to_ours` where a tensor is stored otherwise. A family that joins
+    or splits tensors overrides :meth:`config` and :meth:`state_dict`, and calls these with the tensors of this layout.
+    Sizes are read from the tensors by majority, so that one tensor that is renamed or reshaped does not mislead;
+    :meth:`weights_for` then names it.
 
     Attributes:
-        name: Of the layout.
-        marks: A pattern that names of this family match, and few of others.
-        tensors: The checkpoint's, by their own names.
-        prefix: What these names begin with in the file, for messages.
+        marks: A pattern that names of this family match.
+        tensors: Of the checkpoint that :meth:`bind` was called with.
+        video: Whether most kernels are 3-D.
 
     Example:
-        >>> Layout.__abstractmethods__ == {"config", "their_name"}   # what a family writes
-        True
+        >>> sorted(Layout.__abstractmethods__)   # what a subclass writes
+        ['component_config', 'their_name']
     """
 
-    name: ClassVar[str]
     marks: ClassVar[str]
+    tensors: Mapping[str, Tensor]
+    video: bool
 
-    def __init__(self, tensors: Tensors, prefix: str = ""):
-        self.tensors, self.prefix = tensors, prefix
+    def score(self, tensors: Mapping[str, Tensor], file_name: str) -> float:
+        """The share of names that match :attr:`marks`."""
+        return sum(bool(re.match(self.marks, name)) for name in tensors) / max(1, len(tensors))
+
+    def config(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The component's config, read from the tensors."""
+        return self.bind(tensors).component_config()
+
+    def state_dict(self, tensors: Mapping[str, Tensor]) -> Tensors:
+        """Our state dict, by the name rule.
+
+        Raises:
+            CheckpointError: Naming every tensor that is missing, left over or of another shape.
+        """
+        bound = self.bind(tensors)
+        with torch.device("meta"):  # names and shapes alone: a checkpoint that does not fit costs no memory
+            module = bound.build(bound.component_config())
+        return bound.weights_for(module)
+
+    def constants(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of buffers that must be there but hold nothing learned."""
+        return self.bind(tensors).constant_shapes()
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> Self:
+        """The layout of one checkpoint, with what :meth:`inspect` reads from its tensors."""
+        bound = type(self)()
+        bound.tensors = tensors
         dims = Counter(tensor.ndim for tensor in tensors.values() if tensor.ndim >= 4)
-        self.video = dims[5] > dims[4]
+        bound.video = dims[5] > dims[4]
+        bound.inspect()
+        return bound
+
+    def inspect(self) -> None:
+        """Count levels and blocks in :attr:`tensors`, before names are asked for."""
+
+    def build(self, config: Mapping[str, Any]) -> nn.Module:
+        """The component of a config."""
+        return build_tokenizer(config)
 
     @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """The config of what the checkpoint holds."""
+    def component_config(self) -> dict[str, Any]:
+        """The config of what the bound checkpoint holds."""
 
     @abstractmethod
     def their_name(self, ours: str) -> str:
         """The checkpoint's name for a tensor of ours."""
 
-    def constants(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of buffers that must be there but carry nothing learned."""
+    def constant_shapes(self) -> dict[str, tuple[int, ...]]:
+        """As :meth:`constants`, of the bound checkpoint."""
         return {}
 
     def to_ours(self, ours: str, tensor: Tensor) -> Tensor:
-        """A tensor of theirs as ours; images' kernels get a temporal axis."""
+        """Their tensor as ours; 2-D kernels get a temporal axis."""
         return tensor.unsqueeze(2) if tensor.ndim == 4 else tensor
 
     def their_shape(self, ours: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -69,104 +108,76 @@ class Layout(ABC):
         return shape[axis] if axis < len(shape) else None
 
     def read(self, what: str, claims: Iterable[tuple[str, int]], per: int = 1) -> int:
-        """What most tensors say of a size.
-
-        Args:
-            what: The size's name in messages.
-            claims: (our tensor, axis) of which each says it.
-            per: What the axis is divided by.
-
-        Raises:
-            CheckpointError: If no tensor is there to say it, or they are evenly split.
-        """
+        """A size by majority over (our tensor, axis), each side divided by ``per``; ``what`` names it in errors."""
         claims = list(claims)
-        said = {(ours, axis): side / per for ours, axis in claims if (side := self.size(ours, axis)) is not None}
-        ranking = Counter(said.values()).most_common(2)
+        sizes = {(ours, axis): side / per for ours, axis in claims if (side := self.size(ours, axis)) is not None}
+        ranking = Counter(sizes.values()).most_common(2)
         if not ranking:
-            raise CheckpointError(f"{self.name}: no tensor tells {what}; missing: "
-                                  f"{_listed([self.prefix + self.their_name(ours) for ours, _ in claims])}.")
+            raise CheckpointError(f"{self.type_name}: no tensor tells {what}; missing: "
+                                  f"{shortened([self.their_name(ours) for ours, _ in claims])}.")
         if (len(ranking) > 1 and ranking[0][1] == ranking[1][1]) or not ranking[0][0].is_integer():
-            names = dict.fromkeys(self.their_name(ours) for ours, _ in said)
-            raise CheckpointError(f"{self.name}: tensors disagree on {what}: "
-                                  + _listed([f"{self.prefix}{name} {tuple(self.tensors[name].shape)}"
-                                             for name in names]) + ".")
+            names = dict.fromkeys(self.their_name(ours) for ours, _ in sizes)
+            raise CheckpointError(f"{self.type_name}: tensors disagree on {what}: " + shortened(
+                [f"{name} {tuple(self.tensors[name].shape)}" for name in names]) + ".")
         return int(ranking[0][0])
 
     def count(self, what: str, *patterns: tuple[str, int]) -> int:
-        """How many there are of something, by majority over (pattern whose group is its number, what to add).
-
-        Raises:
-            CheckpointError: If nothing matches.
-        """
+        """A number by majority over (pattern whose group is an index, what to add to the number of indices)."""
         votes = Counter()
         for pattern, add in patterns:
             matches = (re.match(pattern, name) for name in self.tensors)
             if numbers := {match[1] for match in matches if match}:
                 votes[len(numbers) + add] += 1
         if not votes:
-            raise CheckpointError(f"{self.name}: the checkpoint has no {what}; it has "
-                                  f"{_listed([self.prefix + name for name in self.tensors], 5)}.")
+            raise CheckpointError(f"{self.type_name}: the checkpoint has no {what}; it has "
+                                  f"{shortened(list(self.tensors), 5)}.")
         return votes.most_common(1)[0][0]
 
     def first_width(self) -> int:
-        """The encoder's first convolution's width, in networks of ours."""
+        """The width of the encoder's first convolution."""
         return self.read("the first convolution's width", [
             ("encoder.conv_in.weight", 0), ("encoder.conv_in.bias", 0), ("encoder.levels.0.blocks.0.norm1.weight", 0),
             ("encoder.levels.0.blocks.0.norm1.bias", 0), ("encoder.levels.0.blocks.0.conv1.weight", 1)])
 
     def weights_for(self, module: nn.Module) -> Tensors:
-        """Our module's state from the checkpoint's tensors, each used once and none left over.
-
-        Raises:
-            CheckpointError: Naming every tensor that is missing, left over or of another shape.
-        """
-        state, wanted, reshaped = {}, dict(self.constants()), []
-        names = {ours: self.their_name(ours) for ours in module.state_dict()}
+        """The module's state dict from the checkpoint's tensors, each used once and none left over."""
+        ours_to_theirs = {ours: self.their_name(ours) for ours in module.state_dict()}
+        expected_shapes, other_kind = dict(self.constant_shapes()), []
         for ours, tensor in module.state_dict().items():
-            wanted[names[ours]] = self.their_shape(ours, tuple(tensor.shape))
-        for name, shape in wanted.items():
-            if name in self.tensors and tuple(self.tensors[name].shape) != shape:
-                reshaped.append(f"{self.prefix}{name} is {tuple(self.tensors[name].shape)}, needed is {shape}")
-        missing = [self.prefix + name for name in wanted if name not in self.tensors]
-        left_over = [self.prefix + name for name in self.tensors if name not in wanted]
-        other_kind = [f"{self.prefix}{name} is {self.tensors[name].dtype}, needed is {tensor.dtype}"
-                      for (ours, tensor) in module.state_dict().items() if (name := names[ours]) in self.tensors
-                      and self.tensors[name].is_floating_point() != tensor.is_floating_point()]
-        faults = [f"{what}: {_listed(named)}" for what, named in (
+            name = ours_to_theirs[ours]
+            expected_shapes[name] = self.their_shape(ours, tuple(tensor.shape))
+            if name in self.tensors and self.tensors[name].is_floating_point() != tensor.is_floating_point():
+                other_kind.append(f"{name} is {self.tensors[name].dtype}, needed is {tensor.dtype}")
+        reshaped = [f"{name} is {tuple(self.tensors[name].shape)}, needed is {shape}"
+                    for name, shape in expected_shapes.items()
+                    if name in self.tensors and tuple(self.tensors[name].shape) != shape]
+        missing = [name for name in expected_shapes if name not in self.tensors]
+        left_over = [name for name in self.tensors if name not in expected_shapes]
+        problems = [f"{what}: {shortened(names)}" for what, names in (
             ("missing in the checkpoint", missing), ("left over in the checkpoint", left_over),
-            ("of another shape", reshaped), ("of another kind", other_kind)) if named]
-        if faults:
-            raise CheckpointError(f"the checkpoint is not wholly of layout {self.name}. " + ". ".join(faults) + ".")
-        for ours, name in names.items():
-            tensor = self.to_ours(ours, self.tensors[name])
-            state[ours] = tensor.float().contiguous() if tensor.is_floating_point() else tensor
-        return state
+            ("of another shape", reshaped), ("of another kind", other_kind)) if names]
+        if problems:
+            raise CheckpointError(f"the checkpoint is not wholly of layout {self.type_name}. "
+                                  + ". ".join(problems) + ".")
+        state_dict = {ours: self.to_ours(ours, self.tensors[name]) for ours, name in ours_to_theirs.items()}
+        return {ours: tensor.float().contiguous() if tensor.is_floating_point() else tensor
+                for ours, tensor in state_dict.items()}
 
 
 def translate(name: str, rules: Mapping[str, str]) -> str:
-    """Apply regular expressions one after the other.
-
-    Example:
-        >>> translate("levels.2.downsample.bias", {r"levels\\.(\\d+)": r"down.\\1", "downsample": "conv"})
-        'down.2.conv.bias'
-    """
+    """Apply regular expressions one after the other."""
     for pattern, theirs in rules.items():
         name = re.sub(pattern, theirs, name)
     return name
 
 
 def finest_first(ours: str, num_levels: int) -> str:
-    """Our name, for a family whose decoder counts its levels from the finest as its encoder does.
-
-    Example:
-        >>> finest_first("decoder.levels.0.norm.gamma.weight", 3)
-        'decoder.levels.2.norm.gamma.weight'
-    """
+    """Our name with the decoder's levels counted from the finest, as the encoder's are."""
     return re.sub(r"^decoder\.levels\.(\d+)", lambda level: f"decoder.levels.{num_levels - 1 - int(level[1])}", ours)
 
 
 class MAGVIT2Layout(Layout):
-    """A family with the MAGVIT-v2 network; it counts its levels and blocks, the rest is read here."""
+    """A family with the MAGVIT-v2 network; :meth:`inspect` counts levels and blocks."""
 
     options: ClassVar[dict[str, Any]] = {}  # of both networks
     encoder_options: ClassVar[dict[str, Any]] = {}
@@ -175,13 +186,13 @@ class MAGVIT2Layout(Layout):
     num_levels: int
     num_res_blocks: int
 
-    def config(self) -> dict[str, Any]:
-        """The tokenizer's config, all of it read off the tensors but for the family's options."""
+    def component_config(self) -> dict[str, Any]:
+        """The tokenizer's config, read from the tensors but for the family's options."""
         levels = range(self.num_levels)
         mirrored = [self.num_levels - 1 - i for i in levels]
         filters = self.first_width()
         widths = [self.read(f"the width of level {i}", [
-            (f"{part}.blocks.0.{tensor}", axis) for part in (f"encoder.levels.{i}", f"decoder.levels.{mirrored[i]}")
+            (f"{level}.blocks.0.{tensor}", axis) for level in (f"encoder.levels.{i}", f"decoder.levels.{mirrored[i]}")
             for tensor, axis in (("conv1.weight", 0), ("norm2.weight", 0), ("norm2.bias", 0), ("conv2.weight", 0),
                                  ("conv2.weight", 1))]) for i in levels]
         bits = self.read("the number of bits", [
@@ -197,7 +208,7 @@ class MAGVIT2Layout(Layout):
             (f"decoder.levels.{mirrored[i + 1]}.upsample.conv.bias", 0)], per=4 * widths[i + 1]) == 2
             for i in levels[:-1]]
         if uneven := [width for width in widths if width % filters]:
-            raise CheckpointError(f"{self.name}: widths {uneven} are no multiples of the first one, {filters}.")
+            raise CheckpointError(f"{self.type_name}: widths {uneven} are not multiples of the first one, {filters}.")
         network = dict(filters=filters, channel_multipliers=tuple(width // filters for width in widths),
                        num_res_blocks=self.num_res_blocks, temporal_downsample=tuple(halved),
                        temporal_kernel=temporal_kernel, **self.options)
@@ -207,14 +218,24 @@ class MAGVIT2Layout(Layout):
             decoder=dict(type="MAGVIT2Decoder", out_channels=channels, **network, **self.decoder_options))
 
 
-class StyleGANLayout(Layout):
-    """A StyleGAN discriminator of a family."""
+class DiscriminatorLayout(Layout):
+    """A discriminator's family."""
+
+    component = "discriminator"
+
+    def build(self, config: Mapping[str, Any]) -> nn.Module:
+        """The discriminator of a config."""
+        return build_component(DISCRIMINATORS, config)
+
+
+class StyleGANLayout(DiscriminatorLayout):
+    """A family with the StyleGAN discriminator; :meth:`inspect` counts its blocks."""
 
     blur_padding: ClassVar[str]
     num_blocks: int
 
-    def config(self) -> dict[str, Any]:
-        """The discriminator's config but for its image channels.
+    def component_config(self) -> dict[str, Any]:
+        """The discriminator's config.
 
         Its clip size is not in the tensors, only the grid's number of positions: 17 frames if they fit,
         else the fewest 1 + 4k that do, and square. A config that trains on another size states it.
@@ -225,7 +246,8 @@ class StyleGANLayout(Layout):
             (f"blocks.{i}.conv2.weight", 0), (f"blocks.{i}.conv2.bias", 0), (f"blocks.{i}.shortcut.weight", 0)])
             for i in range(self.num_blocks)]
         positions = self.read("the discriminator's grid", [("linear1.weight", 1)], per=widths[-1])
-        return dict(type="StyleGANDiscriminator", filters=filters, size=self._size(positions),
+        channels = self.read("the discriminator's image channels", [("conv_in.weight", 1)])
+        return dict(type="StyleGANDiscriminator", in_channels=channels, filters=filters, size=self._size(positions),
                     channel_multipliers=tuple(width // filters for width in widths), blur_padding=self.blur_padding,
                     temporal_kernel=3 if self.video else 1)
 
@@ -238,5 +260,5 @@ class StyleGANLayout(Layout):
             if side * side * grid == positions and (frames > 1 or not self.video):
                 return frames, side * 2**self.num_blocks, side * 2**self.num_blocks
         weight = self.their_name("linear1.weight")
-        raise CheckpointError(f"{self.name}: {weight} is {tuple(self.tensors[weight].shape)}, but no square clip gives "
-                              f"{positions} positions; convert without the discriminator (--no-discriminator).")
+        raise CheckpointError(f"{self.type_name}: {weight} is {tuple(self.tensors[weight].shape)}, but no square clip "
+                              f"gives {positions} positions; convert without the discriminator (--no-discriminator).")

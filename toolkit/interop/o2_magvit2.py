@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
-from toolkit.interop.files import Tensors
 from toolkit.interop.layout import MAGVIT2Layout, StyleGANLayout, translate
-
-logger = logging.getLogger(__name__)
+from toolkit.plugins import warn_once
+from toolkit.registry import CHECKPOINTS
 
 _RULES = {
     r"\.norm1\.": ".norm_0.norm_fn.", r"\.norm2\.": ".norm_1.norm_fn.", r"\.norm_out\.": ".final_norm.norm_fn.",
@@ -26,36 +23,30 @@ _RULES = {
 _WRAPPED = {r"(\.conv\w*)\.(weight|bias)$": r"\1.conv.\2"}  # 3-D convolutions sit in a module that pads
 
 
+@CHECKPOINTS.register_module(name="o2_magvit2")
 class O2MAGVIT2(MAGVIT2Layout):
-    """O2-MAGVIT2's image and video tokenizers.
+    """O2-MAGVIT2's image and video tokenizers."""
 
-    Example:
-        >>> import torch
-        >>> O2MAGVIT2({"encoder.res_blocks.res_block_0.res_block_0_0.conv_0.weight": torch.ones(1, 1, 3, 3)}).video
-        False
-    """
-
-    name = "o2_magvit2"
     marks = r"(encoder|decoder)\.(res_blocks\.|conv_(first|last|downsample_blocks|upsample_blocks)\b|cond_norm_layers)"
 
-    def __init__(self, tensors: Tensors, prefix: str = ""):
-        super().__init__(tensors, prefix)
+    def inspect(self) -> None:
+        """Levels and blocks by their names; the bit order by the place values."""
         self.num_levels = self.count("levels", (r"encoder\.conv_downsample_blocks\.conv_downsample_(\d+)\.", 1),
                                      (r"decoder\.conv_upsample_blocks\.conv_upsample_(\d+)\.", 1),
                                      (r"decoder\.cond_norm_layers\.cond_norm_(\d+)\.", 0),
                                      (r"encoder\.res_blocks\.res_block_(\d+)\.", 0),
                                      (r"decoder\.res_blocks\.res_block_(\d+)\.", 0))
         self.num_res_blocks = self.count("residual blocks", *(
-            (rf"{part}\.res_blocks\.res_block_{level}\.res_block_\w+_(\d+)\.", 0) for part in ("encoder", "decoder")
+            (rf"{net}\.res_blocks\.res_block_{level}\.res_block_\w+_(\d+)\.", 0) for net in ("encoder", "decoder")
             for level in ("final", "pre", *range(self.num_levels))))
         self.quantizer_options = {"bit_order": self._bit_order()}
 
     def their_name(self, ours: str) -> str:
-        """Our name in O2's words."""
+        """O2's name of our tensor."""
         name = translate(ours, _RULES)
         return translate(name, _WRAPPED) if self.video else name
 
-    def constants(self) -> dict[str, tuple[int, ...]]:
+    def constant_shapes(self) -> dict[str, tuple[int, ...]]:
         """The quantizer's place values."""
         return {"quantize.mask": (self.read("the number of bits", [("encoder.conv_out.weight", 0),
                                                                    ("encoder.conv_out.bias", 0),
@@ -69,8 +60,8 @@ class O2MAGVIT2(MAGVIT2Layout):
         if torch.equal(mask.flatten().double(), place) and mask.numel() > 1:
             return "lsb_first"
         if not torch.equal(mask.flatten().double(), place.flip(0)):
-            logger.warning("quantize.mask is not the place values in either order and is not used: indices are in "
-                           "O2-MAGVIT2's order, the first channel most significant.")
+            warn_once("quantize.mask holds the place values in neither order and is not used: indices are in "
+                      "O2-MAGVIT2's order, the first channel most significant.")
         return "msb_first"
 
 
@@ -78,23 +69,23 @@ _DISCRIMINATOR = {r"\.conv2\.": ".conv3.", r"\.shortcut\.": ".conv2.", r"^blocks
                   r"^linear1": "linear0", r"^linear2": "linear1"}
 
 
+@CHECKPOINTS.register_module(name="o2_magvit2_discriminator")
 class O2Discriminator(StyleGANLayout):
     """O2-MAGVIT2's StyleGAN discriminators."""
 
-    name = "o2_magvit2 discriminator"
     marks = r"res_blocks\.\d+\.|linear[01]\."
     blur_padding = "reflect"
 
-    def __init__(self, tensors: Tensors, prefix: str = ""):
-        super().__init__(tensors, prefix)
+    def inspect(self) -> None:
+        """Blocks by their names."""
         self.num_blocks = self.count("blocks", (r"res_blocks\.(\d+)\.conv1", 0), (r"res_blocks\.(\d+)\.conv2", 0),
                                      (r"res_blocks\.(\d+)\.conv3", 0), (r"res_blocks\.(\d+)\.blur", 0))
 
     def their_name(self, ours: str) -> str:
-        """Our name in O2's words."""
+        """O2's name of our tensor."""
         return translate(ours, _DISCRIMINATOR)
 
-    def constants(self) -> dict[str, tuple[int, ...]]:
+    def constant_shapes(self) -> dict[str, tuple[int, ...]]:
         """The blur's filters."""
         kernel = (1, 3, 3, 3) if self.video else (1, 3, 3)
         return {f"res_blocks.{i}.blur.filt": (self.read("a width", [(f"blocks.{i}.conv1.weight", 0),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from toolkit.interop.files import Tensors
 from toolkit.interop.layout import MAGVIT2Layout, finest_first, translate
+from toolkit.registry import CHECKPOINTS
 
 _RULES = {
     r"^encoder\.levels\.(\d+)\.blocks": r"encoder.down.\1.block", r"^encoder\.levels\.(\d+)": r"encoder.down.\1",
@@ -16,35 +14,30 @@ _RULES = {
 _WRAPPED = {r"(\.(?:conv\w*|nin_shortcut|downsample))\.(weight|bias)$": r"\1.conv_1.\2"}
 
 
+@CHECKPOINTS.register_module(name="open_magvit2")
 class OpenMAGVIT2(MAGVIT2Layout):
     """Open-MAGVIT2's tokenizers; LFQ has no tensors there.
 
     An image model's norms and pooled codes see a frame, which is the whole image; a video model's the clip.
-
-    Example:
-        >>> import re
-        >>> bool(re.match(OpenMAGVIT2.marks, "decoder.adaptive.0.gamma.weight"))
-        True
     """
 
-    name = "open_magvit2"
     marks = r"(encoder|decoder)\.mid_block\.|decoder\.adaptive\.|decoder\.up\.\d+\.upsample\.conv1\."
     encoder_options = {"first_conv_bias": False}
+    decoder_options = {"adaptive_norm": "pooled", "kept_frame": "first"}
     quantizer_options = {"bit_order": "lsb_first"}
 
-    def __init__(self, tensors: Tensors, prefix: str = ""):
-        super().__init__(tensors, prefix)
+    def inspect(self) -> None:
+        """Levels and blocks by their names."""
         self.options = {"norm_scope": "clip" if self.video else "frame", "norm_eps": 1e-6}
-        self.decoder_options: dict[str, Any] = {"adaptive_norm": "pooled", "kept_frame": "first"}
         self.num_levels = self.count("levels", (r"encoder\.down\.(\d+)\.", 0), (r"decoder\.up\.(\d+)\.", 0),
                                      (r"decoder\.adaptive\.(\d+)\.", 0), (r"encoder\.down\.(\d+)\.downsample\.", 1),
                                      (r"decoder\.up\.(\d+)\.upsample\.", 1))
         self.num_res_blocks = self.count("residual blocks", (r"encoder\.mid_block\.(\d+)\.", 0),
                                          (r"decoder\.mid_block\.(\d+)\.", 0), *(
-            (rf"{part}\.{level}\.block\.(\d+)\.", 0) for part in (r"encoder\.down", r"decoder\.up")
+            (rf"{levels}\.{level}\.block\.(\d+)\.", 0) for levels in (r"encoder\.down", r"decoder\.up")
             for level in range(self.num_levels)))
 
     def their_name(self, ours: str) -> str:
-        """Our name in Open-MAGVIT2's words; its decoder counts levels from the finest."""
+        """Open-MAGVIT2's name of our tensor; its decoder counts levels from the finest."""
         name = translate(finest_first(ours, self.num_levels), _RULES)
         return translate(name, _WRAPPED) if self.video else name

@@ -1,6 +1,6 @@
 """Google's MAGVIT-v2 layers (github.com/google/praxis, layers/video): arrays by slash-joined names, channels last.
 
-No weights of theirs are published; the layout serves comparison, and whoever trained with them.
+Google published no weights; the layout serves comparison and those who trained with these layers.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import re
 from einops import rearrange
 from torch import Tensor
 
-from toolkit.interop.files import CheckpointError, Tensors
+from toolkit.interop.files import CheckpointError
 from toolkit.interop.layout import Layout, MAGVIT2Layout, StyleGANLayout, translate
+from toolkit.registry import CHECKPOINTS
 
 _RULES = {
     r"\.(gamma|beta)\.weight$": r".\1_linear/w", r"\.(gamma|beta)\.bias$": r".\1_bias/b",
@@ -46,38 +47,32 @@ class _ChannelsLast(Layout):
         return (1, 1, 1, *shape) if is_norm else shape[::-1]
 
 
+@CHECKPOINTS.register_module(name="praxis")
 class Praxis(_ChannelsLast, MAGVIT2Layout):
-    """Google's video tokenizer.
+    """Google's video tokenizer."""
 
-    Example:
-        >>> import re
-        >>> bool(re.match(Praxis.marks, "encoder/conv_first/w"))
-        True
-    """
-
-    name = "praxis"
     marks = r"(encoder|decoder)/"
     options = {"padding": "replicate", "norm_eps": 1e-6}
     encoder_options = {"downsample_kernel": 4, "first_conv_bias": False}
     quantizer_options = {"bit_order": "lsb_first", "sign_of_zero": 1}
 
-    def __init__(self, tensors: Tensors, prefix: str = ""):
-        super().__init__(tensors, prefix)
+    def inspect(self) -> None:
+        """Levels and blocks by their names."""
         self.video = True
         self.num_levels = self.count("levels", *(
             (rf"encoder/conv_downsample_layers_(\d+)/{kind}", 1) for kind in "wb"), *(
             (rf"decoder/conv_upsample_layers_(\d+)/{kind}", 1) for kind in "wb"), *(
             (rf"decoder/cond_norm_layers_(\d+)/{kind}", 0) for kind in ("gamma_linear", "beta_linear", "beta_bias")))
         blocks = self.count("residual blocks", *(
-            (rf"{part}/res_blocks_(\d+)/{kind}", 0) for part in ("encoder", "decoder")
+            (rf"{network}/res_blocks_(\d+)/{kind}", 0) for network in ("encoder", "decoder")
             for kind in ("conv_0", "conv_1", "norm_0/beta", "norm_0/gamma", "norm_1/beta", "norm_1/gamma")))
         if blocks % (self.num_levels + 1):
-            raise CheckpointError(f"praxis: {blocks} residual blocks are not evenly spread over {self.num_levels} "
+            raise CheckpointError(f"praxis: {blocks} residual blocks cannot be divided evenly among {self.num_levels} "
                                   "levels and the middle.")
         self.num_res_blocks = blocks // (self.num_levels + 1)
 
     def their_name(self, ours: str) -> str:
-        """Our name in Google's words, which number all residual blocks in the order of use."""
+        """Google's name of our tensor; theirs number all residual blocks in the order of use."""
         per_level, levels = self.num_res_blocks, self.num_levels
         name = re.sub(r"^encoder\.mid\.(\d+)", lambda m: f"encoder.res_blocks_{levels * per_level + int(m[1])}", ours)
         name = re.sub(r"^decoder\.mid\.(\d+)", r"decoder.res_blocks_\1", name)
@@ -94,21 +89,21 @@ _DISCRIMINATOR = {
     r"\.weight$": ".w", r"\.bias$": ".b", r"\.": "/"}
 
 
+@CHECKPOINTS.register_module(name="praxis_discriminator")
 class PraxisDiscriminator(_ChannelsLast, StyleGANLayout):
     """Google's StyleGAN discriminator, whose first linear layer takes positions before channels."""
 
-    name = "praxis discriminator"
     marks = r"proj/|res_blocks_\d+/"
     blur_padding = "same"
 
-    def __init__(self, tensors: Tensors, prefix: str = ""):
-        super().__init__(tensors, prefix)
+    def inspect(self) -> None:
+        """Blocks by their names."""
         self.video = True
         self.num_blocks = self.count("blocks", *(
             (rf"res_blocks_(\d+)/{kind}", 0) for kind in ("conv_first/w", "conv_last/w", "conv_residual/w")))
 
     def their_name(self, ours: str) -> str:
-        """Our name in Google's words."""
+        """Google's name of our tensor."""
         return translate(ours, _DISCRIMINATOR)
 
     def to_ours(self, ours: str, tensor: Tensor) -> Tensor:

@@ -1,51 +1,53 @@
-"""VQGAN in two layouts: LlamaGen's (github.com/FoundationVision/LlamaGen) and taming-transformers'."""
+"""The VQGAN network under the names of LlamaGen, taming-transformers and IBQ (github.com/TencentARC/SEED-Voken)."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from toolkit.interop.files import CheckpointError, Tensors
+from toolkit.interop.files import CheckpointError
 from toolkit.interop.layout import Layout, finest_first, translate
+from toolkit.registry import CHECKPOINTS
 
 
 class _VQGANLayout(Layout):
-    """A family with the VQGAN network; it counts its levels and blocks, the rest is read here."""
+    """A family with the VQGAN network; the tensors do not tell how a code is chosen."""
 
-    normalize: ClassVar[bool]  # latents and codes to unit length
+    quantizer: ClassVar[dict[str, Any]]  # its config without sizes
     encoder_levels: ClassVar[str]  # patterns of the names before a level's number
     decoder_levels: ClassVar[str]
     block: ClassVar[str]
 
-    def __init__(self, tensors: Tensors, prefix: str = ""):
-        super().__init__(tensors, prefix)
-        parts = (self.encoder_levels, self.decoder_levels)
+    def inspect(self) -> None:
+        """Levels and blocks by their names."""
+        networks = (self.encoder_levels, self.decoder_levels)
         self.num_levels = self.count("levels", *(
-            (rf"{levels}\.(\d+)\.{what}", add) for levels in parts
+            (rf"{levels}\.(\d+)\.{what}", add) for levels in networks
             for what, add in ((rf"{self.block}\.0\.conv1", 0), (rf"{self.block}\.0\.conv2", 0),
                               ("(?:up|down)sample", 1))))
         self.num_encoder_blocks, self.num_decoder_blocks = (self.count("residual blocks", *(
             (rf"{levels}\.{level}\.{self.block}\.(\d+)\.", 0) for level in range(self.num_levels)))
-            for levels in parts)
+            for levels in networks)
 
-    def attends(self, part: str, level: int) -> bool:
+    def _attends(self, network: str, level: int) -> bool:
         """Whether the checkpoint has attention at a level of ours."""
-        prefix = self.their_name(f"{part}.levels.{level}.attentions.")
+        prefix = self.their_name(f"{network}.levels.{level}.attentions.")
         return any(name.startswith(prefix) for name in self.tensors)
 
     def _codebook_size(self) -> int:
         size = self.read("the codebook's size", [("quantizer.codebook", 0)])
         if size < 2:
             name = self.their_name("quantizer.codebook")
-            raise CheckpointError(f"{self.name}: {name} is {tuple(self.tensors[name].shape)}, which is no codebook.")
+            raise CheckpointError(f"{self.type_name}: a codebook has at least 2 codes, got {name} of shape "
+                                  f"{tuple(self.tensors[name].shape)}.")
         return size
 
-    def config(self) -> dict[str, Any]:
-        """The tokenizer's config, all of it read off the tensors but for the lookup."""
+    def component_config(self) -> dict[str, Any]:
+        """The tokenizer's config, read from the tensors but for the choice of a code."""
         levels = range(self.num_levels)
         mirrored = [self.num_levels - 1 - i for i in levels]
         filters = self.first_width()
         widths = [self.read(f"the width of level {i}", [
-            (f"{part}.blocks.0.{tensor}", 0) for part in (f"encoder.levels.{i}", f"decoder.levels.{mirrored[i]}")
+            (f"{network}.blocks.0.{tensor}", 0) for network in (f"encoder.levels.{i}", f"decoder.levels.{mirrored[i]}")
             for tensor in ("conv1.weight", "conv1.bias", "norm2.weight", "norm2.bias", "conv2.weight", "conv2.bias")])
             for i in levels]
         dim = self.read("the codes' width", [("encoder.quant_conv.weight", 0), ("encoder.quant_conv.bias", 0),
@@ -59,11 +61,10 @@ class _VQGANLayout(Layout):
                        z_channels=z_channels)
         return dict(
             encoder=dict(type="VQGANEncoder", in_channels=channels, num_res_blocks=self.num_encoder_blocks, **network,
-                         attention=tuple(self.attends("encoder", i) for i in levels)),
-            quantizer=dict(type="VQ", dim=dim, normalize=self.normalize,
-                           codebook_size=self._codebook_size()),
+                         attention=tuple(self._attends("encoder", i) for i in levels)),
+            quantizer=dict(**self.quantizer, dim=dim, codebook_size=self._codebook_size()),
             decoder=dict(type="VQGANDecoder", out_channels=channels, num_res_blocks=self.num_decoder_blocks, **network,
-                         attention=tuple(self.attends("decoder", i) for i in mirrored)))
+                         attention=tuple(self._attends("decoder", i) for i in mirrored)))
 
 
 _ATTENTION = {r"\.query\.": ".q.", r"\.key\.": ".k.", r"\.value\.": ".v.", r"\.out\.": ".proj_out."}
@@ -76,43 +77,38 @@ _TAMING = {**_RULES, r"\.mid\.0\.": ".mid.block_1.", r"\.mid\.1\.": ".mid.attn_1
            r"^decoder\.levels": "decoder.up"}
 
 
+@CHECKPOINTS.register_module(name="llamagen")
 class LlamaGen(_VQGANLayout):
-    """LlamaGen's VQ-8 and VQ-16.
+    """LlamaGen's VQ-8 and VQ-16: the code is the nearest row at unit length."""
 
-    Example:
-        >>> import re
-        >>> bool(re.match(LlamaGen.marks, "encoder.conv_blocks.0.res.0.conv1.weight"))
-        True
-    """
-
-    name = "llamagen"
     marks = r"(encoder|decoder)\.conv_blocks\."
-    normalize = True
+    quantizer = dict(type="VQ", normalize=True)
     encoder_levels, decoder_levels, block = r"encoder\.conv_blocks", r"decoder\.conv_blocks", "res"
 
     def their_name(self, ours: str) -> str:
-        """Our name in LlamaGen's words."""
+        """LlamaGen's name of our tensor."""
         return translate(ours, _LLAMAGEN)
 
-    def constants(self) -> dict[str, tuple[int, ...]]:
-        """The record of codes that training used lately."""
+    def constant_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The record of the codes that training used lately."""
         return {"quantize.codebook_used": (65536,)}
 
 
+@CHECKPOINTS.register_module(name="taming")
 class Taming(_VQGANLayout):
-    """taming-transformers' VQGANs with a vector quantizer.
+    """VQGANs of taming-transformers: the code is the nearest row."""
 
-    Example:
-        >>> import re
-        >>> bool(re.match(Taming.marks, "encoder.mid.attn_1.q.weight"))
-        True
-    """
-
-    name = "taming"
     marks = r"(encoder|decoder)\.mid\.(block|attn)_\d\."
-    normalize = False
+    quantizer = dict(type="VQ", normalize=False)
     encoder_levels, decoder_levels, block = r"encoder\.down", r"decoder\.up", "block"
 
     def their_name(self, ours: str) -> str:
-        """Our name in taming's words; its decoder counts levels from the finest."""
+        """taming's name of our tensor; its decoder counts levels from the finest."""
         return translate(finest_first(ours, self.num_levels), _TAMING)
+
+
+@CHECKPOINTS.register_module(name="ibq")
+class IBQ(Taming):
+    """IBQ's and Emu3.5's VQGANs, with taming's names: the code is the row of the largest dot product."""
+
+    quantizer = dict(type="IBQ")

@@ -1,3 +1,3 @@
-"""Files and threads: writing a file whole, reading ahead."""
+"""Atomic file writes, prefetching threads and progress bars."""
 
 __all__ = []

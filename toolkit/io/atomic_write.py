@@ -10,25 +10,14 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """A hidden file beside ``path``, of the same ending, to write to: it takes the place of ``path`` at the end.
+    """A hidden file beside ``path``, with the same suffix, that replaces ``path`` at the end of the block.
 
-    After an error it is removed and ``path`` is as it was, so a file of that name is never half written.
-
-    Args:
-        path: The file to write; its folder must exist.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> with atomic_write(path) as part:
-        ...     _ = part.write_text("all of it")
-        >>> part.name, [file.name for file in path.parent.iterdir()]
-        ('.partial.a.txt', ['a.txt'])
+    After an error it is deleted, and ``path`` is unchanged. The folder of ``path`` must exist.
     """
-    part = Path(path).with_name(f".partial.{Path(path).name}")
+    partial = Path(path).with_name(f".partial.{Path(path).name}")
     try:
-        yield part
-        os.replace(part, path)
+        yield partial
+        os.replace(partial, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise

@@ -1,10 +1,15 @@
-"""Several files read at once, each piece by piece, while the caller works on the one before."""
+"""Reading ahead in threads, while the caller works on earlier items.
+
+Threads and not processes: decoders release Python's lock, items need no copy, and a killed process leaves
+none behind.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,72 +23,71 @@ class _End:
 
 
 class _Stopped(Exception):
-    """The caller has gone."""
+    """The caller has stopped reading."""
 
 
-def read_ahead(items: Iterable[Item], read: Callable[[Item], Generator[Piece, None, None]], *, num_workers: int,
-               num_ahead: int | None = None) -> Iterator[tuple[Item, Iterator[Piece]]]:
-    """Items in their order, each with its pieces, which threads read ahead of the caller.
+def prefetch_next(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items; a thread makes the next one while the caller works on the current one."""
+    end = object()
+    with ThreadPoolExecutor(1) as worker:
+        coming = worker.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = worker.submit(next, items, end)
+            yield item
 
-    Threads and not processes: decoders release Python's lock, pieces need no copy, and a killed process
-    leaves none behind. A thread holds at most two finished pieces of its item, so memory does not grow
-    with an item's length.
+
+def prefetch(items: Iterable[Item], read: Callable[[Item], Generator[Piece, None, None]], *, num_workers: int,
+             num_ahead: int | None = None) -> Iterator[tuple[Item, Iterator[Piece]]]:
+    """Items in order, each with its pieces, which threads read in advance.
+
+    A thread holds at most two finished pieces of its item, so memory does not grow with an item's length.
 
     Args:
-        items: Drawn from in the threads, one at a time.
+        items: Advanced in the threads, one at a time.
         read: Item -> a generator of its pieces, run in a thread.
-        num_workers: Threads, so items that are read at once.
-        num_ahead: Items begun but not yet asked for, at most; None: ``num_workers``.
+        num_workers: Threads, which is the number of items read at once.
+        num_ahead: Largest number of items in progress or finished before the caller's; None: ``num_workers``.
 
     Yields:
-        (item, iterator of its pieces), to be used up before the next. An error of ``read`` is raised by that
-        iterator, after the pieces before it; an error of ``items`` by this one.
-
-    Raises:
-        ValueError: If there is no thread.
-
-    Example:
-        >>> for word, letters in read_ahead(["ab", "c"], lambda word: (letter for letter in word), num_workers=2):
-        ...     print(word, list(letters))
-        ab ['a', 'b']
-        c ['c']
+        (item, iterator of its pieces); the pieces must be used before the next item. That iterator raises an error of
+        ``read`` after the pieces before it; this one raises an error of ``items``.
     """
     if num_workers < 1:
-        raise ValueError(f"read_ahead takes num_workers of at least 1, got {num_workers}.")
+        raise ValueError(f"prefetch takes num_workers of at least 1, got {num_workers}.")
     source, lock, stop = iter(items), threading.Lock(), threading.Event()
-    coming: queue.Queue = queue.Queue(max(num_workers, num_ahead or 0))
+    started: queue.Queue = queue.Queue(max(num_workers, num_ahead or 0))
 
-    def put(line: queue.Queue, value: Any) -> None:
+    def put(target: queue.Queue, value: Any) -> None:
         while not stop.is_set():
             try:
-                return line.put(value, timeout=0.1)
+                return target.put(value, timeout=0.1)
             except queue.Full:
                 pass
         raise _Stopped
 
-    def begin() -> tuple[Item, queue.Queue] | None:
-        with lock:  # whoever draws an item puts it in line, so that they stay in order
+    def start_item() -> tuple[Item, queue.Queue] | _End:
+        with lock:  # drawing and queueing together keep the items in order
             try:
-                begun = next(source), queue.Queue(2)
+                entry = next(source), queue.Queue(2)
             except StopIteration:
-                begun = _End()
+                entry = _End()
             except Exception as error:
-                begun = _End(error)
-            put(coming, begun)
-        return None if isinstance(begun, _End) else begun
+                entry = _End(error)
+            put(started, entry)
+        return entry
 
     def work() -> None:
         try:
-            while (begun := begin()) is not None:
-                item, line = begun
+            while not isinstance(entry := start_item(), _End):
+                item, results = entry
                 try:
                     with closing(read(item)) as pieces:
                         for piece in pieces:
-                            put(line, piece)
+                            put(results, piece)
                     end = _End()
                 except Exception as error:
                     end = _End(error)
-                put(line, end)
+                put(results, end)
         except _Stopped:
             return
 
@@ -91,10 +95,10 @@ def read_ahead(items: Iterable[Item], read: Callable[[Item], Generator[Piece, No
     for thread in threads:
         thread.start()
     try:
-        for item, line in _until_end(coming):
-            pieces = _until_end(line)
+        for item, results in _until_end(started):
+            pieces = _until_end(results)
             yield item, pieces
-            for _ in pieces:  # left over, and in their thread's way
+            for _ in pieces:  # pieces that the caller did not use
                 pass
     finally:
         stop.set()
@@ -102,8 +106,8 @@ def read_ahead(items: Iterable[Item], read: Callable[[Item], Generator[Piece, No
             thread.join()
 
 
-def _until_end(line: queue.Queue) -> Iterator[Any]:
-    while not isinstance(found := line.get(), _End):
-        yield found
-    if found.error is not None:
-        raise found.error
+def _until_end(results: queue.Queue) -> Iterator[Any]:
+    while not isinstance(value := results.get(), _End):
+        yield value
+    if value.error is not None:
+        raise value.error

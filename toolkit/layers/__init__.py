@@ -2,7 +2,7 @@
 
 from toolkit.layers.attention import FrameAttention
 from toolkit.layers.batch_norm import JointBatchNorm
-from toolkit.layers.blocks import ResBlock, run_block
+from toolkit.layers.blocks import ResBlock, norm_silu_conv, run_block
 from toolkit.layers.causal_conv import CausalConv3d, StreamCache
 from toolkit.layers.distributed import (
     from_first_process,
@@ -25,4 +25,4 @@ from toolkit.layers.resample import DepthToSpaceUpsample, depth_to_space, repeat
 __all__ = ["ADAPTIVE_NORMS", "NORMS", "AdaptiveGroupNorm", "CausalConv3d", "ClipGroupNorm", "DepthToSpaceUpsample",
            "FrameAttention", "FrameGroupNorm", "JointBatchNorm", "PooledAdaptiveGroupNorm", "ResBlock", "StreamCache",
            "depth_to_space", "fitting_groups", "from_first_process", "gather_over_processes", "mean_over_processes",
-           "num_processes", "repeat_nearest", "run_block", "sum_over_processes"]
+           "norm_silu_conv", "num_processes", "repeat_nearest", "run_block", "sum_over_processes"]

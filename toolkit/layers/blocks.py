@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -31,6 +32,25 @@ def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation
     if (activation_checkpointing is True or level < activation_checkpointing) and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)
     return block(*inputs)
+
+
+def norm_silu_conv(norm: nn.Module, conv: CausalConv3d, x: Tensor, cache: StreamCache | None = None) -> Tensor:
+    """``conv(silu(norm(x)), cache)``, of which the backward pass stores ``x`` alone and recomputes norm and SiLU.
+
+    The checkpoint stops recomputing once it has the convolution's input, so nothing is convolved twice. A
+    compiler decides itself what to recompute.
+
+    Example:
+        >>> conv = CausalConv3d(8, 4, kernel_size=(3, 3, 3))
+        >>> norm_silu_conv(FrameGroupNorm(8), conv, torch.zeros(1, 8, 2, 4, 4)).shape
+        torch.Size([1, 4, 2, 4, 4])
+    """
+    def function(x: Tensor) -> Tensor:
+        return conv(F.silu(norm(x)), cache)
+
+    if cache is None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
+    return function(x)
 
 
 class ResBlock(nn.Module):
@@ -65,8 +85,6 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
         """(B, in, T, H, W) -> (B, out, T, H, W); with ``cache``, a chunk of a stream."""
-        residual = self.conv1(x, cache, norm=self.norm1)
-        residual = self.conv2(residual, cache, norm=self.norm2, reuse=True)
-        shortcut = self.shortcut(x)
-        in_place = not torch.is_grad_enabled() and residual.dtype == shortcut.dtype  # alike but under autocast
-        return residual.add_(shortcut) if in_place else shortcut + residual
+        residual = norm_silu_conv(self.norm1, self.conv1, x, cache)
+        residual = norm_silu_conv(self.norm2, self.conv2, residual, cache)
+        return self.shortcut(x) + residual

@@ -1,6 +1,8 @@
-"""Averages over the processes of a run that keep their gradient."""
+"""Sums, averages and gathering over the processes of a run; the only ones of the toolkit."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -71,6 +73,38 @@ def gather_over_processes(x: Tensor) -> Tensor:
     shares = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(shares, padded)
     return torch.cat([share[:int(size)] for share, size in zip(shares, sizes, strict=True)])
+
+
+def reduction_device() -> torch.device:
+    """Where tensors must be for the process group to reduce them: by its backend, as a process may have no batch."""
+    uses_gpus = num_processes() > 1 and "nccl" in dist.get_backend()
+    return torch.device("cuda", torch.cuda.current_device()) if uses_gpus else torch.device("cpu")
+
+
+def sum_numbers_over_processes(values: list[float]) -> list[float]:
+    """The float64 sums of every process's values.
+
+    Example:
+        >>> sum_numbers_over_processes([1.0, 2.0])
+        [1.0, 2.0]
+    """
+    if num_processes() == 1:
+        return values
+    return sum_over_processes(torch.tensor(values, dtype=torch.float64, device=reduction_device())).tolist()
+
+
+def gather_objects_over_processes(value: Any) -> list[Any]:
+    """Every process's value, which can be pickled, in the order of their ranks.
+
+    Example:
+        >>> gather_objects_over_processes("mine")
+        ['mine']
+    """
+    values = [value]
+    if num_processes() > 1:
+        values = [None] * num_processes()
+        dist.all_gather_object(values, value)
+    return values
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from toolkit.layers.causal_conv import ALL, CausalConv3d, Piece, StreamCache, assemble
+from toolkit.layers.causal_conv import CausalConv3d, StreamCache
 
 KEPT_FRAMES = ("last", "first")
 
@@ -84,19 +84,8 @@ class DepthToSpaceUpsample(nn.Module):
 
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
         """(B, C, t, h, w) -> (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w); all frames of later chunks."""
-        kept, s_t = self.kept_in(cache), self.stride[0]  # asked before the convolution notes that the stream has begun
-        # Of the first frame's channels only those of the frame that is kept are computed; they lie together.
-        channels = self.conv.out_channels // s_t
-        first = ALL if kept == "all" else slice(-channels, None) if kept == "last" else slice(channels)
-        dropped = 0 if kept == "all" else s_t - 1
-
-        def grown(piece: Piece) -> Piece:
-            alone = piece.output.shape[1] == channels
-            frames = depth_to_space(piece.output, (1, *self.stride[1:]) if alone else self.stride,
-                                    "all" if piece.begin else kept)
-            return Piece(max(0, piece.begin * s_t - dropped), piece.count * s_t - dropped if piece.count else 0, frames)
-
-        return assemble(map(grown, self.conv.pieces(x, cache, first=first)))
+        kept = self.kept_in(cache)  # before the convolution notes that the stream has begun
+        return depth_to_space(self.conv(x, cache), self.stride, kept)
 
     def kept_in(self, cache: StreamCache | None) -> str:
         """Which frames the next chunk keeps of those its first frame becomes: "all" once a stream has begun."""

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolkit.contracts import Metric
-from toolkit.metrics.reduction import gather_over_processes, need_alike, sum_over_processes
+from toolkit.contracts import Column, Metric
+from toolkit.layers.distributed import gather_objects_over_processes, sum_numbers_over_processes
+from toolkit.metrics.merging import check_mergeable
 from toolkit.registry import METRICS
 
 COLLAPSED = 1 / 3  # an entropy below this share of its bound
@@ -64,6 +65,9 @@ class Codebook(Metric):
     higher_is_better = {"codebook_usage": True, "codebook_dead": False, "codebook_perplexity": True,
                         "codebook_entropy": True, "codebook_entropy_min": True, "codebook_entropy_bound": True,
                         "codebook_digit_entropy": True, "bits_per_pixel": False}
+    columns = {"codebook_usage": Column("codes used", ".3g", factor=100, unit="%"),
+               "codebook_perplexity": Column("perplexity", ".0f"),
+               "bits_per_pixel": Column("bits/pixel", ".4f"), "bits_per_second": Column("kbit/s", ".1f", factor=1e-3)}
 
     def __init__(self, *, codebook_size: int, num_codebooks: int = 1, digits: Sequence[int] | None = None,
                  fps: float | None = None):
@@ -131,11 +135,11 @@ class Codebook(Metric):
 
     def num_samples(self) -> int:
         """How many positions all processes have added."""
-        return int(sum_over_processes([sum(int(counts.sum()) for _, counts in self._chunks[0])])[0])
+        return int(sum_numbers_over_processes([sum(int(counts.sum()) for _, counts in self._chunks[0])])[0])
 
     def merged(self, others: Sequence[Metric]) -> Codebook:
         """A new metric of everything that this one and the others have seen; none of them is changed."""
-        need_alike(self, others)
+        check_mergeable(self, others)
         merged, parts = copy.copy(self), (self, *others)
         merged._chunks = [[chunk for part in parts for chunk in part._chunks[book]]
                           for book in range(self.num_codebooks)]
@@ -169,7 +173,7 @@ class Codebook(Metric):
         """What all processes have seen: of each codebook the counts, and how many pixels and frames."""
         for chunks in self._chunks:
             chunks[:] = [_merge(chunks)]
-        parts = gather_over_processes((self._chunks, self._pixels, self._frames))
+        parts = gather_objects_over_processes((self._chunks, self._pixels, self._frames))
         books = [_merge([chunk for part in parts for chunk in part[0][book]]) for book in range(self.num_codebooks)]
         if not len(books[0][0]):
             raise ValueError("Codebook has seen no indices; call update first.")

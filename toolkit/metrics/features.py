@@ -15,11 +15,15 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.metrics.reduction import gather_over_processes, reduction_device, several_processes
+from toolkit.layers.distributed import (
+    gather_objects_over_processes,
+    num_processes,
+    reduction_device,
+    sum_over_processes,
+)
 
 _versions = itertools.count()
 
@@ -49,12 +53,8 @@ class FeatureSums:
 
     def over_processes(self) -> FeatureSums:
         """The sums of what every process has added; on one process, its own."""
-        if not several_processes():
-            return self
-        matrix = self.matrix.to(reduction_device(), copy=True)
-        dist.all_reduce(matrix)
         joined = copy.copy(self)
-        joined.matrix = matrix.cpu()
+        joined.matrix = sum_over_processes(self.matrix.to(reduction_device())).cpu()
         return joined
 
     def count(self) -> int:
@@ -149,7 +149,7 @@ class FeatureSet:
 
     def over_processes(self) -> FeatureSet:
         """The joined set of all processes, each of which must ask."""
-        parts = gather_over_processes((self.count, self.checksum, self._thin()))
+        parts = gather_objects_over_processes((self.count, self.checksum, self._thin()))
         joined = FeatureSet(self.dim, kept=self.kept)
         joined.count, joined.checksum = sum(part[0] for part in parts), sum(part[1] for part in parts) % 2**64
         joined._chunks = [chunk for _, _, chunk in parts if len(chunk[0])]
@@ -237,8 +237,8 @@ def over_processes(blocks: Sequence[FeatureBlock]) -> list[FeatureBlock]:
         >>> over_processes([FeatureBlock(1, kept=500)])
         []
     """
-    if several_processes():
-        versions = gather_over_processes([block.version for block in blocks])
+    if num_processes() > 1:
+        versions = gather_objects_over_processes([block.version for block in blocks])
         blocks = [_joined(block, list(seen)) for block, seen in zip(blocks, zip(*versions, strict=True), strict=True)]
     return [block for block in blocks if block.target.count or block.reconstruction.count]
 

@@ -18,9 +18,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from toolkit.contracts import Metric
+from toolkit.contracts import Column, Metric
+from toolkit.layers.distributed import sum_numbers_over_processes
 from toolkit.metrics.features import FeatureBlock, FeatureSet, FeatureSums, over_processes, pixel_keys
-from toolkit.metrics.reduction import need_alike, sum_over_processes
+from toolkit.metrics.merging import check_mergeable
 from toolkit.pretrained import Frozen, i3d_network, inception_network
 from toolkit.registry import METRICS
 
@@ -171,11 +172,11 @@ class FrechetMetric(Metric):
 
     def num_samples(self) -> int:
         """How many reconstructed samples all processes have added."""
-        return int(sum_over_processes([sum(block.reconstruction.count for block in self._blocks)])[0])
+        return int(sum_numbers_over_processes([sum(block.reconstruction.count for block in self._blocks)])[0])
 
     def merged(self, others: Sequence[Metric]) -> FrechetMetric:
         """A new metric of everything that this one and the others have seen; none of them is changed."""
-        need_alike(self, others)
+        check_mergeable(self, others)
         merged = copy.copy(self)
         merged._blocks = [block for metric in (self, *others) for block in metric._blocks]
         for block in merged._blocks:
@@ -284,6 +285,7 @@ class RFID(FrechetMetric):
 
     name, dim = "rfid", 2048
     higher_is_better = {"rfid": False}
+    columns = {"rfid": Column("rFID", ".1f")}
 
     def __init__(self, *, value_type: str = "uint8"):
         super().__init__(_inception(value_type))
@@ -309,6 +311,7 @@ class RFVD(FrechetMetric):
 
     name, dim, batch_size = "rfvd", 400, 8
     higher_is_better = {"rfvd": False}
+    columns = {"rfvd": Column("rFVD", ".0f")}
 
     def __init__(self) -> None:
         super().__init__(_i3d())

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from toolkit.contracts import Column
 from toolkit.metrics.features import FeatureBlock
 from toolkit.metrics.frechet import RFID, RFVD, FrechetMetric
 from toolkit.registry import METRICS
@@ -132,6 +133,7 @@ class InceptionDistances(WithKernelDistance, RFID):
 
     kernel_name = "kid"
     higher_is_better = {"rfid": False, "kid": False}
+    columns = RFID.columns | {"kid": Column("KID", ".4f")}
 
 
 @METRICS.register_module()
@@ -148,3 +150,4 @@ class VideoDistances(WithKernelDistance, RFVD):
 
     kernel_name = "kvd"
     higher_is_better = {"rfvd": False, "kvd": False}
+    columns = RFVD.columns | {"kvd": Column("KVD", ".2f")}

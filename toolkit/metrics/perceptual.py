@@ -7,6 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
+from toolkit.contracts import Column
 from toolkit.metrics.pixel import FrameMean
 from toolkit.pretrained import Frozen, lpips_network
 from toolkit.registry import METRICS
@@ -37,6 +38,8 @@ class LPIPS(FrameMean):
     """
 
     batch_size = 32  # frames at once, which bounds memory
+    higher_is_better = {"lpips_alex": False, "lpips_vgg": False}
+    columns = {"lpips_alex": Column("LPIPS (Alex)", ".3f"), "lpips_vgg": Column("LPIPS (VGG)", ".3f")}
 
     def __init__(self, *, net: str = "alex"):
         self.network = _network(net)

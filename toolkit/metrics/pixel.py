@@ -15,8 +15,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from toolkit.contracts import Metric
-from toolkit.metrics.reduction import need_alike, sum_over_processes
+from toolkit.contracts import Column, Metric
+from toolkit.layers.distributed import sum_numbers_over_processes
+from toolkit.metrics.merging import check_mergeable
 from toolkit.registry import METRICS
 
 
@@ -65,18 +66,18 @@ class FrameMean(Metric):
         Raises:
             ValueError: If there are none.
         """
-        total, frames = sum_over_processes([self._total, self._frames])
+        total, frames = sum_numbers_over_processes([self._total, self._frames])
         if not frames:
             raise ValueError(f"{type(self).__name__} has seen no frames; call update first.")
         return {self.name: total / frames}
 
     def num_samples(self) -> int:
         """How many frames all processes have added."""
-        return int(sum_over_processes([self._frames])[0])
+        return int(sum_numbers_over_processes([self._frames])[0])
 
     def merged(self, others: Sequence[Metric]) -> FrameMean:
         """A new metric of everything that this one and the others have seen; none of them is changed."""
-        need_alike(self, others)
+        check_mergeable(self, others)
         merged = copy.copy(self)
         merged._total = sum(other._total for other in (self, *others))
         merged._frames = sum(other._frames for other in (self, *others))
@@ -107,6 +108,7 @@ class PSNR(FrameMean):
 
     name = "psnr"
     higher_is_better = {"psnr": True}
+    columns = {"psnr": Column("PSNR", ".2f", unit="dB")}
 
     def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:
         """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) dB, at most 100."""
@@ -133,6 +135,7 @@ class SSIM(FrameMean):
 
     name = "ssim"
     higher_is_better = {"ssim": True}
+    columns = {"ssim": Column("SSIM", ".3f")}
 
     def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:
         """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) in [-1, 1].

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from toolkit.contracts import Column
 from toolkit.metrics.pixel import FrameMean
 from toolkit.registry import METRICS
 
@@ -31,6 +32,7 @@ class MSSSIM(FrameMean):
 
     name = "ms_ssim"
     higher_is_better = {"ms_ssim": True}
+    columns = {"ms_ssim": Column("MS-SSIM", ".3f")}
 
     def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:
         """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) in [0, 1].

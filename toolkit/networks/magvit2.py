@@ -25,6 +25,7 @@ from toolkit.layers import (
     DepthToSpaceUpsample,
     ResBlock,
     StreamCache,
+    norm_silu_conv,
     repeat_nearest,
     run_block,
 )
@@ -157,7 +158,7 @@ class MAGVIT2Encoder(Encoder):
                 x = level.downsample(x, cache)
         for block in self.mid:
             x = run(block, x, cache, level=len(self.levels) - 1)
-        return self.conv_out(x, norm=self.norm_out, reuse=True)
+        return norm_silu_conv(self.norm_out, self.conv_out, x, cache)
 
 
 @DECODERS.register_module()
@@ -242,4 +243,4 @@ class MAGVIT2Decoder(Decoder):
                 if level.norm.per_position:  # the codes follow the features
                     codes = repeat_nearest(codes, level.upsample.stride, level.upsample.kept_in(cache))
                 x = level.upsample(x, cache)
-        return self.conv_out(x, cache, norm=self.norm_out, reuse=True)
+        return norm_silu_conv(self.norm_out, self.conv_out, x, cache)

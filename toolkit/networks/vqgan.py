@@ -19,6 +19,7 @@ from toolkit.layers import (
     FrameGroupNorm,
     ResBlock,
     StreamCache,
+    norm_silu_conv,
     repeat_nearest,
     run_block,
 )
@@ -146,7 +147,7 @@ class VQGANEncoder(Encoder):
                 x = run(layer, x, level=number)
         for layer in self.mid:
             x = run(layer, x, level=coarsest)
-        return self.quant_conv(self.conv_out(x, norm=self.norm_out, reuse=True))
+        return self.quant_conv(norm_silu_conv(self.norm_out, self.conv_out, x))
 
 
 @DECODERS.register_module()
@@ -207,4 +208,4 @@ class VQGANDecoder(Decoder):
         for number, level in enumerate(self.levels):
             for layer in level.layers():
                 x = run(layer, x, level=coarsest - number)
-        return self.conv_out(x, norm=self.norm_out, reuse=True)
+        return norm_silu_conv(self.norm_out, self.conv_out, x)

@@ -1,4 +1,4 @@
-"""What the laws of every kind share: copies, rebuilding, saving, states, comparisons and tiny inputs."""
+"""What all checks share: copies, rebuilding, saving, states, comparisons and tiny inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toolkit.build import build_component
 from toolkit.contracts import Component
 from toolkit.registry import Registry
-from toolkit.testing.violations import law
+from toolkit.testing.checks import check
 
 P = TypeVar("P", bound=Component)
 Size = tuple[int, int, int]
@@ -43,45 +43,22 @@ def tiny_latents(*, dim: int, batch: int = 2, grid: Size = (1, 4, 4), seed: int 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's generator seeded within, and as it was afterwards.
-
-    Example:
-        >>> with seeded(0): first = torch.rand(())
-        >>> with seeded(0): print(bool(first == torch.rand(())))
-        True
-    """
+    """Torch's generator seeded within, and as it was afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def duplicate(part: P) -> P:
-    """A deep copy on the CPU, so that no check changes the part itself.
-
-    Raises:
-        ContractViolation: If it cannot be copied.
-
-    Example:
-        >>> from toolkit.losses import L1
-        >>> duplicate(L1()).config
-        {'type': 'L1'}
-    """
-    with law(part, "a part can be copied", do="keep no tensor with a graph, open file or lock as an attribute"):
+    """A deep copy on the CPU, so that no check changes the part itself."""
+    with check(part, "a part can be copied", do="keep no tensor with a graph, open file or lock as an attribute"):
         other = copy.deepcopy(part)
         return other.cpu() if isinstance(other, nn.Module) else other
 
 
 def check_config(part: Component) -> None:
-    """The config is JSON.
-
-    Raises:
-        ContractViolation: If it is not.
-
-    Example:
-        >>> from toolkit.losses import L1
-        >>> check_config(L1())
-    """
-    with law(part, "the config is JSON, from which the part can be built again",
+    """The config is JSON."""
+    with check(part, "the config is JSON, from which the part can be built again",
              do="take only numbers, strings, lists, dicts and other parts as constructor arguments") as checked:
         config = part.config
         again = json.loads(json.dumps(config))
@@ -90,20 +67,10 @@ def check_config(part: Component) -> None:
 
 
 def rebuild(part: P, registry: Registry) -> P:
-    """The part built again from its config: by its registry, or by its class if it is not registered.
-
-    Raises:
-        ContractViolation: If that is not possible, or gives another config.
-
-    Example:
-        >>> from toolkit.losses import L1
-        >>> from toolkit.registry import LOSSES
-        >>> type(rebuild(L1(), LOSSES)).__name__
-        'L1'
-    """
+    """The part built again from its config: by its registry, or by its class if it is not registered."""
     check_config(part)
     config = json.loads(json.dumps(part.config))
-    with law(part, "the config is all it takes to build the part again",
+    with check(part, "the config is all it takes to build the part again",
              do="take every choice as a constructor argument that a config can state, and register the parts among "
                 "the arguments") as checked:
         other = build_as(type(part), config, registry)
@@ -114,14 +81,7 @@ def rebuild(part: P, registry: Registry) -> P:
 
 
 def build_as(kind: type[P], config: Mapping[str, Any], registry: Registry) -> P:
-    """A part of a class from its config: by the registry that has this class, or else by the class itself.
-
-    Example:
-        >>> from toolkit.losses import L1
-        >>> from toolkit.registry import LOSSES
-        >>> build_as(L1, {"type": "L1"}, LOSSES).config
-        {'type': 'L1'}
-    """
+    """A part of a class from its config: by the registry that has this class, or else by the class itself."""
     name = kind.__dict__.get("type_name")
     if name is not None and name in registry and registry.get(name) is kind:
         return build_component(registry, config)
@@ -136,21 +96,10 @@ def _with_parts(registry: Registry, value: Any) -> Any:
 
 
 def reloaded(part: P, registry: Registry) -> P:
-    """A new instance under another seed, built from the config, with the weights out of a safetensors file's bytes.
-
-    Raises:
-        ContractViolation: If the part cannot be rebuilt, or its state cannot be saved and loaded.
-
-    Example:
-        >>> from toolkit.networks import PatchGANDiscriminator
-        >>> from toolkit.registry import DISCRIMINATORS
-        >>> net = PatchGANDiscriminator(filters=4, num_layers=1)
-        >>> torch.equal(reloaded(net, DISCRIMINATORS).main[0].weight, net.main[0].weight)
-        True
-    """
+    """A new instance under another seed, built from the config, with the weights out of a safetensors file's bytes."""
     with seeded(12345):
         fresh = duplicate(rebuild(part, registry))
-    with law(part, "its state can be saved and loaded into a new instance",
+    with check(part, "its state can be saved and loaded into a new instance",
              do="register tensors of fixed shape, each with its own memory, as parameters or buffers"):
         tensors = {name: tensor.detach().cpu() for name, tensor in part.state_dict().items()}
         # As a tokenizer's directory is written: float32.
@@ -163,26 +112,13 @@ def reloaded(part: P, registry: Registry) -> P:
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of all parameters and buffers by name, those included that are not saved.
-
-    Example:
-        >>> list(state_of(nn.Linear(1, 1)))
-        ['weight', 'bias']
-    """
+    """Copies of all parameters and buffers by name, those included that are not saved."""
     named = [*module.named_parameters(), *module.named_buffers(), *module.state_dict().items()]
     return {name: tensor.detach().clone() for name, tensor in named if isinstance(tensor, Tensor)}
 
 
 def changes(module: nn.Module, before: dict[str, Tensor]) -> list[str]:
-    """The names of what differs from an earlier :func:`state_of`, in any bit.
-
-    Example:
-        >>> linear = nn.Linear(1, 1)
-        >>> before = state_of(linear)
-        >>> _ = linear.bias.data.add_(1)
-        >>> changes(linear, before)
-        ['bias']
-    """
+    """The names of what differs from an earlier :func:`state_of`, in any bit."""
     now = state_of(module)
     return sorted(name for name in now.keys() | before.keys()
                   if name not in now or name not in before or not _same_bits(now[name], before[name]))
@@ -194,12 +130,7 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def near(found: Tensor, wanted: Tensor, *, rel: float = 1e-5, floor: float = 1e-7) -> bool:
-    """Whether two tensors differ by at most ``rel`` of the largest entry; of integers, not at all.
-
-    Example:
-        >>> near(torch.tensor([100.0, 0.0005]), torch.tensor([100.0, 0.0])), near(torch.tensor(1), torch.tensor(2))
-        (True, False)
-    """
+    """Whether two tensors differ by at most ``rel`` of the largest entry; of integers, not at all."""
     if found.shape != wanted.shape:
         return False
     if not wanted.is_floating_point() or not wanted.numel():
@@ -209,54 +140,27 @@ def near(found: Tensor, wanted: Tensor, *, rel: float = 1e-5, floor: float = 1e-
 
 
 def check_modes(part: nn.Module, call: Callable[[nn.Module], Tensor]) -> None:
-    """In eval mode a part gives the same twice and changes no state.
-
-    Args:
-        part: Left as it is.
-        call: Its output in eval mode for one input.
-
-    Raises:
-        ContractViolation: If it does not.
-
-    Example:
-        >>> from toolkit.networks import PatchGANDiscriminator
-        >>> check_modes(PatchGANDiscriminator(filters=4, num_layers=1), lambda net: net(tiny_pixels()))
-    """
+    """In eval mode a part gives the same twice and changes no state."""
     part = duplicate(part).eval()
     before = state_of(part)
-    with law(part, "in eval mode the same input gives the same output") as checked, torch.no_grad():
+    with check(part, "in eval mode the same input gives the same output") as checked, torch.no_grad():
         outputs = []
         for seed in (1, 2):
             with seeded(seed):
                 outputs.append(call(part))
         checked.need(torch.equal(*outputs), needed="equal outputs", got="different ones",
                      do="draw random numbers and keep running values only if self.training")
-    with law(part, "eval mode changes no state") as checked:
+    with check(part, "eval mode changes no state") as checked:
         touched = changes(part, before)
         checked.need(not touched, needed="parameters and buffers as before", got=f"changes of {touched}",
                      do="update running values only if self.training")
 
 
 def check_saving(part: nn.Module, registry: Registry, call: Callable[[nn.Module], Tensor]) -> None:
-    """Rebuilt from its config and loaded, a part gives the same in eval mode.
-
-    Args:
-        part: Left as it is.
-        registry: Of its kind.
-        call: Its output in eval mode for one input.
-
-    Raises:
-        ContractViolation: If it does not.
-
-    Example:
-        >>> from toolkit.networks import PatchGANDiscriminator
-        >>> from toolkit.registry import DISCRIMINATORS
-        >>> net = PatchGANDiscriminator(filters=4, num_layers=1)
-        >>> check_saving(net, DISCRIMINATORS, lambda net: net(tiny_pixels()))
-    """
+    """Rebuilt from its config and loaded, a part gives the same in eval mode."""
     part = duplicate(part).eval()
     other = reloaded(part, registry).eval()
-    with law(part, "saved and loaded, it gives the same") as checked:
+    with check(part, "saved and loaded, it gives the same") as checked:
         checked.need(near(call(other), call(part), rel=1e-6), needed="the output of the part that was saved",
                      got="another one", do="keep all that the output depends on in the constructor's arguments, "
                      "in parameters or in persistent buffers")

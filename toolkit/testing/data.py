@@ -1,8 +1,9 @@
-"""The laws of datasets."""
+"""Checks of datasets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -10,35 +11,34 @@ import torch
 from torch import Tensor
 
 from toolkit.contracts import Dataset
+from toolkit.testing.checks import check, check_type
 from toolkit.testing.components import check_config, duplicate, seeded
-from toolkit.testing.violations import law
 
 
 def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
-    """Hold a dataset to all laws of its contract.
+    """Check that a dataset meets its contract.
 
-    Its modality; samples with pixels (C, T, H, W) float32 in [-1, 1] and a key; a length that stays; and the same
-    samples under the same seed, by which a run is resumed.
+    Its modality; samples with pixels (C, T, H, W) float32 in [-1, 1] of its ``sample_size`` and a key; a length that
+    stays; the same samples under the same seed, by which a run is resumed; shares of readers that make up the whole.
 
     Args:
         dataset: Built, map-style or iterable, with at least one sample; it is copied, never changed.
         num_samples: How many to look at, evenly spaced if it has a length, else the first ones.
 
     Raises:
-        ContractViolation: At the first law that is broken.
+        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.data import Images
         >>> check_dataset(Images(size=32, train=False), num_samples=1)   # of the sample clips
     """
     dataset = duplicate(dataset)
-    with law(dataset, "it is a Dataset of images or videos") as checked:
-        checked.need(isinstance(dataset, Dataset), needed="an instance of toolkit.Dataset",
-                     got=f"{type(dataset).__mro__}", do="derive the class from it")
+    check_type(dataset, Dataset)
+    with check(dataset, "it has images or videos") as checked:
         checked.need(dataset.modality in ("image", "video"), needed="modality 'image' or 'video'",
                      got=f"{dataset.modality!r}", do="set it on the class")
     check_config(dataset)
-    with law(dataset, "it is map-style or iterable, as torch's datasets are",
+    with check(dataset, "it is map-style or iterable, as torch's datasets are",
              do="write __len__ and __getitem__, or __iter__") as checked:
         counted, iterable = hasattr(dataset, "__len__"), hasattr(type(dataset), "__iter__")
         checked.need((counted and hasattr(dataset, "__getitem__")) or iterable,
@@ -51,15 +51,33 @@ def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
     samples = _samples(dataset, num_samples)
     for sample in samples:
         _check_sample(dataset, sample)
-    with law(dataset, "under the same seed it gives the same samples") as checked:
+    with check(dataset, "under the same seed it gives the same samples") as checked:
         for first, second in zip(samples, _samples(dataset, num_samples), strict=True):
             checked.need(first["key"] == second["key"] and torch.equal(first["pixels"], second["pixels"]),
                          needed=f"sample {first['key']!r} again", got=f"{second['key']!r} or other pixels",
                          do="draw from torch's global generator, by which a run is seeded and resumed")
+    _check_shares(dataset)
+
+
+def _check_shares(dataset: Dataset) -> None:
+    """Of an iterable data set of few samples; one without an end is compared at its beginning."""
+    with check(dataset, "the shares of its readers are the data set", do="correct shard(index, count)") as checked:
+        shares = [duplicate(dataset).shard(index=index, count=2) for index in range(2)]
+        if shares != [None, None]:
+            counts = [Counter(sample["key"] for sample in islice(_read(share), 100)) for share in (dataset, *shares)]
+            whole, joined = counts[0], counts[1] + counts[2]
+            checked.need(whole.total() == 100 or joined == whole, needed=f"the keys {sorted(whole)[:3]}, ...",
+                         got=f"{sorted(joined)[:3]}, ..., {joined.total()} instead of {whole.total()}",
+                         do="let shard return a Dataset of every sample that is this reader's")
+
+
+def _read(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    with seeded(0):
+        yield from iter(dataset)
 
 
 def _samples(dataset: Dataset, count: int) -> Sequence[dict[str, Any]]:
-    with law(dataset, "its samples can be read"), seeded(0):
+    with check(dataset, "its samples can be read"), seeded(0):
         if hasattr(type(dataset), "__iter__"):
             return list(islice(iter(dataset), count))
         last = len(dataset) - 1
@@ -67,7 +85,7 @@ def _samples(dataset: Dataset, count: int) -> Sequence[dict[str, Any]]:
 
 
 def _check_sample(dataset: Dataset, sample: Any) -> None:
-    with law(dataset, 'samples are {"pixels": (C, T, H, W) float32 in [-1, 1], "key": str}') as checked:
+    with check(dataset, 'samples are {"pixels": (C, T, H, W) float32 in [-1, 1], "key": str}') as checked:
         checked.need(isinstance(sample, dict) and {"pixels", "key"} <= sample.keys(),
                      needed='a dict with "pixels" and "key"',
                      got=f"{sorted(sample) if isinstance(sample, dict) else type(sample).__name__}",
@@ -82,5 +100,8 @@ def _check_sample(dataset: Dataset, sample: Any) -> None:
         checked.need(bool(pixels.numel()) and bool((pixels.abs() <= 1).all()), needed="pixels in [-1, 1]",
                      got=f"{pixels.min().item():.4g} to {pixels.max().item():.4g}" if pixels.numel() else shown,
                      do="convert by pixels / 127.5 - 1, and clamp after a resize")
+        size = dataset.sample_size
+        checked.need(size is None or tuple(pixels.shape[1:]) == tuple(size), needed=f"its sample_size {size}",
+                     got=f"{tuple(pixels.shape[1:])}", do="correct sample_size, None if samples differ")
         checked.need(dataset.modality == "video" or pixels.shape[1] == 1, needed="one frame, as modality is 'image'",
                      got=f"{pixels.shape[1]}", do="set modality to 'video'")

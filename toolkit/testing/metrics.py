@@ -1,4 +1,4 @@
-"""The laws of metrics."""
+"""Checks of metrics."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from toolkit.contracts import Metric
+from toolkit.contracts import Column, Metric
+from toolkit.testing.checks import Check, check, check_type
 from toolkit.testing.components import Size, check_config, duplicate, seeded, tiny_pixels
 from toolkit.testing.processes import on_two_processes
-from toolkit.testing.violations import Law, law
 
 Batch = dict[str, Tensor]
 Scores = dict[str, float]
@@ -20,10 +20,11 @@ Scores = dict[str, float]
 def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int | None = None,
                  num_codebooks: int | None = None, tolerance: float = 1e-6,
                  processes: Sequence[int] = (1, 2)) -> None:
-    """Hold a metric to all laws of its contract.
+    """Check that a metric meets its contract.
 
-    Finite scores, named as in ``higher_is_better``, of which a perfect reconstruction has the better ones; two
-    updates count as one with the joined batch; computing changes nothing; resetting forgets; if it can be merged,
+    Finite scores, named as in ``higher_is_better`` and ``columns``, of which a perfect reconstruction has the better
+    ones; two updates count as one with the joined batch; computing changes nothing; resetting forgets; another's
+    ``target_state`` gives the same scores; if it can be merged,
     merging equals joint updates and leaves the metrics as they were; two processes that share the data report what
     one with all of it does.
 
@@ -36,37 +37,37 @@ def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int
         processes: With 2 among them, two real processes share the data.
 
     Raises:
-        ContractViolation: At the first law that is broken.
+        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.metrics import PSNR
         >>> check_metric(PSNR(), processes=(1,))
     """
     with seeded(0):
-        with law(metric, "it is a Metric") as checked:
-            checked.need(isinstance(metric, Metric), needed="an instance of toolkit.Metric",
-                         got=f"{type(metric).__mro__}", do="derive the class from it")
+        check_type(metric, Metric)
         check_config(metric)
         batches = _batches(size, codebook_size or getattr(metric, "codebook_size", 16),
                            num_codebooks or getattr(metric, "num_codebooks", 1))
         joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         metric = duplicate(metric)
-        with law(metric, "resetting forgets everything"):
+        with check(metric, "resetting forgets everything"):
             metric.reset()
-        wanted = _check_scores(metric, [joined])
-        _check_computing(metric, wanted, tolerance)
-        _check_reset(metric, batches[0], joined, wanted, tolerance)
-        _check_direction(metric, joined, wanted)
-        with law(metric, "two updates count as one with the joined batch") as checked:
-            _need_equal(checked, _scores(metric, batches), wanted, tolerance, needed="for three batches the scores of "
-                        "the joined one", do="add sums and counts in float64 and divide in compute only")
+        expected = _check_scores(metric, [joined])
+        _check_computing(metric, expected, tolerance)
+        _check_reset(metric, batches[0], joined, expected, tolerance)
+        _check_direction(metric, joined, expected)
+        with check(metric, "two updates count as one with the joined batch") as checked:
+            _need_equal(checked, _scores(metric, batches), expected, tolerance,
+                        needed="for three batches the scores of the joined one",
+                        do="add sums and counts in float64 and divide in compute only")
+        _check_target_state(metric, joined, expected, tolerance)
         if type(metric).merged is not Metric.merged:
-            _check_merging(metric, batches, wanted, tolerance)
+            _check_merging(metric, batches, expected, tolerance)
         if 2 in processes:
-            with law(metric, "two processes that share the data report what one does") as checked:
+            with check(metric, "two processes that share the data report what one does") as checked:
                 results = on_two_processes(checked, _share, [(metric, batches[:1]), (metric, batches[1:])])
                 for rank, found in enumerate(results):
-                    _need_equal(checked, found, wanted, tolerance, needed=f"in process {rank} the scores of all data",
+                    _need_equal(checked, found, expected, tolerance, needed=f"in process {rank} the scores of all data",
                                 do="add up sums and counts over processes in compute, not their quotients")
 
 
@@ -94,28 +95,33 @@ def _share(share: tuple[Metric, list[Batch]]) -> Scores:
 
 
 def _check_scores(metric: Metric, batches: list[Batch]) -> Scores:
-    with law(metric, "update takes target, reconstruction and indices, and leaves them as they are") as checked:
+    with check(metric, "update takes target, reconstruction and indices, and leaves them as they are") as checked:
         kept = [{name: tensor.clone() for name, tensor in batch.items()} for batch in batches]
         scores = _scores(metric, batches)
         same = all(torch.equal(batch[name], copy[name])
                    for batch, copy in zip(batches, kept, strict=True) for name in copy)
         checked.need(same, needed="tensors as before", got="changed ones", do="use no in-place operation on them")
-    with law(metric, "compute gives finite numbers by name") as checked:
+    with check(metric, "compute gives finite numbers by name") as checked:
         checked.need(isinstance(scores, dict) and all(isinstance(score, float) for score in scores.values()),
                      needed="a dict of floats", got=f"{scores!r}", do="return {name: tensor.item()}")
         checked.need(all(map(math.isfinite, scores.values())), needed="finite scores", got=f"{scores!r}",
                      do="bound what may become infinite, such as the ratio to an error of zero")
-    with law(metric, "higher_is_better names exactly the scores") as checked:
+    with check(metric, "higher_is_better names exactly the scores") as checked:
         better = metric.higher_is_better
         checked.need(isinstance(better, dict) and all(isinstance(way, bool) for way in better.values())
                      and better.keys() == scores.keys(),
                      needed=f"True or False for each of {sorted(scores)}", got=f"{better!r}",
                      do="set higher_is_better on the class")
+    with check(metric, "columns says how tables show its scores", do="use toolkit.Column") as checked:
+        for name, column in metric.columns.items():
+            checked.need(name in scores and isinstance(column, Column), needed=f"a Column of one of {sorted(scores)}",
+                         got=f"{name!r}: {column!r}", do="correct columns")
+            format(column.factor * scores[name], column.format)
     return scores
 
 
 def _check_direction(metric: Metric, batch: Batch, noisy: Scores) -> None:
-    with law(metric, "higher_is_better says which way is better") as checked:
+    with check(metric, "higher_is_better says which way is better") as checked:
         perfect = _scores(metric, [batch | {"reconstruction": batch["target"].clone()}])
         for name, higher in metric.higher_is_better.items():
             gain = (perfect[name] - noisy[name]) * (1 if higher else -1)
@@ -124,24 +130,36 @@ def _check_direction(metric: Metric, batch: Batch, noisy: Scores) -> None:
                          do="correct higher_is_better, or which of target and reconstruction is which")
 
 
-def _check_computing(metric: Metric, wanted: Scores, tolerance: float) -> None:
-    with law(metric, "computing changes nothing") as checked:
-        _need_equal(checked, metric.compute(), wanted, tolerance, needed="the same scores a second time",
+def _check_computing(metric: Metric, expected: Scores, tolerance: float) -> None:
+    with check(metric, "computing changes nothing") as checked:
+        _need_equal(checked, metric.compute(), expected, tolerance, needed="the same scores a second time",
                     do="do not reset, divide or reduce what is kept in compute")
 
 
-def _check_reset(metric: Metric, other: Batch, batch: Batch, wanted: Scores, tolerance: float) -> None:
-    with law(metric, "resetting forgets everything") as checked:
+def _check_reset(metric: Metric, other: Batch, batch: Batch, expected: Scores, tolerance: float) -> None:
+    with check(metric, "resetting forgets everything") as checked:
         metric.update(**other | {"reconstruction": -other["reconstruction"]})
         metric.reset()
         metric.update(**batch)
-        _need_equal(checked, metric.compute(), wanted, tolerance, needed="after reset the scores of a new metric",
+        _need_equal(checked, metric.compute(), expected, tolerance, needed="after reset the scores of a new metric",
                     do="set back all that update adds to in reset")
 
 
-def _check_merging(metric: Metric, batches: list[Batch], wanted: Scores, tolerance: float) -> None:
+def _check_target_state(metric: Metric, batch: Batch, expected: Scores, tolerance: float) -> None:
+    with check(metric, "a metric with another's target_state gives the same scores") as checked:
+        first, second = duplicate(metric), duplicate(metric)
+        _scores(first, [batch])
+        if (state := first.target_state()) is not None:
+            second.reset()
+            second.load_target_state(state)
+            second.update(**batch)
+            _need_equal(checked, second.compute(), expected, tolerance, needed="the scores of the first metric",
+                        do="return all that update keeps of the targets from target_state")
+
+
+def _check_merging(metric: Metric, batches: list[Batch], expected: Scores, tolerance: float) -> None:
     other = batches[0] | {"reconstruction": -batches[0]["reconstruction"]}
-    with law(metric, "merging counts as updating one metric with everything") as checked:
+    with check(metric, "merging counts as updating one metric with everything") as checked:
         parts = [duplicate(metric) for _ in range(len(batches) + 1)]  # the last sees nothing
         for part in parts:
             part.reset()
@@ -152,22 +170,22 @@ def _check_merging(metric: Metric, batches: list[Batch], wanted: Scores, toleran
                      needed="num_samples() of more than 0 for three batches and of 0 for none", got=f"{counts}",
                      do="count samples in update, and set the count back in reset")
         merged = parts[0].merged(parts[1:])
-        _need_equal(checked, merged.compute(), wanted, tolerance, needed="the scores of the joined batch",
+        _need_equal(checked, merged.compute(), expected, tolerance, needed="the scores of the joined batch",
                     do="add up all that update adds to")
         checked.need(merged.num_samples() == sum(counts), needed=f"as many samples as the parts have, {sum(counts)}",
                      got=f"{merged.num_samples()}", do="add up the counts too")
-    with law(metric, "a merged metric and its parts do not change each other") as checked:
+    with check(metric, "a merged metric and its parts do not change each other") as checked:
         merged.update(**other)
         again = parts[0].merged(parts[1:])
-        _need_equal(checked, again.compute(), wanted, tolerance, needed="from the same parts the same scores, after "
+        _need_equal(checked, again.compute(), expected, tolerance, needed="from the same parts the same scores, after "
                     "the first merged metric was updated", do="copy what update changes in place")
         for part in (parts[0], parts[-1]):
             part.update(**other)
-        _need_equal(checked, again.compute(), wanted, tolerance, needed="the same scores after a part was updated",
+        _need_equal(checked, again.compute(), expected, tolerance, needed="the same scores after a part was updated",
                     do="copy what update changes in place")
 
 
-def _need_equal(checked: Law, found: Scores, wanted: Scores, tolerance: float, *, needed: str, do: str) -> None:
-    equal = found.keys() == wanted.keys() and all(
-        math.isclose(found[name], wanted[name], rel_tol=tolerance, abs_tol=1e-9) for name in wanted)
-    checked.need(equal, needed=f"{needed}, {wanted}", got=f"{found}", do=do)
+def _need_equal(checked: Check, found: Scores, expected: Scores, tolerance: float, *, needed: str, do: str) -> None:
+    equal = found.keys() == expected.keys() and all(
+        math.isclose(found[name], expected[name], rel_tol=tolerance, abs_tol=1e-9) for name in expected)
+    checked.need(equal, needed=f"{needed}, {expected}", got=f"{found}", do=do)

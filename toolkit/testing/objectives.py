@@ -1,4 +1,4 @@
-"""The laws of losses: distances, the two sides of a GAN's game, and the weight between them."""
+"""Checks of losses: on reconstructions, adversarial losses, and the weight between the two."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from toolkit.contracts import AdversarialLoss, GeneratorWeight, Loss, TokenizerOutput
 from toolkit.registry import LOSSES
+from toolkit.testing.checks import Check, check
 from toolkit.testing.components import (
     Size,
     changes,
@@ -21,23 +22,23 @@ from toolkit.testing.components import (
     tiny_pixels,
 )
 from toolkit.testing.processes import on_two_processes
-from toolkit.testing.violations import Law, law
 
 LOGITS = ((4,), (4, 1), (4, 1, 2, 3, 3))
 
 
 def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
-    """Hold a loss on reconstructions to all laws of its contract.
+    """Check that a loss on reconstructions meets its contract.
 
-    A finite () float32 whatever the reconstruction's dtype; a gradient at what it is given of the reconstruction,
-    the latents and the codes; no state changed by evaluating it; frozen networks in no checkpoint; saving.
+    A finite () float32 whatever the reconstruction's dtype; a gradient at the reconstruction, the latents or the
+    codes; a gradient at each of its own parameters; no state changed in eval mode; frozen networks in no checkpoint;
+    saving.
 
     Args:
         loss: Built, on any device; it is copied, never changed.
         size: (T, H, W) of the pixels.
 
     Raises:
-        ContractViolation: At the first law that is broken.
+        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.losses import L1
@@ -48,13 +49,16 @@ def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
         for training in (True, False):
             part = duplicate(loss).train(training)
             for dtype in (torch.float32, torch.bfloat16):
-                with law(loss, "it is one finite float32 number") as checked:
+                with check(loss, "it is one finite float32 number") as checked:
                     _need_scalar(checked, part(_output(size, dtype), target))
-            _check_output_gradient(part, _output(size), target)
-        _check_frozen(loss)
+            with check(loss, "the gradient reaches output.reconstruction, or its latents or codes") as checked:
+                output = _output(size)
+                _need_gradient(checked, part(output, target), [output.reconstruction, output.latents, output.codes],
+                               called="reconstruction, the latents or the codes")
+        _check_parameters(loss, _output(size), target)
         part = duplicate(loss).eval()
         before = state_of(part)
-        with law(loss, "eval mode changes no state, and the input stays as it is") as checked:
+        with check(loss, "eval mode changes no state, and the input stays as it is") as checked:
             output, kept = _output(size), target.clone()
             part(output, target)
             touched = changes(part, before)
@@ -65,7 +69,7 @@ def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
 
 
 def check_adversarial_loss(loss: AdversarialLoss) -> None:
-    """Hold a GAN's loss to all laws of its contract.
+    """Check that an adversarial loss meets its contract.
 
     Both sides are a finite () float32 for logits of any shape, with gradients; the discriminator's falls when real
     and fake are told apart, the generator's when the fake passes as real; saving.
@@ -74,7 +78,7 @@ def check_adversarial_loss(loss: AdversarialLoss) -> None:
         loss: Built, on any device; it is copied, never changed.
 
     Raises:
-        ContractViolation: At the first law that is broken.
+        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.losses import Hinge
@@ -85,12 +89,12 @@ def check_adversarial_loss(loss: AdversarialLoss) -> None:
             _check_sides(duplicate(loss).train(), shape)
         part = duplicate(loss).eval()
         high, low = torch.ones(4, 1), -torch.ones(4, 1)
-        with law(loss, "the discriminator's loss is low when real and fake are told apart") as checked:
+        with check(loss, "the discriminator's loss is low when real and fake are told apart") as checked:
             right, wrong = part.discriminator(high, low), part.discriminator(low, high)
             checked.need(bool(right < wrong), needed="a lower loss for real logits 1 and fake ones -1 than the other "
                          "way round", got=f"{right.item():.4g} and {wrong.item():.4g}",
                          do="see which of the two arguments comes first: real, then fake")
-        with law(loss, "the generator's loss is low when its fake passes as real") as checked:
+        with check(loss, "the generator's loss is low when its fake passes as real") as checked:
             passing, caught = part.generator(high), part.generator(low)
             checked.need(bool(passing < caught), needed="a lower loss for fake logits 1 than for -1",
                          got=f"{passing.item():.4g} and {caught.item():.4g}", do="correct the sign")
@@ -98,7 +102,7 @@ def check_adversarial_loss(loss: AdversarialLoss) -> None:
 
 
 def check_generator_weight(weight: GeneratorWeight, *, processes: Sequence[int] = (1, 2)) -> None:
-    """Hold a weight of the generator's side to all laws of its contract.
+    """Check that a weight of the generator's loss meets its contract.
 
     A finite () float32 without a gradient; the losses' graphs stay; no parameter gets a gradient; two processes
     find the same factor.
@@ -108,24 +112,24 @@ def check_generator_weight(weight: GeneratorWeight, *, processes: Sequence[int] 
         processes: With 2 among them, two real processes find the factor of their shares.
 
     Raises:
-        ContractViolation: At the first law that is broken.
+        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.losses import AdaptiveWeight
         >>> check_generator_weight(AdaptiveWeight(), processes=(1,))
     """
     with seeded(0):
-        with law(weight, "it is one finite float32 number without a gradient") as checked:
+        with check(weight, "it is one finite float32 number without a gradient") as checked:
             factor, layer, total = _game(duplicate(weight), slice(None))
             _need_scalar(checked, factor)
             checked.need(not factor.requires_grad, needed="a factor without a gradient", got="one with",
                          do="return factor.detach()")
             checked.need(layer.grad is None, needed="no gradient left at the last layer", got="one",
                          do="use torch.autograd.grad, not backward")
-        with law(weight, "the graphs of both losses stay", do="give torch.autograd.grad retain_graph=True") as checked:
+        with check(weight, "the graphs of both losses stay", do="give torch.autograd.grad retain_graph=True"):
             (factor * total).backward()
         if 2 in processes:
-            with law(weight, "two processes find the same factor") as checked:
+            with check(weight, "two processes find the same factor") as checked:
                 part = duplicate(weight)
                 first, second = on_two_processes(checked, _share_of_game, [(part, slice(0, 2)), (part, slice(2, 4))])
                 checked.need(near(torch.tensor(first), torch.tensor(second)), needed="one factor",
@@ -141,7 +145,7 @@ def _output(size: Size, dtype: torch.dtype = torch.float32) -> TokenizerOutput:
                            latents.detach().sign().requires_grad_(), torch.zeros(2, 1, 4, 4, 1, dtype=torch.int64))
 
 
-def _need_scalar(checked: Law, value: object) -> None:
+def _need_scalar(checked: Check, value: object) -> None:
     shown = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else f"{value!r}"
     checked.need(isinstance(value, Tensor) and value.shape == () and value.dtype == torch.float32,
                  needed="a () float32 tensor", got=shown, do="compute in float32 (x.float()) and take the mean")
@@ -149,7 +153,7 @@ def _need_scalar(checked: Law, value: object) -> None:
                  do="look for the logarithm of zero or a division by zero")
 
 
-def _need_gradient(checked: Law, value: Tensor, at: Sequence[Tensor], *, called: str) -> None:
+def _need_gradient(checked: Check, value: Tensor, at: Sequence[Tensor], *, called: str) -> None:
     """A finite gradient at one of several at least."""
     do = "do not detach, round or convert to numpy on the way"
     checked.need(value.requires_grad, needed="a loss with a gradient", got="one cut off from any", do=do)
@@ -159,18 +163,18 @@ def _need_gradient(checked: Law, value: Tensor, at: Sequence[Tensor], *, called:
                  got="none" if not found else "zeros" if not moving else "NaN or infinity", do=do)
 
 
-def _check_output_gradient(loss: Loss, output: TokenizerOutput, target: Tensor) -> None:
-    with law(loss, "the gradient reaches output.reconstruction, or its latents or codes") as checked:
-        _need_gradient(checked, loss(output, target), [output.reconstruction, output.latents, output.codes],
-                       called="reconstruction, the latents or the codes")
-
-
-def _check_frozen(loss: nn.Module) -> None:
-    with law(loss, "networks that are used and never trained are in no checkpoint") as checked:
-        frozen = {name for name, parameter in loss.named_parameters() if not parameter.requires_grad}
+def _check_parameters(loss: Loss, output: TokenizerOutput, target: Tensor) -> None:
+    frozen = {name for name, parameter in loss.named_parameters() if not parameter.requires_grad}
+    with check(loss, "networks that are used and never trained are in no checkpoint") as checked:
         saved = sorted(frozen & set(loss.state_dict()))
         checked.need(not saved, needed="no frozen parameter in the state_dict",
                      got=f"{len(saved)}, such as {saved[:2]}", do="wrap the network in toolkit.pretrained.Frozen")
+    with check(loss, "its parameters learn: a gradient reaches each of them") as checked:
+        part = duplicate(loss).train()
+        part(output, target).backward()
+        unused = sorted(name for name, one in part.named_parameters() if one.requires_grad and one.grad is None)
+        checked.need(not unused, needed="a gradient at every parameter in every step", got=f"none at {unused[:2]}",
+                     do="use it in forward, make it a buffer, or wrap the network in toolkit.pretrained.Frozen")
 
 
 def _check_sides(loss: AdversarialLoss, shape: tuple[int, ...]) -> None:
@@ -181,9 +185,9 @@ def _check_sides(loss: AdversarialLoss, shape: tuple[int, ...]) -> None:
             # Between -1 and 1, where no known loss is flat.
             real, fake = (tiny_pixels(size=(1, 1, 1), batch=torch.Size(shape).numel(), channels=1, seed=seed)
                           .reshape(shape).to(dtype).requires_grad_() for seed in (1, 2))
-            with law(loss, f"the {name}'s side is one finite float32 number for logits {shape}") as checked:
+            with check(loss, f"the {name}'s side is one finite float32 number for logits {shape}") as checked:
                 _need_scalar(checked, side(real, fake))
-            with law(loss, f"the gradient of the {name}'s side reaches the logits {shape}") as checked:
+            with check(loss, f"the gradient of the {name}'s side reaches the logits {shape}") as checked:
                 _need_gradient(checked, side(real, fake), [fake], called="fake logits")
                 if name == "discriminator":
                     _need_gradient(checked, side(real, fake), [real], called="real logits")

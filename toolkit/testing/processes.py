@@ -18,38 +18,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from toolkit.testing.violations import ContractViolation, Law
+from toolkit.testing.checks import Check, ContractViolation
 
 TIMEOUT = 120.0  # seconds for both processes
 GRACE = 20.0  # seconds for the second, which does as much as the first, once that is done
 
 
-def on_two_processes(law: Law, function: Callable[[Any], Any], shares: Sequence[Any]) -> list[Any]:
+def on_two_processes(check: Check, function: Callable[[Any], Any], shares: Sequence[Any]) -> list[Any]:
     """Call ``function(share)`` in each of two processes of one gloo group; they are kept for the next call.
 
     Torch's generator is seeded with the rank, since processes that train are not to draw alike.
-
-    Args:
-        law: The law that an error breaks.
-        function: Defined at a module's top level.
-        shares: What each process gets.
-
-    Returns:
-        Both results, by rank.
-
-    Raises:
-        ContractViolation: If something cannot be sent, a process fails (with its traceback), or they wait for
-            each other.
-
-    Example:
-        >>> on_two_processes(Law(object(), "a loss is shared"), lambda share: share, [1, 2])
-        Traceback (most recent call last):
-        toolkit.testing.violations.ContractViolation: object breaks the law "a loss is shared": needed a part that ...
     """
     try:
         payloads = [pickle.dumps((function, share)) for share in shares]
     except (pickle.PicklingError, AttributeError, RuntimeError, TypeError) as error:
-        raise law.violation(
+        raise check.violation(
             needed="a part that can be sent to another process", got=f"{type(error).__name__} ({error})",
             do="define the class at the top level of a module and keep no lambda, generator or open file in it; or "
                "check with processes=(1,)") from error
@@ -57,7 +40,7 @@ def on_two_processes(law: Law, function: Callable[[Any], Any], shares: Sequence[
     if _pair is None or _pair.owner != os.getpid():
         _pair = _Pair()
     try:
-        return _pair.ask(law, payloads)
+        return _pair.ask(check, payloads)
     except ContractViolation:
         _close()  # one of them may still be in the middle of it
         raise
@@ -82,54 +65,54 @@ class _Pair:
             self.connections.append(ours)
             self.processes.append(process)
 
-    def ask(self, law: Law, payloads: list[bytes]) -> list[Any]:
+    def ask(self, check: Check, payloads: list[bytes]) -> list[Any]:
         with tempfile.TemporaryDirectory() as folder:
             for rank, payload in enumerate(payloads):
-                self._send(law, rank, pickle.dumps((list(sys.path), folder, payload)))
-            answers = self._answers(law)
+                self._send(check, rank, pickle.dumps((list(sys.path), folder, payload)))
+            answers = self._answers(check)
             for rank in (0, 1):
-                self._send(law, rank, b"both are done")
+                self._send(check, rank, b"both are done")
             for rank, connection in enumerate(self.connections):
                 if connection.poll(GRACE):
-                    self._receive(law, rank)
+                    self._receive(check, rank)
             return answers
 
-    def _answers(self, law: Law) -> list[Any]:
+    def _answers(self, check: Check) -> list[Any]:
         waiting = dict(zip(self.connections, (0, 1), strict=True))
         answers: dict[int, Any] = {}
         deadline = time.monotonic() + TIMEOUT
         while waiting:
             ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise law.violation(
+                raise check.violation(
                     needed="both processes to finish", got=f"process {' and '.join(map(str, waiting.values()))} still "
                     f"waiting after {f'process {next(iter(answers))} was done' if answers else f'{TIMEOUT:g} s'}",
                     do="the processes wait for each other: a collective call is made by one process only; make the "
                        "same calls in the same order on all, whatever their data")
             for connection in ready:
                 rank = waiting.pop(connection)
-                worked, answers[rank] = pickle.loads(self._receive(law, rank))
+                worked, answers[rank] = pickle.loads(self._receive(check, rank))
                 if not worked:
-                    raise law.violation(needed="no error on two processes", got=f"this in process {rank}:\n"
+                    raise check.violation(needed="no error on two processes", got=f"this in process {rank}:\n"
                                         f"{answers[rank]}", do="correct the cause named in its last line")
             deadline = min(deadline, time.monotonic() + GRACE)
         return [answers[0], answers[1]]
 
-    def _send(self, law: Law, rank: int, message: bytes) -> None:
+    def _send(self, check: Check, rank: int, message: bytes) -> None:
         try:
             self.connections[rank].send_bytes(message)
         except OSError as error:
-            raise self._death(law, rank) from error
+            raise self._death(check, rank) from error
 
-    def _receive(self, law: Law, rank: int) -> bytes:
+    def _receive(self, check: Check, rank: int) -> bytes:
         try:
             return self.connections[rank].recv_bytes()
         except (EOFError, OSError) as error:
-            raise self._death(law, rank) from error
+            raise self._death(check, rank) from error
 
-    def _death(self, law: Law, rank: int) -> ContractViolation:
+    def _death(self, check: Check, rank: int) -> ContractViolation:
         self.processes[rank].join(1.0)
-        return law.violation(
+        return check.violation(
             needed="two processes that live", got=f"the end of process {rank} (exit code "
             f"{self.processes[rank].exitcode})", do="let all processes make the same collective calls on tensors of "
             "the same shape and dtype; in a script, call the check under if __name__ == '__main__'")

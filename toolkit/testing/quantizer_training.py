@@ -1,4 +1,4 @@
-"""The laws of quantizers that train: what is saved, what stands still, and two processes that act as one."""
+"""Checks of quantizers in training: what is saved, what stays frozen, and two processes against one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from toolkit.contracts import Quantizer
 from toolkit.contracts.quantizer import Grid
 from toolkit.layers import mean_over_processes
 from toolkit.registry import QUANTIZERS
+from toolkit.testing.checks import Check, check
 from toolkit.testing.components import build_as, changes, duplicate, near, reloaded, seeded, state_of, tiny_latents
 from toolkit.testing.processes import on_two_processes
-from toolkit.testing.violations import Law, law
 
 STEPS, BATCH, LEARNING_RATE = 3, 4, 0.1
 _LATENTS = "gradient of the latents"
@@ -23,23 +23,7 @@ Record = dict[str, Tensor]  # of one step: what was computed and what it left
 
 
 def training_steps(quantizer: Quantizer, batches: Sequence[Tensor], *, share: slice = slice(None)) -> list[Record]:
-    """Train a quantizer as the objective does, by plain gradient descent; gradients are averaged over processes.
-
-    Args:
-        quantizer: In train mode; it is changed.
-        batches: For each step latents (B, d, t, h, w) of all processes.
-        share: Which samples of a batch this process has.
-
-    Returns:
-        For each step "codes", "indices", "loss NAME", "gradient of the latents", "gradient of NAME" and,
-        after the step, "state NAME".
-
-    Example:
-        >>> from toolkit.quantizers import VQ
-        >>> step, = training_steps(VQ(codebook_size=4, dim=2).train(), [tiny_latents(dim=2)])
-        >>> list(step)[:4]
-        ['codes', 'indices', 'loss commitment', 'loss codebook']
-    """
+    """Train a quantizer as the objective does, by plain gradient descent; gradients are averaged over processes."""
     records = []
     for number, batch in enumerate(batches):
         latents = batch[share].clone().requires_grad_()
@@ -66,25 +50,13 @@ def training_steps(quantizer: Quantizer, batches: Sequence[Tensor], *, share: sl
 
 
 def check_frozen(quantizer: Quantizer, grid: Grid) -> None:
-    """With ``frozen`` set on it and its children, a quantizer in train mode changes no state.
-
-    Args:
-        quantizer: Left as it is.
-        grid: (t, h, w) of the latents.
-
-    Raises:
-        ContractViolation: If it does.
-
-    Example:
-        >>> from toolkit.quantizers import VQ
-        >>> check_frozen(VQ(codebook_size=4, dim=2), (1, 2, 2))
-    """
+    """With ``frozen`` set on it and its children, a quantizer in train mode changes no state."""
     part = duplicate(quantizer).train()
     for module in part.modules():
         if isinstance(module, Quantizer):
             module.frozen = True
     before = state_of(part)
-    with law(quantizer, "frozen, it changes no state in train mode") as checked:
+    with check(quantizer, "frozen, it changes no state in train mode") as checked:
         for seed in range(STEPS):
             part(tiny_latents(dim=part.dim, grid=grid, seed=seed))
         touched = changes(part, before)
@@ -94,46 +66,22 @@ def check_frozen(quantizer: Quantizer, grid: Grid) -> None:
 
 
 def check_seeding(quantizer: Quantizer, grid: Grid) -> None:
-    """Under the same seed it trains alike.
-
-    Args:
-        quantizer: Left as it is.
-        grid: (t, h, w) of the latents.
-
-    Raises:
-        ContractViolation: If it does not.
-
-    Example:
-        >>> from toolkit.quantizers import VQ
-        >>> check_seeding(VQ(codebook_size=4, dim=2), (1, 2, 2))
-    """
+    """Under the same seed it trains alike."""
     part, batches = duplicate(quantizer).train(), _batches(quantizer, grid)
-    with law(quantizer, "random numbers of training come from torch's generator") as checked:
+    with check(quantizer, "random numbers of training come from torch's generator") as checked:
         again = _differing(*(_run(part, batches, seed=0) for _ in range(2)))
         checked.need(not again, needed="under the same seed the same training", got=f"other {sorted(again)}",
                      do="draw from torch's global generator, by which a run is seeded and resumed")
 
 
 def check_loading(quantizer: Quantizer, grid: Grid) -> None:
-    """OptimizerState, saved and loaded into a new instance, it gives the same, in eval mode and at the next step.
-
-    Args:
-        quantizer: Left as it is.
-        grid: (t, h, w) of the latents.
-
-    Raises:
-        ContractViolation: If it does not.
-
-    Example:
-        >>> from toolkit.quantizers import VQ
-        >>> check_loading(VQ(codebook_size=4, dim=2), (1, 2, 2))
-    """
+    """OptimizerState, saved and loaded into a new instance, it gives the same, in eval mode and at the next step."""
     part, batches = duplicate(quantizer).train(), _batches(quantizer, grid)
-    with law(quantizer, "it can be trained"), seeded(1):
+    with check(quantizer, "it can be trained"), seeded(1):
         training_steps(part, batches)
     other = reloaded(part, QUANTIZERS)
     do = "keep all that changes in training in parameters or persistent buffers, and every choice in the arguments"
-    with law(quantizer, "saved and loaded, it gives the same") as checked:
+    with check(quantizer, "saved and loaded, it gives the same") as checked:
         with torch.no_grad():
             wanted, found = (one.eval()(batches[0]) for one in (part, other))
         if wanted.indices is not None:
@@ -141,7 +89,7 @@ def check_loading(quantizer: Quantizer, grid: Grid) -> None:
                          got="others", do=do)
         checked.need(near(found.codes, wanted.codes, rel=1e-6), needed="the codes of the one that was saved",
                      got="others", do=do)
-    with law(quantizer, "saved and loaded, it goes on training alike") as checked:
+    with check(quantizer, "saved and loaded, it goes on training alike") as checked:
         results = []
         for one in (part, other):
             with seeded(2):
@@ -155,27 +103,13 @@ def check_processes(quantizer: Quantizer, grid: Grid) -> None:
     """Two processes with half of a batch each train like one with the whole batch.
 
     What differs between two seeds on one process is random, and not compared with the joined batch.
-
-    Args:
-        quantizer: Left as it is.
-        grid: (t, h, w) of the latents.
-
-    Raises:
-        ContractViolation: If they do not.
-
-    Example:
-        >>> from toolkit.quantizers import VQ
-        >>> class Local(VQ): ...   # in no module where another process could find it
-        >>> check_processes(Local(codebook_size=4, dim=2), (1, 2, 2))
-        Traceback (most recent call last):
-        toolkit.testing.violations.ContractViolation: Local breaks ...: needed a part that can be sent to another ...
     """
     # Sent as weights to load, since modules with weight norm and the like cannot be pickled.
     recipe = type(quantizer), quantizer.config, duplicate(quantizer).state_dict()
     part, batches = _again(*recipe), _batches(quantizer, grid)
     joined = _run(part, batches, seed=0)
     random = _differing(joined, _run(part, batches, seed=1))
-    with law(quantizer, "two processes train like one with the joined batch") as checked:
+    with check(quantizer, "two processes train like one with the joined batch") as checked:
         halves = [slice(0, BATCH // 2), slice(BATCH // 2, BATCH)]
         results = on_two_processes(checked, _train_share, [(recipe, batches, half) for half in halves])
         for step, (whole, first, second) in enumerate(zip(joined, *results, strict=True)):
@@ -187,7 +121,7 @@ def _batches(quantizer: Quantizer, grid: Grid) -> list[Tensor]:
 
 
 def _run(quantizer: Quantizer, batches: list[Tensor], *, seed: int) -> list[Record]:
-    with law(quantizer, "it can be trained"), seeded(seed):
+    with check(quantizer, "it can be trained"), seeded(seed):
         return training_steps(duplicate(quantizer), batches)
 
 
@@ -209,7 +143,7 @@ def _differing(one: list[Record], other: list[Record]) -> set[str]:
             if name not in left or name not in right or not near(left[name], right[name], rel=1e-6)}
 
 
-def _compare(checked: Law, step: int, whole: Record, first: Record, second: Record, *, random: set[str]) -> None:
+def _compare(checked: Check, step: int, whole: Record, first: Record, second: Record, *, random: set[str]) -> None:
     """One step of two processes against that of one with the joined batch."""
     chance = bool(random & {"codes", "indices"})  # which then is in every gradient
     for name in whole:  # first what is to be one, as all else follows from it

@@ -1,4 +1,4 @@
-"""The laws of quantizers, on one process; those of training and of two processes are in ``quantizer_training``."""
+"""Checks of quantizers on one process; ``quantizer_training`` checks training and two processes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toolkit.contracts import Quantizer, QuantizerOutput
 from toolkit.contracts.quantizer import Grid
 from toolkit.registry import QUANTIZERS
+from toolkit.testing.checks import Check, check
 from toolkit.testing.components import changes, duplicate, near, rebuild, seeded, state_of, tiny_latents
 from toolkit.testing.quantizer_training import (
     check_frozen,
@@ -20,15 +21,15 @@ from toolkit.testing.quantizer_training import (
     check_seeding,
     training_steps,
 )
-from toolkit.testing.violations import Law, law
 
 GRIDS = ((1, 1, 1), (1, 4, 4), (3, 2, 5))
+_SHAPES = "codes have the latents' shape and dtype, and indices are (B, *positions, G) int64"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtypes: Sequence[torch.dtype] = DTYPES,
                     processes: Sequence[int] = (1, 2)) -> None:
-    """Hold a quantizer to all laws of its contract.
+    """Check that a quantizer meets its contract.
 
     Attributes, config and messages; shapes and dtypes; exact codes of stored indices; indices decided in
     float32; gradients; losses; eval and frozen mode; saving; and two processes that train as one. A quantizer
@@ -42,7 +43,7 @@ def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtyp
         processes: With 2 among them, two real processes are started and train it.
 
     Raises:
-        ContractViolation: At the first law that is broken.
+        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.quantizers import VQ
@@ -82,10 +83,10 @@ def _whole(number: object) -> bool:
 
 
 def _check_attributes(quantizer: Quantizer) -> None:
-    with law(quantizer, "it is a Quantizer") as checked:
+    with check(quantizer, "it is a Quantizer") as checked:
         checked.need(isinstance(quantizer, Quantizer), needed="an instance of toolkit.Quantizer",
                      got=f"{type(quantizer).__mro__}", do="derive the class from it")
-    with law(quantizer, "dim, codebook_size, num_codebooks and digits say what it is",
+    with check(quantizer, "dim, codebook_size, num_codebooks and digits say what it is",
              do="set them in the constructor, after super().__init__()") as checked:
         dim, size, books = quantizer.dim, quantizer.codebook_size, quantizer.num_codebooks
         checked.need(_whole(dim) and dim > 0, needed="dim, an int from 1 on", got=f"{dim!r}", do="set self.dim")
@@ -97,7 +98,7 @@ def _check_attributes(quantizer: Quantizer) -> None:
         fits = all(_whole(digit) and digit > 0 for digit in digits) and math.prod(digits) == size
         checked.need(fits or size == 0, needed=f"digits, ints whose product is the codebook_size {size}",
                      got=f"{digits!r}", do="give the sizes of an index's digits, most significant first")
-    with law(quantizer, "loss_weights has the paper's weight of each loss") as checked:
+    with check(quantizer, "loss_weights has the paper's weight of each loss") as checked:
         weights = quantizer.loss_weights
         checked.need(isinstance(weights, dict) and all(
             isinstance(name, str) and isinstance(weight, int | float) and not isinstance(weight, bool)
@@ -107,7 +108,7 @@ def _check_attributes(quantizer: Quantizer) -> None:
 
 def _check_refusals(quantizer: Quantizer) -> None:
     part, dim = duplicate(quantizer).eval(), quantizer.dim
-    with law(quantizer, "latents that do not fit are refused") as checked:
+    with check(quantizer, "latents that do not fit are refused") as checked:
         for shape in ((2, dim + 1, 1, 4, 4), (2, dim, 4, 4)):
             checked.need_refusal(lambda shape=shape: part(torch.zeros(shape)), of=f"latents {shape}",
                                  do="let Quantizer.forward check them, or check them as it does")
@@ -125,7 +126,7 @@ def _check_shapes(quantizer: Quantizer, latents: Tensor, *, shown: str = "") -> 
     for training in (False, True):
         part, mode = duplicate(quantizer).train(training), "training" if training else "eval"
         given = latents.clone()
-        with law(quantizer, "codes have the latents' shape and dtype, and indices are (B, *positions, G) int64",
+        with check(quantizer, _SHAPES,
                  do="return codes (B, N, d), indices (B, N, G) and a dict from quantize") as checked:
             out = _forward(part, given)
             checked.need(isinstance(out, QuantizerOutput), needed="a QuantizerOutput", got=f"{type(out).__name__}",
@@ -138,7 +139,7 @@ def _check_shapes(quantizer: Quantizer, latents: Tensor, *, shown: str = "") -> 
             checked.need(torch.equal(given, latents), needed="latents that are left as they were",
                          got="changed ones", do="use no in-place operation on the input")
         if quantizer.codebook_size == 0:
-            with law(quantizer, "a continuous bottleneck has no indices") as checked:
+            with check(quantizer, "a continuous bottleneck has no indices") as checked:
                 checked.need(out.indices is None, needed="indices None, as codebook_size is 0",
                              got=f"{type(out.indices).__name__}", do="return None, or set codebook_size")
         else:
@@ -146,7 +147,7 @@ def _check_shapes(quantizer: Quantizer, latents: Tensor, *, shown: str = "") -> 
 
 
 def _check_indices(quantizer: Quantizer, indices: Tensor | None, *, batch: int, grid: Grid, where: str) -> None:
-    with law(quantizer, "codes have the latents' shape and dtype, and indices are (B, *positions, G) int64") as checked:
+    with check(quantizer, _SHAPES) as checked:
         checked.need(isinstance(indices, Tensor), needed=f"a tensor of indices of {where}", got=f"{indices!r}",
                      do="return them from quantize, or set codebook_size = 0 if there are none")
         wanted = (batch, *quantizer.positions(grid), quantizer.num_codebooks)
@@ -154,7 +155,7 @@ def _check_indices(quantizer: Quantizer, indices: Tensor | None, *, batch: int, 
                      needed=f"indices {wanted} of torch.int64 for {where}",
                      got=f"{tuple(indices.shape)} of {indices.dtype}",
                      do="return indices (B, N, G) with .long() from quantize, and let positions(grid) say what N is")
-    with law(quantizer, "indices lie in [0, K)") as checked:
+    with check(quantizer, "indices lie in [0, K)") as checked:
         low, high = int(indices.min()), int(indices.max())
         checked.need(0 <= low and high < quantizer.codebook_size,
                      needed=f"indices in [0, {quantizer.codebook_size}) for {where}", got=f"{low} to {high}",
@@ -164,7 +165,7 @@ def _check_indices(quantizer: Quantizer, indices: Tensor | None, *, batch: int, 
 def _check_gradient(quantizer: Quantizer, latents: Tensor) -> None:
     part, latents = duplicate(quantizer).train(), latents.clone().requires_grad_()
     do = "return codes that depend on z in training, such as straight_through(z, codes)"
-    with law(quantizer, "the codes' gradient reaches the latents in training", do=do) as checked:
+    with check(quantizer, "the codes' gradient reaches the latents in training", do=do) as checked:
         codes = part(latents).codes
         checked.need(codes.requires_grad, needed="codes with a gradient", got="codes cut off from any", do=do)
         gradient, = torch.autograd.grad((codes.float() * tiny_latents(dim=part.dim, grid=tuple(codes.shape[2:]))).sum(),
@@ -181,7 +182,7 @@ def _check_gradient(quantizer: Quantizer, latents: Tensor) -> None:
 
 def _check_losses(quantizer: Quantizer, latents: Tensor) -> None:
     part = duplicate(quantizer)
-    with law(quantizer, "losses are named float32 scalars in training") as checked:
+    with check(quantizer, "losses are named float32 scalars in training") as checked:
         losses = part.train()(latents.clone().requires_grad_()).losses
         checked.need(isinstance(losses, dict), needed="a dict of losses", got=f"{type(losses).__name__}",
                      do="return name -> loss from quantize, {} if there are none")
@@ -194,11 +195,11 @@ def _check_losses(quantizer: Quantizer, latents: Tensor) -> None:
                          do="look for the logarithm of zero or a division by zero")
             checked.need(loss.requires_grad, needed=f"a loss {name!r} with a gradient, to latents or parameters",
                          got="one cut off from any", do="detach one side of a distance, not both")
-    with law(quantizer, "each loss has a weight in loss_weights, and each weight a loss") as checked:
+    with check(quantizer, "each loss has a weight in loss_weights, and each weight a loss") as checked:
         checked.need(losses.keys() == quantizer.loss_weights.keys(),
                      needed=f"losses named as loss_weights, {sorted(quantizer.loss_weights)}", got=f"{sorted(losses)}",
                      do="give each loss that quantize returns in training its paper's weight, and no other")
-    with law(quantizer, "there are no losses in eval mode") as checked:
+    with check(quantizer, "there are no losses in eval mode") as checked:
         losses = part.eval()(latents).losses
         checked.need(losses == {}, needed="{}", got=f"{losses!r}", do="return losses only if self.training")
 
@@ -206,7 +207,7 @@ def _check_losses(quantizer: Quantizer, latents: Tensor) -> None:
 def _trained(quantizer: Quantizer, grid: Grid) -> Quantizer:
     """A copy after a few steps of training, in eval mode: what it learned from data is there."""
     part = duplicate(quantizer).train()
-    with law(quantizer, "it can be trained"), seeded(1):
+    with check(quantizer, "it can be trained"), seeded(1):
         training_steps(part, [tiny_latents(dim=part.dim, batch=4, grid=grid, seed=seed) for seed in range(3)])
     return part.eval()
 
@@ -214,13 +215,13 @@ def _trained(quantizer: Quantizer, grid: Grid) -> Quantizer:
 def _check_stored_indices(quantizer: Quantizer, latents: Tensor) -> None:
     grid = tuple(latents.shape[2:])
     if quantizer.codebook_size == 0:
-        with law(quantizer, "a continuous bottleneck has no codes of indices") as checked:
+        with check(quantizer, "a continuous bottleneck has no codes of indices") as checked:
             checked.need_refusal(
                 lambda: quantizer.codes_from_indices(torch.zeros(1, *grid, 1, dtype=torch.int64), grid),
                 of="any indices", do="leave codes_from_indices to Quantizer")
         return
     out = _forward(quantizer, latents)
-    with law(quantizer, "codes_from_indices gives the evaluated codes exactly",
+    with check(quantizer, "codes_from_indices gives the evaluated codes exactly",
              do="let lookup (B, N, G) -> (B, N, d) return what quantize returns for these indices") as checked:
         codes = quantizer.codes_from_indices(out.indices, grid)
         checked.need(codes.shape == latents.shape and codes.dtype == torch.float32,
@@ -236,7 +237,7 @@ def _check_stored_indices(quantizer: Quantizer, latents: Tensor) -> None:
 
 def _check_any_indices(quantizer: Quantizer, indices: Tensor, grid: Grid) -> None:
     """Of the whole codebook, of another integer dtype, and beyond."""
-    with law(quantizer, "every index in [0, K) has a code, and others are refused") as checked:
+    with check(quantizer, "every index in [0, K) has a code, and others are refused") as checked:
         for index in (0, quantizer.codebook_size - 1):
             codes = quantizer.codes_from_indices(torch.full_like(indices, index), grid)
             checked.need(bool(codes.isfinite().all()), needed=f"finite codes of index {index}", got="NaN or infinity",
@@ -258,7 +259,7 @@ def _check_float32(quantizer: Quantizer, grid: Grid, dtypes: Sequence[torch.dtyp
     for dtype in dtypes:
         latents = tiny_latents(dim=quantizer.dim, batch=32, grid=grid, seed=5).to(dtype)
         wanted = _forward(quantizer, latents.float())
-        with law(quantizer, "indices are decided in float32") as checked:
+        with check(quantizer, "indices are decided in float32") as checked:
             found = {f"latents of {dtype}": _forward(quantizer, latents)}
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 found |= {f"latents of {dtype} under autocast": _forward(quantizer, latents)}
@@ -284,7 +285,7 @@ class _HalfPrecision(TorchDispatchMode):
 
 def _check_precision(quantizer: Quantizer, latents: Tensor) -> None:
     quantizer = duplicate(quantizer).float()
-    with law(quantizer, "indices are decided in float32") as checked:
+    with check(quantizer, "indices are decided in float32") as checked:
         with _HalfPrecision() as halves:
             _forward(quantizer, latents)
         checked.need(not halves.seen, needed="no operation in half precision on float32 latents",
@@ -292,7 +293,7 @@ def _check_precision(quantizer: Quantizer, latents: Tensor) -> None:
                      do="compute distances, digits and codes in float32, outside autocast")
 
 
-def _need_equal(checked: Law, out: QuantizerOutput, wanted: QuantizerOutput, dtype: torch.dtype, *, needed: str,
+def _need_equal(checked: Check, out: QuantizerOutput, wanted: QuantizerOutput, dtype: torch.dtype, *, needed: str,
                 do: str) -> None:
     if wanted.indices is not None:
         wrong = out.indices != wanted.indices
@@ -304,7 +305,7 @@ def _need_equal(checked: Law, out: QuantizerOutput, wanted: QuantizerOutput, dty
 def _check_eval(quantizer: Quantizer, latents: Tensor) -> None:
     quantizer = duplicate(quantizer)
     before = state_of(quantizer)
-    with law(quantizer, "in eval mode the same latents give the same output") as checked:
+    with check(quantizer, "in eval mode the same latents give the same output") as checked:
         outputs = []
         for seed in (1, 2):
             with seeded(seed):
@@ -316,7 +317,7 @@ def _check_eval(quantizer: Quantizer, latents: Tensor) -> None:
             checked.need(torch.equal(first.indices, second.indices), needed="equal indices", got="different ones",
                          do="draw random numbers and move running values only if self.training")
             quantizer.codes_from_indices(first.indices, tuple(latents.shape[2:]))
-    with law(quantizer, "eval mode changes no state") as checked:
+    with check(quantizer, "eval mode changes no state") as checked:
         touched = changes(quantizer, before)
         checked.need(not touched, needed="parameters and buffers as before", got=f"changes of {touched}",
                      do="update running values only if self.training")
@@ -330,7 +331,7 @@ def _check_layouts(quantizer: Quantizer, latents: Tensor) -> None:
         "every other entry": lambda: latents.repeat_interleave(2, dim=4)[..., ::2],
     }
     for name, layout in layouts.items():
-        with law(quantizer, "the latents' memory layout does not matter",
+        with check(quantizer, "the latents' memory layout does not matter",
                  do="use reshape or einops, which view does not replace") as checked:
             _need_equal(checked, _forward(quantizer, layout()), wanted, latents.dtype,
                         needed=f"with {name} the result of contiguous latents", do="use reshape or einops, never "
@@ -339,7 +340,7 @@ def _check_layouts(quantizer: Quantizer, latents: Tensor) -> None:
 
 def _check_batch(quantizer: Quantizer, latents: Tensor) -> None:
     do = "use no statistic of the batch in eval mode; keep running ones from training as buffers"
-    with law(quantizer, "in eval mode a sample's result does not depend on the rest of its batch") as checked:
+    with check(quantizer, "in eval mode a sample's result does not depend on the rest of its batch") as checked:
         joined = _forward(quantizer, latents)
         for number in range(len(latents)):
             others = 10 * latents + 3

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich import progress as rich
 
-from toolkit.data.reading.progress import terminal_bar
+from toolkit.io.progress import terminal_bar
 from toolkit.tokens.tokenizing import Progress
 
 

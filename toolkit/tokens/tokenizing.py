@@ -15,7 +15,7 @@ from torch import Tensor
 
 from toolkit.contracts import DataError
 from toolkit.data.reading.media import MAX_FRAMES, Media, frames_per_chunk, open_media
-from toolkit.io.prefetch import read_ahead
+from toolkit.io.prefetch import prefetch
 from toolkit.tokenizer import Tokenizer
 from toolkit.tokens.plan import Input
 
@@ -128,7 +128,7 @@ class Tokenizing:
                 reading does.
         """
         images: list[tuple[Tokens, Tensor]] = []
-        with closing(read_ahead(samples, self._read, num_workers=self.num_workers,
+        with closing(prefetch(samples, self._read, num_workers=self.num_workers,
                                 num_ahead=2 * self.batch_size)) as coming:
             for sample, pieces in self.progress.waiting(coming):
                 pieces = self.progress.waiting(pieces)

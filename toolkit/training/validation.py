@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -10,9 +11,10 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from toolkit.baselines.untrained import MeanColour, Thumbnail, bits_per_cell
-from toolkit.contracts import Metric
+from toolkit.baselines import MeanColour, Thumbnail
+from toolkit.contracts import Column, Metric
 from toolkit.data import Batch
+from toolkit.metrics.columns import heading, registered_columns
 from toolkit.tokenizer import Tokenizer
 
 Codec = Callable[[Tensor], tuple[Tensor, Tensor | None]]
@@ -119,8 +121,24 @@ def target_states(blocks: list[list[Metric]]) -> dict[int, list[dict[str, Tensor
         >>> target_states([[PSNR(), PSNR()]])   # one metric in two blocks; it keeps nothing of the targets
         {0: [None], 1: [None]}
     """
-    return {number: [metric.target_state() if hasattr(metric, "target_state") else None for metric in metrics]
+    return {number: [metric.target_state() for metric in metrics]
             for number, metrics in enumerate(zip(*blocks, strict=True))}
+
+
+def bits_per_pixel(tokenizer: Tokenizer, size: tuple[int, int, int]) -> float | None:
+    """Rate of a tokenizer on pixels (T, H, W), counted from its indices; None for a continuous one.
+
+    Example:
+        >>> from toolkit import build_tokenizer, load_config
+        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer)
+        >>> bits_per_pixel(tokenizer, (1, 8, 8))   # one position of 18 bits
+        0.28125
+    """
+    if not tokenizer.codebook_size:
+        return None
+    positions = tokenizer.quantizer.positions(tokenizer.grid(size))
+    bits = math.prod(positions) * tokenizer.num_codebooks * math.log2(tokenizer.codebook_size)
+    return bits / math.prod(size)
 
 
 def baseline_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],
@@ -128,7 +146,7 @@ def baseline_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]]
     """Scores of two untrained codecs to stand beside a tokenizer's, the thumbnail with its grid and bits.
 
     Args:
-        tokenizer: Whose stride and codebook count; a continuous one has no anchors.
+        tokenizer: Its grid and rate count; a continuous one has no baselines.
         batches: Makes a fresh pass over the validation set.
         make_metrics: Codec -> fresh metrics for it.
 
@@ -148,28 +166,25 @@ def baseline_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]]
     own = [tuple(batch.pixels.shape[2:]) for batch in islice(batches(), 1)]
     size, *_ = gather_object(own)  # a process may have no batch
     grid = tokenizer.grid(size)
-    bits = bits_per_cell(tokenizer.codebook_size, tokenizer.num_codebooks,
-                         positions=tokenizer.quantizer.positions(grid), grid=grid)
-    codecs = {"thumbnail": Thumbnail(stride=tokenizer.stride, bits=bits), "mean colour": MeanColour()}
+    thumbnail = Thumbnail(bits_per_pixel=bits_per_pixel(tokenizer, size), size=size, grid=grid,
+                          first_frame_alone=tokenizer.encoder.first_frame_alone)
+    codecs = {"thumbnail": thumbnail, "mean colour": MeanColour()}
     return {name: evaluate(codec, batches(), make_metrics(codec)) for name, codec in codecs.items()}
 
 
-COLUMNS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "bits_per_pixel": "bits/pixel", "codebook_usage": "codebook usage"}
-
-
 def score_rows(codecs: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
-    """Scores of codecs as a header and rows of text, other metrics' columns last.
+    """Scores of codecs as a header and rows of text: the columns that their metrics declare.
 
     Example:
         >>> score_rows({"thumbnail": {"psnr": 18.571, "bits_per_pixel": 0.0827}})
         (['', 'PSNR (dB)', 'bits/pixel'], [['thumbnail', '18.57', '0.0827']])
     """
-    names = {name for scores in codecs.values() for name in scores}
-    others = sorted(name for name in names - COLUMNS.keys() if not name.startswith("codebook"))
-    columns = [name for name in [*COLUMNS, *others] if name in names]
-    rows = [[codec, *(f"{scores[name]:.4g}" if name in scores else "-" for name in columns)]
-            for codec, scores in codecs.items()]
-    return ["", *(COLUMNS.get(name, name) for name in columns)], rows
+    names = dict.fromkeys(name for scores in codecs.values() for name in scores)
+    declared = registered_columns()
+    columns = {name: declared.get(name, Column(name)) for name in names if name in declared or "codebook" not in name}
+    rows = [[codec, *(format(scores[name] * column.factor, column.format) if name in scores else "-"
+                      for name, column in columns.items())] for codec, scores in codecs.items()]
+    return ["", *(heading(column) for column in columns.values())], rows
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

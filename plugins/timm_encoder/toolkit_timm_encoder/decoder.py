@@ -7,7 +7,15 @@ from functools import partial
 from torch import Tensor, nn
 
 from toolkit import Decoder
-from toolkit.layers import CausalConv3d, DepthToSpaceUpsample, FrameGroupNorm, ResBlock, StreamCache, run_block
+from toolkit.layers import (
+    CausalConv3d,
+    DepthToSpaceUpsample,
+    FrameGroupNorm,
+    ResBlock,
+    StreamCache,
+    norm_silu_conv,
+    run_block,
+)
 
 
 class TimmDecoder(Decoder):
@@ -59,4 +67,4 @@ class TimmDecoder(Decoder):
         x = self.conv_in(codes)
         for block, upsample in zip(self.blocks, [*self.upsamples, nn.Identity()], strict=True):
             x = upsample(run_block(block, x, activation_checkpointing=self.activation_checkpointing))
-        return self.conv_out(x, norm=self.norm_out)
+        return norm_silu_conv(self.norm_out, self.conv_out, x)

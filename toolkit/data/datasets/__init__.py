@@ -1,3 +1,3 @@
-"""Datasets, one kind of source per file."""
+"""The built-in datasets: what a sample is."""
 
 __all__ = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -12,49 +13,32 @@ import torch.utils.data
 from torch import Tensor
 
 from toolkit.contracts import DataError, Dataset
-from toolkit.data.datasets.images import IMAGE_SUFFIXES, image_frame
-from toolkit.data.datasets.videos import Clipping
-from toolkit.data.loading.sampling import mix, seeded
-from toolkit.data.reading.files import about, list_files
+from toolkit.data.reading.clips import Clipping
+from toolkit.data.reading.files import list_files, path_in_errors
+from toolkit.data.reading.images import IMAGE_SUFFIXES, image_frame
 from toolkit.data.reading.tar import Member, index_tar
 from toolkit.data.reading.transforms import Framing
 from toolkit.data.reading.video_file import VIDEO_SUFFIXES, VideoFile
+from toolkit.data.seeding import mix, seeded
 from toolkit.registry import DATASETS
 
 
 class Shards(Dataset, torch.utils.data.IterableDataset):
-    """Samples from uncompressed tars, each read from its place in the file: nothing is unpacked.
+    """Samples from uncompressed tars, each read from its offset in the file: nothing is unpacked.
 
-    A pass has every sample once, over all readers. The shards of a pass, laid end to end, are cut into as many
-    equal lengths as there are readers, so a reader opens few shards, and where there are fewer shards than readers
-    these share one.
+    All readers together read every sample once per pass. The shards of a pass, laid end to end, are cut into
+    one segment per reader, all of equal length: a reader opens few shards, and readers share a shard where
+    there are more readers than shards.
 
-    Training draws the order of the shards, and of the samples within each, anew in every pass. Samples of one
-    shard stay together, so they should have been written in no particular order. Evaluation keeps the order of
+    Training draws a new order of the shards, and of the samples within each, in every pass. Samples of one
+    shard stay together, so they should have been written in random order. Evaluation keeps the order of
     the files.
 
-    A subclass has a ``modality``, the ``suffixes`` of its files, a ``framing``, and says how a file becomes frames.
+    A subclass sets ``modality``, the ``suffixes`` of its files, ``framing`` and ``sample_size``, and writes ``frames``.
 
     Args:
-        path: Tars, as :func:`toolkit.data.reading.files.list_files` has them.
+        path: Tars, as in :func:`toolkit.data.reading.files.list_files`.
         train: Random order.
-
-    Example:
-        >>> import io, tarfile, tempfile
-        >>> class Bytes(Shards):   # a file's bytes as grey pixels
-        ...     modality, suffixes, framing = "image", (".raw",), Framing(size=2)
-        ...     def frames(self, content, *, name):
-        ...         return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(1, 2, 2, 1).expand(1, 2, 2, 3)
-        >>> path = os.path.join(tempfile.mkdtemp(), "a.tar")
-        >>> with tarfile.open(path, "w") as tar:
-        ...     for number in range(3):
-        ...         member = tarfile.TarInfo(f"{number}.raw")
-        ...         member.size = 4
-        ...         tar.addfile(member, io.BytesIO(bytes([number] * 4)))
-        >>> dataset = Bytes(path=path, train=False)
-        >>> dataset.shard(index=1, count=2)   # the second of two readers
-        >>> [sample["key"][-5:] for sample in dataset]
-        ['1.raw', '2.raw']
     """
 
     suffixes: tuple[str, ...]
@@ -66,21 +50,24 @@ class Shards(Dataset, torch.utils.data.IterableDataset):
 
     @abstractmethod
     def frames(self, content: bytes, *, name: str) -> Sequence[Tensor]:
-        """T frames (H, W, 3) uint8 of a file; a DataError calls it ``name``."""
+        """T frames (H, W, 3) uint8 of a file; ``name`` is its path in error messages."""
 
-    def shard(self, *, index: int, count: int) -> None:
-        """Keep one of ``count`` shares of every pass that begins from now on."""
-        self.index, self.count = index, count
+    def shard(self, index: int, count: int) -> Shards:
+        """A copy that reads share ``index`` of ``count`` of every pass."""
+        reader = copy.copy(self)
+        reader.index, reader.count = index, count
+        return reader
 
     def __iter__(self) -> ShardIterator:
         return ShardIterator(self)
 
 
 class ShardIterator:
-    """One reader's share of a pass; a shard's headers are read when its turn comes, and again after a resume.
+    """One reader's share of a pass, whose position can be saved and loaded (torchdata's ``Stateful``).
 
-    An unreadable sample or shard raises a DataError, and the next call goes on behind it. The order, and what a
-    sample draws, follow from torch's global generator as it is at construction, whoever reads the sample.
+    The headers of a shard are read when reading reaches it, and again after a resume. An unreadable sample or
+    shard raises a DataError, and the next call continues after it. The order, and the random numbers of a
+    sample, follow from torch's global generator at construction; they do not depend on the number of readers.
     """
 
     def __init__(self, dataset: Shards):
@@ -89,66 +76,66 @@ class ShardIterator:
         self.seed, self.order = 0, list(range(self.num_shards))
         if dataset.train:
             self.seed, self.order = int(torch.randint(2**62, ())), torch.randperm(self.num_shards).tolist()
-        self.turn, self.taken = self.index * self.num_shards // self.count, 0
-        self._members: list[Member] | None = None  # this reader's share of the shard whose turn it is
+        self.shard, self.done = self.index * self.num_shards // self.count, 0  # place in ``order``, samples read of it
+        self._members: list[Member] | None = None  # this reader's share of the current shard
 
     def __iter__(self) -> ShardIterator:
         return self
 
     def __next__(self) -> dict[str, Tensor | str]:
         """{"pixels": (C, T, H, W) float32 in [-1, 1], "key": tar/member}."""
-        while self.turn * self.count < (self.index + 1) * self.num_shards:
+        while self.shard * self.count < (self.index + 1) * self.num_shards:
             if self._members is None:
-                self._members, self._fault = self._share()
-            if self.taken < len(self._members):
-                self.taken += 1
-                return self._read(self._members[self.taken - 1])
-            self.turn, self.taken, self._members = self.turn + 1, 0, None
-            if self._fault is not None:
-                raise self._fault
+                self._members, self._error = self._share()
+            if self.done < len(self._members):
+                self.done += 1
+                return self._read(self._members[self.done - 1])
+            self.shard, self.done, self._members = self.shard + 1, 0, None
+            if self._error is not None:
+                raise self._error
         raise StopIteration
 
     def _share(self) -> tuple[list[Member], DataError | None]:
-        number = self.order[self.turn]
-        members, fault = index_tar(self.dataset.files[number], suffixes=self.dataset.suffixes)
+        number = self.order[self.shard]
+        members, error = index_tar(self.dataset.files[number], suffixes=self.dataset.suffixes)
         if self.dataset.train:
             generator = torch.Generator().manual_seed(mix(self.seed, "order", number))
             members = [members[place] for place in torch.randperm(len(members), generator=generator).tolist()]
-        # Shards are of length ``count``, readers of length ``num_shards``: both are whole numbers, so no sample
-        # is cut twice or left out.
-        first, last = (min(max(reader * self.num_shards - self.turn * self.count, 0), self.count)
+        # With shards of length ``count`` and segments of length ``num_shards``, all cuts are whole numbers, so no
+        # sample is read twice or skipped.
+        first, last = (min(max(reader * self.num_shards - self.shard * self.count, 0), self.count)
                        for reader in (self.index, self.index + 1))
-        return members[len(members) * first // self.count:len(members) * last // self.count], fault
+        return members[len(members) * first // self.count:len(members) * last // self.count], error
 
     def _read(self, member: Member) -> dict[str, Tensor | str]:
-        number = self.order[self.turn]
+        number = self.order[self.shard]
         file = self.dataset.files[number]
         name = f"{file}/{member.name}"
-        with seeded(mix(self.seed, "sample", number, member.start)), about(name):
+        with seeded(mix(self.seed, "sample", number, member.start)), path_in_errors(name):
             return {"pixels": self.dataset.framing(self.dataset.frames(member.read(file), name=name)), "key": name}
 
     def state_dict(self) -> dict[str, int]:
-        """The position in a pass: which shard of its order, and how many of this reader's samples of it are taken."""
-        return {"shards": self.num_shards, "readers": self.count, "turn": self.turn, "taken": self.taken}
+        """The position in a pass: the place of the current shard in the order, and this reader's samples read of it."""
+        return {"num_shards": self.num_shards, "num_readers": self.count, "shard": self.shard, "done": self.done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was saved, in the same pass.
+        """Continue in the same pass where ``state`` was saved.
 
         Raises:
-            ValueError: If there were other numbers of shards or of readers.
+            ValueError: If the number of shards or of readers differs.
         """
-        if (state["shards"], state["readers"]) != (self.num_shards, self.count):
-            raise ValueError(f"the saved position is in {state['shards']} shards with {state['readers']} readers "
-                             f"(processes times workers), got {self.num_shards} and {self.count}; resume with the "
-                             "shards, processes and num_workers of the run.")
-        self.turn, self.taken, self._members = state["turn"], state["taken"], None
+        if (state["num_shards"], state["num_readers"]) != (self.num_shards, self.count):
+            raise ValueError(f"the saved position is in {state['num_shards']} shards with {state['num_readers']} "
+                             f"readers (processes times workers), got {self.num_shards} and {self.count}; resume with "
+                             "the shards, processes and num_workers of the run.")
+        self.shard, self.done, self._members = state["shard"], state["done"], None
 
 
 @DATASETS.register_module()
 class ImageShards(Shards):
     """Images from tars in webdataset's layout (``KEY.jpg``, ``KEY.json``, ...), as clips of one frame.
 
-    Every process and every worker reads its own part of each pass; the position is saved with a checkpoint.
+    Processes and workers share each pass; the position is saved with a checkpoint.
 
     Args:
         path: Tars: a pattern in braces (``shards-{000..099}.tar``), a folder (searched recursively), a glob, a list
@@ -157,8 +144,8 @@ class ImageShards(Shards):
         train: Random order, crop and flip; False: the order of the files and the centre crop.
 
     Raises:
-        DataError: If there is nothing at ``path``; on reading, if a member is no image or a shard is torn.
-        ValueError: If the numbers do not fit each other.
+        DataError: If there is nothing at ``path``; on reading, if a member is no image or a shard is damaged.
+        ValueError: If a number is out of range.
 
     Example:
         >>> import io, tarfile, tempfile
@@ -183,6 +170,7 @@ class ImageShards(Shards):
         super().__init__(path=path, train=train)
         self.framing = Framing(size=size, short_edge=short_edge, train=train, flip=flip,
                                channel_shuffle=channel_shuffle)
+        self.sample_size = (1, *self.framing.size)
 
     def frames(self, content: bytes, *, name: str) -> Tensor:
         """(1, H, W, 3) uint8."""
@@ -193,8 +181,8 @@ class ImageShards(Shards):
 class VideoShards(Shards):
     """Clips from tars of videos in webdataset's layout (``KEY.mp4``, ``KEY.json``, ...).
 
-    Every process and every worker reads its own part of each pass; the position is saved with a checkpoint. In a
-    pass each video gives one clip; its bytes are held in memory while that is read.
+    Processes and workers share each pass; the position is saved with a checkpoint. Each video gives one clip per
+    pass; its bytes are held in memory while the clip is read.
 
     Args:
         path: Tars: a pattern in braces (``shards-{000..099}.tar``), a folder (searched recursively), a glob, a list
@@ -205,8 +193,8 @@ class VideoShards(Shards):
 
     Raises:
         DataError: If there is nothing at ``path``; on reading, if a member is no video or too short, or a shard is
-            torn.
-        ValueError: If the numbers do not fit each other.
+            damaged.
+        ValueError: If a number is out of range.
 
     Example:
         >>> import tarfile, tempfile
@@ -229,6 +217,7 @@ class VideoShards(Shards):
         self.clipping = Clipping(num_frames=num_frames, frame_stride=frame_stride, fps=fps, train=train)
         self.framing = Framing(size=size, short_edge=short_edge, train=train, flip=flip,
                                channel_shuffle=channel_shuffle)
+        self.sample_size = (num_frames, *self.framing.size)
 
     def frames(self, content: bytes, *, name: str) -> Sequence[Tensor]:
         """T frames (H, W, 3) uint8 of a clip."""

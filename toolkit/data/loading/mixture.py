@@ -1,25 +1,23 @@
-"""Weighted mixtures: which source a training step draws from, the same on every process."""
+"""Weighted mixtures of datasets: the source of each training step, the same on every process."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-import torch.utils.data
-
 from toolkit.contracts import Dataset
-from toolkit.data.loading.sampling import mix
+from toolkit.data.seeding import mix
 
 
 @dataclass
 class Source:
-    """A dataset as a loader reads it.
+    """A dataset and how a loader reads it.
 
     Attributes:
         dataset: Map-style or iterable.
         batch_size: B of one process.
-        weight: Share of the draws, relative to the other sources'.
+        weight: Share of the batches, relative to the other sources'.
         num_workers: Processes that read ahead; 0 reads in the training process.
 
     Raises:
@@ -48,27 +46,17 @@ class Source:
 
     @property
     def is_iterable(self) -> bool:
-        """Whether the dataset is read with ``iter`` rather than by index."""
-        return (isinstance(self.dataset, torch.utils.data.IterableDataset)
-                or not hasattr(self.dataset, "__getitem__"))
+        """Whether the dataset has ``__iter__``; all others are map-style."""
+        return isinstance(self.dataset, Iterable)
 
 
 class Mixture:
-    """The source of every draw, a function of the seed and the draw's number.
+    """The source of every batch, a function of the seed and the batch's number.
 
     Args:
         weights: One per source, not all 0.
         seed: The same on all processes.
-        draws_per_choice: Draws that stay with one source (the micro-batches of one step).
-
-    Raises:
-        ValueError: If no weight is positive.
-
-    Example:
-        >>> mixture = Mixture([1.0, 3.0], seed=0, draws_per_choice=2)
-        >>> draws = [mixture.choice(number) for number in range(4000)]
-        >>> draws[0::2] == draws[1::2], 0.7 < sum(draws) / len(draws) < 0.8
-        (True, True)
+        draws_per_choice: Consecutive batches from one source (the micro-batches of one step).
     """
 
     def __init__(self, weights: Sequence[float], *, seed: int, draws_per_choice: int = 1):
@@ -79,6 +67,6 @@ class Mixture:
         self.seed, self.draws_per_choice = seed, draws_per_choice
 
     def choice(self, draw: int) -> int:
-        """The source's number for the ``draw``-th batch, counted from 0."""
+        """The source's number for batch ``draw``, counted from 0."""
         uniform = mix(self.seed, "choice", draw // self.draws_per_choice) / 2 ** 63
         return next(number for number, edge in enumerate(self.edges) if uniform * self.edges[-1] < edge)

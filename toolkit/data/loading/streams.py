@@ -1,45 +1,30 @@
-"""Iterable datasets, third parties' among them, read in shards with a position that can be saved."""
+"""Iterable datasets, third-party ones included, split over readers, with a position that can be saved."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import torch.utils.data
+from torchdata.stateful_dataloader import Stateful
 
-from toolkit.contracts import DataError
-from toolkit.data.loading.sampling import MAX_TRIES, Attempt, failure, mix, seeded
+from toolkit.contracts import DataError, Dataset
+from toolkit.data.loading.sampling import MAX_TRIES, Attempt, failure
+from toolkit.data.seeding import mix, seeded
 
 
 class StreamSamples(torch.utils.data.IterableDataset):
-    """An iterable dataset, shared out over processes and their workers.
+    """An iterable dataset, split over the readers: the processes times their workers.
 
-    Each of the ``n`` readers (processes times workers) keeps every n-th sample, so the dataset must
-    yield the same order to all of them; it may draw from torch's global generator, which is
-    seeded alike everywhere. A dataset that can skip cheaply offers ``shard(index=, count=)``: it
-    is told its share and keeps all it yields.
+    A dataset whose ``shard`` returns one yields the samples of one reader only. Otherwise each of n readers
+    reads all samples and keeps every n-th, so all must see the same order; the dataset may draw from torch's
+    global generator, which has the same seed in all of them.
 
-    The position is the dataset's or its iterator's own ``state_dict`` if it has one; otherwise the
-    samples already seen are read again on resume.
-
-    Args:
-        dataset: Iterable, samples as the contract has them.
-        seed: Of this source.
-        rank, world_size: This process among all.
-        endless: Start over at the end.
-
-    Example:
-        >>> class Three(torch.utils.data.IterableDataset):
-        ...     def __iter__(self):
-        ...         yield from ({"pixels": torch.zeros(3, 1, 2, 2), "key": str(i)} for i in range(3))
-        >>> stream = StreamSamples(Three(), seed=0, rank=1, world_size=2, endless=False)
-        >>> [attempt.sample["key"] for attempt in stream]
-        ['1']
+    The position is the iterator's ``state_dict`` if it has one (torchdata's ``Stateful``), else the dataset's if
+    that is not None, else the number of samples read, which are read again on resume.
     """
 
-    def __init__(self, dataset: torch.utils.data.IterableDataset, *, seed: int, rank: int = 0,
-                 world_size: int = 1, endless: bool = True):
+    def __init__(self, dataset: Dataset, *, seed: int, rank: int = 0, world_size: int = 1, endless: bool = True):
         self.dataset, self.seed, self.rank = dataset, seed, rank
         self.world_size, self.endless = world_size, endless
 
@@ -48,29 +33,22 @@ class StreamSamples(torch.utils.data.IterableDataset):
 
 
 class StreamIterator:
-    """One reader's pass over a :class:`StreamSamples`; StatefulDataLoader saves its state.
-
-    Example:
-        >>> iterator = iter(StreamSamples([], seed=0))   # a list stands for a dataset
-        >>> iterator.state_dict()
-        {'passes': 0, 'read': 0, 'inner': None}
-    """
+    """One reader of a :class:`StreamSamples`; StatefulDataLoader saves its state."""
 
     def __init__(self, stream: StreamSamples):
         worker = torch.utils.data.get_worker_info()
-        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
+        num_workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
         self.stream = stream
-        self.index = stream.rank * workers + number
-        self.count = stream.world_size * workers
-        self.told = hasattr(stream.dataset, "shard")
-        if self.told:
-            stream.dataset.shard(index=self.index, count=self.count)
-        self.passes, self.read = 0, 0
+        self.index = stream.rank * num_workers + number
+        self.count = stream.world_size * num_workers
+        shard = stream.dataset.shard(self.index, self.count)
+        self.is_sharded, self.dataset = shard is not None, stream.dataset if shard is None else shard
+        self.passes, self.read = 0, 0  # finished passes, samples read of the current one
         self._begin()
 
     def _begin(self) -> None:
         with seeded(mix(self.stream.seed, "pass", self.passes)):
-            self.iterator = iter(self.stream.dataset)
+            self.iterator = iter(self.dataset)
 
     def __iter__(self) -> Iterator[Attempt]:
         return self
@@ -80,7 +58,7 @@ class StreamIterator:
         empty_passes = 0
         while len(failures) < MAX_TRIES:
             try:
-                sample, mine = self._advance()
+                sample, is_mine = self._advance()
             except StopIteration:
                 empty_passes += 1
                 if failures and (not self.stream.endless or empty_passes > MAX_TRIES):
@@ -88,32 +66,28 @@ class StreamIterator:
                 if not self.stream.endless:
                     raise
                 if empty_passes > MAX_TRIES:
-                    raise self._without_share() from None
+                    raise ValueError(f"{self._name} has no sample for reader {self.index} of {self.count} (processes "
+                                     "times workers); set a smaller num_workers, or train on more samples.") from None
                 self.passes, self.read = self.passes + 1, 0
                 self._begin()
-                continue
             except DataError as error:
-                self._refuse_generator(error)
+                if isinstance(self.iterator, Generator):  # an error ends it: the samples after would never be read
+                    raise ValueError(f"{self._name} is iterated by a generator, which an unreadable file ends; skip "
+                                     "such files in it, or return an iterator object whose __next__ can be called "
+                                     "again.") from error
                 if self._is_mine(self.read - 1):
                     failures.append(failure(error))
-                continue
-            if mine:
-                return Attempt(sample, failures)
+            else:
+                if is_mine:
+                    return Attempt(sample, failures)
         return Attempt(None, failures, exhausted=True)
 
-    def _without_share(self) -> ValueError:
-        return ValueError(f"{type(self.stream.dataset).__name__} has no sample for reader {self.index} of {self.count} "
-                          "(processes times workers); set a smaller num_workers, or train on more samples.")
-
-    def _refuse_generator(self, error: DataError) -> None:
-        if inspect.isgenerator(self.iterator):
-            # every pass would end here and the samples behind would never be seen
-            raise ValueError(f"{type(self.stream.dataset).__name__} is iterated by a generator, which an "
-                             "unreadable file ends; skip such files in it, or return an iterator object "
-                             "whose __next__ can be called again.") from error
+    @property
+    def _name(self) -> str:
+        return type(self.dataset).__name__
 
     def _is_mine(self, number: int) -> bool:
-        return self.told or number % self.count == self.index
+        return self.is_sharded or number % self.count == self.index
 
     def _advance(self) -> tuple[dict[str, Any], bool]:
         number = self.read
@@ -121,32 +95,29 @@ class StreamIterator:
             self.read += 1
             return next(self.iterator), self._is_mine(number)
 
-    def _inner(self) -> Any:
-        for holder in (self.iterator, self.stream.dataset):
-            if hasattr(holder, "state_dict") and hasattr(holder, "load_state_dict"):
-                return holder
-        return None
-
     def state_dict(self) -> dict[str, Any]:
-        """Which pass, how many samples of it were read, and the dataset's own state."""
-        inner = self._inner()
-        return {"passes": self.passes, "read": self.read, "inner": inner and inner.state_dict()}
+        """The number of finished passes, of samples read since, and the iterator's or the dataset's own state."""
+        iterator = self.iterator.state_dict() if isinstance(self.iterator, Stateful) else None
+        dataset = self.dataset.state_dict() if iterator is None else None
+        return {"passes": self.passes, "read": self.read, "iterator": iterator, "dataset": dataset}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was saved."""
-        self.passes, self.read = state["passes"], 0
-        if self._inner() is self.stream.dataset:
-            self.stream.dataset.load_state_dict(state["inner"])
+        self.passes, self.read = state["passes"], state["read"]
+        if state["dataset"] is not None:
+            self.dataset.load_state_dict(state["dataset"])
         self._begin()
-        if state["inner"] is not None:
-            if self._inner() is self.iterator:
-                self.iterator.load_state_dict(state["inner"])
-            self.read = state["read"]
-            return
-        while self.read < state["read"]:
+        if state["iterator"] is not None:
+            self.iterator.load_state_dict(state["iterator"])
+        elif state["dataset"] is None:
+            self._skip(state["read"])
+
+    def _skip(self, count: int) -> None:
+        self.read = 0
+        while self.read < count:
             try:
                 self._advance()
-            except DataError:  # it was counted when it was first met
+            except DataError:  # counted when it was first read
                 continue
             except StopIteration:
                 break

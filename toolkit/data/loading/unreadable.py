@@ -1,4 +1,4 @@
-"""Unreadable samples: how many are too many."""
+"""Unreadable samples: the list of their files, and the limit of their share."""
 
 from __future__ import annotations
 
@@ -11,71 +11,64 @@ from toolkit.contracts import DataError
 
 logger = logging.getLogger(__name__)
 
-# The share of unreadable samples is judged as if at least this many had been tried, so that one
-# torn file among the first samples does not end a run.
+# The share is computed as if at least this many samples had been tried, so that one damaged file among the first
+# samples does not end a run.
 MIN_TRIED = 200
-# A report has one line per file, and a tab between its two columns, whatever the files are called.
+# The report has one line per file and a tab between its two columns, whatever the files' names are.
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
-class Faults:
+class UnreadableFiles:
     """Unreadable samples of one process: logged once per file, counted, and limited in share.
 
     Args:
         max_share: Largest share of unreadable samples among those tried; 0 tolerates none.
-        report: A text file that gets a line "path, tab, reason" per unreadable file; several may share it. A
-            path has the bytes of the file's name, but for backslashes, tabs and line breaks, which are escaped as
-            in Python.
+        report: A text file that gets a line "path, tab, reason" per unreadable file; several processes may write to
+            it. A path is written with the bytes of the file's name; backslashes, tabs and line breaks are escaped.
 
     Attributes:
-        unreadable: path -> reason.
+        reasons: path -> error message.
         num_tried: Samples tried.
         num_unreadable: Samples that could not be read; a file counts every time.
-
-    Example:
-        >>> faults = Faults(max_share=0.1)
-        >>> faults.add(failures=[("a.mp4", "torn")], tried=8)
-        >>> faults.unreadable, faults.num_unreadable, faults.num_tried
-        ({'a.mp4': 'torn'}, 1, 8)
     """
 
     def __init__(self, *, max_share: float, report: str | os.PathLike | None = None):
         if not 0.0 <= max_share <= 1.0:
             raise ValueError(f"max_unreadable_share takes a share in [0, 1], got {max_share}.")
         self.max_share, self.report = max_share, None if report is None else Path(report)
-        self.unreadable: dict[str, str] = {}
+        self.reasons: dict[str, str] = {}
         self.num_tried, self.num_unreadable = 0, 0
 
     def add(self, *, failures: Sequence[tuple[str, str]], tried: int) -> None:
-        """Count ``tried`` samples, and those among them that failed."""
+        """Count ``tried`` samples, and (path, error message) of those among them that failed."""
         self.num_tried += tried
         self.num_unreadable += len(failures)
         for path, reason in failures:
-            if path in self.unreadable:
+            if path in self.reasons:
                 continue
-            self.unreadable[path] = reason
-            # a log is text, which such names as the report has are not
+            self.reasons[path] = reason
+            # names that are no UTF-8 cannot be logged as they are
             logger.warning("skipped, unreadable: %s", reason.encode(errors="backslashreplace").decode())
             if self.report is not None:
-                self._list(path, reason)
+                self._write(path, reason)
 
-    def _list(self, path: str, reason: str) -> None:
-        # another loader, another process or the run before a resume may have listed it
+    def _write(self, path: str, reason: str) -> None:
         path, reason = path.translate(ESCAPES), reason.translate(ESCAPES)
-        with self.report.open("a+", encoding="utf-8", errors="surrogateescape") as lines:  # names need not be UTF-8
+        with self.report.open("a+", encoding="utf-8", errors="surrogateescape") as lines:
             lines.seek(0)
+            # another loader, another process or the run before a resume may have listed the file
             if not any(line.startswith(f"{path}\t") for line in lines):
                 lines.write(f"{path}\t{reason}\n")
 
     def check(self) -> None:
-        """Raise DataError, naming the files, if more than ``max_share`` of the samples failed."""
+        """Raise a DataError if more than ``max_share`` of the samples failed."""
         if self.num_unreadable > self.max_share * max(self.num_tried, MIN_TRIED):
             raise self.error(f"more than {self.max_share:.1%} are allowed; repair or remove the files, "
                              "or raise max_unreadable_share")
 
     def error(self, advice: str) -> DataError:
-        """A DataError with the counts and the first files."""
-        reasons = list(self.unreadable.values())
+        """A DataError with the counts and the first ten messages."""
+        reasons = list(self.reasons.values())
         more = f"\n  ... and {len(reasons) - 10} more files" if len(reasons) > 10 else ""
         return DataError(f"{self.num_unreadable} of {self.num_tried} samples are unreadable, {advice}:\n  "
                          + "\n  ".join(reasons[:10]) + more)

@@ -1,10 +1,11 @@
-"""Loader workers that a signal to the whole run leaves alone, and what it means if one is lost."""
+"""Worker processes of a loader: how signals reach them, and what happens when one is lost."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,46 +13,38 @@ from typing import Any
 
 from toolkit.contracts import DataError
 
-# The second while a batch is on its way from a worker that dies; a dataset's own error says where it was caught.
+# The second alternative: a worker died while its batch was in transit. An error of the dataset begins with "Caught".
 LOST = re.compile(r"^RuntimeError: DataLoader worker \(pid.*\) (exited unexpectedly|is killed by signal)"
                   r"|^(EOFError|Connection\w*Error): (?!Caught )")
 
 
-def shield(number: int) -> None:
-    """A ``worker_init_fn``: this worker ends when its parent says so, and not when a terminal or a scheduler does.
+def ignore_outside_signals(worker: int) -> None:
+    """A ``worker_init_fn``: the worker ignores SIGINT, and SIGTERM unless its parent sends it.
 
-    Ctrl-C, ``scancel`` and the like go to all processes of a run. Training answers with a last step and a
+    Ctrl-C, ``scancel`` and the like signal all processes of a run. Training answers with a last step and a
     checkpoint, for which it needs its workers.
-
-    Args:
-        number: Of the worker; not used.
-
-    Example:
-        >>> import torch.multiprocessing as mp
-        >>> worker = mp.get_context("fork").Process(target=lambda: (shield(0), os.kill(os.getpid(), signal.SIGTERM)))
-        >>> worker.start(); worker.join(); worker.exitcode
-        0
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not hasattr(signal, "sigwaitinfo"):  # macOS
+    if sys.platform in ("darwin", "win32"):  # no sigwaitinfo
         return
-    # Python's handlers do not know who sent a signal; waiting for it tells.
+    # Python's handlers do not know the sender of a signal; sigwaitinfo does.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def started(loader: Iterable[Any]) -> Iterator[Any]:
-    """The loader's iterator. That a worker is lost is noticed when its batch is waited for, and not before.
+def _wait_for_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
-    Torch's handler of SIGCHLD raises at once, wherever training happens to be at that moment: in a step, or while a
-    checkpoint is written. The loader finds out by itself, 5 seconds after it began to wait.
 
-    Example:
-        >>> from torch.utils.data import DataLoader
-        >>> next(started(DataLoader([3], batch_size=None)))
-        3
+def start_iterator(loader: Iterable[Any]) -> Iterator[Any]:
+    """The loader's iterator, without torch's SIGCHLD handler.
+
+    The handler would raise in the middle of a training step or of a checkpoint. Without it, the loader notices a
+    lost worker 5 seconds after it began to wait for its batch.
     """
-    if not hasattr(signal, "SIGCHLD"):  # Windows
+    if sys.platform == "win32":  # no SIGCHLD
         return iter(loader)
     before = signal.getsignal(signal.SIGCHLD)
     iterator = iter(loader)
@@ -61,26 +54,13 @@ def started(loader: Iterable[Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def lost_workers_named(*, num_workers: int) -> Iterator[None]:
-    """Torch's error for a worker that is gone, if there are any, as a DataError that says why and what to do.
-
-    Example:
-        >>> with lost_workers_named(num_workers=1):
-        ...     raise RuntimeError("DataLoader worker (pid(s) 9) exited unexpectedly")
-        Traceback (most recent call last):
-        toolkit.contracts.data.DataError: a data worker was lost, got RuntimeError('DataLoader worker ...'), ...
-    """
+def explain_lost_workers(*, num_workers: int) -> Iterator[None]:
+    """Replace torch's error for a lost worker by a DataError with its likely cause and what to do."""
     try:
         yield
     except (RuntimeError, EOFError, ConnectionError) as error:
         if not num_workers or not LOST.search(f"{type(error).__name__}: {error}"):
             raise
-        raise DataError(f"a data worker was lost, got {error!r}, most likely because the system killed it for want of "
-                        "memory; set a smaller num_workers, and go on from the last checkpoint with --resume."
+        raise DataError(f"a data worker was lost, got {error!r}, most likely because the system killed it for lack of "
+                        "memory; set a smaller num_workers, and continue from the last checkpoint with --resume."
                         ) from error
-
-
-def _wait_for_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)

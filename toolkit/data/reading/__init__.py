@@ -1,3 +1,3 @@
-"""Reading and writing media files."""
+"""Media files to frames and pixels, and back."""
 
 __all__ = []

@@ -1,4 +1,4 @@
-"""Where samples come from: folders, list files, globs and single files, as one list of paths."""
+"""Paths of samples: folders, list files, globs and single files as one list."""
 
 from __future__ import annotations
 
@@ -19,66 +19,37 @@ LIST_SUFFIXES = (".txt", ".list")
 
 
 def unreadable(path: str | os.PathLike, problem: str) -> DataError:
-    """A :class:`DataError` that names its file, and carries the name as ``error.path``.
-
-    Args:
-        path: The file.
-        problem: What was needed, what was there instead, and what to do about it.
-
-    Example:
-        >>> error = unreadable("a.mp4", "needed a video stream, got audio only; leave it out.")
-        >>> error, error.path
-        (DataError('a.mp4: needed a video stream, got audio only; leave it out.'), 'a.mp4')
-    """
+    """A :class:`DataError` whose message begins with the path, which is also its ``error.path``."""
     error = DataError(f"{os.fspath(path)}: {problem}")
     error.path = os.fspath(path)
     return error
 
 
 @contextmanager
-def about(path: str | os.PathLike) -> Iterator[None]:
-    """A DataError from what is done with a file's content names the file.
-
-    Example:
-        >>> with about("a.png"):
-        ...     raise DataError("needed a picture, got a line; leave it out.")
-        Traceback (most recent call last):
-        toolkit.contracts.data.DataError: a.png: needed a picture, got a line; leave it out.
-    """
+def path_in_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Add ``path`` to any DataError raised inside that does not name a file yet."""
     try:
         yield
     except DataError as error:
-        if hasattr(error, "path"):
+        if error.path is not None:
             raise
         raise unreadable(path, str(error)) from error
 
 
 def list_files(path: str | os.PathLike | Sequence[str | os.PathLike], *,
                suffixes: tuple[str, ...]) -> list[Path]:
-    """All files that ``path`` stands for, in an order that only names decide.
+    """All files that ``path`` stands for, in an order that depends on their names only.
 
     Args:
-        path: A folder (searched recursively, links followed, hidden names left out, and, with a warning, those
-            that cannot be listed), a list file
-            (``.txt`` or ``.list``: one path per line, relative to the list file; blank lines and
-            those that start with ``#`` are skipped), a glob, a pattern in braces such as
-            ``shard-{000..099}.tar``, all of which must be there, a single file, or a list of those.
-        suffixes: Lower-case endings that count in a folder or a glob. A file that is named singly
+        path: A folder (searched recursively; links are followed, hidden names and folders without permission are
+            skipped), a list file (``.txt`` or ``.list``: one path per line, relative to the list file; blank
+            lines and those that start with ``#`` are skipped), a glob, a pattern in braces such as
+            ``shard-{000..099}.tar``, all of which must exist, a single file, or a list of those.
+        suffixes: Lower-case suffixes to look for in a folder or a glob. A file that is named singly
             or in a list file may have any.
 
     Raises:
-        DataError: If there is nothing at ``path``, or no file of these kinds.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("b.mp4", "a.MP4", "notes.md"):
-        ...     (folder / name).touch()
-        >>> _ = (folder / "some.txt").write_text("# chosen by hand\\nb.mp4\\n")
-        >>> [file.name for file in list_files(folder, suffixes=(".mp4",))]
-        ['a.MP4', 'b.mp4']
-        >>> [file.name for file in list_files(folder / "some.txt", suffixes=(".mp4",))]
-        ['b.mp4']
+        DataError: If there is nothing at ``path``, or no file with these suffixes.
     """
     if not isinstance(path, str | os.PathLike):
         if not path:
@@ -99,20 +70,20 @@ def _expand(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if "{" in str(path) and (names := list(braceexpand(str(path)))) != [str(path)]:
         return [file for name in names for file in _expand(Path(name), suffixes)]
     if glob.has_magic(str(path)):
-        found = (Path(name) for name in sorted(glob.glob(str(path), recursive=True)))
-        return [file for file in found if file.suffix.lower() in suffixes and file.is_file()]
+        matches = (Path(name) for name in sorted(glob.glob(str(path), recursive=True)))
+        return [file for file in matches if file.suffix.lower() in suffixes and file.is_file()]
     raise unreadable(path, "needed a folder, a list file, a glob or a file, got a path that does not "
                            f"exist (working directory {Path.cwd()}); correct it.")
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    def left_out(error: OSError) -> None:
-        logger.warning("left out, a folder that cannot be listed: %s (%s).", error.filename, error.strerror)
+    def warn(error: OSError) -> None:
+        logger.warning("skipped, a folder that cannot be listed: %s (%s).", error.filename, error.strerror)
 
     files, seen = [], set()
-    for root, folders, names in os.walk(folder, onerror=left_out, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=warn, followlinks=True):
         real = os.path.realpath(root)
-        if real in seen:  # a link back up would never end
+        if real in seen:  # a link to a parent folder would never end
             folders.clear()
             continue
         seen.add(real)

@@ -1,13 +1,13 @@
-"""Reading frames of a video by seeking (PyAV).
+"""One video file: its frames from any time on, by seeking (PyAV).
 
-A clip is decoded from the keyframe before it to its last frame, and no further. Seeking is a request,
-not a promise: every landing is checked against the timestamps. Three kinds of files cost more:
-program streams (``.mpg``) give frames other timestamps after a seek, so their packets are read from
-the start but decoded from the keyframe on; files without a duration have their packets counted; raw
-streams without timestamps are decoded from their start.
+A clip is decoded from the keyframe before it to its last frame. A seek may land elsewhere than requested,
+so each one is checked against the timestamps. Three kinds of files take more time: program streams
+(``.mpg``) change timestamps after a seek, so their packets are read from the start but decoded from the
+keyframe on; files without a duration have their packets counted; raw streams without timestamps are
+decoded from their start.
 
-Frames are converted as PyAV does by default (the stream's own matrix, BT.601 if it names none). The
-display matrix' quarter turns are applied, pixel aspect ratios are not.
+Frames are converted as PyAV does by default (the stream's own matrix, BT.601 if it names none). Quarter
+turns of the display matrix are applied, pixel aspect ratios are not.
 """
 
 from __future__ import annotations
@@ -29,23 +29,16 @@ from toolkit.data.reading.files import unreadable
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts",
                   ".wmv", ".flv", ".ogv", ".3gp", ".gif")
-# Seconds to step back where a seek lands too late.
+# Seconds to seek earlier when a seek lands too late.
 SEEK_BACK = (0.0, 0.25, 1.0, 4.0, 16.0)
 NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw streams, whose duration is a guess from the bit rate
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says of its video stream.
+    """Metadata of a video stream: seconds at the first frame, average frames per second, number of frames.
 
-    Attributes:
-        start: Seconds at the first frame; not always 0.
-        fps: Average frames per second.
-        num_frames: Frames; an estimate from the duration where the file does not count them.
-
-    Example:
-        >>> VideoInfo(start=0.0, fps=25.0, num_frames=50).num_frames / 25
-        2.0
+    The number is an estimate from the duration if the file does not count its frames.
     """
 
     start: float
@@ -58,25 +51,16 @@ class VideoFile(AbstractContextManager):
 
     Args:
         source: The file, or all of its bytes.
-        name: What errors call it, and by its ending a hint of its format; None: ``source``, if that is a path.
-        thread_type: PyAV's: "NONE" decodes no frame too many and suits loader workers, "AUTO" is
-            faster for long stretches.
-
-    Raises:
-        DataError: If it is no video, here or while it is read.
+        name: Path for error messages and a hint of the format; None: ``source``, if that is a path.
+        thread_type: PyAV's: "NONE" decodes no extra frames and suits loader workers, "AUTO" is
+            faster for many frames.
 
     Attributes:
         info: :class:`VideoInfo`.
         num_decoded: Frames decoded so far.
 
-    Example:
-        >>> import tempfile
-        >>> from toolkit.data import write_video
-        >>> path = os.path.join(tempfile.mkdtemp(), "grey.mp4")
-        >>> write_video(path, torch.zeros(3, 50, 32, 32), fps=25)
-        >>> with VideoFile(path) as video:
-        ...     video.info, round(next(video.frames_from(1.0))[0], 3)   # the keyframe before it
-        (VideoInfo(start=0.0, fps=25.0, num_frames=50), 0.0)
+    Raises:
+        DataError: If the file is no video, here or while it is read.
     """
 
     def __init__(self, source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None,
@@ -95,16 +79,15 @@ class VideoFile(AbstractContextManager):
         if self._container is not None:
             self._container.close()
         with self._named_errors():
-            # what is written in the title tag must not make a video unreadable
+            # a malformed title tag must not make a video unreadable
             self._container = av.open(self._readable(), metadata_errors="ignore")
         self._stream = self._container.streams.best("video")  # not the cover picture
         if self._stream is None:
             self._container.close()
-            raise unreadable(self.path, "needed a video stream, got none; leave the file out.")
+            raise unreadable(self.path, "needed a video stream, got none; remove the file.")
         if self._stream.codec_context is None:
             self._container.close()
-            raise unreadable(self.path, "needed a codec that FFmpeg knows, got another; convert the file or leave it "
-                                        "out.")
+            raise unreadable(self.path, "needed a codec that FFmpeg knows, got another; convert or remove the file.")
         self._stream.thread_type = self.thread_type
         if self.thread_type == "NONE":
             self._stream.codec_context.thread_count = 1
@@ -113,7 +96,7 @@ class VideoFile(AbstractContextManager):
         if not isinstance(self._source, bytes):
             return os.fspath(self._source)
         file = io.BytesIO(self._source)
-        file.name = os.fspath(self.path)  # FFmpeg looks at the ending
+        file.name = os.fspath(self.path)  # FFmpeg reads the suffix
         return file
 
     @contextmanager
@@ -123,7 +106,7 @@ class VideoFile(AbstractContextManager):
         except (av.FFmpegError, OSError) as error:
             raise unreadable(
                 self.path, f"needed a video that FFmpeg can decode, got {error.strerror or error}; "
-                           "check the file, convert it or leave it out.") from error
+                           "check the file, convert it or remove it.") from error
 
     @property
     def _can_seek(self) -> bool:
@@ -134,29 +117,23 @@ class VideoFile(AbstractContextManager):
         stream, container = self._stream, self._container
         rate = stream.average_rate or stream.guessed_rate or stream.base_rate or 25
         start = float((stream.start_time or 0) * stream.time_base)
-        if not self._can_seek:
+        if not self._can_seek or not (stream.frames or stream.duration or container.duration):
             return VideoInfo(start, float(rate), self._count_packets())
         if stream.frames:
             return VideoInfo(start, float(rate), stream.frames)
-        if stream.duration:
-            seconds = float(stream.duration * stream.time_base)
-        elif container.duration:
-            seconds = container.duration / av.time_base
-        else:
-            return VideoInfo(start, float(rate), self._count_packets())
+        seconds = float(stream.duration * stream.time_base) if stream.duration else container.duration / av.time_base
         return VideoInfo(start, float(rate), max(1, round(seconds * rate)))
 
     def _count_packets(self) -> int:
-        # a live recording has no duration and a program stream a wrong one; packets tell, undecoded
+        # live recordings have no duration and program streams a wrong one; counting packets decodes nothing
         count = sum(1 for packet in self._container.demux(self._stream) if packet.size)
         self._open()
         return count
 
     def frames_from(self, seconds: float | None = None) -> Iterator[tuple[float, av.VideoFrame]]:
-        """(seconds, frame) in presentation order, from a keyframe at or before ``seconds``.
+        """(seconds, frame) in presentation order, from a keyframe at or before ``seconds`` of the stream's clock.
 
-        Args:
-            seconds: On the stream's own clock, which begins at ``info.start``; None is the start.
+        The clock begins at ``info.start``; None is the start.
         """
         if seconds is not None and seconds > self.info.start:
             for frames in self._landings(seconds):
@@ -169,7 +146,7 @@ class VideoFile(AbstractContextManager):
         yield from self._decode(self._container.demux(self._stream), sought=False)
 
     def _landings(self, seconds: float) -> Iterator[Iterator[tuple[float, av.VideoFrame]]]:
-        """Ways to begin before ``seconds``, the cheapest first."""
+        """Frames from some keyframe before ``seconds``, by several ways, the cheapest first."""
         for back in SEEK_BACK if self._can_seek else ():
             if seconds - back <= self.info.start:
                 break
@@ -199,10 +176,10 @@ class VideoFile(AbstractContextManager):
             for frame in (frame for packet in packets for frame in packet.decode()):
                 self.num_decoded += 1
                 if sought and seconds is None and (frame.time is None or not frame.key_frame):
-                    continue  # before the keyframe there is only what lacks its references
-                if frame.is_corrupt:  # the decoder made it up, for want of data
-                    raise unreadable(self.path, "needed whole frames, got damaged ones; check the file, it may be cut "
-                                                "off.")
+                    continue  # frames before the first keyframe lack their references
+                if frame.is_corrupt:  # the decoder filled in missing data
+                    raise unreadable(self.path, "needed whole frames, got damaged ones; check the file, it may be "
+                                                "truncated.")
                 if frame.time is None:
                     seconds = self.info.start if seconds is None else seconds + 1.0 / self.info.fps
                 else:  # guessed timestamps of raw streams may run backwards
@@ -210,14 +187,14 @@ class VideoFile(AbstractContextManager):
                 yield seconds, frame
 
     def times(self, count: int) -> list[float] | None:
-        """Seconds of the first ``count`` frames from the packets alone, or None if they lack some.
+        """Seconds of the first ``count`` frames, read from the packets without decoding, or None if unknown.
 
-        Nothing is decoded. Packets come in decoding order, so a few more are read. A stream that does
-        not begin with a keyframe, or shows frames before it, has packets that become no frame.
+        Packets come in decoding order, so a few more are read. A stream that does not begin with a
+        keyframe, or shows frames before it, has packets without a frame.
         """
         if self._container.format.flags & NO_TIMESTAMPS:
             return None
-        reorder = 32  # at least the frames that any codec may hold back
+        reorder = 32  # at least the largest delay of any codec
         packets = (packet for packet in self._container.demux(self._stream)
                    if packet.size and not packet.is_discard)
         heads = [(packet.pts, packet.is_keyframe) for packet in islice(packets, count + reorder)]
@@ -242,21 +219,15 @@ class VideoFile(AbstractContextManager):
 
 
 def rgb(frame: av.VideoFrame, *, converter: VideoReformatter | None = None) -> Tensor:
-    """A decoded frame -> (H, W, 3) uint8, turned upright, transparency composited on white.
+    """A decoded frame -> (H, W, 3) uint8, upright, transparency composited on white.
 
-    Args:
-        frame: In any pixel format.
-        converter: Kept by the caller for the next frame; to prepare one costs as much as a small frame.
-
-    Example:
-        >>> rgb(av.VideoFrame.from_ndarray(np.zeros((8, 6, 3), np.uint8), format="rgb24")).shape
-        torch.Size([8, 6, 3])
+    Pass one ``converter`` for all frames of a file: creating one costs as much as converting a small frame.
     """
     transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
     layout, channels = ("rgba", 4) if transparent else ("rgb24", 3)
     converted = (converter or VideoReformatter()).reformat(frame, format=layout)
     height, width, plane = converted.height, converted.width, converted.planes[0]
-    # a view: lines may be padded in memory
+    # lines may be padded in memory
     lines = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
     pixels = lines[:, :channels * width].reshape(height, width, channels)
     if transparent:
@@ -266,27 +237,13 @@ def rgb(frame: av.VideoFrame, *, converter: VideoReformatter | None = None) -> T
 
 
 def _on_white(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 4) uint8, the last one opacity -> (H, W, 3)."""
+    """(H, W, 4) uint8, the last channel opacity -> (H, W, 3)."""
     colour, opacity = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
     return ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
 
 
 class RGBFrames(Sequence[Tensor]):
-    """Decoded frames, each turned into RGB when it is asked for: as RGB, 720p takes twice the memory.
-
-    Args:
-        frames: Of one size.
-        path: What errors call their file.
-
-    Raises:
-        DataError: If the frames differ in size.
-
-    Example:
-        >>> black = av.VideoFrame.from_ndarray(np.zeros((8, 6, 3), np.uint8), format="rgb24")
-        >>> frames = RGBFrames([black] * 3, path="black.mp4")
-        >>> len(frames), frames[-1].shape
-        (3, torch.Size([8, 6, 3]))
-    """
+    """Decoded frames of one size, converted to RGB when indexed, which halves the memory of a 720p clip."""
 
     def __init__(self, frames: Sequence[av.VideoFrame], *, path: str | os.PathLike):
         sizes = {(frame.height, frame.width)[::-1 if round(frame.rotation / 90) % 2 else 1] for frame in frames}

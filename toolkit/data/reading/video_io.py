@@ -1,4 +1,4 @@
-"""Videos as tensors: read a stretch, go through one frame by frame, write one (PyAV)."""
+"""Videos as tensors: read frames, iterate over them, write a file (PyAV)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from toolkit.io.atomic_write import atomic_write
 def iter_frames(path: str | os.PathLike, *, start: int = 0, frame_stride: int = 1) -> Iterator[Tensor]:
     """Every ``frame_stride``-th frame of a video from frame ``start`` on, one at a time.
 
-    Frame numbers are exact: the packets' timestamps say where frame ``start`` is, and if the seek
-    does not meet it, the file is decoded from its beginning.
+    Frame numbers are exact: the packets' timestamps locate frame ``start``; if the seek misses it,
+    the file is decoded from its beginning.
 
     Yields:
         (H, W, 3) uint8.
@@ -46,16 +46,16 @@ def iter_frames(path: str | os.PathLike, *, start: int = 0, frame_stride: int = 
 
 def read_video(path: str | os.PathLike, *, start: int = 0, num_frames: int | None = None,
                frame_stride: int = 1) -> tuple[Tensor, float]:
-    """A stretch of a video, all of it by default.
+    """Consecutive frames of a video, all of them by default.
 
     Args:
         path: The file.
         start: Number of the first frame.
         num_frames: T; None reads to the end.
-        frame_stride: Take every so many-th frame.
+        frame_stride: Read every ``frame_stride``-th frame.
 
     Returns:
-        (T, H, W, 3) uint8, and the frames per second of what is returned.
+        (T, H, W, 3) uint8, and their frames per second.
 
     Raises:
         DataError: If the file cannot be read or has fewer frames.
@@ -84,34 +84,25 @@ def _strided(video: VideoFile, start: int, frame_stride: int) -> Iterator[Tensor
 
 
 def stack(frames: list[Tensor], *, path: str | os.PathLike) -> Tensor:
-    """Frames (H, W, 3) -> (T, H, W, 3); they must be of one size.
-
-    Example:
-        >>> stack([torch.zeros(4, 6, 3)] * 2, path="a.mp4").shape
-        torch.Size([2, 4, 6, 3])
-    """
+    """Frames (H, W, 3) of one size -> (T, H, W, 3)."""
     check_size(frames, path=path)
     return torch.stack(frames)
 
 
 def check_size(frames: list[Tensor], *, path: str | os.PathLike) -> None:
-    """Raise a DataError if the frames (H, W, 3) of a file are not of one size.
-
-    Example:
-        >>> check_size([torch.zeros(4, 6, 3)] * 2, path="a.mp4")
-    """
+    """Raise a DataError if the frames (H, W, 3) of a file differ in size."""
     sizes = {tuple(frame.shape[:2]) for frame in frames}
     if len(sizes) > 1:
         raise unreadable(path, f"needed frames of one size, got {sorted(sizes)}; re-encode it.")
 
 
 class VideoWriter(AbstractContextManager):
-    """An mp4 that every player opens, written piece by piece: H.264 at high quality (CRF 12), yuv420p, BT.601.
+    """An mp4 for any player, written chunk by chunk: H.264 at high quality (CRF 12), yuv420p, BT.601.
 
     Half-resolution chroma needs even sizes: an odd height or width is padded by repeating the last
-    row or column, so that side of the file is one pixel larger than the pixels.
+    row or column, so the file is one pixel larger there.
 
-    The file has its name when the block ends well; after an error there is none.
+    The file appears when the block ends without an error.
 
     Args:
         path: The file to write; its folder must exist.
@@ -132,22 +123,22 @@ class VideoWriter(AbstractContextManager):
 
     def __init__(self, path: str | os.PathLike, *, fps: float):
         self.path, self.fps = path, fps
-        self._open = ExitStack()  # what is to be closed, and renamed
+        self._open = ExitStack()
         self._container = self._stream = None
 
     @property
     def begun(self) -> bool:
-        """Whether it has frames."""
+        """Whether frames were written."""
         return self._container is not None
 
     def write(self, pixels: Tensor) -> None:
-        """Encode the next frames, and keep none.
+        """Encode the next frames.
 
         Args:
-            pixels: (3, T, H, W) of about [-1, 1], clamped; H and W are those of the first.
+            pixels: (3, T, H, W) of about [-1, 1], clamped; all chunks have one H and W.
 
         Raises:
-            ValueError: If they have another shape.
+            ValueError: If the shape is another.
         """
         if pixels.ndim != 4 or pixels.shape[0] != 3:
             raise ValueError(f"{self.path}: a video is written from pixels (3, T, H, W), got {tuple(pixels.shape)}; "
@@ -166,9 +157,9 @@ class VideoWriter(AbstractContextManager):
             self._container.mux(self._stream.encode(frame))
 
     def _begin(self, height: int, width: int) -> None:
-        part = self._open.enter_context(atomic_write(self.path))
-        self._container = self._open.enter_context(av.open(os.fspath(part), "w", format="mp4"))
-        # x264's macroblock tree reads memory that nobody wrote, so that the same frames give other bytes each time
+        partial = self._open.enter_context(atomic_write(self.path))
+        self._container = self._open.enter_context(av.open(os.fspath(partial), "w", format="mp4"))
+        # x264's macroblock tree reads uninitialised memory: with it, equal frames give different bytes
         self._stream = self._container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(1001),
                                                   options={"crf": "12", "preset": "medium", "mbtree": "0"})
         self._stream.pix_fmt = "yuv420p"
@@ -186,7 +177,7 @@ class VideoWriter(AbstractContextManager):
 
 
 def write_video(path: str | os.PathLike, pixels: Tensor, *, fps: float) -> None:
-    """Write all of a video at once, as :class:`VideoWriter` does.
+    """Write a whole video at once, as :class:`VideoWriter` does.
 
     Args:
         path: The file to write; its folder must exist.

@@ -1,0 +1,155 @@
+"""benchmarks/verify_published.py as its users run it, on checkpoints with random weights."""
+
+import json
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from training.tiny import write_images
+
+from toolkit.evaluation import published
+from toolkit.registry import CHECKPOINTS
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(FOLDER))  # a script's folder comes first on the path
+
+import synthetic  # noqa: E402
+
+
+def run_here(*arguments: object) -> str | int | None:
+    """What the script passes to ``sys.exit``: None or 0 is success, a text is printed by Python, with exit code 1."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["verify_published.py", *map(str, arguments)])
+        try:
+            runpy.run_path(str(FOLDER / "verify_published.py"), run_name="__main__")
+        except SystemExit as ended:
+            return ended.code
+    return None
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The entry open_magvit2_256 with PSNR and SSIM of 32 x 32 pixels; keywords change it further."""
+    def change(**changes):
+        entry = published.PUBLISHED["open_magvit2_256"]
+        protocol = replace(entry.protocol, size=32, metrics=(published.PSNR, published.SSIM))
+        entry = replace(entry, protocol=protocol, stated={"psnr": 21.90})
+        entry = replace(entry, **changes)
+        monkeypatch.setitem(published.PUBLISHED, "open_magvit2_256", entry)
+        return entry
+    return change
+
+
+def test_the_list_has_every_entry_with_its_address_and_nothing_is_verified_yet(tmp_path, capsys):
+    assert run_here("--list", "--results", tmp_path) is None
+    printed = capsys.readouterr().out
+    assert printed.count("not yet verified") == len(published.PUBLISHED)
+    for name, entry in published.PUBLISHED.items():
+        assert name in printed and entry.repo in printed
+
+
+def test_every_entry_has_what_a_verification_needs():
+    for name, entry in published.PUBLISHED.items():
+        assert entry.layout in CHECKPOINTS and entry.evidence and entry.source, name
+        assert (synthetic.CONFIGS / f"{entry.network}.py").is_file(), name
+        assert set(entry.stated) <= {metric["type"].lower() for metric in entry.protocol.metrics}, name
+        assert set(entry.stated) <= set(entry.tolerance), name
+
+
+@pytest.mark.slow
+def test_a_dry_run_takes_every_entry_all_the_way_and_writes_nothing(tmp_path, capsys):
+    assert run_here("--dry-run", "--device", "cpu", "--results", tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert all(f" {name} " in printed for name in published.PUBLISHED)
+    assert printed.count("dry run") >= len(published.PUBLISHED) and "mean nothing" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_one_entry_of_each_layout(tmp_path, capsys):
+    names = ["open_magvit2_16384", "llamagen_vq8", "o2_magvit2_preview"]
+    assert run_here(*names, "--dry-run", "--device", "cpu", "--results", tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert all(f" {name} " in printed for name in names) and "open_magvit2_256" not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_local_checkpoint_leaves_a_result_with_all_fields(small, tmp_path, capsys):
+    file = synthetic.write_checkpoint(small(), tmp_path)
+    data, results = write_images(tmp_path / "data", count=3), tmp_path / "results"
+    assert run_here("open_magvit2_256", "--data", data, "--checkpoint", file, "--device", "cpu", "--results",
+                    results) == 0
+    result = json.loads((results / "open_magvit2_256.json").read_text())
+    assert set(result) == {
+        "name", "repo", "file", "revision", "origin", "commit", "sha256", "layout", "ema", "protocol", "stated",
+        "source", "evidence", "tolerance", "scores", "num_samples", "num_unreadable", "device", "difference",
+        "verdict", "reasons", "versions"}
+    assert result["verdict"] == "differs" and result["num_samples"] == 3 and result["ema"] is True
+    assert result["difference"] == {"psnr": pytest.approx(result["scores"]["psnr"] - 21.90)}
+    assert any("3 samples, the protocol has 50000" in reason for reason in result["reasons"])
+    assert result["versions"]["torch"] == torch.__version__ and len(result["sha256"]) == 64
+    assert result["protocol"]["dataset"] == "ImageNet-1k" and result["protocol"]["split"] == "val"
+    assert result["protocol"]["values"] == "float"
+    assert "differs" in capsys.readouterr().out
+    run_here("--list", "--results", results)
+    assert "differs (local file)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_scores_within_the_tolerance_over_the_protocols_samples_are_verified(small, tmp_path):
+    entry = small()
+    file, data = synthetic.write_checkpoint(entry, tmp_path), write_images(tmp_path / "data", count=2)
+    command = ["open_magvit2_256", "--data", data, "--checkpoint", file, "--device", "cpu", "--results", tmp_path]
+    run_here(*command)
+    measured = json.loads((tmp_path / "open_magvit2_256.json").read_text())["scores"]
+    protocol = replace(entry.protocol, num_samples=2)
+    for off, verdict in ((0.09, "verified"), (0.11, "differs")):  # allowed is 0.1 dB
+        small(protocol=protocol, stated={"psnr": measured["psnr"] + off})
+        run_here(*command)
+        assert json.loads((tmp_path / "open_magvit2_256.json").read_text())["verdict"] == verdict
+    small(protocol=protocol, stated={"rfid": 1.0})
+    run_here(*command)
+    result = json.loads((tmp_path / "open_magvit2_256.json").read_text())
+    assert result["verdict"] == "differs" and result["reasons"] == ["rfid was not measured"]
+
+
+def test_a_pinned_hash_is_checked(small, tmp_path, capsys):
+    file = synthetic.write_checkpoint(small(sha256="0" * 64), tmp_path)
+    data = write_images(tmp_path / "data", count=1)
+    assert run_here("open_magvit2_256", "--data", data, "--checkpoint", file, "--results", tmp_path / "out") == 1
+    assert f"pinned is {'0' * 64}" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_wrong_name_is_one_error_and_the_others_go_on(tmp_path, capsys):
+    assert run_here("llamagen_vq61", "llamagen_vq8", "--dry-run", "--device", "cpu", "--results", tmp_path) == 1
+    printed = capsys.readouterr()
+    assert "error: llamagen_vq61: no such entry; did you mean llamagen_vq16?" in printed.err
+    assert printed.err.count("error:") == 1 and " llamagen_vq8 " in printed.out
+
+
+@pytest.mark.parametrize("kind", ["data", "checkpoint", "torn checkpoint", "download"])
+def test_a_missing_file_is_one_line_and_exit_code_1(kind, small, tmp_path, capsys, monkeypatch):
+    whole = synthetic.write_checkpoint(small(), tmp_path)
+    data, torn = write_images(tmp_path / "data", count=1), tmp_path / "torn.ckpt"
+    torn.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
+    arguments, words = {
+        "data": (["--data", tmp_path / "nowhere"], "nowhere"),
+        "checkpoint": (["--data", data, "--checkpoint", tmp_path / "no.ckpt"], "no checkpoint at"),
+        "torn checkpoint": (["--data", data, "--checkpoint", torn], "is damaged"),
+        "download": (["--data", data], "the hub did not give TencentARC/Open-MAGVIT2-Tokenizer-256-resolution"),
+    }[kind]
+    if kind == "download":
+        def refuse(*arguments, **options):
+            raise ConnectionError("no network")
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    assert run_here("open_magvit2_256", *arguments, "--results", tmp_path / "out") == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: open_magvit2_256: ") and words in printed.err
+    assert printed.err.count("\n") == 1 and printed.out == "" and not (tmp_path / "out").exists()
+
+
+def test_what_is_needed_is_said_before_anything_is_done():
+    assert "--list" in run_here()
+    assert "--data" in run_here("open_magvit2_256")
+    assert "one NAME" in run_here("open_magvit2_256", "llamagen_vq8", "--data", "x", "--checkpoint", "y")

@@ -1,0 +1,295 @@
+"""check_encoder, check_decoder and check_discriminator pass what keeps the contract and name what does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from toolkit.contracts import Decoder, Discriminator, Encoder
+from toolkit.layers import CausalConv3d
+from toolkit.testing import ContractViolation, check_decoder, check_discriminator, check_encoder
+
+
+class SmallEncoder(Encoder):
+    """A good one to break, of stride (2, 2, 2)."""
+
+    in_channels, out_channels, stride, first_frame_alone, causal = 3, 4, (2, 2, 2), True, True
+
+    def __init__(self):
+        super().__init__()
+        self.conv = CausalConv3d(3, 4, kernel_size=(3, 3, 3), stride=(2, 2, 2))
+
+    def forward(self, pixels, cache=None):
+        return self.conv(pixels, cache)
+
+
+class SeesTheFuture(SmallEncoder):
+    def forward(self, pixels, cache=None):
+        return self.conv(pixels) + pixels.mean()
+
+
+class SeesTheFutureAndSaysSo(SeesTheFuture):
+    causal = False
+
+    def forward(self, pixels, cache=None):
+        return self.conv(pixels) + pixels.mean((1, 2, 3, 4), keepdim=True)
+
+
+class DeniesIt(SeesTheFutureAndSaysSo):
+    causal = True
+
+
+class ForgetsTheCache(SmallEncoder):
+    def forward(self, pixels, cache=None):
+        return self.conv(pixels)
+
+
+class WrongStride(SmallEncoder):
+    stride = (1, 2, 2)
+
+
+class Patches(SmallEncoder):
+    """A good one whose first frame does not stand alone."""
+
+    first_frame_alone, causal = False, False
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, (2, 2, 2), stride=(2, 2, 2))
+
+    def forward(self, pixels, cache=None):
+        return self.conv(pixels)
+
+
+class WrongFraming(Patches):
+    first_frame_alone = True
+
+
+class NoStride(SmallEncoder):
+    stride = 8
+
+
+class HalfLatents(SmallEncoder):
+    def forward(self, pixels, cache=None):
+        return super().forward(pixels, cache).half()
+
+
+class CutsTheGradient(SmallEncoder):
+    def forward(self, pixels, cache=None):
+        return super().forward(pixels.detach(), cache)
+
+
+class MixesTheBatch(SmallEncoder):
+    causal = False
+
+    def forward(self, pixels, cache=None):
+        return self.conv(pixels - pixels.mean())
+
+
+class AlwaysDrops(SmallEncoder):
+    def forward(self, pixels, cache=None):
+        return nn.functional.dropout(super().forward(pixels, cache), training=True)
+
+
+class ChangesInEval(SmallEncoder):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, pixels, cache=None):
+        self.calls += 1
+        return super().forward(pixels, cache)
+
+
+class UnsavedWeight(SmallEncoder):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.randn(()), persistent=False)
+
+    def forward(self, pixels, cache=None):
+        return super().forward(pixels, cache) + self.shift
+
+
+class CheckpointsBadly(SmallEncoder):
+    def forward(self, pixels, cache=None):
+        return super().forward(2 * pixels if self.activation_checkpointing else pixels, cache)
+
+
+class OneSize(SmallEncoder):
+    """A good one of images of one size."""
+
+    causal = False
+
+    def grid(self, size):
+        if tuple(size) != (1, 8, 8):
+            raise ValueError(f"OneSize takes (1, 8, 8), got {size}.")
+        return 1, 4, 4
+
+
+class NoCache(SmallEncoder):
+    def forward(self, pixels):
+        return self.conv(pixels)
+
+
+class TooSmall(SmallEncoder):
+    def fitting_size(self, size):
+        return 1, 2, 2
+
+
+class SmallDecoder(Decoder):
+    """A good one to break, of stride (1, 2, 2)."""
+
+    in_channels, out_channels, stride, first_frame_alone, causal = 4, 3, (1, 2, 2), True, True
+
+    def __init__(self):
+        super().__init__()
+        self.conv = CausalConv3d(4, 3, kernel_size=(3, 3, 3))
+
+    @property
+    def last_layer(self):
+        return self.conv.weight
+
+    def forward(self, codes, cache=None):
+        return self.conv(codes, cache).repeat_interleave(2, 3).repeat_interleave(2, 4)
+
+
+class OtherLastLayer(SmallDecoder):
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.ones(3))
+
+    @property
+    def last_layer(self):
+        return self.unused
+
+
+class NoParameter(SmallDecoder):
+    @property
+    def last_layer(self):
+        return self.conv.weight.detach()
+
+
+class WrongChannels(SmallDecoder):
+    out_channels = 1
+
+
+class AcausalDecoder(SmallDecoder):
+    def forward(self, codes, cache=None):
+        return super().forward(codes.flip(2)).flip(2)
+
+
+class Judge(Discriminator):
+    """A good one to break."""
+
+    in_channels, size = 3, (1, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3 * 64, 1)
+
+    def forward(self, pixels):
+        if tuple(pixels.shape[2:]) != self.size:
+            raise ValueError("another size")
+        return self.linear(pixels.flatten(1))
+
+
+class AnySize(Judge):
+    size = None
+
+    def forward(self, pixels):
+        return pixels.mean((1, 2, 3, 4)) * self.linear.weight.sum()
+
+
+class ShapeErrorInstead(Judge):
+    def forward(self, pixels):
+        return self.linear(pixels.flatten(1))
+
+
+class OneLogit(Judge):
+    def forward(self, pixels):
+        return super().forward(pixels).mean()
+
+
+class JudgesTheBatch(Judge):
+    def forward(self, pixels):
+        return super().forward(pixels) - super().forward(pixels).mean()
+
+
+class JudgesTheBatchAndSaysSo(Judge):
+    batch_statistics = True
+
+    def forward(self, pixels):
+        logits = super().forward(pixels)
+        return logits - logits.mean() if self.training else logits
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+class OnceDifferentiable(Judge):
+    def forward(self, pixels):
+        return super().forward(Once.apply(pixels)).square()
+
+
+class Infinite(Judge):
+    def forward(self, pixels):
+        return super().forward(pixels) / 0
+
+
+CHECKS = {Encoder: check_encoder, Decoder: check_decoder, Discriminator: check_discriminator}
+
+
+def check(part: nn.Module) -> None:
+    next(function for contract, function in CHECKS.items() if isinstance(part, contract))(part)
+
+
+@pytest.mark.parametrize("part", [
+    SmallEncoder(), Patches(), SeesTheFutureAndSaysSo(), SmallDecoder(), Judge(), AnySize(), JudgesTheBatchAndSaysSo(),
+], ids=lambda part: type(part).__name__)
+def test_what_keeps_the_contract_passes(part):
+    check(part)
+
+
+def test_network_of_one_size_is_checked_at_that_size():
+    check_encoder(OneSize(), sizes=[(1, 8, 8)])
+
+
+@pytest.mark.parametrize(("part", "message"), [
+    (SeesTheFuture(), "does not depend on the rest of its batch"),
+    (DeniesIt(), "nothing depends on later frames.*causal = False"),
+    (ForgetsTheCache(), "a stream through its cache gives what the whole gives.*pass the cache to every layer"),
+    (WrongStride(), r"needed latents \(2, 4, 2, 3, 2\) of torch.float32 .*stride \(1, 2, 2\).*got"),
+    (WrongFraming(), "the latents have the size that grid tells.*RuntimeError"),
+    (OneSize(), r"grid and fitting_size tell the sizes.*takes \(1, 8, 8\).*give check_encoder sizes"),
+    (NoCache(), "the latents have the size that grid tells.*TypeError.*write forward"),
+    (TooSmall(), "needed a fitting size that contains"),
+    (OnceDifferentiable(), "its gradient at the pixels can be differentiated"),
+    (NoStride(), r"needed stride \(s_t, s_h, s_w\), ints from 1 on, got 8; set self.stride"),
+    (HalfLatents(), "of torch.float16; correct forward"),
+    (CutsTheGradient(), "the gradient reaches the pixels.*do not detach"),
+    (MixesTheBatch(), "in eval mode a sample's output does not depend on the rest"),
+    (AlwaysDrops(), "in eval mode"),
+    (ChangesInEval(), r"eval mode changes no state.*changes of \['calls'\]"),
+    (UnsavedWeight(), "saved and loaded, it gives the same.*persistent buffers"),
+    (CheckpointsBadly(), "activation checkpointing changes memory, not results"),
+    (OtherLastLayer(), "last_layer is the weight that makes the pixels.*got none; return the last convolution's"),
+    (NoParameter(), "needed one of the decoder's parameters, got Tensor"),
+    (WrongChannels(), r"needed pixels \(2, 1, 1, 4, 4\) .*got \(2, 3, 1, 4, 4\)"),
+    (AcausalDecoder(), "nothing depends on later frames.*CausalConv3d"),
+    (ShapeErrorInstead(), r"needed a ValueError for pixels of size \(2, 8, 8\), got RuntimeError"),
+    (OneLogit(), r"needed \(3, ...\) of a float dtype.*got \(\) of torch.float32; keep the batch first"),
+    (JudgesTheBatch(), "does not depend on the rest of its batch.*or set batch_statistics = True"),
+    (Infinite(), "needed finite logits, got NaN or infinity"),
+], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "")
+def test_what_breaks_it_is_told(part, message):
+    with pytest.raises(ContractViolation, match=f"(?s)^{type(part).__name__} fails the check .*{message}"):
+        check(part)

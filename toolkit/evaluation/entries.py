@@ -1,0 +1,171 @@
+"""The entries of a comparison: tokenizers, and the baselines beside them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import torch
+from torch import Tensor
+
+from toolkit.baselines import VideoCodec
+from toolkit.build import build_component, load_tokenizer
+from toolkit.contracts import Baseline, constructor_parameters
+from toolkit.evaluation.protocol import Protocol
+from toolkit.quantizers import Identity
+from toolkit.registry import BASELINES
+from toolkit.tokenizer import Tokenizer
+from toolkit.training.validation import bits_per_pixel
+
+DEFAULT_BASELINES = ("Thumbnail", "x264", "x265")
+CURVE_FACTORS = (0.5, 2.0)  # of the tokenizers' rate: more points of a baseline's rate-distortion curve
+NOT_ARGUMENTS = ("reference", "curve")  # of a baseline's spec: the rate it stands beside, and its other rates
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one row of a table measures.
+
+    Attributes:
+        name, title: In file names and in tables.
+        kind: "tokenizer" or "baseline".
+        spec: Plain values from which :func:`open_codec` makes the codec.
+        rate: Bits per pixel of a tokenizer; None without a codebook.
+        notes: Footnotes.
+        training: Summary of the training, if it was part of the run.
+    """
+
+    name: str
+    title: str
+    kind: str
+    spec: dict[str, Any]
+    rate: float | None = None
+    notes: tuple[str, ...] = ()
+    training: dict[str, Any] | None = field(default=None, hash=False)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides its scores: contents of files, not their paths."""
+        spec = {key: value for key, value in self.spec.items() if key != "path"}
+        if "path" in self.spec:
+            return spec | {"weights": file_hashes(Path(self.spec["path"]))}
+        uses_libraries = issubclass(BASELINES.get(self.spec["type"]), VideoCodec)
+        return spec | {"codecs": av.library_versions if uses_libraries else None}
+
+
+def file_hashes(directory: Path) -> dict[str, str]:
+    """sha256 of the two files of a tokenizer."""
+    return {name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
+            for name in ("config.json", "model.safetensors")}
+
+
+def size_of(protocol: Protocol) -> tuple[int, int, int]:
+    """(T, H, W) of the samples."""
+    return protocol.num_frames, protocol.size, protocol.size
+
+
+def tokenizer_entry(path: Path, protocol: Protocol, *, name: str, title: str,
+                    training: dict[str, Any] | None = None) -> Entry:
+    """A trained tokenizer in its directory.
+
+    Raises:
+        FileNotFoundError, ValueError: If it cannot be loaded.
+    """
+    rate = bits_per_pixel(load_tokenizer(path), size_of(protocol))
+    spec = {"type": "tokenizer", "path": str(path), "bypass": False}
+    return Entry(name, title, "tokenizer", spec, rate=rate, training=training)
+
+
+def unquantized(entry: Entry) -> Entry:
+    """The same tokenizer without its quantizer: the latents are decoded as they are."""
+    note = "latents that the decoder never saw in training: no strict bound"
+    return Entry(f"{entry.name}_unquantized", f"{entry.title}, not quantized", "baseline",
+                 entry.spec | {"bypass": True}, notes=(note,))
+
+
+def reference_of(tokenizers: list[Entry]) -> Entry:
+    """A tokenizer with the rate that most discrete tokenizers have, of several such rates the highest.
+
+    Raises:
+        ValueError: If no tokenizer is discrete.
+    """
+    rates = Counter(round(entry.rate, 9) for entry in tokenizers if entry.rate)
+    if not rates:
+        raise ValueError("baselines need a rate, and no tokenizer here is discrete; add one that is.")
+    rate = max(rates, key=lambda rate: (rates[rate], rate))
+    return next(entry for entry in tokenizers if entry.rate and round(entry.rate, 9) == rate)
+
+
+def baseline_entries(names: list[str], tokenizers: list[Entry], protocol: Protocol) -> list[Entry]:
+    """Baselines at the rate of :func:`reference_of`; their curves include the rates of all tokenizers.
+
+    Raises:
+        UnknownComponentError, PluginError: If a name is not registered, or its plugin cannot be used.
+    """
+    reference = reference_of(tokenizers)
+    tokenizer, size = load_tokenizer(reference.spec["path"]), size_of(protocol)
+    known = {"bits_per_pixel": reference.rate, "size": size, "grid": tokenizer.grid(size),
+             "first_frame_alone": tokenizer.encoder.first_frame_alone}
+    rate = round(reference.rate, 9)
+    rates = {round(entry.rate, 9) for entry in tokenizers if entry.rate}
+    curve = sorted((rates | {round(factor * reference.rate, 9) for factor in CURVE_FACTORS}) - {rate})
+    entries = []
+    for name in names:
+        parameters = constructor_parameters(BASELINES.get(name))
+        spec = {"type": name, "reference": rate, "curve": curve if "bits_per_pixel" in parameters else []}
+        spec |= {key: value for key, value in known.items() if key in parameters}
+        entries.append(Entry(name.lower(), name, "baseline", spec))
+    return entries
+
+
+def at_rate(spec: dict[str, Any], rate: float) -> dict[str, Any]:
+    """The spec of the same baseline at another rate."""
+    return spec | {"bits_per_pixel": rate}
+
+
+class TokenizerCodec:
+    """A tokenizer with the interface of a baseline."""
+
+    bits_per_pixel = None  # counted from the indices
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer.eval()
+        self.codebook_size, self.num_codebooks = tokenizer.codebook_size, tokenizer.num_codebooks
+        self.digits = tokenizer.digits
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        output = self.tokenizer(pixels)
+        return output.reconstruction, output.indices
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels -> codes."""
+        return self.tokenizer.encode(pixels).codes
+
+    def decode(self, codes: Tensor, size: tuple[int, int, int]) -> Tensor:
+        """Codes -> pixels of the size (T, H, W)."""
+        return self.tokenizer.decode(codes, size)
+
+
+Codec = TokenizerCodec | Baseline
+
+
+def num_parameters(codec: Codec) -> dict[str, int]:
+    """Number of parameters of each component; a baseline has none."""
+    modules = {name: getattr(codec.tokenizer, name) if isinstance(codec, TokenizerCodec) else None
+               for name in ("encoder", "quantizer", "decoder")}
+    return {name: sum(parameter.numel() for parameter in module.parameters()) if module is not None else 0
+            for name, module in modules.items()}
+
+
+def open_codec(spec: dict[str, Any], device: torch.device | str) -> Codec:
+    """The codec of an entry's spec."""
+    if spec["type"] != "tokenizer":
+        return build_component(BASELINES, {key: value for key, value in spec.items() if key not in NOT_ARGUMENTS})
+    tokenizer = load_tokenizer(spec["path"])
+    if spec["bypass"]:
+        tokenizer = Tokenizer(tokenizer.encoder, Identity(dim=tokenizer.quantizer.dim), tokenizer.decoder)
+    return TokenizerCodec(tokenizer.to(device))

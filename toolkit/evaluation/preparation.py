@@ -1,0 +1,168 @@
+"""From files to the samples of a protocol: how published scores resize, crop and choose clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from toolkit.contracts import DataError, Dataset
+from toolkit.data import Images, VideoClips
+from toolkit.data.loading.sampling import mix
+from toolkit.data.reading.transforms import check_enlargement, to_pixels
+from toolkit.data.reading.transforms import resize as bicubic
+from toolkit.data.reading.video_file import VideoFile
+from toolkit.evaluation.protocol import RESIZES, Protocol
+
+
+def _covering(height: int, width: int, size: int) -> tuple[int, int]:
+    """(H', W') whose shorter side is ``size``."""
+    scale = size / min(height, width)
+    resized = max(size, round(height * scale)), max(size, round(width * scale))
+    check_enlargement(height, width, resized=resized, wanted=size)
+    return resized
+
+
+def _short_edge(frames: Tensor, size: int) -> Tensor:
+    return bicubic(frames, size=_covering(*frames.shape[1:3], size))
+
+
+def _squash(frames: Tensor, size: int) -> Tensor:
+    return bicubic(frames, size=(size, size))
+
+
+def _bilinear(frames: Tensor, size: int) -> Tensor:
+    planes = F.interpolate(rearrange(frames, "t h w c -> t c h w").float(), mode="bilinear",
+                           size=_covering(*frames.shape[1:3], size))
+    return rearrange(planes.round().to(torch.uint8), "t c h w -> t h w c")
+
+
+def _by_pillow(frames: Tensor, size: tuple[int, int], filter_: Image.Resampling) -> Tensor:
+    resized = [np.asarray(Image.fromarray(frame.numpy()).resize(size[::-1], filter_)) for frame in frames]
+    return torch.from_numpy(np.stack(resized))
+
+
+def _lanczos(frames: Tensor, size: int) -> Tensor:
+    return _by_pillow(frames, _covering(*frames.shape[1:3], size), Image.Resampling.LANCZOS)
+
+
+def _adm(frames: Tensor, size: int) -> Tensor:
+    while min(frames.shape[1:3]) >= 2 * size:
+        frames = _by_pillow(frames, (frames.shape[1] // 2, frames.shape[2] // 2), Image.Resampling.BOX)
+    return _by_pillow(frames, _covering(*frames.shape[1:3], size), Image.Resampling.BICUBIC)
+
+
+_RESIZES: dict[str, Callable[[Tensor, int], Tensor]] = dict(
+    zip(RESIZES, (_short_edge, _squash, _lanczos, _bilinear, _adm), strict=True))
+
+
+class Preparation:
+    """T frames (H, W, 3) uint8 of any size -> pixels (3, T, size, size) in [-1, 1], by a protocol."""
+
+    def __init__(self, protocol: Protocol):
+        self.resize, self.size, self.random = _RESIZES[protocol.resize], protocol.size, protocol.crop == "random"
+
+    def __call__(self, frames: Sequence[Tensor]) -> Tensor:
+        frames = self.resize(torch.stack(list(frames)), self.size)
+        margins = [side - self.size for side in frames.shape[1:3]]
+        # The loader seeds torch's generator for each sample.
+        top, left = (int(torch.randint(margin + 1, ())) if self.random else margin // 2 for margin in margins)
+        return to_pixels(frames[:, top:top + self.size, left:left + self.size])
+
+
+def with_values(reconstruction: Tensor, values: str) -> Tensor:
+    """The reconstruction as a protocol's ``values`` passes it to the metrics."""
+    if values == "float":
+        return reconstruction
+    return ((reconstruction.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+
+
+class Subset(Dataset, torch.utils.data.Dataset):
+    """Samples of a dataset by index; where indices repeat, each sample has a key of its own."""
+
+    def __init__(self, dataset: Any, *, indices: list[int]):
+        self.dataset, self.indices, self.modality = dataset, indices, dataset.modality
+        self.repeats = len(set(indices)) < len(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.dataset[self.indices[index]]
+        return sample | {"key": f"{sample['key']}#{index}"} if self.repeats else sample
+
+
+def build_dataset(protocol: Protocol, path: str | Path | None, *, limit: int | None = None,
+                  exact: bool = True) -> Dataset:
+    """The samples of a protocol, always in the same order.
+
+    Args:
+        protocol: How samples are prepared.
+        path: Place of the files; None: the toolkit's sample clips.
+        limit: Number of samples to use, evenly spaced.
+        exact: Refuse any other number of samples than the protocol's.
+
+    Raises:
+        DataError: If there are no files, or not as many samples as the protocol needs.
+    """
+    options: dict[str, Any] = {"path": None if path is None else str(path), "size": protocol.size, "samples": "full"}
+    random = protocol.clip_choice == "random"
+    if protocol.modality == "video":
+        dataset = VideoClips(**options, num_frames=protocol.num_frames, frame_stride=protocol.frame_stride,
+                             fps=protocol.fps, clips_per_video=protocol.clips_per_video, train=random)
+        if path is None:  # the split that nothing trains on
+            dataset.files = VideoClips(**options, train=False).files
+    else:
+        dataset = Images(**options, train=False)
+    dataset.framing = Preparation(protocol)
+    if random:
+        count, total = len(dataset.files), protocol.num_samples
+        drawn = [mix("protocol", "file", number) % count for number in range(count, total)]
+        return Subset(dataset, indices=[*range(min(count, total)), *drawn][:limit])
+    if limit is not None and limit < len(dataset):
+        return Subset(dataset, indices=[number * len(dataset) // limit for number in range(limit)])
+    if exact and limit is None and protocol.num_samples not in (None, len(dataset)):
+        raise DataError(f"{protocol} needs {protocol.num_samples} samples, got {len(dataset)} at {path}; give the "
+                        f"whole split as --data, or --limit {len(dataset)}, which is another protocol.")
+    return dataset
+
+
+def sources_of(dataset: Any) -> list[str]:
+    """The files of the samples: files are independent of each other, clips of one file are not."""
+    dataset = getattr(dataset, "dataset", dataset)
+    return sorted(str(file) for file in dataset.files or dataset.clips)
+
+
+def source_of(key: str, sources: Collection[str]) -> str:
+    """The file of a sample: the part of its key before the last "#"."""
+    return key if key in sources else source_of(key.rpartition("#")[0], sources) if "#" in key else key
+
+
+def block_numbers(sources: list[str], *, most: int = 20) -> dict[str, int]:
+    """Source -> number of its block: one per source, or neighbours together where there are more than ``most``."""
+    count = len(sources)
+    return {source: number if count <= most else number * most // count
+            for number, source in enumerate(sorted(sources))}
+
+
+def frame_rate(protocol: Protocol, sources: list[str]) -> float | None:
+    """Frames per second of the clips, over all of them; None for images, or if no file has one."""
+    if protocol.modality == "image":
+        return None
+    if protocol.fps is not None:
+        return protocol.fps
+    periods = []
+    for source in sources:
+        try:
+            with VideoFile(source) as video:
+                periods.append(protocol.frame_stride / video.info.fps)
+        except DataError:  # reported when its clips are read
+            continue
+    return len(periods) / sum(periods) if periods else None

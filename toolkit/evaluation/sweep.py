@@ -1,0 +1,93 @@
+"""Sweeps: variants of a config, trained with one seed, one data set and one number of steps."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate.state import AcceleratorState
+from mmengine.config import Config
+
+from toolkit.build import build_component, build_trainer
+from toolkit.config import ConfigError, load_config
+from toolkit.registry import QUANTIZERS
+from toolkit.training.checkpoint import checkpoint_step, checkpoints_in
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One config of a sweep."""
+
+    name: str  # of its row
+    title: str
+    source: str  # the config file
+    config: Config  # resolved
+
+    @property
+    def work_dir(self) -> str:
+        """Name of the folder of the run, different for every config."""
+        return f"{self.name}-{hashlib.sha256(self.config.pretty_text.encode()).hexdigest()[:10]}"
+
+
+def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str, Any]) -> list[Variant]:
+    """The variants, all with the data, the seed and the steps of the first; the last is the first without quantizer.
+
+    Raises:
+        ConfigError: If a config cannot be read or trained.
+    """
+    if steps is not None:
+        overrides = {**overrides, "training.max_steps": steps}
+    configs = [load_config(path, overrides) for path in paths]
+    for path, config in zip(paths, configs, strict=True):
+        missing = [key for key in ("tokenizer", "objective", "data", "training") if key not in config]
+        if missing:
+            raise ConfigError(f"config {path} cannot be trained: it lacks {', '.join(missing)}.")
+    first = configs[0]
+    for path, config in zip(paths[1:], configs[1:], strict=True):
+        if (config.data, config.get("seed", 0), config.training.max_steps) != (
+                first.data, first.get("seed", 0), first.training.max_steps):
+            logger.warning("%s trains on the data, with the seed and for the steps of %s.", path, paths[0])
+        config.data, config.seed = copy.deepcopy(first.data), first.get("seed", 0)
+        config.training.max_steps = first.training.max_steps
+    types = [config.tokenizer.quantizer.type for config in configs]
+    counts = Counter(types)
+    variants = []
+    for path, config, type_ in zip(paths, configs, types, strict=True):
+        title = type_ if counts[type_] == 1 else Path(path).stem
+        variants.append(Variant(title.lower(), title, str(path), config))
+    free = copy.deepcopy(first)
+    dim = build_component(QUANTIZERS, first.tokenizer.quantizer).dim
+    free.tokenizer.quantizer = dict(type="Identity", dim=dim)
+    variants.append(Variant("no_quantizer", f"{variants[0].title}'s network, no quantizer", str(paths[0]), free))
+    return variants
+
+
+def train(variant: Variant, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Train a variant to its last step, resuming if it was interrupted; the tokenizer's directory and a summary.
+
+    Raises:
+        KeyboardInterrupt: If training is interrupted; a checkpoint is kept.
+    """
+    work_dir, steps = folder / variant.work_dir, variant.config.training.max_steps
+    done = [checkpoint_step(path) for path in checkpoints_in(work_dir / "checkpoints")]
+    source = Path(variant.source)
+    shown = source.relative_to(Path.cwd()) if source.is_relative_to(Path.cwd()) else source
+    summary = {"config": str(shown), "steps": steps, "seed": variant.config.get("seed", 0)}
+    tokenizer = work_dir / "tokenizer"
+    if done[-1:] == [steps] and (tokenizer / "model.safetensors").is_file():
+        logger.info("%s is already trained: %s.", variant.title, tokenizer)
+        return tokenizer, summary
+    logger.info("training %s for %d steps in %s.", variant.title, steps, work_dir)
+    AcceleratorState._reset_state()  # it keeps the precision of the previous variant
+    trainer = build_trainer(copy.deepcopy(variant.config), work_dir=work_dir, resume=bool(done))
+    if not trainer.run():
+        raise KeyboardInterrupt
+    return tokenizer, summary

@@ -1,0 +1,149 @@
+"""Rows as a table, on the terminal and in Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from toolkit.contracts import Column
+from toolkit.evaluation.results import Row, read_rows
+from toolkit.metrics.columns import heading, registered_columns
+
+RATES = ("bits_per_pixel", "bits_per_second")
+COSTS = {"parameters": Column("parameters", ".2f", factor=1e-6, unit="M"),
+         "throughput.encode_frames_per_second": Column("encode", ".0f", unit="frames/s"),
+         "throughput.decode_frames_per_second": Column("decode", ".0f", unit="frames/s"),
+         "peak_memory_gib": Column("memory", ".2f", unit="GiB")}
+PLUS_MINUS, DAGGER, INFINITY = "\N{PLUS-MINUS SIGN}", "\N{DAGGER}", "\N{INFINITY}"
+
+
+def rows_of_folder(folder: Path) -> list[dict[str, Any]]:
+    """The rows in a folder in the order of their run, baselines last."""
+    rows = [row for path in sorted(folder.glob("*.json")) for row in read_rows(path) if "protocol_hash" in row]
+    return sorted(rows, key=lambda row: (row["kind"] == "baseline", row["order"], row["name"]))
+
+
+def score_columns(rows: Sequence[Row]) -> dict[str, Column]:
+    """Score name -> column, rates first: as the rows store it, else as the metrics in use declare it."""
+    stored = {name: _column(fields) for row in rows for name, fields in (row.get("columns") or {}).items()}
+    declared = registered_columns() | stored
+    names = dict.fromkeys([*RATES, *(name for row in rows for name in row.get("scores") or {})])
+    return {name: declared[name] for name in names if name in declared}
+
+
+def _column(fields: Mapping[str, Any]) -> Column:
+    """A stored column; a format that is not a plain one of numbers is replaced."""
+    plain = re.fullmatch(r"\.\d{1,2}[efg]", str(fields["format"]))
+    return Column(str(fields["label"]), fields["format"] if plain else ".4g", float(fields["factor"]),
+                  str(fields["unit"]))
+
+
+def cells_of(rows: Sequence[Row], heads: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of text: the columns with these headings, or all, except those without any value."""
+    columns = {f"scores.{name}": column for name, column in score_columns(rows).items()} | COSTS
+    columns = {place: column for place, column in columns.items() if (not heads or heading(column) in heads)
+               and any(_value(row, place) is not None for row in rows)}
+    return ["", *map(heading, columns.values())], [
+        [str(row["title"]) + "*" * bool(row.get("unreadable")),
+         *(_cell(row, place, column) for place, column in columns.items())] for row in rows]
+
+
+def _value(row: Row, place: str) -> float | None:
+    value: Any = row
+    for key in place.split(".", maxsplit=1):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return sum(value.values()) if isinstance(value, Mapping) else value
+
+
+def _cell(row: Row, place: str, column: Column) -> str:
+    value, name = _value(row, place), place.partition(".")[2]
+    if value is None:
+        return "-"
+    text = format(value * column.factor, column.format)
+    if name in row.get("marks", {}):
+        text += DAGGER
+    if (limit := row.get("extrapolated", {}).get(name)) is not None:
+        text += f" ({INFINITY}: {format(limit * column.factor, column.format)})"
+    if name in row.get("intervals", {}):
+        low, high = row["intervals"][name]
+        text += f" {PLUS_MINUS} {format((high - low) / 2 * column.factor, column.format)}"
+    return text
+
+
+def footnotes(rows: Sequence[Row]) -> list[str]:
+    """The protocol, and explanations of the marks in the table."""
+    first = rows[0]
+    protocol = first["protocol"]
+    frames = f"{protocol['num_frames']} frames of " if protocol["num_frames"] > 1 else ""
+    notes = [f"Protocol {first['protocol_hash']}: {protocol['dataset']}, {protocol['split']}, {first['num_samples']} "
+             f"samples, {frames}{protocol['size']}x{protocol['size']}, {protocol['resize']}, {protocol['crop']} crop."]
+    if any(row.get("intervals") for row in rows):
+        notes.append(f"{PLUS_MINUS}: half of a 95 % interval, by excluding one at a time of {first['num_blocks']} "
+                     "blocks of whole sources.")
+    if any(row.get("extrapolated") for row in rows):
+        notes.append(f"{INFINITY}: extrapolated to infinitely many samples from the same blocks (arXiv:1911.07023).")
+    if any(row.get("marks") for row in rows):
+        notes.append(f"{DAGGER} Fréchet distances of fewer than 2,000 samples depend on their number: compare within "
+                     "this table only.")
+    notes += [f"* {row['title']}: {len(row['unreadable'])} unreadable files were skipped: "
+              f"{', '.join(row['unreadable'])}." for row in rows if row.get("unreadable")]
+    notes += [f"{row['title']}: {note}." for row in rows for note in row.get("notes", ())]
+    return notes + _other_rates(rows)
+
+
+def _other_rates(rows: Sequence[Row]) -> list[str]:
+    """Scores of the baselines at the rates of tokenizers that are not the reference."""
+    notes = []
+    codecs = [row for row in rows if row["kind"] == "baseline" and len(row.get("curve", ())) > 1]
+    for row in rows:
+        rate = row["scores"].get("bits_per_pixel")
+        if row["kind"] != "tokenizer" or not rate or not codecs:
+            continue
+        if abs(rate / codecs[0]["scores"]["bits_per_pixel"] - 1) < 0.02:
+            continue
+        points = [(codec["title"], min(codec["curve"], key=lambda point: abs(point["bits_per_pixel"] - rate)))
+                  for codec in codecs]
+        notes.append(f"{row['title']} spends {rate:.4f} bits/pixel, where " + ", ".join(
+            f"{title} has {point['psnr']:.2f} dB" for title, point in points if "psnr" in point) + ".")
+    return notes
+
+
+def markdown(rows: Sequence[Row], heads: Sequence[str] = ()) -> str:
+    """The table and its footnotes; with headings, only those columns."""
+    header, cells = cells_of(rows, heads)
+    lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *cells)]
+    return "\n".join([*lines, "", *(f"{note}  " for note in footnotes(rows))]).rstrip()
+
+
+def terminal_tables(rows: Sequence[Row]) -> Group:
+    """For rich's console: quality, below it the use of the codebook and the costs, then the footnotes."""
+    header, cells = cells_of(rows)
+    second = {heading(column) for name, column in score_columns(rows).items() if name.startswith("codebook")}
+    second |= set(map(heading, COSTS.values()))
+    tables = []
+    for is_second in (False, True):
+        places = [place for place, head in enumerate(header) if place and (head in second) == is_second]
+        table = Table("", *(header[place] for place in places), title=f"suite {rows[0]['suite']}")
+        for row in cells:
+            table.add_row(row[0], *(row[place].replace(f" {PLUS_MINUS} ", f"\n{PLUS_MINUS}") for place in places))
+        tables += [table] if places else []
+    return Group(*tables, *map(Text, footnotes(rows)))
+
+
+def insert_table(text: str, suite: str, table: str) -> str:
+    """The text of a README with the table between the marks of the suite.
+
+    Raises:
+        ValueError: If it has no such marks.
+    """
+    start, end = f"<!-- results/{suite} -->", f"<!-- end of results/{suite} -->"
+    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.S)
+    if not pattern.search(text):
+        raise ValueError(f"README.md has no marks {start} and {end} to put the table between.")
+    return pattern.sub(lambda _: f"{start}\n{table}\n{end}", text)

@@ -1,0 +1,123 @@
+"""Tokens of a video chunk by chunk, and its pixels again, in memory that does not grow with its length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.contracts import Decoder, Encoder, Quantizer
+
+Size = tuple[int, int, int]
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode within; afterwards every submodule has its own mode again.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> with evaluating(layer): print(layer.training)
+        False
+        >>> layer.training
+        True
+    """
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, training in modes:
+            child.training = training
+
+
+class StreamingMixin:
+    """The streaming half of :class:`toolkit.Tokenizer`.
+
+    Example:
+        >>> from toolkit import build_tokenizer, load_config
+        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer)
+        >>> chunks = list(tokenizer.tokenize_stream(torch.zeros(1, 3, 6, 8, 8).split(3, dim=2)))
+        >>> [tuple(indices.shape) for indices in chunks]
+        [(1, 1, 1, 1, 1), (1, 1, 1, 1, 1), (1, 1, 1, 1, 1)]
+        >>> [tuple(pixels.shape) for pixels in tokenizer.detokenize_stream(chunks, size=(6, 8, 8))]
+        [(1, 3, 1, 8, 8), (1, 3, 4, 8, 8), (1, 3, 1, 8, 8)]
+    """
+
+    encoder: Encoder
+    quantizer: Quantizer
+    decoder: Decoder
+
+    @torch.no_grad()
+    def tokenize_stream(self, clips: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Tokenize a video of any length chunk by chunk.
+
+        Args:
+            clips: The chunks (B, C, T, H, W) of one video in order, of any T. A chunk that completes no position
+                yields nothing yet; the end is padded as :meth:`tokenize` does.
+
+        Yields:
+            Indices (B, t, h, w, G); joined along t they are those of the whole video.
+
+        Raises:
+            ValueError: If the encoder or quantizer cannot be streamed, or a value is not finite.
+        """
+        self._check_streamed(self.encoder)
+        cache: dict[Any, Any] = {}
+        frames, last = 0, None
+        for clip in clips:
+            if clip.shape[2]:
+                frames, last = frames + clip.shape[2], clip[:, :, -1:]
+                yield from self._stream_indices(clip, cache)
+        if last is not None and (missing := self.fitting_size((frames, *last.shape[3:]))[0] - frames):
+            yield from self._stream_indices(last.expand(-1, -1, missing, -1, -1), cache)
+
+    @torch.no_grad()
+    def detokenize_stream(self, indices: Iterable[Tensor], size: Size | None = None) -> Iterator[Tensor]:
+        """Indices (B, t, h, w, G) of one video in chunks -> its pixels (B, C, T, H, W) in chunks, not clamped.
+
+        Args:
+            indices: The chunks in order, as from :meth:`tokenize_stream` or cut anywhere along t.
+            size: (T, H, W) of the video, with which the padding is cropped off.
+
+        Raises:
+            ValueError: If the decoder or quantizer cannot be streamed.
+        """
+        self._check_streamed(self.decoder)
+        cache: dict[Any, Any] = {}
+        frames = 0
+        for chunk in indices:
+            with evaluating(self):
+                pixels = self.decoder(self._codes(chunk), cache)
+            if size is not None:
+                pixels = pixels[:, :, :size[0] - frames, :size[1], :size[2]]
+            frames += pixels.shape[2]
+            if pixels.shape[2]:
+                yield pixels
+
+    @property
+    def why_not_streamed(self) -> str | None:
+        """The reason why a video cannot be streamed through both networks, or None where it can."""
+        return self._why_not(self.encoder) or self._why_not(self.decoder)
+
+    def _check_streamed(self, network: Encoder | Decoder) -> None:
+        if reason := self._why_not(network):
+            raise ValueError(f"Tokenizer cannot stream: its {reason}; give whole clips to tokenize and detokenize.")
+
+    def _why_not(self, network: Encoder | Decoder) -> str | None:
+        if not network.causal:
+            return (f"{type(network).__name__} is not causal: a frame's output depends on later frames (in MAGVIT2 "
+                    "networks, norm_scope='clip')")
+        if type(self.quantizer).positions is not Quantizer.positions or not self.quantizer.codebook_size:
+            return f"{type(self.quantizer).__name__} has no grid of indices, position by position"
+        return None
+
+    def _stream_indices(self, pixels: Tensor, cache: dict[Any, Any]) -> Iterator[Tensor]:
+        _, height, width = self.fitting_size((1, *pixels.shape[3:]))
+        with evaluating(self):
+            indices = self._indices(self._pad(pixels, (pixels.shape[2], height, width)), cache)
+        if indices.shape[1]:
+            yield indices
