@@ -30,10 +30,10 @@ from training.tiny import tiny_config
 from toolkit import assets, build_tokenizer, load_tokenizer
 from toolkit.assets import read_arrays, weights_path
 from toolkit.build import build_trainer
-from toolkit.data.reading.tar import read_tokens
 from toolkit.interop import CheckpointError, load_checkpoint
 from toolkit.interop.files import read_file
 from toolkit.pretrained.classifiers import classifier
+from toolkit.tokens import read_tokens
 
 pytestmark = pytest.mark.engine
 
