@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from toolkit.data.loading.mixture import Mixture, Source
+from toolkit.data.loading.mixture import Source, choose_source
 from toolkit.data.loading.sampling import Batch, EndlessBatches, Fetched, MapSamples, collate
 from toolkit.data.loading.streams import StreamSamples
 from toolkit.data.loading.unreadable import UnreadableFiles
@@ -89,9 +89,10 @@ class TrainLoader(_Loader):
                  report: str | os.PathLike | None = None, pin_memory: bool = False):
         super().__init__(sources, rank=rank, world_size=world_size, max_unreadable_share=max_unreadable_share,
                          report=report, pin_memory=pin_memory)
-        self.seed = seed
-        self.mixture = Mixture([source.weight for source in self.sources], seed=seed,
-                               draws_per_choice=draws_per_choice)
+        self.seed, self.weights, self.draws_per_choice = seed, [source.weight for source in sources], draws_per_choice
+        if not any(self.weights) or draws_per_choice < 1:
+            raise ValueError("TrainLoader takes sources with a positive weight and draws_per_choice >= 1, got "
+                             f"weights {self.weights} and {draws_per_choice}.")
         self._reset()
 
     def _reset(self) -> None:
@@ -105,7 +106,7 @@ class TrainLoader(_Loader):
         return self
 
     def __next__(self) -> Batch:
-        number = self.mixture.choice(self._draws)
+        number = choose_source(self.weights, seed=self.seed, draw=self._draws // self.draws_per_choice)
         if self._iterators[number] is None:
             self._loaders[number] = self._loader(number)
             self._iterators[number] = start_iterator(self._loaders[number])

@@ -45,20 +45,16 @@ class Batch:
 
 @dataclass
 class Fetched:
-    """A batch from a worker, and the samples it could not read.
+    """A batch from a worker: pixels (B, C, T, H, W), or None if every sample was unreadable, and B keys.
 
-    Attributes:
-        pixels: (B, C, T, H, W), or None if every sample was unreadable.
-        keys: B names.
-        failures: (path, error message), one per unreadable sample.
-        tried: Samples tried, readable or not.
-        exhausted: Whether a sample failed MAX_TRIES times.
+    Each unreadable sample adds its (path, error message) to ``failures``; ``exhausted`` says whether one failed
+    MAX_TRIES times.
     """
 
     pixels: Tensor | None
     keys: list[str]
     failures: list[tuple[str, str]]
-    tried: int
+    tried: int  # samples, readable or not
     exhausted: bool
 
     def pin_memory(self) -> Fetched:

@@ -20,7 +20,8 @@ class Clipping:
     Args:
         num_frames: T.
         frame_stride: Read every ``frame_stride``-th frame of the stream.
-        fps: Read the frames nearest to the times k / fps instead. Not together with ``frame_stride``.
+        fps: Read the frames nearest to the times k / fps instead, whatever the stream's rate; a slower stream
+            repeats frames. Not together with ``frame_stride``.
         train: Random clips, drawn from torch's global generator; False: fixed ones.
         clips_per_video: Fixed clips of a video, evenly spaced from its first frame to its last; a single
             one lies in the middle.

@@ -39,7 +39,9 @@ def resize(frames: Sequence[Tensor], *, size: tuple[int, int]) -> Tensor:
     if tuple(frames[0].shape[:2]) == tuple(size):
         return frames if isinstance(frames, Tensor) else torch.stack(list(frames))
     # one by one: copying large frames together would cost as much as decoding them
-    return torch.stack([_resize(frame, size) for frame in frames])
+    planes = (rearrange(frame, "h w c -> 1 c h w") for frame in frames)  # channels-last views, as the kernel needs
+    resized = (F.interpolate(plane, size=size, mode="bicubic", antialias=True) for plane in planes)
+    return torch.stack([rearrange(plane, "1 c h w -> h w c") for plane in resized])
 
 
 def check_enlargement(height: int, width: int, *, resized: tuple[int, int], wanted: int) -> None:
@@ -47,13 +49,6 @@ def check_enlargement(height: int, width: int, *, resized: tuple[int, int], want
     if resized[0] * resized[1] > max(MAX_SQUARES * wanted**2, height * width):
         raise DataError(f"needed frames at most {MAX_SQUARES} times as long as wide, got {height} x {width}, which "
                         f"would be resized to {resized[0]} x {resized[1]}; crop or remove the file.")
-
-
-def _resize(frame: Tensor, size: tuple[int, int]) -> Tensor:
-    # a channels-last view: the layout of the uint8 kernel
-    planes = rearrange(frame, "h w c -> 1 c h w")
-    planes = F.interpolate(planes, size=size, mode="bicubic", antialias=True)
-    return rearrange(planes, "1 c h w -> h w c")
 
 
 class Framing:

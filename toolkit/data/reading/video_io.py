@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toolkit.data.reading.files import unreadable
 from toolkit.data.reading.transforms import to_frames
-from toolkit.data.reading.video_file import VideoFile, rgb
+from toolkit.data.reading.video_file import VideoFile, check_one_size, rgb
 from toolkit.io.atomic_write import atomic_write
 
 
@@ -85,15 +85,8 @@ def _strided(video: VideoFile, start: int, frame_stride: int) -> Iterator[Tensor
 
 def stack(frames: list[Tensor], *, path: str | os.PathLike) -> Tensor:
     """Frames (H, W, 3) of one size -> (T, H, W, 3)."""
-    check_size(frames, path=path)
+    check_one_size((tuple(frame.shape[:2]) for frame in frames), path=path)
     return torch.stack(frames)
-
-
-def check_size(frames: list[Tensor], *, path: str | os.PathLike) -> None:
-    """Raise a DataError if the frames (H, W, 3) of a file differ in size."""
-    sizes = {tuple(frame.shape[:2]) for frame in frames}
-    if len(sizes) > 1:
-        raise unreadable(path, f"needed frames of one size, got {sorted(sizes)}; re-encode it.")
 
 
 class VideoWriter(AbstractContextManager):
