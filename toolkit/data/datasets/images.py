@@ -25,9 +25,8 @@ class Images(Dataset, torch.utils.data.Dataset):
     """Images from files, as clips of one frame.
 
     Args:
-        path: A folder (searched recursively), a list file (``.txt``, one path per line, relative to
-            it), a glob, a file, or a list of those. None: 16 evenly spaced frames of each of the
-            toolkit's real sample clips.
+        path: See :func:`toolkit.data.reading.files.list_files`. None: 16 evenly spaced frames of each of
+            the toolkit's sample clips.
         size, short_edge, train, flip, channel_shuffle: See :class:`toolkit.data.reading.transforms.Framing`.
         samples: Sample clips of ``path=None``, "demo" or "full".
 

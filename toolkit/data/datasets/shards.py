@@ -138,8 +138,7 @@ class ImageShards(Shards):
     Processes and workers share each pass; the position is saved with a checkpoint.
 
     Args:
-        path: Tars: a pattern in braces (``shards-{000..099}.tar``), a folder (searched recursively), a glob, a list
-            file (``.txt``, one path per line, relative to it), a file, or a list of those.
+        path: Tars, for example ``shards-{000..099}.tar``; see :func:`toolkit.data.reading.files.list_files`.
         size, short_edge, flip, channel_shuffle: See ``Images``.
         train: Random order, crop and flip; False: the order of the files and the centre crop.
 
