@@ -25,8 +25,8 @@ class Images(Dataset, torch.utils.data.Dataset):
     """Images from files, as clips of one frame.
 
     Args:
-        path: See :func:`toolkit.data.reading.files.list_files`. None: 16 evenly spaced frames of each of
-            the toolkit's sample clips.
+        path: A folder, list file, glob or file, or a list of those; see
+            :func:`toolkit.data.reading.files.list_files`. None: 16 evenly spaced frames of each sample clip.
         size, short_edge, train, flip, channel_shuffle: See :class:`toolkit.data.reading.transforms.Framing`.
         samples: Sample clips of ``path=None``, "demo" or "full".
 

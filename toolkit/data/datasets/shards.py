@@ -35,10 +35,6 @@ class Shards(Dataset, torch.utils.data.IterableDataset):
     the files.
 
     A subclass sets ``modality``, the ``suffixes`` of its files, ``framing`` and ``sample_size``, and writes ``frames``.
-
-    Args:
-        path: Tars, as in :func:`toolkit.data.reading.files.list_files`.
-        train: Random order.
     """
 
     suffixes: tuple[str, ...]
@@ -119,11 +115,7 @@ class ShardIterator:
         return {"num_shards": self.num_shards, "num_readers": self.count, "shard": self.shard, "done": self.done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue in the same pass where ``state`` was saved.
-
-        Raises:
-            ValueError: If the number of shards or of readers differs.
-        """
+        """Continue in the same pass where ``state`` was saved; a ValueError for other numbers of shards or readers."""
         if (state["num_shards"], state["num_readers"]) != (self.num_shards, self.count):
             raise ValueError(f"the saved position is in {state['num_shards']} shards with {state['num_readers']} "
                              f"readers (processes times workers), got {self.num_shards} and {self.count}; resume with "

@@ -27,7 +27,8 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
     single one lies in the middle), and the centre crop.
 
     Args:
-        path: See :func:`toolkit.data.reading.files.list_files`. None: the toolkit's sample clips.
+        path: A folder, list file, glob or file, or a list of those; see
+            :func:`toolkit.data.reading.files.list_files`. None: the toolkit's sample clips.
         num_frames, frame_stride, fps, clips_per_video: See :class:`toolkit.data.reading.clips.Clipping`.
         size, short_edge, train, flip, channel_shuffle: See :class:`toolkit.data.reading.transforms.Framing`.
         samples: Sample clips of ``path=None``, "demo" or "full".

@@ -77,11 +77,6 @@ class TrainLoader(_Loader):
         >>> loader = TrainLoader([Source(clips, batch_size=2)], seed=0)
         >>> next(loader).pixels.shape
         torch.Size([2, 3, 5, 32, 32])
-        >>> state = loader.state_dict()
-        >>> batch = next(loader)
-        >>> loader.load_state_dict(state)
-        >>> torch.equal(next(loader).pixels, batch.pixels)
-        True
     """
 
     def __init__(self, sources: Sequence[Source], *, seed: int, rank: int = 0, world_size: int = 1,
@@ -156,9 +151,7 @@ class TrainLoader(_Loader):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was saved; a changed number of samples is logged.
 
-        Raises:
-            ValueError: If the number of sources differs, or an iterable source was read by another number of
-                processes or workers.
+        Another number of sources, or of processes or workers of an iterable source, raises a ValueError.
         """
         if len(state["positions"]) != len(self.sources):
             raise ValueError(f"the saved position is of {len(state['positions'])} sources, this loader has "

@@ -21,9 +21,6 @@ class Source:
         weight: Share of the batches, relative to the other sources'.
         num_workers: Processes that read ahead; 0 reads in the training process.
 
-    Raises:
-        ValueError: If a number is out of range, or a map-style dataset is empty.
-
     Example:
         >>> from toolkit.data import VideoClips
         >>> Source(VideoClips(num_frames=5, train=False), batch_size=4).weight

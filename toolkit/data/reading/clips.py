@@ -42,11 +42,7 @@ class Clipping:
         self.train, self.clips_per_video = train, clips_per_video
 
     def __call__(self, video: VideoFile, *, number: int = 0) -> RGBFrames:
-        """The clip, T frames (H, W, 3) uint8; ``number`` counts the fixed clips.
-
-        Raises:
-            DataError: If the video is too short, or its frames differ in size.
-        """
+        """The clip, T frames (H, W, 3) uint8; ``number`` counts the fixed clips. Too short a video is a DataError."""
         info = video.info
         if self.fps is None:
             start = info.start + self.start_frame(info.num_frames, number=number) / info.fps

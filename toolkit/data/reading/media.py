@@ -131,7 +131,7 @@ class MediaWriter(AbstractContextManager):
         self._video = VideoWriter(f"{os.fspath(path)}.mp4", fps=fps)
 
     def write(self, pixels: Tensor) -> None:
-        """Add frames (3, T, H, W) of about [-1, 1], clamped; a single first frame is kept until more come."""
+        """Add frames (3, T, H, W) of about [-1, 1], clamped; a single first frame waits for more."""
         if self._first is not None:
             pixels, self._first = torch.cat([self._first, pixels], dim=1), None
         if pixels.shape[1] == 1 and not self._video.begun:

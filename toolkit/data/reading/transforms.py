@@ -102,10 +102,8 @@ class Framing:
     def __call__(self, frames: Sequence[Tensor]) -> Tensor:
         """T frames (H, W, 3) uint8 of one size, or one tensor of them -> (3, T, *size) float32 in [-1, 1].
 
-        Random numbers come from torch's global generator and are the same for all frames.
-
-        Raises:
-            DataError: If the frames are too long and thin to cover ``size``.
+        Random numbers come from torch's global generator and are the same for all frames. Frames too long and thin
+        to cover ``size`` raise a DataError.
         """
         frames = resize(frames, size=self._resized(*frames[0].shape[:2], self._edge()))
         margins = [resized - size for resized, size in zip(frames.shape[1:3], self.size, strict=True)]

@@ -36,13 +36,10 @@ NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw streams, whose duration is a gue
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Metadata of a video stream: seconds at the first frame, average frames per second, number of frames.
+    """Metadata of a video stream; ``num_frames`` is an estimate from the duration if the file does not count them."""
 
-    The number is an estimate from the duration if the file does not count its frames.
-    """
-
-    start: float
-    fps: float
+    start: float  # seconds at the first frame, not always 0
+    fps: float  # average frames per second
     num_frames: int
 
 
