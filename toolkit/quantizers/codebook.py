@@ -12,7 +12,7 @@ CHUNK = 2**24  # similarities computed at once, 64 MiB
 
 
 def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
-    """Vectors (N, d) and codes (K, d) -> index of each vector's nearest code, (N,) int64; of equally near ones the first.
+    """Vectors (N, d), codes (K, d) -> index (N,) int64 of the nearest code; of equally near codes the first.
 
     Example:
         >>> nearest_codes(torch.tensor([[0.1], [0.9]]), torch.tensor([[0.0], [1.0], [2.0]])).tolist()
