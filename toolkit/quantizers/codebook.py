@@ -12,19 +12,13 @@ CHUNK = 2**24  # similarities computed at once, 64 MiB
 
 
 def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
-    """The index of the code nearest to each vector, computed in chunks of the N * K distances.
-
-    Args:
-        z: (N, d) vectors.
-        codebook: (K, d) codes.
-
-    Returns:
-        (N,) int64; of equally near codes the first.
+    """Vectors (N, d), codes (K, d) -> index (N,) int64 of the nearest code; of equally near codes the first.
 
     Example:
         >>> nearest_codes(torch.tensor([[0.1], [0.9]]), torch.tensor([[0.0], [1.0], [2.0]])).tolist()
         [0, 1]
     """
+    # In chunks: all N * K distances at once may not fit into memory.
     bias = codebook.square().sum(1) / 2  # |z - c|^2 / 2 without |z|^2 / 2, which is the same for all codes
     chunks = z.split(max(1, CHUNK // len(codebook)))
     return torch.cat([torch.addmm(bias, chunk, codebook.T, alpha=-1).argmin(1) for chunk in chunks])

@@ -65,9 +65,9 @@ class KL(_Continuous):
     def __init__(self, *, dim: int):
         super().__init__(dim=dim)
         self.moments = nn.Linear(dim, 2 * dim)
-        with torch.no_grad():
-            self.moments.weight.copy_(torch.eye(2 * dim, dim))  # mean = z
-            self.moments.bias.copy_(-4.0 * (torch.arange(2 * dim) >= dim))  # log-variance = -4
+        nn.init.eye_(self.moments.weight)  # mean = z
+        nn.init.zeros_(self.moments.bias)
+        self.moments.bias.data[dim:] = -4.0  # log-variance
 
     def quantize(self, z: Tensor) -> tuple[Tensor, None, dict[str, Tensor]]:
         """Latents (B, N, d) -> a sample (B, N, d), no indices, losses."""

@@ -10,19 +10,11 @@ _EPS = 1e-6
 
 
 def straight_through(z: Tensor, codes: Tensor, *, rotation_trick: bool = False) -> Tensor:
-    """The codes, exactly, with a gradient to the latents.
+    """Latents and codes (..., d) -> exactly the codes (..., d), with a gradient to the latents and none to ``codes``.
 
-    Straight through, the latents get the gradient of the codes. With the rotation trick they get it rotated as the
-    code is rotated to the latent, and scaled: code = |code| / |z| (I - 2 r r^T + 2 b a^T) z with constant unit
-    vectors a of the latent, b of the code and r of a + b (Fifty et al., arXiv:2410.06424, sec. 4.2).
-
-    Args:
-        z: (..., d) latents.
-        codes: (..., d); no gradient reaches them.
-        rotation_trick: Rotate gradients instead of passing them straight through.
-
-    Returns:
-        (..., d), equal to ``codes``.
+    Straight through, the latents get the gradient of the codes. With the rotation trick the code counts as R z with
+    the constant R = |code| / |z| (I - 2 r r^T + 2 b a^T), so the latents get R^T times the gradient of the codes.
+    a, b and r are the directions of the latent, of the code and of a + b (Fifty et al., arXiv:2410.06424, sec. 4.2).
 
     Example:
         >>> z = torch.tensor([3.0, 4.0], requires_grad=True)
