@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolkit.layers.frames import clip_to_frames, frames_to_clip
-
 
 def fitting_groups(channels: int, num_groups: int = 32) -> int:
     """The largest number of groups up to ``num_groups`` that divides ``channels``.
@@ -51,18 +49,15 @@ class ClipGroupNorm(nn.GroupNorm):
 
 
 class FrameGroupNorm(ClipGroupNorm):
-    """Group normalisation of (B, C, T, H, W) with statistics per frame; arguments as :class:`ClipGroupNorm`.
-
-    Example:
-        >>> import torch
-        >>> FrameGroupNorm(64)(torch.randn(2, 64, 5, 8, 8)).shape
-        torch.Size([2, 64, 5, 8, 8])
-    """
+    """Group normalisation of (B, C, T, H, W) with statistics per frame; arguments as :class:`ClipGroupNorm`."""
 
     pooled_axes = (3, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return frames_to_clip(super().forward(clip_to_frames(x)), samples=len(x))
+        if x.shape[2] == 1:  # reshaping an axis of length 1 gives strides that are not taken for channels_last
+            return super().forward(x.select(2, 0)).unsqueeze(2)
+        frames = super().forward(x.movedim(2, 1).flatten(0, 1))  # (B * T, C, H, W)
+        return frames.unflatten(0, (len(x), -1)).movedim(1, 2)
 
 
 class AdaptiveGroupNorm(nn.Module):
@@ -93,8 +88,7 @@ class AdaptiveGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         """(B, C, T, H, W) features and (B, d, T, H, W) codes of the same grid -> (B, C, T, H, W)."""
-        scale, shift = self._linear(self.gamma, codes, plus=1.0), self._linear(self.beta, codes)
-        return torch.addcmul(shift, self.norm(x), scale)
+        return torch.addcmul(self._linear(self.beta, codes), self.norm(x), self._linear(self.gamma, codes, plus=1.0))
 
     @staticmethod
     def _linear(layer: nn.Linear, codes: Tensor, plus: float = 0.0) -> Tensor:
