@@ -37,20 +37,20 @@ def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation
 def norm_silu_conv(norm: nn.Module, conv: CausalConv3d, x: Tensor, cache: StreamCache | None = None) -> Tensor:
     """``conv(silu(norm(x)), cache)``; only ``x`` is stored, norm and SiLU are recomputed in the backward pass.
 
-    Recomputation stops at the convolution's input, so nothing is convolved twice. Under torch.compile the
-    compiler chooses what to recompute.
+    The norm runs twice, so it must not keep running statistics. Recomputation stops at the convolution's input, so
+    nothing is convolved twice. Under torch.compile the compiler chooses what to recompute.
 
     Example:
         >>> conv = CausalConv3d(8, 4, kernel_size=(3, 3, 3))
         >>> norm_silu_conv(FrameGroupNorm(8), conv, torch.zeros(1, 8, 2, 4, 4)).shape
         torch.Size([1, 4, 2, 4, 4])
     """
-    def function(x: Tensor) -> Tensor:
+    def activate_and_convolve(x: Tensor) -> Tensor:
         return conv(F.silu(norm(x)), cache)
 
     if cache is None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
-    return function(x)
+        return checkpoint(activate_and_convolve, x, use_reentrant=False, preserve_rng_state=False)
+    return activate_and_convolve(x)
 
 
 class ResBlock(nn.Module):

@@ -43,9 +43,8 @@ def _level_strides(who: str, channel_multipliers: tuple[int, ...],
     return [(2 if halve_time else 1, 2, 2) for halve_time in temporal_downsample]
 
 
-def _total(strides: list[tuple[int, int, int]]) -> tuple[int, int, int]:
-    s_t, s_h, s_w = (math.prod(axis) for axis in zip((1, 1, 1), *strides, strict=True))
-    return s_t, s_h, s_w
+def _total(strides: list[tuple[int, int, int]]) -> tuple[int, ...]:
+    return tuple(math.prod(axis) for axis in zip((1, 1, 1), *strides, strict=True))
 
 
 def _choice(who: str, argument: str, value: str, choices: dict[str, type]) -> type:

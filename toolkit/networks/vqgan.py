@@ -40,10 +40,6 @@ def _attention_levels(who: str, channel_multipliers: tuple[int, ...],
     return tuple(attention)
 
 
-def _stride(channel_multipliers: tuple[int, ...]) -> tuple[int, int, int]:
-    return 1, 2 ** (len(channel_multipliers) - 1), 2 ** (len(channel_multipliers) - 1)
-
-
 class _Downsample(nn.Module):
     """3x3 convolution of stride 2, padded by one row and column at the end only."""
 
@@ -126,7 +122,8 @@ class VQGANEncoder(Encoder):
         super().__init__()
         attends = _attention_levels("VQGANEncoder", channel_multipliers, attention)
         norm = partial(FrameGroupNorm, num_groups=num_groups, eps=norm_eps)
-        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, _stride(channel_multipliers)
+        side = 2 ** (len(channel_multipliers) - 1)
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (1, side, side)
         widths = [filters, *(filters * m for m in channel_multipliers)]
         last = len(channel_multipliers) - 1
         self.conv_in = _conv3x3(in_channels, filters)
@@ -181,7 +178,8 @@ class VQGANDecoder(Decoder):
         super().__init__()
         attends = _attention_levels("VQGANDecoder", channel_multipliers, attention)[::-1]
         norm = partial(FrameGroupNorm, num_groups=num_groups, eps=norm_eps)
-        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, _stride(channel_multipliers)
+        side = 2 ** (len(channel_multipliers) - 1)
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (1, side, side)
         coarse_to_fine = [filters * m for m in reversed(channel_multipliers)]
         widths = [coarse_to_fine[0], *coarse_to_fine]
         last = len(channel_multipliers) - 1
