@@ -156,6 +156,16 @@ def test_compiled_networks_give_the_same_numbers_and_gradients(frames):
         torch.testing.assert_close(plain, compiled, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("frames", [1, 3])
+def test_export_traces_the_networks(frames):
+    encoder, decoder = (network(channel_multipliers=(1, 2), temporal_downsample=(True,), **SMALL).eval()
+                        for network in (MAGVIT2Encoder, MAGVIT2Decoder))
+    pixels = torch.randn(1, 3, frames, 8, 8)
+    for network, x in ((encoder, pixels), (decoder, encoder(pixels).detach())):
+        exported = torch.export.export(network, (x,)).module()
+        torch.testing.assert_close(exported(x), network(x), rtol=1e-4, atol=1e-5)
+
+
 def test_last_layer_is_the_weight_that_makes_the_pixels():
     decoder = MAGVIT2Decoder(channel_multipliers=(1, 2), temporal_downsample=(True,), **SMALL)
     with torch.no_grad():

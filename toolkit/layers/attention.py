@@ -13,11 +13,11 @@ from toolkit.layers.norm import FrameGroupNorm
 
 
 class FrameAttention(nn.Module):
-    """norm, one head of dot-product attention within each frame, plus the input (VQGAN, arXiv:2012.09841).
+    """Single-head dot-product attention within each frame, pre-norm and residual (VQGAN, arXiv:2012.09841).
 
     Args:
         channels: C, in and out.
-        norm: Makes the normalisation, ``norm(channels)``.
+        norm: Called as ``norm(channels)``.
 
     Example:
         >>> import torch

@@ -10,15 +10,15 @@ from toolkit.layers.distributed import mean_over_processes, num_processes
 
 
 class JointBatchNorm(nn.BatchNorm3d):
-    """Batch normalisation (Ioffe & Szegedy, arXiv:1502.03167) whose batch is that of all processes.
+    """Batch normalisation (Ioffe & Szegedy, arXiv:1502.03167) over the joint batch of all processes.
 
-    On one process, and in eval mode, it is torch's. On several it does what torch's SyncBatchNorm does
-    on GPUs alone, with second derivatives; every process must have a batch of the same shape.
+    On one process, and in eval mode, it is torch's. On several it equals torch's SyncBatchNorm, but works on CPUs
+    and is twice differentiable; all processes need batches of the same shape.
 
     Args:
         channels: C.
         eps: Added to the variance.
-        momentum: Share of the newest batch in the running statistics, of which the variance is unbiased.
+        momentum: Weight of the newest batch in the running mean and the (unbiased) running variance.
 
     Example:
         >>> norm = JointBatchNorm(1)
@@ -35,22 +35,22 @@ class JointBatchNorm(nn.BatchNorm3d):
         """(B, C, T, H, W) -> the same shape and dtype; statistics are float32 or wider.
 
         Raises:
-            ValueError: In training, if the joint batch has a single value per channel.
+            ValueError: In training on one process, if the batch has a single value per channel.
         """
         if not self.training or num_processes() == 1:
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = mean_over_processes(wide.mean((0, 2, 3, 4)))  # (C,)
-        # The mean square less the squared mean would lose the digits of a small variance.
+        # Centre first: mean square minus squared mean loses the digits of a small variance.
         centred = wide - rearrange(mean, "c -> c 1 1 1")
         variance = mean_over_processes(centred.square().mean((0, 2, 3, 4)))  # (C,), biased
-        self._remember(mean, variance, count=num_processes() * x.numel() // x.shape[1])
+        self._update_running(mean, variance, count=num_processes() * x.numel() // x.shape[1])
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * rearrange(scale, "c -> c 1 1 1") + rearrange(self.bias, "c -> c 1 1 1")).to(x.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, *, count: int) -> None:
-        """Move the running statistics towards those of a batch with ``count`` values per channel."""
+    def _update_running(self, mean: Tensor, variance: Tensor, *, count: int) -> None:
+        """Update the running statistics with a batch of ``count`` values per channel."""
         self.num_batches_tracked += 1
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * count / (count - 1), self.momentum)

@@ -1,4 +1,4 @@
-"""The residual block of MAGVIT-v2, and running a block without storing what is inside it."""
+"""The residual block of MAGVIT-v2, and recomputation of activations in the backward pass."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from toolkit.layers.norm import FrameGroupNorm
 
 def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation_checkpointing: bool | int,
               level: int = 0) -> Tensor:
-    """``block(*inputs)``, which the backward pass may compute again instead of storing what is inside.
+    """``block(*inputs)``; with activation checkpointing its inner activations are recomputed in the backward pass.
 
     Args:
         block: Any module.
-        inputs: Its own.
-        activation_checkpointing: True: computed again; a number: if the block is in so many of the finest levels.
-        level: Of the block, 0 being the finest.
+        inputs: Its inputs.
+        activation_checkpointing: True or False, or the number of levels to checkpoint, the finest first.
+        level: The block's level; 0 is the finest.
 
     Example:
         >>> x = torch.ones(1, 2, requires_grad=True)
@@ -35,36 +35,36 @@ def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation
 
 
 def norm_silu_conv(norm: nn.Module, conv: CausalConv3d, x: Tensor, cache: StreamCache | None = None) -> Tensor:
-    """``conv(silu(norm(x)), cache)``, of which the backward pass stores ``x`` alone and recomputes norm and SiLU.
+    """``conv(silu(norm(x)), cache)``; only ``x`` is stored, norm and SiLU are recomputed in the backward pass.
 
-    The checkpoint stops recomputing once it has the convolution's input, so nothing is convolved twice. A
-    compiler decides itself what to recompute.
+    The norm runs twice, so it must not keep running statistics. Recomputation stops at the convolution's input, so
+    nothing is convolved twice. Under torch.compile the compiler chooses what to recompute.
 
     Example:
         >>> conv = CausalConv3d(8, 4, kernel_size=(3, 3, 3))
         >>> norm_silu_conv(FrameGroupNorm(8), conv, torch.zeros(1, 8, 2, 4, 4)).shape
         torch.Size([1, 4, 2, 4, 4])
     """
-    def function(x: Tensor) -> Tensor:
+    def activate_and_convolve(x: Tensor) -> Tensor:
         return conv(F.silu(norm(x)), cache)
 
     if cache is None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)
-    return function(x)
+        return checkpoint(activate_and_convolve, x, use_reentrant=False, preserve_rng_state=False)
+    return activate_and_convolve(x)
 
 
 class ResBlock(nn.Module):
     """norm, SiLU, conv, norm, SiLU, conv, plus the input (arXiv:2310.05737, fig. 8).
 
-    A 1x1x1 convolution makes the shortcut where the width changes.
+    The shortcut is a 1x1x1 convolution where the width changes.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         temporal_kernel: k_t of the two convolutions; 1 gives the 2-D block.
-        bias: Whether the convolutions have one: no in MAGVIT-v2, yes in VQGAN.
-        norm: Makes a normalisation, ``norm(channels)``.
-        padding: The convolutions', "zeros" or "replicate".
+        bias: Whether the convolutions have a bias: False in MAGVIT-v2, True in VQGAN.
+        norm: Called as ``norm(channels)``.
+        padding: Of the convolutions, "zeros" or "replicate".
 
     Example:
         >>> ResBlock(32, 64, temporal_kernel=3)(torch.zeros(1, 32, 2, 4, 4)).shape

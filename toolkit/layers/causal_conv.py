@@ -50,10 +50,10 @@ class CausalConv3d(nn.Conv3d):
 
         Args:
             x: A clip, or with ``cache`` the next chunk of one, of any number of frames.
-            cache: Where the convolution keeps the input frames that later chunks still need; one
-                empty dict per stream. Chunks concatenated equal the whole clip's output.
+            cache: Keeps the input frames that later chunks need; start each stream with an empty dict.
+                The outputs of the chunks, concatenated, equal the whole clip's output.
         """
-        if x.shape[2] == 0:  # what a chunk that completed no output becomes in the next layer
+        if x.shape[2] == 0:  # of a stream, when the layer before completed no output
             return self._no_frames(x)
         if cache is None:
             if x.shape[2] == 1:
@@ -69,7 +69,7 @@ class CausalConv3d(nn.Conv3d):
         return F.pad(x, sides, mode=self.fill) if any(sides) else x  # F.pad would copy
 
     def _first_frame(self, x: Tensor) -> Tensor:
-        """A frame without history, by a 2-D convolution: the earlier taps meet zeros, or the same frame."""
+        """A single frame by a 2-D convolution: the earlier taps see zeros, or copies of the frame."""
         kernel = self.weight[:, :, -1] if self.fill == "constant" else self.weight.sum(2)
         return F.conv2d(self._pad(x.select(2, 0), self.space), kernel, self.bias, self.stride[1:]).unsqueeze(2)
 
@@ -79,9 +79,9 @@ class CausalConv3d(nn.Conv3d):
         return output.new_empty(len(x), self.out_channels, 0, *output.shape[3:])
 
     def _continue(self, x: Tensor, cache: StreamCache) -> tuple[Tensor, int]:
-        """A chunk joined to the frames before it, from the next output's first frame on, and the outputs it completes.
+        """Prepend the cached frames (or the padding) to a chunk, and cache the frames that later outputs need.
 
-        The cache then holds the frames that later outputs need.
+        Returns the frames from the next output's first one on, and the number of outputs they complete.
         """
         k_t, s_t = self.kernel_size[0], self.stride[0]
         if self in cache:

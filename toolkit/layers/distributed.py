@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Sum over processes, whose gradient is summed over processes too."""
+    """Sum over processes; the gradient is summed over processes too."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        return _SumOverProcesses.apply(gradient)  # with a gradient again, for penalties on gradients
+        return _SumOverProcesses.apply(gradient)  # differentiable again, for gradient penalties
 
 
 def num_processes() -> int:
@@ -46,8 +46,8 @@ def sum_over_processes(x: Tensor) -> Tensor:
 def mean_over_processes(x: Tensor) -> Tensor:
     """The mean of ``x`` (any shape) over processes, with its gradient; ``x`` itself on one process.
 
-    With data-parallel training, which averages gradients over processes, a loss of this mean gives
-    every process the gradient of the joined batch.
+    Data-parallel training averages gradients over processes, so a loss of this mean has the gradient of the
+    joint batch.
 
     Example:
         >>> mean_over_processes(torch.tensor([1.0, 2.0])).tolist()
@@ -58,7 +58,7 @@ def mean_over_processes(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather_over_processes(x: Tensor) -> Tensor:
-    """The rows of ``x`` (N, ...) of all processes, in their order; N may differ between them. No gradient.
+    """The rows of ``x`` (N, ...) of all processes in rank order, without gradient; N may differ per process.
 
     Example:
         >>> gather_over_processes(torch.tensor([[1.0], [2.0]])).flatten().tolist()
@@ -109,7 +109,7 @@ def gather_objects_over_processes(value: Any) -> list[Any]:
 
 @torch.no_grad()
 def from_first_process(x: Tensor) -> Tensor:
-    """Process 0's ``x``, of the same shape everywhere: a draw that all shall share.
+    """The ``x`` of process 0, for random draws that all processes share; same shape everywhere.
 
     Example:
         >>> from_first_process(torch.tensor(3)).item()

@@ -1,4 +1,4 @@
-"""Losses that take their gradient at once, so that only one graph of a frozen network is alive at a time."""
+"""Compute a loss and its gradient together, so that only one frozen network's graph is in memory at a time."""
 
 from __future__ import annotations
 
@@ -10,21 +10,11 @@ from torch.autograd.function import once_differentiable
 
 
 def eager_loss(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """``function(*tensors)``, whose graph is gone when it returns; the gradient is the same.
+    """The () loss ``function(*tensors)``, its graph freed before it returns; only ``tensors`` get a gradient.
 
-    The gradient by the tensors is computed along with the value, and only it is kept for the backward
-    pass: a clip's pixels in place of what a VGG or a discriminator stored. In fp16, where gradients
-    would be computed before their scale is known, the graph stays.
-
-    Args:
-        function: Of tensors, to a () loss; what else it depends on gets no gradient.
-        tensors: Those a gradient is wanted by; the function sees them detached.
-
-    Example:
-        >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
-        >>> eager_loss(lambda x: x.square().sum(), x).backward()
-        >>> x.grad.tolist()
-        [2.0, 4.0]
+    The gradient is computed with the value and stored for the backward pass: it has the size of a clip's pixels,
+    the graph of a VGG is many times larger. In fp16 the graph is kept, because the gradient scale is not known yet.
+    It cannot be differentiated twice.
     """
     device = tensors[0].device.type
     half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
@@ -40,9 +30,9 @@ class _Eager(torch.autograd.Function):
         leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
         with torch.enable_grad():
             value = function(*leaves)
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        found = torch.autograd.grad(value, wanted, allow_unused=True) if value.requires_grad else [None] * len(wanted)
-        gradients = iter(found)
+        inputs = [leaf for leaf in leaves if leaf.requires_grad]
+        gradients = iter(torch.autograd.grad(value, inputs, allow_unused=True) if value.requires_grad
+                         else [None] * len(inputs))
         ctx.save_for_backward(*(next(gradients) if leaf.requires_grad else None for leaf in leaves))
         return value.detach()
 

@@ -1,7 +1,4 @@
-"""Group normalisation over single frames or whole clips, plain and adaptive.
-
-Statistics of a frame never cross time, so they are causal; those of a clip are not.
-"""
+"""Group normalisation over single frames (causal) or whole clips (not causal), plain and adaptive."""
 
 from __future__ import annotations
 
@@ -10,8 +7,6 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from toolkit.layers.frames import clip_to_frames, frames_to_clip
 
 
 def fitting_groups(channels: int, num_groups: int = 32) -> int:
@@ -25,16 +20,16 @@ def fitting_groups(channels: int, num_groups: int = 32) -> int:
 
 
 class ClipGroupNorm(nn.GroupNorm):
-    """Group normalisation (Wu & He, arXiv:1803.08494) of (B, C, T, H, W), its statistics over the whole clip.
+    """Group normalisation (Wu & He, arXiv:1803.08494) of (B, C, T, H, W) with statistics over the whole clip.
 
     Args:
         channels: C.
-        num_groups: Groups of channels; the largest divisor of C up to it is taken.
+        num_groups: Groups of channels, reduced to the largest divisor of C.
         eps: Added to the variance.
         affine: Whether to learn a scale and a shift per channel.
 
     Attributes:
-        pooled_axes: The axes that a statistic is taken over.
+        pooled_axes: The axes of a clip that the statistics are computed over, besides channels.
 
     Example:
         >>> import torch
@@ -49,37 +44,32 @@ class ClipGroupNorm(nn.GroupNorm):
         super().__init__(fitting_groups(channels, num_groups), channels, eps=eps, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        # the operator itself: torch.nn.functional refuses a group of a single value, whose normalised value is 0
+        # F.group_norm refuses groups of a single value; their normalised value is 0
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class FrameGroupNorm(ClipGroupNorm):
-    """Group normalisation of each frame of (B, C, T, H, W) by itself; arguments as :class:`ClipGroupNorm`'s.
-
-    Example:
-        >>> import torch
-        >>> FrameGroupNorm(64)(torch.randn(2, 64, 5, 8, 8)).shape
-        torch.Size([2, 64, 5, 8, 8])
-    """
+    """Group normalisation of (B, C, T, H, W) with statistics per frame; arguments as :class:`ClipGroupNorm`."""
 
     pooled_axes = (3, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return frames_to_clip(super().forward(clip_to_frames(x)), samples=len(x))
+        if x.shape[2] == 1:  # reshaping an axis of length 1 gives strides that are not taken for channels_last
+            return super().forward(x.select(2, 0)).unsqueeze(2)
+        frames = super().forward(x.movedim(2, 1).flatten(0, 1))  # (B * T, C, H, W)
+        return frames.unflatten(0, (len(x), -1)).movedim(1, 2)
 
 
 class AdaptiveGroupNorm(nn.Module):
-    """Normalisation whose scale and shift are linear in the codes at each position.
-
-    ``norm(x) * (1 + gamma(codes)) + beta(codes)``, as in the MAGVIT-v2 decoder.
+    """``norm(x) * (1 + gamma(codes)) + beta(codes)`` at each position, gamma and beta linear (MAGVIT-v2 decoder).
 
     Args:
         channels: C of the features.
         condition_channels: d of the codes.
-        norm: Makes the normalisation, ``norm(channels, affine=False)``.
+        norm: Called as ``norm(channels, affine=False)``.
 
     Attributes:
-        per_position: Whether the codes are to be on the features' grid.
+        per_position: Whether the codes need the features' grid.
 
     Example:
         >>> import torch
@@ -98,21 +88,19 @@ class AdaptiveGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         """(B, C, T, H, W) features and (B, d, T, H, W) codes of the same grid -> (B, C, T, H, W)."""
-        scale, shift = self._linear(self.gamma, codes, plus=1.0), self._linear(self.beta, codes)
-        return torch.addcmul(shift, self.norm(x), scale)
+        return torch.addcmul(self._linear(self.beta, codes), self.norm(x), self._linear(self.gamma, codes, plus=1.0))
 
     @staticmethod
     def _linear(layer: nn.Linear, codes: Tensor, plus: float = 0.0) -> Tensor:
-        """The layer at every position, and a number added to it; channels_last_3d in memory."""
+        """``layer(codes) + plus`` at every position, in channels_last_3d."""
         return F.linear(codes.movedim(1, -1), layer.weight, layer.bias + plus).movedim(-1, 1)
 
 
 class PooledAdaptiveGroupNorm(AdaptiveGroupNorm):
-    """Normalisation whose scale and shift are linear in statistics of all codes (Open-MAGVIT2).
+    """``norm(x) * gamma(std(codes)) + beta(mean(codes))``, gamma and beta linear (Open-MAGVIT2).
 
-    ``norm(x) * gamma(std(codes)) + beta(mean(codes))``, pooled over what ``norm`` pools over;
-    ``std = sqrt(unbiased variance + 1e-6)``, and a single position has no variance. The codes are
-    the decoder's own, whatever the features' grid. Arguments as :class:`AdaptiveGroupNorm`'s.
+    Mean and ``std = sqrt(unbiased variance + 1e-6)`` are over the axes that ``norm`` pools; a single position has
+    variance 0. The codes may have another grid than the features. Arguments as :class:`AdaptiveGroupNorm`.
 
     Example:
         >>> import torch
@@ -129,7 +117,7 @@ class PooledAdaptiveGroupNorm(AdaptiveGroupNorm):
         mean = codes.mean(axes, keepdim=True)
         positions = codes[0, 0].numel() // mean[0, 0].numel()
         variance = (codes - mean).square().sum(axes, keepdim=True) / max(positions - 1, 1)
-        return (self.norm(x) * self._linear(self.gamma, (variance + 1e-6).sqrt()) + self._linear(self.beta, mean))
+        return self.norm(x) * self._linear(self.gamma, (variance + 1e-6).sqrt()) + self._linear(self.beta, mean)
 
 
 NORMS = {"frame": FrameGroupNorm, "clip": ClipGroupNorm}

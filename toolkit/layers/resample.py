@@ -1,4 +1,4 @@
-"""Growing a grid by depth-to-space and by repetition, keeping the first frame alone."""
+"""Upsampling by depth-to-space and by repetition; the first frame becomes a single frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEPT_FRAMES = ("last", "first")
 
 
 def _keep(x: Tensor, s_t: int, kept: str) -> Tensor:
-    """Of the s_t frames that the first of ``x`` (B, C, t * s_t, H, W) became, keep ``kept``."""
+    """Drop all but one of the first s_t frames of ``x`` (B, C, t * s_t, H, W)."""
     if s_t == 1 or kept == "all":
         return x
     return x[:, :, s_t - 1:] if kept == "last" else torch.cat([x[:, :, :1], x[:, :, s_t:]], dim=2)
@@ -21,21 +21,20 @@ def _keep(x: Tensor, s_t: int, kept: str) -> Tensor:
 def depth_to_space(x: Tensor, stride: tuple[int, int, int], kept: str = "last") -> Tensor:
     """(B, s_t * s_h * s_w * C, t, h, w) -> (B, C, t * s_t - (s_t - 1), h * s_h, w * s_w).
 
-    Channels are ordered (s_t, s_h, s_w, C), C running fastest. The first frame stands alone.
+    Channels are ordered (s_t, s_h, s_w, C), C fastest.
 
     Args:
         x: The grid.
-        stride: (s_t, s_h, s_w), by how much it grows.
-        kept: Which of the s_t frames made of the first one stays: "last", dropping those before it
-            (MAGVIT-v2); "first", dropping those after it (Open-MAGVIT2); or "all" s_t of them, for
-            a chunk that does not begin its clip.
+        stride: (s_t, s_h, s_w), the upsampling factors.
+        kept: Which of the first frame's s_t output frames is kept: "last" (MAGVIT-v2), "first"
+            (Open-MAGVIT2), or "all", for a chunk that does not begin its clip.
 
     Example:
         >>> depth_to_space(torch.zeros(1, 32, 3, 4, 4), (2, 2, 2)).shape
         torch.Size([1, 4, 5, 8, 8])
     """
     s_t, s_h, s_w = stride
-    # Channels stay innermost in memory (channels_last_3d): one copy, in runs of C numbers.
+    # one copy, which leaves channels innermost in memory (channels_last_3d)
     x = rearrange(x, "b (st sh sw c) t h w -> b (t st) (h sh) (w sw) c", st=s_t, sh=s_h, sw=s_w).movedim(-1, 1)
     return _keep(x, s_t, kept)
 
@@ -43,7 +42,7 @@ def depth_to_space(x: Tensor, stride: tuple[int, int, int], kept: str = "last") 
 def repeat_nearest(x: Tensor, stride: tuple[int, int, int], kept: str = "last") -> Tensor:
     """(B, d, t, h, w) -> (B, d, t * s_t - (s_t - 1), h * s_h, w * s_w), each entry repeated.
 
-    The first frame stands alone, as in :func:`depth_to_space`, whose arguments it has.
+    Arguments as :func:`depth_to_space`.
 
     Example:
         >>> repeat_nearest(torch.tensor([1., 2.]).reshape(1, 1, 2, 1, 1), (2, 1, 1)).flatten().tolist()
@@ -59,10 +58,10 @@ class DepthToSpaceUpsample(nn.Module):
 
     Args:
         channels: C, in and out.
-        stride: (s_t, s_h, s_w), by how much the grid grows.
+        stride: (s_t, s_h, s_w), the upsampling factors.
         temporal_kernel: k_t of the convolution.
-        padding: The convolution's, "zeros" or "replicate".
-        kept: "last" or "first", as :func:`depth_to_space`'s.
+        padding: Of the convolution, "zeros" or "replicate".
+        kept: "last" or "first", as in :func:`depth_to_space`.
 
     Raises:
         ValueError: If ``kept`` is another one.
@@ -76,17 +75,16 @@ class DepthToSpaceUpsample(nn.Module):
                  padding: str = "zeros", kept: str = "last"):
         super().__init__()
         if kept not in KEPT_FRAMES:
-            raise ValueError(f"DepthToSpaceUpsample keeps the 'last' or the 'first' of the frames that a clip's "
-                             f"first frame becomes, got {kept!r}.")
+            raise ValueError(f"DepthToSpaceUpsample takes kept 'last' or 'first', got {kept!r}.")
         self.stride, self.kept = stride, kept
         self.conv = CausalConv3d(channels, channels * stride[0] * stride[1] * stride[2],
                                  kernel_size=(temporal_kernel, 3, 3), padding=padding)
 
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
-        """(B, C, t, h, w) -> (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w); all frames of later chunks."""
-        kept = self.kept_in(cache)  # before the convolution notes that the stream has begun
+        """(B, C, t, h, w) -> (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w); later chunks keep all t * s_t frames."""
+        kept = self.kept_in(cache)  # read before the convolution fills the cache
         return depth_to_space(self.conv(x, cache), self.stride, kept)
 
     def kept_in(self, cache: StreamCache | None) -> str:
-        """Which frames the next chunk keeps of those its first frame becomes: "all" once a stream has begun."""
+        """``kept`` for the next chunk: "all" once the stream has begun."""
         return "all" if cache is not None and self.conv in cache else self.kept

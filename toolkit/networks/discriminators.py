@@ -1,4 +1,4 @@
-"""Discriminators that judge whole clips or images."""
+"""The discriminator of MAGVIT: one logit for a whole clip or image."""
 
 from __future__ import annotations
 
@@ -14,23 +14,16 @@ from toolkit.registry import DISCRIMINATORS
 
 
 def blur_pool(x: Tensor, *, time: bool, padding: str = "reflect") -> Tensor:
-    """Halve space, and time if asked, after the low-pass filter (1, 2, 1) / 4 (Zhang, arXiv:1904.11486).
-
-    The filter is separable, so each axis is a weighted sum of three strided views.
+    """Low-pass filter (1, 2, 1) / 4 and stride 2 in space, and in time if ``time`` (Zhang, arXiv:1904.11486).
 
     Args:
         x: (B, C, T, H, W); every axis to halve has at least two entries.
         time: Whether T is halved too.
-        padding: "reflect": by one entry on both sides; "same": with zeros, an even side by one after
-            it, an odd one by one on both sides (TensorFlow's SAME).
+        padding: "reflect": by one entry on both sides; "same": by zeros as TensorFlow's SAME, one after an even
+            side, one on both sides of an odd one.
 
     Returns:
         (B, C, T', ceil(H / 2), ceil(W / 2)).
-
-    Example:
-        >>> import torch
-        >>> blur_pool(torch.tensor([0., 4., 0., 4.]).expand(1, 1, 1, 4, 4), time=False)[0, 0, 0, 0].tolist()
-        [2.0, 2.0]
     """
     for dim in (2, 3, 4) if time else (3, 4):
         x = _blur(x, dim, padding)
@@ -49,7 +42,7 @@ def _blur(x: Tensor, dim: int, padding: str) -> Tensor:
 
 
 class _Block(nn.Module):
-    """Two convolutions around a blur pool, and a blurred shortcut; their sum keeps its variance."""
+    """Two convolutions around a blur pool, plus a blurred shortcut, scaled by 1 / sqrt(2)."""
 
     def __init__(self, in_channels: int, out_channels: int, temporal_kernel: int, blur_padding: str):
         super().__init__()
@@ -73,15 +66,13 @@ class StyleGANDiscriminator(Discriminator):
         in_channels: C.
         filters: Width of the first convolution.
         channel_multipliers: Width in ``filters`` after each block; each block halves H, W and, with
-            a temporal kernel, T.
+            temporal_kernel > 1, T.
         size: (T, H, W) of the pixels; it fixes the first linear layer.
-        temporal_kernel: 3 for clips; 1 judges frames' positions jointly but never blurs time.
-        blur_padding: How the blur is padded, "reflect" (O2-MAGVIT2) or "same" (Google's code); see
-            :func:`blur_pool`.
+        temporal_kernel: 3 for clips; with 1 only the linear layers join the frames.
+        blur_padding: "reflect" (O2-MAGVIT2) or "same" (Google's code); see :func:`blur_pool`.
 
     Raises:
-        ValueError: If a side of ``size`` allows fewer halvings than there are blocks, or the padding
-            is another one.
+        ValueError: If ``size`` cannot be halved once per block, or ``blur_padding`` is unknown.
 
     Example:
         >>> import torch
@@ -110,7 +101,7 @@ class StyleGANDiscriminator(Discriminator):
 
     @staticmethod
     def _halved(size: tuple[int, int, int], times: int, temporal_kernel: int) -> tuple[int, int, int]:
-        """The grid after ``times`` blur pools; there must be two entries a side to halve each time."""
+        """The grid after ``times`` blur pools, each of which needs two entries a side."""
         t, h, w = size
         for done in range(times):
             if min(h, w) < 2 or (temporal_kernel > 1 and t < 2):

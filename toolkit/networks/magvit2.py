@@ -1,11 +1,10 @@
 """The causal encoder and decoder of MAGVIT-v2 (Yu et al., arXiv:2310.05737, fig. 8).
 
-A level is a run of residual blocks at one resolution. Between levels space halves, and time where
-``temporal_downsample`` says so. With ``temporal_kernel=1`` the same classes are the 2-D networks.
+A level is a sequence of residual blocks at one resolution. Between levels space halves, and time where
+``temporal_downsample`` is True. With ``temporal_kernel=1`` the same classes are the 2-D networks.
 
-The defaults are O2-MAGVIT2's reading of the figure. What other code bases do otherwise (Google's
-praxis, Open-MAGVIT2) are arguments of the layers; ``configs/_base_/networks`` has a preset of each,
-and ``configs/README.md`` their differences line by line.
+The defaults follow O2-MAGVIT2. The choices of other code bases (Google's praxis, Open-MAGVIT2) are arguments;
+``configs/_base_/networks`` has a preset for each, and ``configs/README.md`` lists the differences.
 """
 
 from __future__ import annotations
@@ -44,9 +43,8 @@ def _level_strides(who: str, channel_multipliers: tuple[int, ...],
     return [(2 if halve_time else 1, 2, 2) for halve_time in temporal_downsample]
 
 
-def _total(strides: list[tuple[int, int, int]]) -> tuple[int, int, int]:
-    s_t, s_h, s_w = (math.prod(axis) for axis in zip((1, 1, 1), *strides, strict=True))
-    return s_t, s_h, s_w
+def _total(strides: list[tuple[int, int, int]]) -> tuple[int, ...]:
+    return tuple(math.prod(axis) for axis in zip((1, 1, 1), *strides, strict=True))
 
 
 def _choice(who: str, argument: str, value: str, choices: dict[str, type]) -> type:
@@ -57,7 +55,7 @@ def _choice(who: str, argument: str, value: str, choices: dict[str, type]) -> ty
 
 def _res_blocks(in_channels: int, out_channels: int, *, num_res_blocks: int, temporal_kernel: int, norm: Norm,
                 padding: str) -> nn.ModuleList:
-    """Residual blocks, of which the first changes the width."""
+    """Residual blocks; the first changes the width."""
     return nn.ModuleList(
         ResBlock(in_channels if i == 0 else out_channels, out_channels, temporal_kernel=temporal_kernel, norm=norm,
                  padding=padding) for i in range(num_res_blocks))
@@ -81,7 +79,7 @@ class _UpLevel(nn.Module):
 
 @ENCODERS.register_module()
 class MAGVIT2Encoder(Encoder):
-    """MAGVIT-v2 encoder: causal 3-D CNN, or its 2-D twin with ``temporal_kernel=1`` (arXiv:2310.05737).
+    """MAGVIT-v2 encoder: causal 3-D CNN, or 2-D with ``temporal_kernel=1`` (arXiv:2310.05737).
 
     Args:
         in_channels: C.
@@ -91,17 +89,16 @@ class MAGVIT2Encoder(Encoder):
         num_res_blocks: Residual blocks per level, and again after the last.
         temporal_downsample: Whether time halves after each level but the last.
         temporal_kernel: k_t of the convolutions, 3 for video and 1 for images.
-        num_groups: Of the group norms; a width it does not divide takes its largest divisor below.
-        norm_scope: "frame": norms see one frame; "clip": all of them, so that the network is not
-            causal (Open-MAGVIT2's video model).
+        num_groups: Of the group norms, reduced to the largest divisor of the width.
+        norm_scope: "frame": statistics per frame; "clip": over the clip, which is not causal
+            (Open-MAGVIT2's video model).
         norm_eps: Added to the norms' variances.
         padding: Of the convolutions, "zeros" or "replicate".
-        downsample_kernel: k_h = k_w of the strided convolutions, 3 or 4; 4 is one wider in time too.
+        downsample_kernel: k_h = k_w of the strided convolutions, 3 or 4; 4 also adds one to their k_t > 1.
         first_conv_bias: Whether the first convolution has a bias.
 
     Raises:
-        ValueError: If the numbers of levels do not agree, time is to halve with k_t = 1, or an
-            option is not one of those above.
+        ValueError: If the numbers of levels disagree, time halves with k_t = 1, or an option is unknown.
 
     Example:
         >>> import torch
@@ -147,7 +144,7 @@ class MAGVIT2Encoder(Encoder):
     def forward(self, pixels: Tensor, cache: StreamCache | None = None) -> Tensor:
         """Pixels (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w) -> latents (B, d, t, h, w).
 
-        With ``cache``, the next chunk of a stream, of any number of frames -> the latents they complete.
+        With ``cache``, the next chunk of a stream, of any number of frames -> the latents it completes.
         """
         x = self.conv_in(pixels.contiguous(memory_format=torch.channels_last_3d), cache)
         run = partial(run_block, activation_checkpointing=self.activation_checkpointing)
@@ -169,16 +166,16 @@ class MAGVIT2Decoder(Decoder):
         in_channels: d, the quantizer's dim.
         out_channels: C.
         filters, channel_multipliers, num_res_blocks, temporal_downsample, temporal_kernel, num_groups,
-            norm_scope, norm_eps, padding: As the encoder's, still from fine to coarse: time doubles where
+            norm_scope, norm_eps, padding: As the encoder's, also from fine to coarse: time doubles where
             the encoder halves it.
         adaptive_norm: "position": scale and shift from the codes at each position; "pooled": from
-            their mean and deviation over what a norm sees (Open-MAGVIT2).
-        kept_frame: Where time doubles, the first frame becomes two: which of them stays, "last" or
-            "first" (Open-MAGVIT2's video model).
+            their mean and deviation over the norm's axes (Open-MAGVIT2).
+        kept_frame: Which of the two frames that the first frame becomes where time doubles is kept: "last",
+            or "first" (Open-MAGVIT2's video model).
 
     Raises:
-        ValueError: If the numbers of levels do not agree, an option is not one of those above, or
-            codes are to be pooled per frame while time doubles.
+        ValueError: If the numbers of levels disagree, an option is unknown, or codes are pooled per frame
+            while time doubles.
 
     Example:
         >>> import torch
@@ -222,7 +219,7 @@ class MAGVIT2Decoder(Decoder):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight of the convolution that makes the pixels."""
+        """The weight of the convolution that outputs the pixels."""
         return self.conv_out.weight
 
     def forward(self, codes: Tensor, cache: StreamCache | None = None) -> Tensor:
@@ -240,7 +237,7 @@ class MAGVIT2Decoder(Decoder):
             for block in level.blocks:
                 x = run(block, x, cache, level=coarsest - number)
             if level.upsample is not None:
-                if level.norm.per_position:  # the codes follow the features
+                if level.norm.per_position:  # the codes need the features' grid
                     codes = repeat_nearest(codes, level.upsample.stride, level.upsample.kept_in(cache))
                 x = level.upsample(x, cache)
         return norm_silu_conv(self.norm_out, self.conv_out, x, cache)

@@ -1,4 +1,4 @@
-"""The discriminator that judges patches: one logit for each place of a frame or clip."""
+"""The patch discriminator: one logit per patch of a frame or clip."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from toolkit.registry import DISCRIMINATORS
 class PatchGANDiscriminator(Discriminator):
     """PatchGAN of pix2pix (Isola et al., arXiv:1611.07004) and VQGAN (arXiv:2012.09841), for frames or clips.
 
-    ``temporal_kernel=1`` is VQGAN's network on every frame: kernels of 4 x 4. ``temporal_kernel=3`` is that
-    of Open-MAGVIT2's video model: kernels of 3 x 3 x 3, of which the first two halve time as well.
-    :attr:`main` has the order of the published networks, so their weights fit name by name, once their 2-D
-    kernels have a temporal axis of 1. The batch norms see all frames of the joint batch of all processes.
+    ``temporal_kernel=1`` is VQGAN's network per frame, with 4 x 4 kernels. ``temporal_kernel=3`` is that of
+    Open-MAGVIT2's video model, with 3 x 3 x 3 kernels, the first two of stride 2 in time. :attr:`main` has the
+    published order of layers, so tensor names agree. Batch norms use the joint batch of all processes.
 
     Args:
         in_channels: C.
         filters: Width of the first convolution; it doubles with each further one, up to eightfold.
-        num_layers: Convolutions that halve H and W, at most 16; two that do not follow.
+        num_layers: Convolutions of stride 2, at most 16; two of stride 1 follow.
         temporal_kernel: 1 for frames, 3 for clips.
 
     Raises:

@@ -1,7 +1,7 @@
-"""The encoder and decoder of VQGAN (Esser et al., arXiv:2012.09841), as LlamaGen and taming build them.
+"""The encoder and decoder of VQGAN (Esser et al., arXiv:2012.09841), as in LlamaGen and taming-transformers.
 
-They are 2-D: a clip goes through frame by frame. The 1x1 convolutions that join them to the quantizer
-(``quant_conv`` and ``post_quant_conv``) are theirs.
+They are 2-D: each frame is encoded alone. The 1x1 convolutions around the quantizer (``quant_conv`` and
+``post_quant_conv``) belong to them.
 """
 
 from __future__ import annotations
@@ -31,17 +31,13 @@ _conv1x1 = partial(CausalConv3d, kernel_size=(1, 1, 1))
 
 def _attention_levels(who: str, channel_multipliers: tuple[int, ...],
                       attention: tuple[bool, ...] | None) -> tuple[bool, ...]:
-    """For each level from fine to coarse whether it attends; by default the coarsest alone."""
+    """Whether each level, from fine to coarse, has attention; by default only the coarsest."""
     if attention is None:
         return (False,) * (len(channel_multipliers) - 1) + (True,)
     if len(attention) != len(channel_multipliers):
         raise ValueError(f"{who} needs one attention entry for each of its {len(channel_multipliers)} levels, got "
                          f"{len(attention)}.")
     return tuple(attention)
-
-
-def _stride(channel_multipliers: tuple[int, ...]) -> tuple[int, int, int]:
-    return 1, 2 ** (len(channel_multipliers) - 1), 2 ** (len(channel_multipliers) - 1)
 
 
 class _Downsample(nn.Module):
@@ -67,7 +63,7 @@ class _Upsample(nn.Module):
 
 
 class _Level(nn.Module):
-    """Residual blocks, each followed by attention if the level attends, then a change of resolution."""
+    """Residual blocks, each followed by attention if ``attends``, then a change of resolution."""
 
     def __init__(self, in_channels: int, out_channels: int, *, num_res_blocks: int, attends: bool, norm: partial,
                  resample: type[nn.Module] | None):
@@ -79,7 +75,7 @@ class _Level(nn.Module):
         self.resample = resample and resample(out_channels)
 
     def layers(self) -> list[nn.Module]:
-        """All of it in the order of use."""
+        """All layers in the order of use."""
         attentions = iter(self.attentions)
         pairs = [(block, next(attentions, None)) for block in self.blocks]
         return [layer for layer in (*sum(pairs, ()), self.resample) if layer is not None]
@@ -103,11 +99,11 @@ class VQGANEncoder(Encoder):
             ends by halving the side.
         num_res_blocks: Residual blocks per level.
         z_channels: Width before the 1x1 convolution to d.
-        attention: For each level whether its blocks are followed by attention; None: the coarsest alone.
+        attention: Whether the blocks of each level are followed by attention; None: only of the coarsest.
         num_groups, norm_eps: Of the group norms.
 
     Raises:
-        ValueError: If ``attention`` has another number of entries than there are levels.
+        ValueError: If ``attention`` has not one entry per level.
 
     Example:
         >>> import torch
@@ -126,7 +122,8 @@ class VQGANEncoder(Encoder):
         super().__init__()
         attends = _attention_levels("VQGANEncoder", channel_multipliers, attention)
         norm = partial(FrameGroupNorm, num_groups=num_groups, eps=norm_eps)
-        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, _stride(channel_multipliers)
+        side = 2 ** (len(channel_multipliers) - 1)
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (1, side, side)
         widths = [filters, *(filters * m for m in channel_multipliers)]
         last = len(channel_multipliers) - 1
         self.conv_in = _conv3x3(in_channels, filters)
@@ -139,7 +136,7 @@ class VQGANEncoder(Encoder):
         self.quant_conv = _conv1x1(z_channels, out_channels)
 
     def forward(self, pixels: Tensor, cache: StreamCache | None = None) -> Tensor:
-        """Pixels (B, C, T, h * s_h, w * s_w) -> latents (B, d, T, h, w); a stream needs no cache."""
+        """Pixels (B, C, T, h * s_h, w * s_w) -> latents (B, d, T, h, w); the cache is unused."""
         x = self.conv_in(pixels.contiguous(memory_format=torch.channels_last_3d))
         run, coarsest = partial(run_block, activation_checkpointing=self.activation_checkpointing), len(self.levels) - 1
         for number, level in enumerate(self.levels):
@@ -157,12 +154,12 @@ class VQGANDecoder(Decoder):
     Args:
         in_channels: d, the quantizer's dim.
         out_channels: C.
-        filters, channel_multipliers, z_channels, attention, num_groups, norm_eps: As the encoder's, still
+        filters, channel_multipliers, z_channels, attention, num_groups, norm_eps: As the encoder's, also
             from fine to coarse.
         num_res_blocks: Residual blocks per level; published decoders have one more than their encoder.
 
     Raises:
-        ValueError: If ``attention`` has another number of entries than there are levels.
+        ValueError: If ``attention`` has not one entry per level.
 
     Example:
         >>> import torch
@@ -181,7 +178,8 @@ class VQGANDecoder(Decoder):
         super().__init__()
         attends = _attention_levels("VQGANDecoder", channel_multipliers, attention)[::-1]
         norm = partial(FrameGroupNorm, num_groups=num_groups, eps=norm_eps)
-        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, _stride(channel_multipliers)
+        side = 2 ** (len(channel_multipliers) - 1)
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (1, side, side)
         coarse_to_fine = [filters * m for m in reversed(channel_multipliers)]
         widths = [coarse_to_fine[0], *coarse_to_fine]
         last = len(channel_multipliers) - 1
@@ -196,11 +194,11 @@ class VQGANDecoder(Decoder):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight of the convolution that makes the pixels."""
+        """The weight of the convolution that outputs the pixels."""
         return self.conv_out.weight
 
     def forward(self, codes: Tensor, cache: StreamCache | None = None) -> Tensor:
-        """Codes (B, d, T, h, w) -> pixels (B, C, T, h * s_h, w * s_w); a stream needs no cache."""
+        """Codes (B, d, T, h, w) -> pixels (B, C, T, h * s_h, w * s_w); the cache is unused."""
         x = self.conv_in(self.post_quant_conv(codes.contiguous(memory_format=torch.channels_last_3d)))
         run, coarsest = partial(run_block, activation_checkpointing=self.activation_checkpointing), len(self.levels) - 1
         for layer in self.mid:
