@@ -16,7 +16,7 @@ from data.tars import write_image_shards, write_shard
 
 from toolkit.build import build_component
 from toolkit.contracts import AdversarialLoss, GeneratorWeight
-from toolkit.registry import ALL, LOSSES, Registry
+from toolkit.registry import ALL, BASELINES, CHECKPOINTS, LOSSES, Registry
 from toolkit.testing import (
     check_adversarial_loss,
     check_dataset,
@@ -122,6 +122,8 @@ def registered() -> list[tuple[Registry, str]]:
     """The toolkit's own parts; a test session may have registered others."""
     found = []
     for registry in ALL:
+        if registry in (BASELINES, CHECKPOINTS):  # tests/baselines, tests/interop
+            continue
         registry.import_from_location()
         found += [(registry, name) for name, part in sorted(registry.module_dict.items())
                   if part.__module__.startswith("toolkit.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -16,10 +16,15 @@ class CheckpointFamily(Component, ABC):
 
     A family is never saved, so ``config`` is not its own: it is that of what the checkpoint holds.
 
+    Attributes:
+        component: What the tensors become, ``"tokenizer"`` or ``"discriminator"``.
+
     Example:
         >>> CheckpointFamily.__abstractmethods__ == {"score", "config", "state_dict"}   # what an author writes
         True
     """
+
+    component: ClassVar[str] = "tokenizer"
 
     @property
     def name(self) -> str:
@@ -41,3 +46,7 @@ class CheckpointFamily(Component, ABC):
         Raises:
             ValueError: If tensors are missing or left over; the message names them.
         """
+
+    def constants(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the tensors that hold nothing learned and have no place in the state dict."""
+        return {}

@@ -15,11 +15,16 @@ from toolkit.contracts.component import Component
 class DataError(Exception):
     """A file that cannot be read as what it should be; the message names its path.
 
+    Attributes:
+        path: Of the file; None if only the message has it.
+
     Example:
         >>> raise DataError("clip.mp4: no video stream.")
         Traceback (most recent call last):
         toolkit.contracts.data.DataError: clip.mp4: no video stream.
     """
+
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Metric(Component, ABC):
 
     Attributes:
         higher_is_better: name of a score -> whether more of it is better.
-        columns: name of a score -> its column in tables; a score without one is shown under its name.
+        columns: name of a score -> its column in tables, which show no other; empty: every score under its name.
 
     Example:
         >>> Metric.__abstractmethods__ == {"update", "compute", "reset"}   # what an author writes
@@ -113,8 +118,7 @@ class Dataset(Component, ABC):
 
     Attributes:
         modality: "image" or "video"; scalars are logged per modality.
-        sample_size: (T, H, W) of every sample, or None where it is not known or samples differ; an attribute or a
-            property.
+        sample_size: (T, H, W) of every sample, or None if it varies.
 
     Example:
         >>> import torch
@@ -128,18 +132,21 @@ class Dataset(Component, ABC):
     modality: str
     sample_size: tuple[int, int, int] | None = None
 
-    def shard(self, *, index: int, count: int) -> Dataset | None:
-        """The share of reader ``index`` of ``count`` (an iterable data set that reads only its share), or None.
+    def shard(self, index: int, count: int) -> Dataset | None:
+        """For iterable datasets: this one, reduced to share ``index`` of ``count``, without the samples of the others.
 
-        The shares of all readers together are the data set. With None every reader iterates over everything and
-        keeps each ``count``-th sample.
+        None: not supported. Every process and worker then reads all samples and keeps each ``count``-th.
         """
         return None
 
     def state_dict(self) -> dict[str, Any] | None:
-        """The position of an iterable data set as JSON values, or None: a resumed run then skips what was read."""
+        """For iterable datasets: the position, to be saved with a checkpoint.
+
+        None: the position is in the iterator, if that has ``state_dict`` and ``load_state_dict``; otherwise the
+        samples before it are read again on resume.
+        """
         return None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a :meth:`state_dict` that is not None."""
-        raise NotImplementedError(f"{type(self).__name__} has no load_state_dict; write it beside state_dict.")
+        """Continue where :meth:`state_dict` was saved; called before ``iter``."""
+        raise NotImplementedError(f"{type(self).__name__} has a state_dict but no load_state_dict; write both.")
