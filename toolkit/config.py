@@ -14,20 +14,11 @@ TOP_LEVEL = ("tokenizer", "discriminator", "objective", "data", "training", "met
 
 
 class ConfigError(ValueError):
-    """A config that cannot be what its author meant."""
+    """A config with an unknown key, a wrong value or a wrong form."""
 
 
 def check_keys(where: str, keys: Any, known: tuple[str, ...]) -> None:
-    """Refuse keys that are not known, naming the nearest that is.
-
-    Raises:
-        ConfigError: For the keys that are not in ``known``.
-
-    Example:
-        >>> check_keys("config", ["sead"], ("seed", "data"))
-        Traceback (most recent call last):
-        toolkit.config.ConfigError: config has no key 'sead' (did you mean 'seed'?); it takes seed, data.
-    """
+    """Raise ConfigError for keys that are not ``known``, with the nearest that is."""
     unknown = [key for key in keys if key not in known]
     if unknown:
         named = []
@@ -41,7 +32,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """Read a config file (``.py`` with ``_base_``, or YAML or JSON with the same keys).
 
     A config is code, YAML (by its tags) and JSON (by ``_base_``) included, and runs when it is read: read only
-    what you trust.
+    configs that you trust.
 
     Args:
         path: The file.
@@ -68,7 +59,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         check_keys("--cfg-options", [key.split(".")[0] for key in overrides], TOP_LEVEL)
     try:
         config = Config.fromfile(path, lazy_import=False, import_custom_modules=False)
-    except Exception as error:  # a config is code, and may fail in any way
+    except Exception as error:  # a config is code and may raise anything
         raise ConfigError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
     try:
         config.merge_from_dict(dict(overrides or {}))

@@ -102,7 +102,7 @@ class Registry(MMRegistry):
         if len(entries) < (1 if cls else 2):
             return None
         fault = (f"is also the name of {cls.__module__}.{cls.__qualname__}, which stays" if cls else
-                 "has several owners, of which none is taken")
+                 "has several owners, of which none is used")
         return PluginError(f"{self.name} {name!r} of {' and of '.join(map(str, entries))} {fault}", status="clash",
                            cure=f"uninstall {' or '.join(entry.distribution for entry in entries)}, or set "
                                 "TOOLKIT_PLUGINS to the distributions to use", entries=tuple(entries))

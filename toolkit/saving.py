@@ -43,7 +43,7 @@ def save_component(component: nn.Module, directory: str | Path) -> None:
 
 
 def load_component(directory: Path, who: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
-    """The part in a directory; its weights and config must agree."""
+    """The component in a directory; its weights and config must agree."""
     try:
         config = read_component_config(directory / "config.json")
         weights = load_file(directory / "model.safetensors")
@@ -54,7 +54,7 @@ def load_component(directory: Path, who: str, build: Callable[[Mapping[str, Any]
                          "write or download them again.") from error
     try:
         with _Budget(weights):
-            part = build(config)
+            component = build(config)
     except UnknownComponentError as error:
         named = ", ".join(f"{distribution} {version}" for distribution, version in plugins.items())
         hint = (f" This {who.split()[0]} was written with {named}; pip install "
@@ -65,48 +65,34 @@ def load_component(directory: Path, who: str, build: Callable[[Mapping[str, Any]
     except TypeError as error:
         raise TypeError(f"{who}: {error}") from error
     except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError,
-            ValueError) as error:  # whatever constructors make of numbers that they do not expect
-        raise ConfigError(f"{who}: config.json describes nothing that can be built ({in_one_line(error)[:500]}); "
+            ValueError) as error:  # a constructor given a damaged config may raise any of them
+        raise ConfigError(f"{who}: config.json cannot be built ({in_one_line(error)[:500]}); "
                           "write or download it again.") from error
-    wanted = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if wanted != found:
-        odd = sorted(f"{name} {wanted.get(name, 'not in config')} / {found.get(name, 'not in weights')}"
-                     for name, _ in wanted.items() ^ found.items())
-        raise ValueError(f"{who}: config and weights disagree on {len(set(odd))} tensors: "
-                         f"{'; '.join(sorted(set(odd))[:5])}.")
-    part.load_state_dict(weights)
-    return part.eval()
+    expected = {name: tuple(tensor.shape) for name, tensor in component.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if mismatched := sorted({name for name, _ in expected.items() ^ shapes.items()}):
+        shown = [f"{name} {expected.get(name, 'not in config')} / {shapes.get(name, 'not in weights')}"
+                 for name in mismatched[:5]]
+        raise ValueError(f"{who}: config and weights disagree on {len(mismatched)} tensors: {'; '.join(shown)}.")
+    component.load_state_dict(weights)
+    return component.eval()
 
 
 def read_component_config(file: Path) -> Any:
-    """A part's JSON, of plain words only: training that starts from it writes it into a config file, which is code.
-
-    Raises:
-        OSError: If there is no such file.
-        ValueError: If it is no JSON, or has words that would be more than words in a config file.
-
-    Example:
-        >>> import tempfile
-        >>> file = Path(tempfile.mkdtemp()) / "config.json"
-        >>> file.write_text('{"type": "FSQ", "levels": [4]}')
-        30
-        >>> read_component_config(file)
-        {'type': 'FSQ', 'levels': [4]}
-    """
+    """A component's JSON; a ValueError if text in it would be code in a config file, where training writes it."""
     def named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if odd := [key for key, _ in pairs if repr(key) != f"'{key}'"]:  # how a config file has it
-            raise ValueError(f"{odd[0]!r} is the name of no argument")
+        if invalid := [key for key, _ in pairs if repr(key) != f"'{key}'"]:  # as a config file writes it
+            raise ValueError(f"{invalid[0]!r} is the name of no argument")
         return dict(pairs)
 
     config = json.loads(file.read_text(), object_pairs_hook=named)
     if "{{" in json.dumps(config):
-        raise ValueError("it has {{, which stands for something else in a config file")
+        raise ValueError("it has {{, which is a template in a config file")
     return config
 
 
 def _read_plugins(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Distribution -> version, as save_component wrote it; a reader will be told to install them."""
+    """Distribution -> version, as save_component wrote it, for the message that says what to install."""
     plugins = json.loads(metadata.get("plugins", "{}"))
     if not isinstance(plugins, dict) or not all(re.fullmatch(r"[\w.+!-]+", str(word)) for pair in plugins.items()
                                                 for word in pair):
@@ -115,12 +101,12 @@ def _read_plugins(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Budget(TorchDispatchMode):
-    """Within it no more is made than weights account for, lest a stranger's config take all memory and time.
+    """Limits the tensors made within by the size of the weights: a third-party config must not fill the memory.
 
-    What counts are tensors that are made from a size, before they are made.
+    A tensor that is made from a size counts before it is made.
     """
 
-    _spare, _per_tensor = 2**26, 2**14  # numbers that no file holds, such as tables; and a tensor's share in objects
+    _spare, _per_tensor = 2**26, 2**14  # numbers for tables that are not saved; and for the objects of each tensor
 
     def __init__(self, weights: Mapping[str, Tensor]):
         super().__init__()
@@ -137,19 +123,7 @@ class _Budget(TorchDispatchMode):
 
 
 def tokenizer_directory(path: str | Path) -> Path:
-    """The folder with ``config.json`` and ``model.safetensors``: a local one, or a hub id's, downloaded.
-
-    Args:
-        path: A run's ``tokenizer/`` folder or a file in it, or a hub id such as ``"user/name"``.
-
-    Raises:
-        FileNotFoundError: If it is neither.
-
-    Example:
-        >>> tokenizer_directory("no/such/folder")
-        Traceback (most recent call last):
-        FileNotFoundError: no tokenizer at no/such/folder: it is no directory with config.json and ...
-    """
+    """The folder of a tokenizer: a local folder, a file in it, or a download of a hub id such as ``"user/name"``."""
     local = Path(path)
     local = local.parent if local.is_file() else local
     if not local.exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/", "~")):

@@ -28,8 +28,8 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
         decoder: (B, d, t, h, w) -> (B, C, T, H, W), of the encoder's stride.
 
     Attributes:
-        quantization: How far :meth:`forward` in training goes from the latents (0, a bypass) to the codes (1);
-            evaluation, tokens and files are always of the codes.
+        quantization: Interpolates the decoder's input in training from latents (0, a bypass) to codes (1); eval mode
+            always decodes the codes.
 
     Raises:
         ValueError: If the channels, strides or framing of the three do not agree.
@@ -123,7 +123,7 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
             return self.decode(self._codes(indices, size), size)
 
     def forward(self, pixels: Tensor) -> TokenizerOutput:
-        """Pixels (B, C, T, H, W) in [-1, 1] -> their reconstruction, of the same shape, and all between."""
+        """Pixels (B, C, T, H, W) in [-1, 1] -> reconstruction of that shape, latents, codes, indices, losses."""
         latents = self._latents(pixels)
         quantized = self.quantizer(latents)
         codes = quantized.codes

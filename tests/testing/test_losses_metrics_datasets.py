@@ -279,12 +279,12 @@ class Letters(Dataset):
     def __iter__(self):
         return iter([{"pixels": torch.zeros(3, 1, 4, 4), "key": letter} for letter in self.letters])
 
-    def shard(self, *, index, count):
+    def shard(self, index, count):
         return type(self)(letters=self.letters[index::count])
 
 
 class LosesTheLast(Letters):
-    def shard(self, *, index, count):
+    def shard(self, index, count):
         return type(self)(letters=self.letters[:-1][index::count])
 
 

@@ -45,11 +45,11 @@ class AdversarialLoss(Component, nn.Module, ABC):
 
     @abstractmethod
     def generator(self, fake_logits: Tensor) -> Tensor:
-        """(B, ...) logits of reconstructions -> () float32, low when they pass as real."""
+        """(B, ...) logits of reconstructions -> () float32, low if they are judged real."""
 
     @abstractmethod
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """(B, ...) logits of real pixels and reconstructions -> () float32, low when told apart."""
+        """(B, ...) logits of real pixels and reconstructions -> () float32, low if real and fake are distinguished."""
 
 
 class GeneratorWeight(Component, nn.Module, ABC):
@@ -72,7 +72,7 @@ class GeneratorWeight(Component, nn.Module, ABC):
         Args:
             reconstruction_loss: () weighted sum of the losses on the reconstruction.
             adversarial_loss: () generator's adversarial loss, before its weight.
-            last_layer: The decoder's, on which both depend; their graphs must be retained.
+            last_layer: The decoder's; both losses depend on it, and their graphs must be retained.
 
         Returns:
             () float32, detached, the same on every process.

@@ -1,4 +1,4 @@
-"""What quantizers and tokenizers return."""
+"""Outputs of quantizers and tokenizers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass
 class QuantizerOutput:
-    """What a quantizer returns.
+    """Output of a quantizer.
 
     Attributes:
         codes: (B, d, t, h, w), the quantized latents in the latents' dtype.
@@ -29,7 +29,7 @@ class QuantizerOutput:
 
 @dataclass
 class TokenizerOutput:
-    """What a tokenizer's forward returns.
+    """Output of a tokenizer's forward.
 
     Attributes:
         reconstruction: (B, C, T, H, W), the input's own shape, about [-1, 1], not clamped.

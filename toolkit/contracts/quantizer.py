@@ -19,7 +19,7 @@ class Quantizer(Component, nn.Module, ABC):
     """Latents to codes of a finite codebook, and indices back to codes.
 
     An author writes two flat functions, :meth:`quantize` and :meth:`lookup`. This class does the
-    layout, keeps the computation in float32 outside autocast, and checks what goes in. A method whose
+    layout, keeps the computation in float32 outside autocast, and checks the input. A method whose
     indices are no grid writes :meth:`positions`, :meth:`quantize_grid` and :meth:`lookup_grid` instead.
 
     Attributes:
@@ -29,8 +29,8 @@ class Quantizer(Component, nn.Module, ABC):
         digits: Sizes of the digits an index is made of, most significant first; their product is K.
             By default an index is one digit.
         loss_weights: The paper's weight of each loss that :meth:`quantize` returns.
-        frozen: Whether nothing may change but by an optimizer: a codebook of running averages stands
-            still, although a quantizer behind an encoder that learns is in train mode.
+        frozen: Only an optimizer may change it: a codebook of running averages is not updated, although the
+            quantizer is in train mode.
 
     Example:
         >>> class Rounded(Quantizer):
@@ -56,7 +56,7 @@ class Quantizer(Component, nn.Module, ABC):
 
     @abstractmethod
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        """The method itself, on flat positions.
+        """The method, on flat positions.
 
         Args:
             z: (B, N, d) float32 latents.
@@ -111,7 +111,7 @@ class Quantizer(Component, nn.Module, ABC):
 
         Args:
             indices: (B, *positions, G) integers in [0, K).
-            grid: (t, h, w) of the codes, for a quantizer whose positions do not tell it.
+            grid: (t, h, w) of the codes, for a quantizer whose positions are no grid.
 
         Returns:
             (B, d, t, h, w) float32.
@@ -122,20 +122,21 @@ class Quantizer(Component, nn.Module, ABC):
         name = type(self).__name__
         if self.codebook_size == 0:
             raise ValueError(f"{name} is continuous and has no indices; decode its latents instead.")
-        tells_grid = type(self).positions is Quantizer.positions
-        if not tells_grid and grid is None:
+        is_grid = type(self).positions is Quantizer.positions
+        if not is_grid and grid is None:
             raise ValueError(f"{name} needs the grid (t, h, w) of the codes, which its indices do not tell; give "
-                             "grid, or to a tokenizer's detokenize the size.")
-        positions = ("t", "h", "w") if tells_grid else self.positions(grid)
-        fits = indices.ndim == 5 if tells_grid else tuple(indices.shape[1:-1]) == tuple(positions)
+                             "grid, or give size to a tokenizer's detokenize.")
+        positions = ("t", "h", "w") if is_grid else self.positions(grid)
+        fits = indices.ndim == 5 if is_grid else tuple(indices.shape[1:-1]) == tuple(positions)
         if not fits or not self._takes(indices.shape[-1]) or indices.is_floating_point():
-            wanted = ", ".join(map(str, ("B", *positions, self.num_codebooks)))
-            raise ValueError(f"{name} takes integer indices ({wanted}), got {tuple(indices.shape)} of {indices.dtype}.")
+            expected = ", ".join(map(str, ("B", *positions, self.num_codebooks)))
+            raise ValueError(f"{name} takes integer indices ({expected}), got {tuple(indices.shape)} of "
+                             f"{indices.dtype}.")
         indices = indices.long()  # stored ones may be of a small dtype
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codebook_size:
             raise ValueError(f"{name} takes indices in [0, {self.codebook_size}), got {int(indices.min())} to "
                              f"{int(indices.max())}.")
-        return self.lookup_grid(indices, tuple(indices.shape[1:4]) if tells_grid else tuple(grid))
+        return self.lookup_grid(indices, tuple(indices.shape[1:4]) if is_grid else tuple(grid))
 
     def _takes(self, num_codebooks: int) -> bool:
         """Whether indices of so many codebooks can be looked up."""

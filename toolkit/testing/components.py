@@ -74,8 +74,8 @@ def rebuild(part: P, registry: Registry) -> P:
              do="take every choice as a constructor argument that a config can state, and register the parts among "
                 "the arguments") as checked:
         other = build_as(type(part), config, registry)
-        found = json.loads(json.dumps(other.config))
-        checked.need(found == config, needed=f"the config {config} of the part built from it", got=f"{found}",
+        result = json.loads(json.dumps(other.config))
+        checked.need(result == config, needed=f"the config {config} of the part built from it", got=f"{result}",
                      do="do not change arguments in the constructor before Component has seen them")
         return other
 
@@ -129,14 +129,14 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
         torch.nan_to_num(one), torch.nan_to_num(other)) and torch.equal(one.isnan(), other.isnan())
 
 
-def near(found: Tensor, wanted: Tensor, *, rel: float = 1e-5, floor: float = 1e-7) -> bool:
+def near(result: Tensor, expected: Tensor, *, rel: float = 1e-5, floor: float = 1e-7) -> bool:
     """Whether two tensors differ by at most ``rel`` of the largest entry; of integers, not at all."""
-    if found.shape != wanted.shape:
+    if result.shape != expected.shape:
         return False
-    if not wanted.is_floating_point() or not wanted.numel():
-        return torch.equal(found, wanted)
-    found, wanted = found.detach().double(), wanted.detach().double()
-    return bool(((found - wanted).abs() <= rel * wanted.abs().max() + floor).all())
+    if not expected.is_floating_point() or not expected.numel():
+        return torch.equal(result, expected)
+    result, expected = result.detach().double(), expected.detach().double()
+    return bool(((result - expected).abs() <= rel * expected.abs().max() + floor).all())
 
 
 def check_modes(part: nn.Module, call: Callable[[nn.Module], Tensor]) -> None:
@@ -149,7 +149,7 @@ def check_modes(part: nn.Module, call: Callable[[nn.Module], Tensor]) -> None:
             with seeded(seed):
                 outputs.append(call(part))
         checked.need(torch.equal(*outputs), needed="equal outputs", got="different ones",
-                     do="draw random numbers and keep running values only if self.training")
+                     do="draw random numbers and move running values only if self.training")
     with check(part, "eval mode changes no state") as checked:
         touched = changes(part, before)
         checked.need(not touched, needed="parameters and buffers as before", got=f"changes of {touched}",

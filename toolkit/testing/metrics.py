@@ -66,8 +66,9 @@ def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int
         if 2 in processes:
             with check(metric, "two processes that share the data report what one does") as checked:
                 results = on_two_processes(checked, _share, [(metric, batches[:1]), (metric, batches[1:])])
-                for rank, found in enumerate(results):
-                    _need_equal(checked, found, expected, tolerance, needed=f"in process {rank} the scores of all data",
+                for rank, scores in enumerate(results):
+                    _need_equal(checked, scores, expected, tolerance,
+                                needed=f"in process {rank} the scores of all data",
                                 do="add up sums and counts over processes in compute, not their quotients")
 
 
@@ -185,7 +186,7 @@ def _check_merging(metric: Metric, batches: list[Batch], expected: Scores, toler
                     do="copy what update changes in place")
 
 
-def _need_equal(checked: Check, found: Scores, expected: Scores, tolerance: float, *, needed: str, do: str) -> None:
-    equal = found.keys() == expected.keys() and all(
-        math.isclose(found[name], expected[name], rel_tol=tolerance, abs_tol=1e-9) for name in expected)
-    checked.need(equal, needed=f"{needed}, {expected}", got=f"{found}", do=do)
+def _need_equal(checked: Check, scores: Scores, expected: Scores, tolerance: float, *, needed: str, do: str) -> None:
+    equal = scores.keys() == expected.keys() and all(
+        math.isclose(scores[name], expected[name], rel_tol=tolerance, abs_tol=1e-9) for name in expected)
+    checked.need(equal, needed=f"{needed}, {expected}", got=f"{scores}", do=do)

@@ -75,7 +75,7 @@ def check_seeding(quantizer: Quantizer, grid: Grid) -> None:
 
 
 def check_loading(quantizer: Quantizer, grid: Grid) -> None:
-    """OptimizerState, saved and loaded into a new instance, it gives the same, in eval mode and at the next step."""
+    """Trained, saved and loaded into a new instance, it gives the same, in eval mode and at the next step."""
     part, batches = duplicate(quantizer).train(), _batches(quantizer, grid)
     with check(quantizer, "it can be trained"), seeded(1):
         training_steps(part, batches)
@@ -83,11 +83,11 @@ def check_loading(quantizer: Quantizer, grid: Grid) -> None:
     do = "keep all that changes in training in parameters or persistent buffers, and every choice in the arguments"
     with check(quantizer, "saved and loaded, it gives the same") as checked:
         with torch.no_grad():
-            wanted, found = (one.eval()(batches[0]) for one in (part, other))
-        if wanted.indices is not None:
-            checked.need(torch.equal(found.indices, wanted.indices), needed="the indices of the one that was saved",
+            expected, result = (one.eval()(batches[0]) for one in (part, other))
+        if expected.indices is not None:
+            checked.need(torch.equal(result.indices, expected.indices), needed="the indices of the one that was saved",
                          got="others", do=do)
-        checked.need(near(found.codes, wanted.codes, rel=1e-6), needed="the codes of the one that was saved",
+        checked.need(near(result.codes, expected.codes, rel=1e-6), needed="the codes of the one that was saved",
                      got="others", do=do)
     with check(quantizer, "saved and loaded, it goes on training alike") as checked:
         results = []
@@ -150,21 +150,21 @@ def _compare(checked: Check, step: int, whole: Record, first: Record, second: Re
         if name.startswith(("state ", "gradient of ")) and name != _LATENTS:
             checked.need(near(second[name], first[name]), do=_STATE, got=_shown(second[name], first[name]),
                          needed=f"one {name} in both processes at step {step}")
-    for name, wanted in whole.items():
+    for name, expected in whole.items():
         kind = name.split(" ")[0]
         joined, do = _JOINED[name if name == _LATENTS else kind]
         if name not in random and not (chance and kind == "gradient"):
-            found = joined(first[name], second[name])
-            checked.need(near(found.to(wanted.dtype), wanted, rel=2e-5, floor=1e-6), do=do,
-                         needed=f"at step {step} the {name} of the joined batch", got=_shown(found, wanted))
+            result = joined(first[name], second[name])
+            checked.need(near(result.to(expected.dtype), expected, rel=2e-5, floor=1e-6), do=do,
+                         needed=f"at step {step} the {name} of the joined batch", got=_shown(result, expected))
 
 
-def _shown(found: Tensor, wanted: Tensor) -> str:
-    if found.shape != wanted.shape:
-        return f"{tuple(found.shape)} instead of {tuple(wanted.shape)}"
-    if found.numel() == 1:
-        return f"{found.item():.6g} instead of {wanted.item():.6g}"
-    return f"a largest difference of {(found.double() - wanted.double()).abs().max().item():.3g}"
+def _shown(result: Tensor, expected: Tensor) -> str:
+    if result.shape != expected.shape:
+        return f"{tuple(result.shape)} instead of {tuple(expected.shape)}"
+    if result.numel() == 1:
+        return f"{result.item():.6g} instead of {expected.item():.6g}"
+    return f"a largest difference of {(result.double() - expected.double()).abs().max().item():.3g}"
 
 
 def _both(first: Tensor, second: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toolkit.contracts import Quantizer, QuantizerOutput
 from toolkit.contracts.quantizer import Grid
 from toolkit.registry import QUANTIZERS
-from toolkit.testing.checks import Check, check
-from toolkit.testing.components import changes, duplicate, near, rebuild, seeded, state_of, tiny_latents
+from toolkit.testing.checks import Check, check, check_type
+from toolkit.testing.components import check_modes, duplicate, near, rebuild, seeded, tiny_latents
 from toolkit.testing.quantizer_training import (
     check_frozen,
     check_loading,
@@ -83,9 +83,7 @@ def _whole(number: object) -> bool:
 
 
 def _check_attributes(quantizer: Quantizer) -> None:
-    with check(quantizer, "it is a Quantizer") as checked:
-        checked.need(isinstance(quantizer, Quantizer), needed="an instance of toolkit.Quantizer",
-                     got=f"{type(quantizer).__mro__}", do="derive the class from it")
+    check_type(quantizer, Quantizer)
     with check(quantizer, "dim, codebook_size, num_codebooks and digits say what it is",
              do="set them in the constructor, after super().__init__()") as checked:
         dim, size, books = quantizer.dim, quantizer.codebook_size, quantizer.num_codebooks
@@ -125,10 +123,10 @@ def _check_shapes(quantizer: Quantizer, latents: Tensor, *, shown: str = "") -> 
     where = f"{shown}latents {tuple(latents.shape)} of {latents.dtype}"
     for training in (False, True):
         part, mode = duplicate(quantizer).train(training), "training" if training else "eval"
-        given = latents.clone()
+        copy = latents.clone()
         with check(quantizer, _SHAPES,
                  do="return codes (B, N, d), indices (B, N, G) and a dict from quantize") as checked:
-            out = _forward(part, given)
+            out = _forward(part, copy)
             checked.need(isinstance(out, QuantizerOutput), needed="a QuantizerOutput", got=f"{type(out).__name__}",
                          do="return one from forward")
             checked.need(out.codes.shape == latents.shape and out.codes.dtype == latents.dtype,
@@ -136,7 +134,7 @@ def _check_shapes(quantizer: Quantizer, latents: Tensor, *, shown: str = "") -> 
                          do="return codes (B, N, d) from quantize, and cast them if forward is your own")
             checked.need(bool(out.codes.isfinite().all()), needed=f"finite codes of the {where} in {mode}",
                          got="NaN or infinity", do="look for a division by zero")
-            checked.need(torch.equal(given, latents), needed="latents that are left as they were",
+            checked.need(torch.equal(copy, latents), needed="latents that are left as they were",
                          got="changed ones", do="use no in-place operation on the input")
         if quantizer.codebook_size == 0:
             with check(quantizer, "a continuous bottleneck has no indices") as checked:
@@ -150,9 +148,9 @@ def _check_indices(quantizer: Quantizer, indices: Tensor | None, *, batch: int, 
     with check(quantizer, _SHAPES) as checked:
         checked.need(isinstance(indices, Tensor), needed=f"a tensor of indices of {where}", got=f"{indices!r}",
                      do="return them from quantize, or set codebook_size = 0 if there are none")
-        wanted = (batch, *quantizer.positions(grid), quantizer.num_codebooks)
-        checked.need(tuple(indices.shape) == wanted and indices.dtype == torch.int64,
-                     needed=f"indices {wanted} of torch.int64 for {where}",
+        expected = (batch, *quantizer.positions(grid), quantizer.num_codebooks)
+        checked.need(tuple(indices.shape) == expected and indices.dtype == torch.int64,
+                     needed=f"indices {expected} of torch.int64 for {where}",
                      got=f"{tuple(indices.shape)} of {indices.dtype}",
                      do="return indices (B, N, G) with .long() from quantize, and let positions(grid) say what N is")
     with check(quantizer, "indices lie in [0, K)") as checked:
@@ -258,14 +256,14 @@ def _check_float32(quantizer: Quantizer, grid: Grid, dtypes: Sequence[torch.dtyp
     do = "compute in float32 outside autocast, as Quantizer.forward does; leave forward to it"
     for dtype in dtypes:
         latents = tiny_latents(dim=quantizer.dim, batch=32, grid=grid, seed=5).to(dtype)
-        wanted = _forward(quantizer, latents.float())
+        expected = _forward(quantizer, latents.float())
         with check(quantizer, "indices are decided in float32") as checked:
-            found = {f"latents of {dtype}": _forward(quantizer, latents)}
+            outputs = {f"latents of {dtype}": _forward(quantizer, latents)}
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                found |= {f"latents of {dtype} under autocast": _forward(quantizer, latents)}
-            for where, out in found.items():
-                _need_equal(checked, out, wanted, dtype, needed=f"for {where} the result of the same values in float32",
-                            do=do)
+                outputs |= {f"latents of {dtype} under autocast": _forward(quantizer, latents)}
+            for where, out in outputs.items():
+                _need_equal(checked, out, expected, dtype, do=do,
+                            needed=f"for {where} the result of the same values in float32")
 
 
 class _HalfPrecision(TorchDispatchMode):
@@ -293,38 +291,28 @@ def _check_precision(quantizer: Quantizer, latents: Tensor) -> None:
                      do="compute distances, digits and codes in float32, outside autocast")
 
 
-def _need_equal(checked: Check, out: QuantizerOutput, wanted: QuantizerOutput, dtype: torch.dtype, *, needed: str,
+def _need_equal(checked: Check, out: QuantizerOutput, expected: QuantizerOutput, dtype: torch.dtype, *, needed: str,
                 do: str) -> None:
-    if wanted.indices is not None:
-        wrong = out.indices != wanted.indices
+    if expected.indices is not None:
+        wrong = out.indices != expected.indices
         checked.need(not bool(wrong.any()), needed=needed,
                      got=f"other indices at {int(wrong.sum())} of {wrong.numel()} places", do=do)
-    checked.need(near(out.codes.float(), wanted.codes.to(dtype).float()), needed=needed, got="other codes", do=do)
+    checked.need(near(out.codes.float(), expected.codes.to(dtype).float()), needed=needed, got="other codes", do=do)
 
 
 def _check_eval(quantizer: Quantizer, latents: Tensor) -> None:
-    quantizer = duplicate(quantizer)
-    before = state_of(quantizer)
-    with check(quantizer, "in eval mode the same latents give the same output") as checked:
-        outputs = []
-        for seed in (1, 2):
-            with seeded(seed):
-                outputs.append(_forward(quantizer, latents))
-        first, second = outputs
-        checked.need(torch.equal(first.codes, second.codes), needed="equal codes", got="different ones",
-                     do="draw random numbers and move running values only if self.training")
-        if first.indices is not None:
-            checked.need(torch.equal(first.indices, second.indices), needed="equal indices", got="different ones",
-                         do="draw random numbers and move running values only if self.training")
-            quantizer.codes_from_indices(first.indices, tuple(latents.shape[2:]))
-    with check(quantizer, "eval mode changes no state") as checked:
-        touched = changes(quantizer, before)
-        checked.need(not touched, needed="parameters and buffers as before", got=f"changes of {touched}",
-                     do="update running values only if self.training")
+    def outputs(part: Quantizer) -> Tensor:
+        out = part(latents)
+        if out.indices is None:
+            return out.codes
+        part.codes_from_indices(out.indices, tuple(latents.shape[2:]))
+        return torch.cat([out.codes.flatten().double(), out.indices.flatten().double()])
+
+    check_modes(quantizer, outputs)
 
 
 def _check_layouts(quantizer: Quantizer, latents: Tensor) -> None:
-    wanted = _forward(quantizer, latents)
+    expected = _forward(quantizer, latents)
     layouts: dict[str, Callable[[], Tensor]] = {
         "channels_last_3d": lambda: latents.contiguous(memory_format=torch.channels_last_3d),
         "transposed memory": lambda: latents.transpose(1, 4).contiguous().transpose(1, 4),
@@ -333,7 +321,7 @@ def _check_layouts(quantizer: Quantizer, latents: Tensor) -> None:
     for name, layout in layouts.items():
         with check(quantizer, "the latents' memory layout does not matter",
                  do="use reshape or einops, which view does not replace") as checked:
-            _need_equal(checked, _forward(quantizer, layout()), wanted, latents.dtype,
+            _need_equal(checked, _forward(quantizer, layout()), expected, latents.dtype,
                         needed=f"with {name} the result of contiguous latents", do="use reshape or einops, never "
                         "as_strided or the data's address")
 
@@ -345,9 +333,9 @@ def _check_batch(quantizer: Quantizer, latents: Tensor) -> None:
         for number in range(len(latents)):
             others = 10 * latents + 3
             others[number] = latents[number]
-            found = {"alone": _pick(_forward(quantizer, latents[number:number + 1]), 0),
+            outputs = {"alone": _pick(_forward(quantizer, latents[number:number + 1]), 0),
                      "among others": _pick(_forward(quantizer, others), number)}
-            for name, out in found.items():
+            for name, out in outputs.items():
                 _need_equal(checked, out, _pick(joined, number), latents.dtype,
                             needed=f"for sample {number} {name} the result it has in a batch", do=do)
 
