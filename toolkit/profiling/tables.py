@@ -34,7 +34,7 @@ def write_results(results: Mapping[str, Mapping[str, Mapping[str, float]]], work
 
 
 def cost_tables(cost: RunCost) -> Group:
-    """What ``run_cost`` found, with the time that it takes on this device."""
+    """The result of ``run_cost`` as tables, with the time on this device."""
     return Group(_networks_table(cost), *map(_step_table, cost.sources), _run_table(cost))
 
 
