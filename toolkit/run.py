@@ -11,16 +11,11 @@ from toolkit.build import build_trainer
 
 
 def train(config: Config, *, work_dir: str | Path, resume: bool = False) -> dict[str, Any] | None:
-    """Do what a config describes, to the end: all of ``tools/train.py`` but its words.
-
-    Args:
-        config: From :func:`toolkit.load_config`.
-        work_dir: Where the run is written.
-        resume: Continue from the newest checkpoint in ``work_dir``.
+    """Train from a config to the scores, as ``tools/train.py`` does; arguments as of :func:`build_trainer`.
 
     Returns:
-        modality -> codec -> score name -> value: the tokenizer's, and those of untrained codecs. None if it was
-        interrupted.
+        modality -> codec -> score name -> value: the tokenizer's and those of untrained codecs. None if the run
+        was interrupted.
 
     Raises:
         ConfigError: As of :func:`build_trainer`.
@@ -39,7 +34,7 @@ def train(config: Config, *, work_dir: str | Path, resume: bool = False) -> dict
     trainer = build_trainer(config, work_dir=work_dir, resume=resume)
     results = trainer.compare() if trainer.run() else None
     accelerator = trainer.accelerator
-    # The networks hold the process group, whose threads abort a process that ends with them.
+    # The networks hold the process group, whose threads would abort the process at its end.
     del trainer
     accelerator.free_memory()
     accelerator.end_training()

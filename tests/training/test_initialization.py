@@ -95,7 +95,7 @@ def test_another_network_is_refused_and_nothing_changes(make_tokenizer, change):
 def test_fitting_weights_of_a_network_that_computes_otherwise_are_taken_with_a_warning(make_tokenizer, caplog):
     tokenizer, source = make_tokenizer(), make_tokenizer(padding="replicate")
     initialize(tokenizer, source)
-    assert "padding='zeros' (there 'replicate')" in caplog.text
+    assert "padding='zeros' (checkpoint: 'replicate')" in caplog.text
 
 
 def config_of(clips, **changes) -> Config:

@@ -1,3 +1,3 @@
-"""What a run costs, found without computing it."""
+"""Cost of a run, measured without computing it."""
 
 __all__ = []

@@ -1,7 +1,7 @@
-"""What a training step costs in arithmetic and memory, found without computing it.
+"""Arithmetic and memory of a training step, measured on fake tensors.
 
-Everything runs as in training, but on fake tensors, which have shapes and no numbers: a step of a full-size network
-takes seconds on any machine, and no memory.
+The trainer's own step runs on tensors that have shapes but no values: a step of a full-size network takes seconds on
+any machine, and no memory.
 """
 
 from __future__ import annotations
@@ -42,18 +42,14 @@ DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  #
 
 @dataclass
 class Phase:
-    """A part of a step.
+    """A phase of a step.
 
     Attributes:
         name: What is computed.
-        flops: Multiplications and additions of its convolutions and matrix products, each for itself.
+        flops: Multiplications and additions of its convolutions and matrix products, counted separately.
         kept: Bytes that are in use when it ends: outputs, and what autograd keeps for the backward pass.
         peak: The most bytes in use at once within it.
         share: Of the steps, in which it takes place.
-
-    Example:
-        >>> Phase("forward", flops=100, kept=0, peak=8, share=0.5).mean_flops
-        50.0
     """
 
     name: str
@@ -76,12 +72,6 @@ class Meter(TorchDispatchMode):
 
     Attributes:
         phases: Those measured so far.
-
-    Example:
-        >>> with Meter() as meter, meter.phase("product"):
-        ...     product = torch.ones(2, 3) @ torch.ones(3, 4)
-        >>> [(phase.flops, phase.kept, phase.peak) for phase in meter.phases]   # 4 bytes of 8 + 6 + 12 numbers
-        [(48, 32, 104)]
     """
 
     def __init__(self):
@@ -90,7 +80,7 @@ class Meter(TorchDispatchMode):
         self._flops = self._used = self._peak = 0
         self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
-    def leave_out(self, tensors: Iterable[Tensor]) -> None:
+    def exclude(self, tensors: Iterable[Tensor]) -> None:
         """Do not count the memory of these."""
         for tensor in tensors:
             self._known[tensor.untyped_storage()] = True
@@ -104,15 +94,15 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None):
         kwargs = kwargs or {}
-        found = func(*args, **kwargs)
+        output = func(*args, **kwargs)
         if (count := flop_registry.get(func._overloadpacket)) is not None:
-            self._flops += count(*args, **kwargs, out_val=found)
-        for tensor in tree_leaves(found):
+            self._flops += count(*args, **kwargs, out_val=output)
+        for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self._known:
                 self._known[storage] = True
                 self._change(storage.nbytes())
                 weakref.finalize(storage, self._change, -storage.nbytes())
-        return found
+        return output
 
     def _change(self, num_bytes: int) -> None:
         self._used += num_bytes
@@ -120,39 +110,26 @@ class Meter(TorchDispatchMode):
 
 
 def frozen_networks(module: nn.Module) -> list[nn.Module]:
-    """The networks that a module uses and nobody trains, such as a perceptual loss's.
-
-    Example:
-        >>> frozen_networks(nn.Sequential(Frozen(nn.Linear(1, 1))))
-        [Linear(in_features=1, out_features=1, bias=True)]
-    """
-    return [part.network for part in module.modules() if isinstance(part, Frozen)]
+    """Frozen networks within a module, such as that of a perceptual loss."""
+    return [child.network for child in module.modules() if isinstance(child, Frozen)]
 
 
 def make_fake(module: nn.Module) -> None:
-    """Replace all parameters and buffers by fake ones; within a FakeTensorMode.
-
-    Example:
-        >>> layer = nn.Linear(10**6, 10**6, device="meta")   # 4 TB
-        >>> with FakeTensorMode():
-        ...     make_fake(layer)
-        ...     layer(torch.ones(1, 10**6)).shape
-        torch.Size([1, 1000000])
-    """
+    """Replace all parameters and buffers by fake ones; within a FakeTensorMode."""
     def fake(tensor: Tensor) -> Tensor:  # of the layout that training gives it
         layout = torch.channels_last_3d if tensor.dim() == 5 else torch.contiguous_format
         return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", memory_format=layout)
 
     made: dict[Tensor, nn.Parameter] = {}  # one parameter may belong to several modules
-    for part in module.modules():
-        for name, parameter in part._parameters.items():
+    for child in module.modules():
+        for name, parameter in child._parameters.items():
             if parameter is not None:
                 if parameter not in made:
                     made[parameter] = nn.Parameter(fake(parameter), requires_grad=parameter.requires_grad)
-                part._parameters[name] = made[parameter]
-        for name, buffer in part._buffers.items():
+                child._parameters[name] = made[parameter]
+        for name, buffer in child._buffers.items():
             if buffer is not None:
-                part._buffers[name] = fake(buffer)
+                child._buffers[name] = fake(buffer)
     for network in frozen_networks(module):
         make_fake(network)
         network.to = lambda device: None  # it is there already, and torch cannot move fake parameters
@@ -189,33 +166,16 @@ def _discriminator_steps(adversary: Adversary, step: int) -> list[tuple[str, int
 
 def measure_step(shape: tuple[int, ...], *, tokenizer: Tokenizer, objective: Objective,
                  discriminator: nn.Module | None, modality: str, settings: Settings) -> list[Phase]:
-    """The phases of a step of one micro-batch, as a CPU takes it; its networks become fake.
+    """The phases of a step of one micro-batch (B, C, T, H, W) on a CPU; the networks become fake.
 
-    Bytes leave out weights and their gradients. They are of tensors: what a library needs within one operation is
-    not among them. A GPU's mixed precision keeps some activations in float32 that a CPU's does not.
-
-    Args:
-        shape: (B, C, T, H, W) of the micro-batch.
-        tokenizer, objective, discriminator, modality, settings: As the trainer's.
-
-    Raises:
-        ConfigError: If the step depends on numbers, which fake tensors do not have.
-
-    Example:
-        >>> from toolkit import build_objective, build_tokenizer, load_config
-        >>> config = load_config("configs/demo_video.py")
-        >>> tokenizer = build_tokenizer(config.tokenizer)
-        >>> objective = build_objective(config.objective, quantizer=tokenizer.quantizer)
-        >>> phases = measure_step((6, 3, 9, 32, 32), tokenizer=tokenizer, objective=objective, discriminator=None,
-        ...                       modality="video", settings=Settings(max_steps=1))
-        >>> [phase.name for phase in phases]
-        ['tokenizer, forward', 'losses and their gradients', 'tokenizer, backward']
+    Bytes exclude weights, their gradients, and a library's workspace within one operation. A GPU's mixed precision
+    keeps some activations in float32 that a CPU's does not. A step that depends on values raises a ConfigError.
     """
-    for part in (tokenizer.encoder, tokenizer.decoder):
-        part.activation_checkpointing = settings.activation_checkpointing
-    for part in tokenizer.modules():
-        if isinstance(part, Quantizer):  # running averages depend on numbers, and cost next to nothing
-            part.frozen = True
+    for network in (tokenizer.encoder, tokenizer.decoder):
+        network.activation_checkpointing = settings.activation_checkpointing
+    for module in tokenizer.modules():
+        if isinstance(module, Quantizer):  # running averages depend on values, and cost next to nothing
+            module.frozen = True
     modules = [tokenizer, objective, *([discriminator] if discriminator is not None else [])]
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -227,23 +187,18 @@ def measure_step(shape: tuple[int, ...], *, tokenizer: Tokenizer, objective: Obj
                 if tensor.requires_grad:  # there from the start, so that gradients are told from activations
                     tensor.grad = torch.empty_like(tensor)
             with Meter() as meter:
-                meter.leave_out([*held, *(tensor.grad for tensor in held if tensor.grad is not None)])
+                meter.exclude([*held, *(tensor.grad for tensor in held if tensor.grad is not None)])
                 step_phases(torch.empty(shape), meter=meter, tokenizer=tokenizer, objective=objective,
                             discriminator=discriminator, modality=modality, settings=settings)
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException) as error:
         raise ConfigError(f"the cost of this step cannot be told beforehand: it depends on numbers, in {error}; such "
-                          "are the quantizer's quantize_dropout and parts of plugins. Leave them out for the dry run.",
+                          "are the quantizer's quantize_dropout and some plugins. Remove them for the dry run.",
                           ) from error
     return meter.phases
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 1.0) -> float:
-    """Multiplications and additions per second, each for itself, of the device's best product of square matrices.
-
-    Example:
-        >>> matrix_rate(torch.device("cpu"), torch.float32, seconds=0.01) > 1e6
-        True
-    """
+    """Multiplications and additions per second, each for itself, of the device's best product of square matrices."""
     best, size, count, end = 0.0, 256, 0, time.perf_counter() + seconds
     while count < 10 or time.perf_counter() < end:  # some of them undisturbed, whatever else the machine does
         count += 1

@@ -1,4 +1,4 @@
-"""What a run would cost: parameters, arithmetic, memory and time, with nothing written and no data read."""
+"""Cost of a run: parameters, arithmetic, memory and time; nothing is written and no data is read."""
 
 from __future__ import annotations
 
@@ -19,13 +19,7 @@ from toolkit.training.settings import Settings
 
 @dataclass
 class Network:
-    """The numbers that a network holds through the whole run, in bytes but for the counts.
-
-    Example:
-        >>> held = Network.of("layer", [nn.Linear(3, 1)], averaged=True)
-        >>> held.parameters, held.weights, held.gradients, held.adam, held.average
-        (4, 16, 16, 32, 16)
-    """
+    """What a network holds during the whole run: counts of parameters, and bytes."""
 
     name: str
     parameters: int
@@ -37,7 +31,7 @@ class Network:
 
     @classmethod
     def of(cls, name: str, modules: Iterable[nn.Module], *, averaged: bool = False) -> Network:
-        """Of some modules; ``averaged``: with an average of their weights beside them."""
+        """Count several modules as one network; ``averaged``: with an average of their weights."""
         parameters = [parameter for module in modules for parameter in module.parameters()]
         learn = [parameter for parameter in parameters if parameter.requires_grad]
         buffers = [buffer for module in modules for buffer in module.buffers()]
@@ -48,7 +42,7 @@ class Network:
 
     @property
     def held(self) -> int:
-        """All of it."""
+        """Bytes in all."""
         return self.weights + self.gradients + self.adam + self.average
 
 
@@ -57,16 +51,10 @@ class SourceCost:
     """A micro-batch from one source of data.
 
     Attributes:
-        modality: Of its samples.
+        modality: Modality of its samples.
         shape: (B, C, T, H, W).
-        share: Of the steps that draw from it.
-        phases: Of one micro-batch.
-
-    Example:
-        >>> cost = SourceCost("image", (2, 3, 1, 8, 8), 1.0, [Phase("tokenizer, forward", 10, kept=0, peak=8),
-        ...                                                   Phase("R1", 100, kept=0, peak=9, share=0.1)])
-        >>> cost.flops, cost.peak
-        (20.0, 9)
+        share: Share of the steps that draw from it.
+        phases: Phases of one micro-batch.
     """
 
     modality: str
@@ -76,12 +64,12 @@ class SourceCost:
 
     @property
     def flops(self) -> float:
-        """Of a micro-batch, averaged over steps."""
+        """FLOPs of a micro-batch, averaged over steps."""
         return sum(phase.mean_flops for phase in self.phases)
 
     @property
     def peak(self) -> int:
-        """The most bytes in use at once, those of :class:`Network` not counted."""
+        """Most bytes in use at once, without those of :class:`Network`."""
         return max(phase.peak for phase in self.phases)
 
 
@@ -90,15 +78,9 @@ class RunCost:
     """What one process of a run computes and holds.
 
     Attributes:
-        networks: With what they hold.
+        networks: Networks with what they hold.
         sources: One for each of ``data.train``.
         settings: The config's section ``training``.
-
-    Example:
-        >>> from toolkit import load_config
-        >>> cost = run_cost(load_config("configs/demo_video.py"))
-        >>> cost.networks[0].name, cost.sources[0].shape, cost.samples_per_step
-        ('encoder', (6, 3, 9, 32, 32), 6.0)
     """
 
     networks: list[Network]
@@ -112,22 +94,22 @@ class RunCost:
 
     @property
     def flops_per_step(self) -> float:
-        """Of an optimizer step, averaged over sources and R1's turns."""
+        """FLOPs of an optimizer step, averaged over sources and steps with and without R1."""
         return self._mean(source.flops for source in self.sources)
 
     @property
     def samples_per_step(self) -> float:
-        """Of an optimizer step, averaged over sources."""
+        """Samples of an optimizer step, averaged over sources."""
         return self._mean(source.shape[0] for source in self.sources)
 
     @property
     def flops_per_sample(self) -> float:
-        """Of training."""
+        """Training FLOPs per sample."""
         return self.flops_per_step / self.samples_per_step
 
     @property
     def forward_flops_per_sample(self) -> float:
-        """Of the tokenizer alone, there and back."""
+        """FLOPs of the tokenizer's forward pass per sample."""
         return self._mean(source.phases[0].flops for source in self.sources) / self.samples_per_step
 
     @property
@@ -137,23 +119,13 @@ class RunCost:
 
 
 def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:
-    """Find what a config's run costs each of its processes. Data must be there, and is not read.
+    """What a config's run costs each of its processes. Data must exist, and is not read.
 
-    Weights to start from need be there only where the config has no tokenizer of its own.
-
-    Args:
-        config: From :func:`toolkit.load_config`.
-        num_processes: That share ``training.global_batch_size``.
+    ``training.init_from`` is read only if the config has no tokenizer.
 
     Raises:
         ConfigError: If the config does not hold together, or a step's cost depends on numbers.
         DataError: If a dataset finds no files.
-
-    Example:
-        >>> from toolkit import load_config
-        >>> cost = run_cost(load_config("configs/demo_video.py"))
-        >>> round(cost.flops_per_sample / cost.forward_flops_per_sample, 1)   # the backward pass is as two of them
-        3.0
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Initializing zero-element|for .* copying from a non-meta")
@@ -180,11 +152,6 @@ def batch_shape(source: Source, *, channels: int) -> tuple[int, int, int, int, i
 
     Raises:
         ConfigError: If the dataset has no argument ``size``.
-
-    Example:
-        >>> from toolkit.data import Images
-        >>> batch_shape(Source(Images(size=(24, 32)), batch_size=4), channels=3)
-        (4, 3, 1, 24, 32)
     """
     options = source.dataset.config
     if options.get("size") is None:

@@ -1,4 +1,4 @@
-"""What a run says of itself, as tables to be printed by rich: its cost beforehand, its scores at the end."""
+"""Tables of a run for rich: its cost before the start, its scores at the end."""
 
 from __future__ import annotations
 
@@ -20,15 +20,7 @@ SHARE_OF_RATE = {"cpu": 1.0, "cuda": 0.35}
 
 
 def write_results(results: Mapping[str, Mapping[str, Mapping[str, float]]], work_dir: Path) -> Group:
-    """Write modality -> codec -> scores as results.json and results.md; returns them as tables.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> tables = write_results({"image": {"tokenizer": {"psnr": 20.0}}}, folder)
-        >>> len(tables.renderables), sorted(path.name for path in folder.iterdir())
-        (1, ['results.json', 'results.md'])
-    """
+    """Write modality -> codec -> scores as results.json and results.md; returns them as tables."""
     (work_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     pages, tables = [], []
     for modality, codecs in results.items():
@@ -42,14 +34,7 @@ def write_results(results: Mapping[str, Mapping[str, Mapping[str, float]]], work
 
 
 def cost_tables(cost: RunCost) -> Group:
-    """What ``run_cost`` found, with the time that it takes on this device.
-
-    Example:
-        >>> from toolkit import load_config
-        >>> from toolkit.profiling.dry_run import run_cost
-        >>> [type(part).__name__ for part in cost_tables(run_cost(load_config("configs/demo_video.py"))).renderables]
-        ['Table', 'Table', 'Table']
-    """
+    """The result of ``run_cost`` as tables, with the time on this device."""
     return Group(_networks_table(cost), *map(_step_table, cost.sources), _run_table(cost))
 
 
@@ -97,7 +82,7 @@ def _run_table(cost: RunCost) -> Table:
     seconds = cost.flops_per_step / (rate * share)
     hours = seconds * settings.max_steps / 3600
     held = sum(network.held for network in cost.networks)
-    note = (f"Time: at {share:.0%} of the {device.type}'s rate in large matrix products, measured just now; narrow "
+    note = (f"Time: at {share:.0%} of the {device.type}'s rate in large matrix products, measured now; narrow "
             "networks, reading data and validation take longer. Memory: of tensors; libraries need more")
     if dtype != torch.float32:
         note += ", and mixed precision on a GPU keeps some activations in float32 that are counted in 16 bits here"
@@ -105,7 +90,7 @@ def _run_table(cost: RunCost) -> Table:
     micro = settings.gradient_accumulation_steps
     for name, value in (
             ("samples per optimizer step", f"{cost.samples_per_step:.4g}, in {micro} micro-batch{'es' * (micro > 1)}"),
-            ("TFLOP per sample, there and back", _tera(cost.forward_flops_per_sample)),
+            ("TFLOP per sample, forward pass", _tera(cost.forward_flops_per_sample)),
             ("TFLOP per sample, training", _tera(cost.flops_per_sample)),
             ("TFLOP per optimizer step", _tera(cost.flops_per_step)),
             ("GiB", f"{_gib(held)} held + {_gib(cost.memory - held)} in a step = {_gib(cost.memory)}"),

@@ -136,7 +136,7 @@ class CheckpointWriter:
             partial.rename(final)
             _flush(self.directory)
             for old in checkpoints_in(self.directory)[:-self.keep] if self.keep else []:
-                old.rename(self.directory / f".{old.name}.old")  # one that is half deleted must not be found
+                old.rename(self.directory / f".{old.name}.old")  # a half-deleted checkpoint must not be read
             self._clear()
 
         self._together(step, write_shared if self.rank == 0 else lambda: None)

@@ -1,4 +1,4 @@
-"""Starting from a tokenizer that exists: the same network, its image twin, or with parts held fixed."""
+"""Starting from an existing tokenizer: the same network, its image twin, or with frozen components."""
 
 from __future__ import annotations
 
@@ -19,21 +19,8 @@ def inflated(weight: Tensor, shape: Sequence[int], *, s_t: int = 1) -> Tensor | 
     """An image network's tensor for the video network, so that a single frame gives the same numbers.
 
     A kernel goes to the last temporal slice, where a causal convolution sees the frame itself, and the
-    others are zero; an upsampling that also grows time makes the same of every one of its frames, so its
-    channels are repeated (Yu et al., arXiv:2310.05737, sec. 3.2).
-
-    Args:
-        weight: (out, in, 1, k_h, k_w) or (out,).
-        shape: Of the video network's tensor.
-        s_t: By how much an upsampling grows time, whose channels have s_t as their slowest part.
-
-    Returns:
-        The tensor, or None if it cannot be had.
-
-    Example:
-        >>> import torch
-        >>> inflated(torch.ones(1, 1, 1, 1, 1), (1, 1, 3, 1, 1)).flatten().tolist()
-        [0.0, 0.0, 1.0]
+    others are zero; an upsampling that also grows time makes all its frames alike, so its channels are
+    repeated (Yu et al., arXiv:2310.05737, sec. 3.2). None if the shapes cannot agree.
     """
     if s_t > 1 and shape[0] == s_t * weight.shape[0]:
         weight = weight.repeat(s_t, *(1 for _ in weight.shape[1:]))
@@ -45,50 +32,39 @@ def inflated(weight: Tensor, shape: Sequence[int], *, s_t: int = 1) -> Tensor | 
 
 
 def initialize(tokenizer: Tokenizer, source: Tokenizer) -> None:
-    """Give a tokenizer the weights of another, of the same network or of its image twin.
-
-    Raises:
-        ConfigError: If a tensor of either has no counterpart; the message names them, and nothing changes.
-
-    Example:
-        >>> from toolkit import build_tokenizer, load_config
-        >>> config = load_config("configs/demo_video.py").tokenizer
-        >>> first, second = build_tokenizer(config), build_tokenizer(config)
-        >>> initialize(first, second)
-        >>> bool((first.decoder.last_layer == second.decoder.last_layer).all())
-        True
-    """
+    """Give a tokenizer the weights of another, of the same network or of its image twin."""
     growth = {f"{name}.conv.{kind}": module.stride[0] for name, module in tokenizer.named_modules()
               if isinstance(module, DepthToSpaceUpsample) for kind in ("weight", "bias")}
-    given, state, faults = source.state_dict(), {}, []
+    source_state, state, mismatched = source.state_dict(), {}, []
     for name, tensor in tokenizer.state_dict().items():
-        weight = given.pop(name, None)
-        fitting = None if weight is None else inflated(weight, tensor.shape, s_t=growth.get(name, 1))
-        if fitting is None:
-            had = "missing" if weight is None else tuple(weight.shape)
-            faults.append(f"{name} (needed {tuple(tensor.shape)}, given {had})")
+        weight = source_state.pop(name, None)
+        inflated_weight = None if weight is None else inflated(weight, tensor.shape, s_t=growth.get(name, 1))
+        if inflated_weight is None:
+            shape = "missing" if weight is None else tuple(weight.shape)
+            mismatched.append(f"{name} (needed {tuple(tensor.shape)}, got {shape})")
         else:
-            state[name] = fitting
-    faults += [f"{name} (left over)" for name in given]
-    if faults:
-        more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise ConfigError(f"training.init_from does not fit the tokenizer: {', '.join(faults[:10])}{more}. Leave the "
-                          "config's tokenizer out to train the one that is given, or make their sizes agree.")
+            state[name] = inflated_weight
+    mismatched += [f"{name} (left over)" for name in source_state]
+    if mismatched:
+        more = f" and {len(mismatched) - 10} more" if len(mismatched) > 10 else ""
+        raise ConfigError(f"training.init_from does not fit the tokenizer: {', '.join(mismatched[:10])}{more}. Remove "
+                          "the config's tokenizer to train that one, or make their sizes agree.")
     tokenizer.load_state_dict(state)
     _warn_of_differences(tokenizer, source)
 
 
 def _warn_of_differences(tokenizer: Tokenizer, source: Tokenizer) -> None:
-    """Weights may fit although a network computes otherwise, with another padding say."""
+    """Warn if the weights fit but the networks compute differently, for example with another padding."""
     of_time = {"temporal_kernel", "temporal_downsample"}
     if source.encoder.config.get("temporal_kernel") == 1:
         of_time |= {"norm_scope", "kept_frame"}  # an image's one frame is its clip
-    for part in ("encoder", "quantizer", "decoder"):
-        ours, theirs = getattr(tokenizer, part).config, getattr(source, part).config
-        differing = [f"{key}={ours.get(key)!r} (there {theirs.get(key)!r})"
+    for name in ("encoder", "quantizer", "decoder"):
+        ours, theirs = getattr(tokenizer, name).config, getattr(source, name).config
+        differing = [f"{key}={ours.get(key)!r} (checkpoint: {theirs.get(key)!r})"
                      for key in sorted({*ours, *theirs} - of_time) if ours.get(key) != theirs.get(key)]
         if differing:
-            logger.warning("training.init_from: the %s is not quite the given one's: %s.", part, ", ".join(differing))
+            logger.warning("training.init_from: the %s differs from that of the checkpoint: %s.", name,
+                           ", ".join(differing))
 
 
 def initialize_discriminators(discriminators: Iterable[Discriminator], source: Discriminator, *, name: str) -> None:
@@ -100,65 +76,41 @@ def initialize_discriminators(discriminators: Iterable[Discriminator], source: D
         discriminator.load_state_dict(weights)
         logger.info("the %s starts from %s.", type(discriminator).__name__, name)
     if not matching:
-        logger.warning("%s is not like the config's discriminator, which starts afresh.", name)
+        logger.warning("%s has other tensors than the config's discriminator, which starts afresh.", name)
 
 
 def freeze_all_but(tokenizer: Tokenizer, trainable: Sequence[str]) -> None:
-    """Let only the named parts learn.
-
-    Args:
-        tokenizer: Whose other parameters ask for no gradients from now on.
-        trainable: Parts such as "decoder", or parts of parts such as "decoder.levels.3".
-
-    Raises:
-        ConfigError: If a name is no part, or no parameter is left to train.
-
-    Example:
-        >>> from toolkit import build_tokenizer, load_config
-        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer)
-        >>> freeze_all_but(tokenizer, ["decoder.conv_out"])
-        >>> [name for name, parameter in tokenizer.named_parameters() if parameter.requires_grad]
-        ['decoder.conv_out.weight', 'decoder.conv_out.bias']
-    """
-    parts: dict[str, nn.Module] = dict(tokenizer.named_modules())
-    unknown = [name for name in trainable if not name or name not in parts]
+    """Let only the named modules learn, such as "decoder" or "decoder.levels.3"."""
+    modules: dict[str, nn.Module] = dict(tokenizer.named_modules())
+    unknown = [name for name in trainable if not name or name not in modules]
     if unknown:
-        raise ConfigError("training.trainable names parts of the tokenizer, such as encoder, quantizer and decoder, "
+        raise ConfigError("training.trainable names modules of the tokenizer, such as encoder, quantizer and decoder, "
                           f"got {', '.join(map(repr, unknown))}.")
     tokenizer.requires_grad_(False)
     for name in trainable:
-        parts[name].requires_grad_(True)
-    for place, part in parts.items():
-        if isinstance(part, Quantizer):  # which may learn by other means than gradients
-            part.frozen = not any(place == name or place.startswith(f"{name}.") for name in trainable)
+        modules[name].requires_grad_(True)
+    for path, module in modules.items():
+        if isinstance(module, Quantizer):  # it may learn by other means than gradients
+            module.frozen = not any(path == name or path.startswith(f"{name}.") for name in trainable)
     if not any(parameter.requires_grad for parameter in tokenizer.parameters()):
-        raise ConfigError(f"training.trainable={list(trainable)} leaves nothing to train; these parts have no "
+        raise ConfigError(f"training.trainable={list(trainable)} leaves nothing to train; these modules have no "
                           "parameters.")
 
 
 def train_mode(tokenizer: Tokenizer) -> None:
-    """Train mode, but for an encoder of which nothing learns, and the quantizer behind it if that learns nothing
-    either: they stay as they are used.
+    """Set train mode, except for an encoder that does not learn, and for the quantizer if neither learns: eval mode.
 
     A quantizer behind an encoder that learns is in train mode even without parameters of its own, since
     the encoder needs its losses and its straight-through gradient.
-
-    Example:
-        >>> from toolkit import build_tokenizer, load_config
-        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer)
-        >>> freeze_all_but(tokenizer, ["decoder"])
-        >>> train_mode(tokenizer)
-        >>> tokenizer.encoder.training, tokenizer.quantizer.training, tokenizer.decoder.training
-        (False, False, True)
     """
     tokenizer.train()
     if _learns(tokenizer.encoder):
         return
     tokenizer.encoder.eval()
     if not _learns(tokenizer.quantizer) and all(
-            part.frozen for part in tokenizer.quantizer.modules() if isinstance(part, Quantizer)):
+            child.frozen for child in tokenizer.quantizer.modules() if isinstance(child, Quantizer)):
         tokenizer.quantizer.eval()
 
 
-def _learns(part: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in part.parameters())
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())

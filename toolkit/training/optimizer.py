@@ -39,15 +39,6 @@ class OptimizerState(Learner):
         accelerator: Places the network and wraps it for its processes.
         max_norm: Largest gradient norm, see :meth:`gradient_norm`.
         extra: Parameters outside of the network that learn with it, such as those of losses. Alike on all processes.
-
-    Example:
-        >>> layer = nn.Linear(1, 1, bias=False)
-        >>> state = OptimizerState(layer, learning_rate=0.1, settings=Settings(max_steps=10),
-        ...                        accelerator=Accelerator(cpu=True))
-        >>> before = layer.weight.item()
-        >>> state.backward(layer(torch.ones(1, 1)).sum()); state.step(0)
-        >>> round(before - layer.weight.item(), 4)   # Adam's first step is the learning rate
-        0.1
     """
 
     def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator,

@@ -1,4 +1,4 @@
-"""What keeps a discriminator in check: LeCAM and R1."""
+"""Regularisers of a discriminator: LeCAM and R1."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ from toolkit.layers import mean_over_processes
 def r1_penalty(logits: Tensor, pixels: Tensor) -> Tensor:
     """Zero-centred gradient penalty on real data, before its weight.
 
-    Args:
-        logits: (B, ...) discriminator output for ``pixels``.
-        pixels: (B, C, T, H, W) real clips in [-1, 1] that require grad.
-
-    Returns:
-        () float32, mean over the batch of the squared gradient norm.
-
-    Raises:
-        ValueError: If ``pixels`` does not require grad.
+    From logits (B, ...) and pixels (B, C, T, H, W) that require grad to the () float32 mean over the batch of the
+    squared gradient norm.
 
     Source: Mescheder et al., arXiv:1801.04406, eq. 9.
 
@@ -36,15 +29,12 @@ def r1_penalty(logits: Tensor, pixels: Tensor) -> Tensor:
 
 
 class LeCAM(nn.Module):
-    """Keeps logits near the other side's running average (Tseng et al., arXiv:2104.03310, eq. 5).
+    """Keeps real and fake logits near each other's running average (Tseng et al., arXiv:2104.03310, eq. 5).
 
     ``relu(real - average_fake)^2 + relu(average_real - fake)^2``, the averages being updated first.
     They are buffers, so a checkpoint has them. Statistics are of the joint batch of all processes.
-
-    Args:
-        decay: Of the running averages.
-        per_logit: False: the penalty is of the batch-mean logit (O2-MAGVIT2). True: the mean over
-            logits of each one's penalty (the paper, Open-MAGVIT2).
+    ``per_logit``: the mean of each logit's penalty (the paper, Open-MAGVIT2) instead of the penalty of the batch-mean
+    logit (O2-MAGVIT2).
 
     Example:
         >>> lecam = LeCAM(decay=0.5)

@@ -9,15 +9,9 @@ Schedule = float | Sequence[tuple[int, float]]
 
 
 def value_at(schedule: Schedule, step: int) -> float:
-    """The value of a weight at an optimizer step.
+    """The value of a weight at an optimizer step: a number, or straight lines between points (step, value).
 
-    Args:
-        schedule: A number, or points (step, value) in rising order of steps: straight lines between
-            them, constant before the first and after the last. Two points at one step make a jump.
-        step: Optimizer steps taken so far.
-
-    Raises:
-        ValueError: If it is neither a number nor a list of points in order.
+    The value is constant before the first point and after the last. Two points at one step make a jump.
 
     Example:
         >>> anneal = [(0, 0.3), (2000, 0.1)]

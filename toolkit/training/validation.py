@@ -21,14 +21,7 @@ Codec = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 def as_codec(tokenizer: Tokenizer) -> Codec:
-    """The tokenizer as pixels (B, C, T, H, W) -> (reconstruction of that shape, indices).
-
-    Example:
-        >>> from toolkit import build_tokenizer, load_config
-        >>> codec = as_codec(build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval())
-        >>> [tuple(x.shape) for x in codec(torch.zeros(2, 3, 1, 16, 16))]
-        [(2, 3, 1, 16, 16), (2, 1, 2, 2, 1)]
-    """
+    """The tokenizer as pixels (B, C, T, H, W) -> (reconstruction of that shape, indices)."""
     def codec(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         output = tokenizer(pixels)
         return output.reconstruction, output.indices
@@ -46,12 +39,6 @@ def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *, d
         metrics: Reset first; they reduce over processes themselves.
         device: Where to compute.
         on_first: Called with the first batch's pixels and reconstruction.
-
-    Example:
-        >>> from toolkit.metrics import PSNR
-        >>> batch = Batch(torch.zeros(1, 3, 1, 16, 16), keys=["grey"], modality="image")
-        >>> round(evaluate(MeanColour(), [batch], [PSNR()])["psnr"], 1)   # 8 bits miss 0.5 by 1 / 510
-        54.2
     """
     for metric in metrics:
         metric.reset()
@@ -77,22 +64,14 @@ def evaluate_blocks(codec: Codec, batches: Iterable[Batch], make_metrics: Callab
         batches: Finite; each process has its own share.
         make_metrics: Makes a block's metrics, always the same ones.
         block_of: Key of a sample -> number of its block.
-        num_blocks: How many there are.
+        num_blocks: Number of blocks.
         device: Where to compute.
-        targets: From :func:`target_states` after another codec's pass over the same batches; what metrics then know
-            of the targets is not computed again.
+        targets: From :func:`target_states` after another codec's pass over the same batches; metrics then do not
+            compute their statistics of the targets again.
         on_batch: Called with every batch and its reconstruction.
 
     Returns:
-        Of each metric its blocks, to be merged, and to be compared by ``toolkit.evaluation.jackknife``.
-
-    Example:
-        >>> from toolkit.evaluation.intervals import union
-        >>> from toolkit.metrics import PSNR
-        >>> batch = Batch(torch.zeros(2, 3, 1, 16, 16), keys=["a", "b"], modality="image")
-        >>> blocks, = evaluate_blocks(MeanColour(), [batch], lambda: [PSNR()], block_of="ab".index, num_blocks=2)
-        >>> [block.num_samples() for block in blocks], round(union(blocks).compute()["psnr"], 1)
-        ([1, 1], 54.2)
+        For each metric its blocks, to be merged, and to be compared by ``toolkit.evaluation.jackknife``.
     """
     by_block = [make_metrics() for _ in range(num_blocks)]
     for number, states in (targets or {}).items():
@@ -114,13 +93,7 @@ def evaluate_blocks(codec: Codec, batches: Iterable[Batch], make_metrics: Callab
 
 
 def target_states(blocks: list[list[Metric]]) -> dict[int, list[dict[str, Tensor] | None]]:
-    """What :func:`evaluate_blocks`' metrics have seen of the targets, for its next call: block -> state of each metric.
-
-    Example:
-        >>> from toolkit.metrics import PSNR
-        >>> target_states([[PSNR(), PSNR()]])   # one metric in two blocks; it keeps nothing of the targets
-        {0: [None], 1: [None]}
-    """
+    """block -> each metric's state of the targets, for the next call of :func:`evaluate_blocks`."""
     return {number: [metric.target_state() for metric in metrics]
             for number, metrics in enumerate(zip(*blocks, strict=True))}
 
@@ -152,19 +125,11 @@ def baseline_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]]
 
     Returns:
         codec -> score name -> value.
-
-    Example:
-        >>> from toolkit import build_tokenizer, load_config
-        >>> from toolkit.metrics import PSNR
-        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer)
-        >>> white = [Batch(torch.ones(1, 3, 1, 16, 16), keys=["white"], modality="image")]
-        >>> baseline_scores(tokenizer, lambda: white, lambda codec: [PSNR()])   # PSNR's cap: no error at all
-        {'thumbnail': {'psnr': 100.0}, 'mean colour': {'psnr': 100.0}}
     """
     if not tokenizer.codebook_size:
         return {}
-    own = [tuple(batch.pixels.shape[2:]) for batch in islice(batches(), 1)]
-    size, *_ = gather_object(own)  # a process may have no batch
+    sizes = [tuple(batch.pixels.shape[2:]) for batch in islice(batches(), 1)]
+    size, *_ = gather_object(sizes)  # a process may have no batch
     grid = tokenizer.grid(size)
     thumbnail = Thumbnail(bits_per_pixel=bits_per_pixel(tokenizer, size), size=size, grid=grid,
                           first_frame_alone=tokenizer.encoder.first_frame_alone)
@@ -173,12 +138,7 @@ def baseline_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]]
 
 
 def score_rows(codecs: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
-    """Scores of codecs as a header and rows of text: the columns that their metrics declare.
-
-    Example:
-        >>> score_rows({"thumbnail": {"psnr": 18.571, "bits_per_pixel": 0.0827}})
-        (['', 'PSNR (dB)', 'bits/pixel'], [['thumbnail', '18.57', '0.0827']])
-    """
+    """Scores of codecs as a header and rows of text: the columns that their metrics declare."""
     names = dict.fromkeys(name for scores in codecs.values() for name in scores)
     declared = registered_columns()
     columns = {name: declared.get(name, Column(name)) for name in names if name in declared or "codebook" not in name}
@@ -188,14 +148,7 @@ def score_rows(codecs: dict[str, dict[str, float]]) -> tuple[list[str], list[lis
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A header and rows as a Markdown table.
-
-    Example:
-        >>> print(markdown_table(["", "PSNR (dB)"], [["thumbnail", "18.57"]]))
-        |  | PSNR (dB) |
-        |---|---|
-        | thumbnail | 18.57 |
-    """
+    """A header and rows as a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("|" + "|".join(line) + "|" if line[0] == "---" else "| " + " | ".join(line) + " |"
                      for line in lines)
