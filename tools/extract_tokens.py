@@ -1,11 +1,11 @@
-"""Write the tokens of images and videos as tars that webdataset reads, and turn them back.
+"""Write the tokens of images and videos as tars that webdataset reads, or decode such tars.
 
     python tools/extract_tokens.py folder/of/files --tokenizer work_dirs/demo_video/tokenizer --output tokens
     accelerate launch tools/extract_tokens.py "shards/{000..127}.tar" --tokenizer user/name --output tokens
     python tools/extract_tokens.py tokens --decode --tokenizer user/name --output decoded
 
-After an interruption the same command goes on. Files that cannot be read are listed in unreadable.txt. A sample is
-KEY.indices.npy, integers (t, h, w, codebooks), and KEY.json; toolkit.tokens.read_tokens reads them in Python.
+After an interruption the same command continues. Files that cannot be read are listed in unreadable.txt. A sample is
+KEY.indices.npy, integers (*positions, codebooks), and KEY.json; toolkit.tokens.read_tokens reads them in Python.
 """
 
 import argparse
@@ -21,8 +21,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokenizer", required=True, help="a run's tokenizer/ folder, or a hub id")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--short-edge", type=int, metavar="N", help="resize the shorter side to N pixels first")
-    parser.add_argument("--frames", type=int, metavar="N", help="frames to take of a video (default: all)")
-    parser.add_argument("--frame-stride", type=int, default=1, metavar="N", help="take every so many-th frame")
+    parser.add_argument("--frames", type=int, metavar="N", help="frames of a video to use (default: all)")
+    parser.add_argument("--frame-stride", type=int, default=1, metavar="N", help="use every N-th frame")
     parser.add_argument("--samples-per-shard", type=int, metavar="N", help="files per tar (default: from their number)")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="images of one size at once")
     parser.add_argument("--num-workers", type=int, default=4, metavar="N", help="threads that decode ahead")
@@ -51,7 +51,7 @@ def main() -> None:
         tokenizer = load_tokenizer(arguments.tokenizer)
         try:
             tokenizer.to(device)
-        except (AssertionError, RuntimeError) as error:  # what torch raises for a device that is not there
+        except (AssertionError, RuntimeError) as error:  # what torch raises for a missing device
             sys.exit(f"error: --device {device}: {str(error).splitlines()[0]}")
         with progress_bar(visible=main_process) as show:
             shared = dict(tokenizer_hash=tokenizer_hash(arguments.tokenizer), output=arguments.output,
@@ -66,13 +66,13 @@ def main() -> None:
     except (DataError, OSError, PluginError, TypeError, UnknownComponentError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here.")
+        sys.exit("stopped; the same command continues from here.")
     if done.complete and not done.num_samples:
         sys.exit("error: " + "\n  ".join(reason for _, reason in done.unreadable))
     if done.complete or main_process:
         print(f"{arguments.output}: {done.num_done} of {done.num_shards} shards, {done.num_samples} samples, "
               f"{done.num_tokens} tokens; {len(done.unreadable)} inputs could not be read"
-              + ("" if done.complete else "; other processes go on"))
+              + ("" if done.complete else "; other processes continue"))
 
 
 if __name__ == "__main__":

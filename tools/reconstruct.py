@@ -1,10 +1,10 @@
-"""Send images and videos through a tokenizer and back.
+"""Reconstruct images and videos with a tokenizer.
 
     python tools/reconstruct.py clip.mp4 --tokenizer work_dirs/demo_video/tokenizer --output out
     python tools/reconstruct.py folder/of/files --tokenizer user/name --output out --short-edge 128 --frames 17
 
 Each file gives NAME_reconstruction and NAME_side_by_side (input left, output right), .png of one frame or .mp4 of
-more, and a line of numbers computed from the pixels before they are encoded. Videos of any length are streamed.
+more, and a line of scores, computed before the pixels are encoded as .png or .mp4. Videos of any length are streamed.
 """
 
 import argparse
@@ -20,8 +20,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokenizer", required=True, help="a run's tokenizer/ folder, or a hub id")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to; an input folder is mirrored")
     parser.add_argument("--short-edge", type=int, metavar="N", help="resize the shorter side to N pixels first")
-    parser.add_argument("--frames", type=int, metavar="N", help="frames to take of a video (default: all)")
-    parser.add_argument("--frame-stride", type=int, default=1, metavar="N", help="take every so many-th frame")
+    parser.add_argument("--frames", type=int, metavar="N", help="frames of a video to use (default: all)")
+    parser.add_argument("--frame-stride", type=int, default=1, metavar="N", help="use every N-th frame")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
     return parser.parse_args()
 
@@ -55,7 +55,7 @@ def main() -> None:
         tokenizer = load_tokenizer(arguments.tokenizer)
         try:
             tokenizer.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        except (AssertionError, RuntimeError) as error:  # what torch raises for a device that is not there
+        except (AssertionError, RuntimeError) as error:  # what torch raises for a missing device
             sys.exit(f"error: --device {arguments.device}: {str(error).splitlines()[0]}")
         files = find_files(arguments.input, output=arguments.output)
         results = dict(reconstruct_files(tokenizer, files, num_frames=arguments.frames,

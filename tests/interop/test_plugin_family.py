@@ -20,6 +20,7 @@ version = "0.1.0"
 
 [project.entry-points."toolkit.checkpoints"]
 joined = "toolkit_joined:Joined"
+broken = "toolkit_joined:NoSuchClass"
 
 [tool.setuptools]
 py-modules = ["toolkit_joined"]
@@ -72,6 +73,7 @@ def test_family_of_a_plugin_that_splits_tensors_is_found_by_convert_checkpoint(s
     path = save_safetensors(joined(taming_names(case.tensors)), tmp_path / "joined.safetensors")
     done = run_with(site, "tools/convert_checkpoint.py", path, tmp_path / "out", *arguments)
     assert done.returncode == 0, done.stderr
+    assert ("checkpoint family 'broken' of toolkit-joined 0.1.0" in done.stderr) == (not arguments)  # and goes on
     assert done.stdout.startswith("joined: VQGANEncoder, VQ, VQGANDecoder")
     with torch.no_grad():
         latents = load_tokenizer(tmp_path / "out")(case.pixels).latents
@@ -83,3 +85,10 @@ def test_tensor_too_many_for_the_family_of_a_plugin_is_named(site, tmp_path):
     path = save_safetensors(tensors, tmp_path / "joined.safetensors")
     done = run_with(site, "tools/convert_checkpoint.py", path, tmp_path / "out")
     assert done.returncode == 1 and "left over in the checkpoint: encoder.extra.weight" in done.stderr
+
+
+def test_family_that_fails_is_an_error_of_one_line_when_it_is_named(site, tmp_path):
+    path = save_safetensors({"weight": torch.ones(2)}, tmp_path / "a.safetensors")
+    done = run_with(site, "tools/convert_checkpoint.py", path, tmp_path / "out", "--layout", "broken")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: checkpoint family 'broken' of toolkit-joined 0.1.0")

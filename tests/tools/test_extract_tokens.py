@@ -174,7 +174,7 @@ def test_an_interruption_ends_with_one_line_and_the_command_goes_on(tokenizer, t
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 1 and error.splitlines() == ["stopped; the same command goes on from here."]
+    assert process.returncode == 1 and error.splitlines() == ["stopped; the same command continues from here."]
     assert [file.name for file in (tmp_path / "tokens").iterdir()] == ["dataset.json"]
     done = run("extract_tokens", tmp_path / "long.mp4", *arguments)
     assert "1 of 1 shards, 1 samples" in done.stdout
@@ -254,3 +254,15 @@ def test_a_list_file_gives_its_files(tokenizer, folder, tmp_path, capsys):
     sample, = webdataset.WebDataset(str(tmp_path / "tokens" / "tokens-000000.tar"), shardshuffle=False).decode()
     assert sample["json"]["source"] == "deep/1.png" and sample["indices.npy"].dtype == np.int32
     shutil.rmtree(tmp_path / "tokens")
+
+
+def test_tokenizer_of_nan_weights_is_one_line_and_no_token_file_appears(folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    file = save_tokenizer(tmp_path / "tokenizer") / "model.safetensors"
+    weights = load_file(file)
+    weights["encoder.conv_in.weight"].fill_(float("nan"))
+    save_file(weights, file, metadata={"format": "pt"})
+    message = run_here("extract_tokens", folder, "--tokenizer", tmp_path / "tokenizer", "--output", tmp_path / "out")
+    assert message.startswith("error: extract_tokens needs finite weights") and "\n" not in message
+    assert "encoder.conv_in.weight" in message and not list(tmp_path.rglob("*.tar"))

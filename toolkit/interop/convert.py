@@ -150,10 +150,12 @@ def _recognised(tensors: Tensors, file_name: str) -> CheckpointFamily:
 
 def _discriminator(contents: Contents, file_name: str, in_channels: int) -> Discriminator | None:
     tensors, prefix = contents.discriminator, contents.discriminator_prefix
+    if not tensors:
+        return None
     scores = {family: family.score(tensors, file_name) for family in _families("discriminator")}
     family = max(scores, key=scores.get)
-    if not tensors or scores[family] <= 0.5:
-        contents.skipped |= {"a discriminator of no known kind": [prefix + name for name in tensors]} if tensors else {}
+    if scores[family] <= 0.5:
+        contents.skipped["a discriminator of no known kind"] = [prefix + name for name in tensors]
         return None
     try:
         discriminator = _converted(family, tensors, partial(build_component, DISCRIMINATORS))

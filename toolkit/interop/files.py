@@ -25,7 +25,6 @@ Tensors = dict[str, Tensor]
 
 _MAIN = ("state_dict", "model", "module", "tokenizer")  # sections in which trainers keep the weights
 _EMA = ("ema", "model_ema", "ema_state_dict")
-_DISCRIMINATOR = ("discriminator",)
 # Perceptual networks, loss state, and LeCAM's averages.
 _SKIPPED = re.compile(r"(loss|perceptual_model|perceptual_loss)[./]|(.*[./])?lecam_ema[./]")
 _EMA_COUNTERS = ("decay", "num_updates")
@@ -116,8 +115,9 @@ def sort_contents(checkpoint: Mapping[str, Any], *, ema: bool = True) -> Content
     if raw is None and average is None:
         raise CheckpointError(f"no weights found: the file has {', '.join(map(repr, checkpoint)) or 'nothing'}, and "
                               f"none of {', '.join((*_MAIN, *_EMA))} holds tensors.")
-    for name in [name for name in _DISCRIMINATOR if name in sections]:
-        contents.discriminator, contents.discriminator_prefix = _unwrapped(sections.pop(name)), f"{name}."
+    if "discriminator" in sections:
+        contents.discriminator = _unwrapped(sections.pop("discriminator"))
+        contents.discriminator_prefix = "discriminator."
     if sections:
         raise CheckpointError("left over: " + shortened([f"{section}.{name}".lstrip(".") for section, tensors
                                                        in sections.items() for name in tensors]) + ".")

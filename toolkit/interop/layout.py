@@ -39,6 +39,7 @@ class Layout(CheckpointFamily):
     marks: ClassVar[str]
     tensors: Mapping[str, Tensor]
     video: bool
+    num_levels: int
 
     def score(self, tensors: Mapping[str, Tensor], file_name: str) -> float:
         """The share of names that match :attr:`marks`."""
@@ -139,6 +140,18 @@ class Layout(CheckpointFamily):
             ("encoder.conv_in.weight", 0), ("encoder.conv_in.bias", 0), ("encoder.levels.0.blocks.0.norm1.weight", 0),
             ("encoder.levels.0.blocks.0.norm1.bias", 0), ("encoder.levels.0.blocks.0.conv1.weight", 1)])
 
+    def image_channels(self) -> int:
+        """C of the networks."""
+        return self.read("the number of image channels", [
+            ("encoder.conv_in.weight", 1), ("decoder.conv_out.weight", 0), ("decoder.conv_out.bias", 0)])
+
+    def level_widths(self, *claims: tuple[str, int]) -> list[int]:
+        """The width of each level, finest first, by (tensor of its first block, axis) in encoder and decoder."""
+        return [self.read(f"the width of level {i}", [
+            (f"{level}.blocks.0.{tensor}", axis) for tensor, axis in claims
+            for level in (f"encoder.levels.{i}", f"decoder.levels.{self.num_levels - 1 - i}")])
+            for i in range(self.num_levels)]
+
     def weights_for(self, module: nn.Module) -> Tensors:
         """The module's state dict from the checkpoint's tensors, each used once and none left over."""
         ours_to_theirs = {ours: self.their_name(ours) for ours in module.state_dict()}
@@ -183,39 +196,31 @@ class MAGVIT2Layout(Layout):
     encoder_options: ClassVar[dict[str, Any]] = {}
     decoder_options: ClassVar[dict[str, Any]] = {}
     quantizer_options: ClassVar[dict[str, Any]] = {}
-    num_levels: int
     num_res_blocks: int
 
     def component_config(self) -> dict[str, Any]:
         """The tokenizer's config, read from the tensors but for the family's options."""
-        levels = range(self.num_levels)
-        mirrored = [self.num_levels - 1 - i for i in levels]
-        filters = self.first_width()
-        widths = [self.read(f"the width of level {i}", [
-            (f"{level}.blocks.0.{tensor}", axis) for level in (f"encoder.levels.{i}", f"decoder.levels.{mirrored[i]}")
-            for tensor, axis in (("conv1.weight", 0), ("norm2.weight", 0), ("norm2.bias", 0), ("conv2.weight", 0),
-                                 ("conv2.weight", 1))]) for i in levels]
+        levels, filters = range(self.num_levels), self.first_width()
+        widths = self.level_widths(("conv1.weight", 0), ("norm2.weight", 0), ("norm2.bias", 0), ("conv2.weight", 0),
+                                   ("conv2.weight", 1))
         bits = self.read("the number of bits", [
             ("encoder.conv_out.weight", 0), ("encoder.conv_out.bias", 0), ("decoder.conv_in.weight", 1),
             *((f"decoder.levels.{i}.norm.gamma.weight", 1) for i in levels)])
-        channels = self.read("the number of image channels", [
-            ("encoder.conv_in.weight", 1), ("decoder.conv_out.weight", 0), ("decoder.conv_out.bias", 0)])
         temporal_kernel = self.read("the temporal kernel", [
             ("encoder.conv_in.weight", 2), ("decoder.conv_in.weight", 2), ("decoder.conv_out.weight", 2),
             ("encoder.mid.0.conv1.weight", 2), ("decoder.mid.0.conv1.weight", 2)])
         halved = [self.read(f"the temporal stride of level {i}", [
-            (f"decoder.levels.{mirrored[i + 1]}.upsample.conv.weight", 0),
-            (f"decoder.levels.{mirrored[i + 1]}.upsample.conv.bias", 0)], per=4 * widths[i + 1]) == 2
-            for i in levels[:-1]]
+            (f"decoder.levels.{levels[-1] - i - 1}.upsample.conv.{kind}", 0) for kind in ("weight", "bias")],
+            per=4 * widths[i + 1]) == 2 for i in levels[:-1]]
         if uneven := [width for width in widths if width % filters]:
             raise CheckpointError(f"{self.type_name}: widths {uneven} are not multiples of the first one, {filters}.")
         network = dict(filters=filters, channel_multipliers=tuple(width // filters for width in widths),
                        num_res_blocks=self.num_res_blocks, temporal_downsample=tuple(halved),
                        temporal_kernel=temporal_kernel, **self.options)
         return dict(
-            encoder=dict(type="MAGVIT2Encoder", in_channels=channels, **network, **self.encoder_options),
+            encoder=dict(type="MAGVIT2Encoder", in_channels=self.image_channels(), **network, **self.encoder_options),
             quantizer=dict(type="LFQ", bits=bits, **self.quantizer_options),
-            decoder=dict(type="MAGVIT2Decoder", out_channels=channels, **network, **self.decoder_options))
+            decoder=dict(type="MAGVIT2Decoder", out_channels=self.image_channels(), **network, **self.decoder_options))
 
 
 class DiscriminatorLayout(Layout):

@@ -28,10 +28,10 @@ class _VQGANLayout(Layout):
             (rf"{levels}\.{level}\.{self.block}\.(\d+)\.", 0) for level in range(self.num_levels)))
             for levels in networks)
 
-    def _attends(self, network: str, level: int) -> bool:
-        """Whether the checkpoint has attention at a level of ours."""
-        prefix = self.their_name(f"{network}.levels.{level}.attentions.")
-        return any(name.startswith(prefix) for name in self.tensors)
+    def _attention(self, network: str) -> tuple[bool, ...]:
+        """Whether the checkpoint has attention at each level of ours."""
+        prefixes = [self.their_name(f"{network}.levels.{level}.attentions.") for level in range(self.num_levels)]
+        return tuple(any(name.startswith(prefix) for name in self.tensors) for prefix in prefixes)
 
     def _codebook_size(self) -> int:
         size = self.read("the codebook's size", [("quantizer.codebook", 0)])
@@ -43,28 +43,22 @@ class _VQGANLayout(Layout):
 
     def component_config(self) -> dict[str, Any]:
         """The tokenizer's config, read from the tensors but for the choice of a code."""
-        levels = range(self.num_levels)
-        mirrored = [self.num_levels - 1 - i for i in levels]
         filters = self.first_width()
-        widths = [self.read(f"the width of level {i}", [
-            (f"{network}.blocks.0.{tensor}", 0) for network in (f"encoder.levels.{i}", f"decoder.levels.{mirrored[i]}")
-            for tensor in ("conv1.weight", "conv1.bias", "norm2.weight", "norm2.bias", "conv2.weight", "conv2.bias")])
-            for i in levels]
+        widths = self.level_widths(("conv1.weight", 0), ("conv1.bias", 0), ("norm2.weight", 0), ("norm2.bias", 0),
+                                   ("conv2.weight", 0), ("conv2.bias", 0))
         dim = self.read("the codes' width", [("encoder.quant_conv.weight", 0), ("encoder.quant_conv.bias", 0),
                                              ("decoder.post_quant_conv.weight", 1), ("quantizer.codebook", 1)])
         z_channels = self.read("the width before the codes", [
             ("encoder.quant_conv.weight", 1), ("encoder.conv_out.weight", 0), ("encoder.conv_out.bias", 0),
             ("decoder.post_quant_conv.weight", 0), ("decoder.post_quant_conv.bias", 0), ("decoder.conv_in.weight", 1)])
-        channels = self.read("the number of image channels", [
-            ("encoder.conv_in.weight", 1), ("decoder.conv_out.weight", 0), ("decoder.conv_out.bias", 0)])
         network = dict(filters=filters, channel_multipliers=tuple(width // filters for width in widths),
                        z_channels=z_channels)
         return dict(
-            encoder=dict(type="VQGANEncoder", in_channels=channels, num_res_blocks=self.num_encoder_blocks, **network,
-                         attention=tuple(self._attends("encoder", i) for i in levels)),
+            encoder=dict(type="VQGANEncoder", in_channels=self.image_channels(), **network,
+                         num_res_blocks=self.num_encoder_blocks, attention=self._attention("encoder")),
             quantizer=dict(**self.quantizer, dim=dim, codebook_size=self._codebook_size()),
-            decoder=dict(type="VQGANDecoder", out_channels=channels, num_res_blocks=self.num_decoder_blocks, **network,
-                         attention=tuple(self._attends("decoder", i) for i in mirrored)))
+            decoder=dict(type="VQGANDecoder", out_channels=self.image_channels(), **network,
+                         num_res_blocks=self.num_decoder_blocks, attention=self._attention("decoder")[::-1]))
 
 
 _ATTENTION = {r"\.query\.": ".q.", r"\.key\.": ".k.", r"\.value\.": ".v.", r"\.out\.": ".proj_out."}
