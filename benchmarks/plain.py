@@ -1,9 +1,8 @@
-"""Plain versions of what the toolkit computes in a better way, for comparison only.
+"""Plain versions of the toolkit's computations, for comparison only.
 
-They take the toolkit's weights and give its numbers: the networks as one would first write them, with
-contiguous (NCDHW) tensors, a padded copy before each convolution, full 3-D kernels on single frames, all
-frames of an upsampling, every activation stored; the entropy as a softmax over all codes; a generator step
-that computes the discriminator's gradients too.
+They use the toolkit's weights and return the same numbers. The networks have contiguous (NCDHW) tensors and full
+3-D kernels on single frames, and store every activation. The entropy is a softmax over all codes. The generator
+step also computes the discriminator's gradients.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from toolkit.networks import StyleGANDiscriminator
 
 
 def full_softmax_entropies(latents: Tensor, inv_temperature: float) -> tuple[Tensor, Tensor]:
-    """What ``toolkit.quantizers.entropy.binary_entropies`` computes, by listing all 2^bits codes per position.
+    """``toolkit.quantizers.entropy.binary_entropies`` from the probabilities of all 2^bits codes per position.
 
     Args:
         latents: (N, bits).
@@ -73,7 +72,7 @@ class PlainTokenizer(nn.Module):
     """A MAGVIT-v2 tokenizer of the toolkit (per-frame norms, adaptive by position), computed plainly.
 
     Args:
-        tokenizer: Whose weights it copies.
+        tokenizer: Its weights are copied.
     """
 
     def __init__(self, tokenizer: Tokenizer):

@@ -3,9 +3,9 @@
     python benchmarks/speed.py                       # everything, half an hour on two cores
     python benchmarks/speed.py image video step --rounds 3
 
-Every measurement is a process of its own, the versions in turns, and the table shows medians: machines are
-noisy, so believe the ratios. The networks are those of configs/magvit2_video.py at 128 pixels; plain is
-benchmarks/plain.py.
+Each measurement runs in a new process, the versions in turns; the table shows medians. Machines are noisy: compare
+the ratios. The networks are those of configs/magvit2_video.py at 128 pixels; plain is benchmarks/plain.py. The case
+``widths`` compares small networks of several widths, in turns in one process.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import sys
 import time
 from pathlib import Path
 
+WIDTHS = "widths"  # a table of its own, measured in this process
 NAMES = ("entropy", "image", "stream_100", "stream_1000", "stream_5000", "clip_of_group", "clip_of_file", "video",
-         "encode", "decode", "peak", "step")
+         "encode", "decode", "peak", "step", WIDTHS)
 
 
 def measure(name: str, version: str, *, filters: int, side: int) -> None:
@@ -43,16 +44,16 @@ def measure(name: str, version: str, *, filters: int, side: int) -> None:
 
 
 def peak_memory() -> float:
-    """Of this process, in GiB; not getrusage's, which begins with what the parent had."""
+    """Peak memory of this process in GiB. (getrusage would include the parent's.)"""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 2**20
 
 
 def compare(name: str, versions: tuple[str, ...], *, rounds: int, filters: int, side: int) -> dict[str, dict]:
     """Measure the versions in turns; version -> medians."""
-    found: dict[str, list[dict]] = {version: [] for version in versions}
+    measured: dict[str, list[dict]] = {version: [] for version in versions}
     for number in range(rounds):
-        for version, runs in found.items():
+        for version, runs in measured.items():
             print(f"{name}: {version}, round {number + 1} of {rounds}", file=sys.stderr)
             command = [sys.executable, __file__, name, "--version", version, "--filters", str(filters), "--side",
                        str(side)]
@@ -63,14 +64,14 @@ def compare(name: str, versions: tuple[str, ...], *, rounds: int, filters: int, 
     return {version: {"seconds": statistics.median(run["seconds"] for run in runs),
                       "GiB": statistics.median(run["GiB"] for run in runs),
                       "values": {key: statistics.median(run["values"][key] for run in runs)
-                                 for key in runs[0]["values"]}} for version, runs in found.items()}
+                                 for key in runs[0]["values"]}} for version, runs in measured.items()}
 
 
-def rows(name: str, found: dict[str, dict]) -> list[list[str]]:
+def rows(name: str, medians: dict[str, dict]) -> list[list[str]]:
     """A row for each version beside the plain one."""
-    plain = found["plain"]
+    plain = medians["plain"]
     rows = []
-    for version, ours in found.items():
+    for version, ours in medians.items():
         if version == "plain":
             continue
         figures = "; ".join(f"{key} {value:.4g} | {plain['values'][key]:.4g}" for key, value in ours["values"].items())
@@ -87,7 +88,7 @@ HEADER = ["", "toolkit (s)", "plain (s)", "faster", "toolkit (GiB)", "plain (GiB
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", nargs="*", help=f"one or more of {', '.join(NAMES)} (default: all)")
-    parser.add_argument("--rounds", type=int, default=1, help="turns of each version")
+    parser.add_argument("--rounds", type=int, default=1, help="measurements of each version")
     parser.add_argument("--filters", type=int, default=128, help="width of the networks (default: the paper's)")
     parser.add_argument("--side", type=int, default=128, help="height and width of their pixels")
     parser.add_argument("--minutes", type=float, default=10, help="length of the video that clips are read from")
@@ -102,23 +103,35 @@ def main() -> None:
         return
     from speed_cases import LONG_VIDEO, VERSIONS, cases, long_video
 
-    wanted, table = arguments.case or NAMES, []
-    if any(name.startswith("clip") for name in wanted):
+    names, table = arguments.case or NAMES, []
+    if any(name.startswith("clip") for name in names):
         print("writing the long video", file=sys.stderr)
         os.environ[LONG_VIDEO] = str(long_video(arguments.minutes))
     try:
-        for name in wanted:
-            versions = VERSIONS.get(name, ("toolkit", "plain"))
-            table += rows(name, compare(name, versions, rounds=arguments.rounds, **size))
+        for name in names:
+            if name != WIDTHS:
+                versions = VERSIONS.get(name, ("toolkit", "plain"))
+                table += rows(name, compare(name, versions, rounds=arguments.rounds, **size))
     finally:
         if LONG_VIDEO in os.environ:
             shutil.rmtree(Path(os.environ[LONG_VIDEO]).parent, ignore_errors=True)
-    lines = ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in (HEADER, *table)]
-    lines.insert(1, "| --- " * len(HEADER) + "|")
-    lines += ["", *(f"- {name}: {cases()[name].__doc__}" for name in wanted)]
+    lines = []
+    if table:
+        lines = [*markdown(HEADER, table), "",
+                 *(f"- {name}: {cases()[name].__doc__}" for name in names if name != WIDTHS)]
+    if WIDTHS in names:
+        import speed_widths
+
+        lines += [""] * bool(lines) + markdown(speed_widths.HEADER, speed_widths.table(max(arguments.rounds, 5)))
     print("\n".join(lines))
     if arguments.output:
         arguments.output.write_text("\n".join(lines) + "\n")
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a markdown table."""
+    lines = ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in (header, *rows)]
+    return [lines[0], "| --- " * len(header) + "|", *lines[1:]]
 
 
 if __name__ == "__main__":

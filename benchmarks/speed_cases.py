@@ -1,6 +1,6 @@
-"""What ``speed.py`` measures: each case makes, for a version's name, a function to time and to weigh.
+"""The cases of ``speed.py``: each returns, for the name of a version, a function whose time and memory are measured.
 
-The functions return figures of their own, which are alike where the versions compute the same.
+The functions return result values, which agree where the versions compute the same.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def full_width(filters: int) -> Any:
-    """The paper's figure, or with fewer ``filters`` its likeness for tests."""
-    parts = {f"tokenizer.{part}.filters": filters for part in ("encoder", "decoder")}
-    return load_config(ROOT / "configs/magvit2_video.py", parts | {"discriminator.filters": filters})
+    """The video config, with another width for tests."""
+    widths = {f"tokenizer.{component}.filters": filters for component in ("encoder", "decoder")}
+    return load_config(ROOT / "configs/magvit2_video.py", widths | {"discriminator.filters": filters})
 
 
 def clip(frames: int, side: int) -> Tensor:
@@ -55,12 +55,12 @@ def entropy(version: str, *, filters: int, side: int) -> Run:
 
 def image(version: str, *, filters: int, side: int) -> Run:
     """One image through the full-width video network and back."""
-    return _there_and_back(version, filters, clip(1, side))
+    return _round_trip(version, filters, clip(1, side))
 
 
 def video(version: str, *, filters: int, side: int) -> Run:
     """17 frames through the full-width network and back."""
-    return _there_and_back(version, filters, clip(17, side))
+    return _round_trip(version, filters, clip(17, side))
 
 
 def encode(version: str, *, filters: int, side: int) -> Run:
@@ -80,7 +80,7 @@ def _tokenizer(version: str, filters: int) -> Tokenizer | PlainTokenizer:
     return tokenizer if version == "toolkit" else PlainTokenizer(tokenizer)
 
 
-def _there_and_back(version: str, filters: int, pixels: Tensor) -> Run:
+def _round_trip(version: str, filters: int, pixels: Tensor) -> Run:
     tokenizer = _tokenizer(version, filters).eval()
 
     @torch.no_grad()
@@ -90,24 +90,24 @@ def _there_and_back(version: str, filters: int, pixels: Tensor) -> Run:
     return run
 
 
-def _half(half: str, version: str, filters: int, given: Tensor) -> Run:
+def _half(half: str, version: str, filters: int, tensor: Tensor) -> Run:
     tokenizer = _tokenizer(version, filters).eval()
     network = getattr(tokenizer, f"{half}r") if version == "toolkit" else getattr(tokenizer, half)
 
     @torch.no_grad()
     def run() -> dict[str, float]:
-        return {"deviation": network(given).std().item()}
+        return {"deviation": network(tensor).std().item()}
     return run
 
 
 def peak(version: str, *, filters: int, side: int) -> Run:
-    """The convolutions' share of the best sgemm, in multiplications that are needed: 17 frames, full width."""
+    """The convolutions' share of the best sgemm, counting the toolkit's multiplications: 17 frames, full width."""
     from torch.profiler import ProfilerActivity, profile
     from torch.utils.flop_counter import FlopCounterMode
 
     pixels = clip(17, side)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        _tokenizer("toolkit", filters).eval()(pixels)  # the toolkit multiplies no frame that is padding or dropped
+        _tokenizer("toolkit", filters).eval()(pixels)
     needed = sum(count for operation, count in counter.get_flop_counts()["Global"].items() if "conv" in str(operation))
     tokenizer = _tokenizer(version, filters).eval()
 
@@ -132,10 +132,10 @@ def step(version: str, *, filters: int, side: int) -> Run:
     pixels, tokenizer = clip(17, side), _tokenizer("plain" if version == "plain" else "toolkit", filters).train()
     config.discriminator["size"] = tuple(pixels.shape[2:])
     discriminator = build_component(DISCRIMINATORS, config.discriminator)
-    plain_parts = tokenizer.tokenizer if version == "plain" else tokenizer
-    objective = build_objective(config.objective, quantizer=plain_parts.quantizer)
-    for part in (plain_parts.encoder, plain_parts.decoder):
-        part.activation_checkpointing = version == "recomputed"
+    components = tokenizer.tokenizer if version == "plain" else tokenizer
+    objective = build_objective(config.objective, quantizer=components.quantizer)
+    for network in (components.encoder, components.decoder):
+        network.activation_checkpointing = version == "recomputed"
     if version != "plain":
         discriminator.to(memory_format=torch.channels_last_3d)
     optimizers = [torch.optim.Adam(network.parameters(), lr=1e-4, betas=(0.0, 0.99), fused=True)
@@ -161,18 +161,18 @@ def step(version: str, *, filters: int, side: int) -> Run:
         reconstruction, latents, codes = tokenizer(pixels)
         entropies = full_softmax_entropies(latents.movedim(1, -1).flatten(0, -2), 100.0)
         frames = [x.movedim(2, 1).flatten(0, 1) for x in (reconstruction, pixels)]
-        game = objective.adversaries["video"]
+        adversary = objective.adversaries["video"]
         fake = discriminate(discriminator, reconstruction)
         weights = {"per_sample_entropy": entropies[0], "codebook_entropy": entropies[1],
                    "commitment": (latents - codes.detach()).square().mean()}
         total = (5 * (reconstruction - pixels).square().mean() + 0.1 * objective.losses["perceptual"].network(
-            *frames).mean() + 0.1 * game.loss.generator(fake) + sum(
+            *frames).mean() + 0.1 * adversary.loss.generator(fake) + sum(
             _at_step_1(objective.quantizer_weights[name]) * loss for name, loss in weights.items()))
         total.backward()
         update(optimizers[0])
         reconstruction = reconstruction.detach()
         real, fake = discriminate(discriminator, torch.cat([pixels, reconstruction])).chunk(2)
-        against = game.loss.discriminator(real, fake) + 0.001 * game.lecam(real, fake)
+        against = adversary.loss.discriminator(real, fake) + 0.001 * adversary.lecam(real, fake)
         against.backward()
         update(optimizers[1])
         return {"generator": total.item(), "discriminator": against.item()}
@@ -271,5 +271,5 @@ def cases() -> dict[str, Callable[..., Run]]:
         video=video, encode=encode, decode=decode, peak=peak, step=step)
 
 
-VERSIONS = {"step": ("toolkit", "recomputed", "plain")}  # where there are others than the toolkit's and the plain one
-REPEATS = {"image": 5, "video": 2, "clip_of_group": 10, "clip_of_file": 10}  # runs in one process, after a first one
+VERSIONS = {"step": ("toolkit", "recomputed", "plain")}  # of cases that have more than "toolkit" and "plain"
+REPEATS = {"image": 5, "video": 2, "clip_of_group": 10, "clip_of_file": 10}  # runs in one process, after one to warm up

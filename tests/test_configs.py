@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from toolkit import build_tokenizer, load_config
-from toolkit.build import build_component, read_settings
+from toolkit.build import build_component, build_objective, read_settings
 from toolkit.config import parse_overrides
 from toolkit.contracts import DataError
-from toolkit.registry import DATASETS
+from toolkit.registry import DATASETS, QUANTIZERS
 from toolkit.training.initialization import initialize
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -128,3 +128,28 @@ def test_paper_scale_stages_fit_together():
         source, target = (build_tokenizer(config.tokenizer) for config in (image, video))
     initialize(target, source)  # or it names the tensors that do not fit
     assert video.training.init_from == "work_dirs/paper_stage1_image/tokenizer"
+
+
+PAPER_WEIGHTS = {  # arXiv:2310.05737 with O2-MAGVIT2's weights; 2406.07548; 2412.02692; 1711.00937
+    "LFQ": dict(commitment=0.25, per_sample_entropy=0.1, codebook_entropy=-0.1),
+    "BSQ": dict(commitment=0.25, per_sample_entropy=0.1, codebook_entropy=-0.1),
+    "Residual": dict(commitment=0.25, per_sample_entropy=0.1, codebook_entropy=-0.1),
+    "IBQ": dict(quantization=1.0, commitment=1.0, codebook=0.25, per_sample_entropy=0.05, codebook_entropy=-0.05),
+    "FSQ": {}, "VQ": dict(commitment=0.25)}
+DEMO = dict(commitment=0.25, per_sample_entropy=[(500, 0.02), (1500, 0.05)],
+            codebook_entropy=[(500, -0.02), (1500, -0.05)])
+JOINT = dict(commitment=0.25, per_sample_entropy=0.03, codebook_entropy=-0.03)
+MAGVIT2 = dict(commitment=0.25, per_sample_entropy=[(0, 0.3), (2000, 0.1)], codebook_entropy=[(0, -0.3), (2000, -0.1)])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_a_config_trains_with_its_own_quantizers_weights(path):
+    """Fault: the configs of IBQ and BSQ trained with LFQ's weights (IBQ with a commitment of 0.25 instead of 1)."""
+    config = load_config(path)
+    section = config.get("tokenizer", dict(quantizer=dict(type="LFQ", bits=18)))["quantizer"]
+    with torch.device("meta"):
+        quantizer = build_component(QUANTIZERS, section)
+    objective = build_objective(dict(quantizer=config.objective.get("quantizer")), quantizer=quantizer)
+    named = section["type"] == "LFQ" and not path.stem.startswith("finetune")
+    ours = {"demo_joint": JOINT}.get(path.stem, DEMO if path.stem.startswith("demo") else MAGVIT2)
+    assert objective.quantizer_weights == (ours if named else PAPER_WEIGHTS[section["type"]])

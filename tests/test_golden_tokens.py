@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from toolkit import load_tokenizer
-from toolkit.data.reading.tar import read_tokens
-from toolkit.tokens import decode_tokens, extract_tokens, tokenizer_hash
+from toolkit.tokens import decode_tokens, extract_tokens, read_tokens, tokenizer_hash
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 GOLDEN = Path(__file__).parent / "golden" / "tokens"

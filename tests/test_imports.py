@@ -16,7 +16,7 @@ PACKAGE = Path(toolkit.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A package or module may import those of lower rank and itself, but no other of its own rank.
-RANKS = [("contracts",), ("assets", "io"), ("layers",), ("plugins",), ("registry",), ("config",), ("saving",),
+RANKS = [("contracts",), ("io",), ("assets",), ("layers",), ("plugins",), ("registry",), ("config",), ("saving",),
          ("pretrained",), ("networks", "quantizers", "losses", "metrics", "baselines", "data"),
          ("streaming",), ("tokenizer",), ("training",), ("build",), ("run",),
          ("evaluation", "interop", "testing", "reconstruction", "tokens", "profiling")]

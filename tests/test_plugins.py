@@ -33,7 +33,6 @@ def installed(tmp_path_factory) -> Path:
     return site
 
 
-
 @pytest.fixture
 def site(installed, tmp_path, monkeypatch) -> Path:
     """A copy to damage, on sys.path; no test that uses it leaves a part behind."""
@@ -62,8 +61,8 @@ def imported(site: Path) -> set[str]:
     return {path.stem for path in site.glob("*.imported")}
 
 
-def offered(group: str = "toolkit.quantizers") -> set[str]:
-    return {offer.name for offer in plugins.plugin_entries(group)}
+def plugin_names(group: str = "toolkit.quantizers") -> set[str]:
+    return {entry.name for entry in plugins.plugin_entries(group)}
 
 
 def python(*arguments, site: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -72,7 +71,7 @@ def python(*arguments, site: Path, **environment: str) -> subprocess.CompletedPr
                           env=os.environ | {"PYTHONPATH": path, "COLUMNS": "500"} | environment)
 
 
-def test_offered_part_is_imported_when_it_is_asked_for_and_not_before(site, quantizers):
+def test_plugin_is_imported_when_it_is_asked_for_and_not_before(site, quantizers):
     assert "GoodRound" in quantizers and "Round" not in quantizers and "good_parts" not in quantizers
     assert not imported(site)
     part = quantizers.get("GoodRound")
@@ -96,14 +95,14 @@ def test_part_that_was_imported_and_registered_by_hand_before_is_the_same(site, 
 
 
 @pytest.mark.parametrize("name", ["good_parts:Round", "good_parts.Round", "toolkit-good", "Goodround", None, 3])
-def test_nothing_but_an_offered_name_resolves(site, quantizers, name):
+def test_nothing_but_a_plugins_name_resolves(site, quantizers, name):
     assert name not in quantizers
     with pytest.raises(UnknownComponentError):
         quantizers.get(name)
     assert not imported(site)
 
 
-@pytest.mark.parametrize(("name", "cause", "said"), [
+@pytest.mark.parametrize(("name", "cause", "message"), [
     ("BadImport", ModuleNotFoundError, "importing bad_import:Round failed (ModuleNotFoundError: No module named "),
     ("BadExit", SystemExit, "importing bad_exit:Round failed (SystemExit: 3)"),
     ("BadAttribute", AttributeError, "module 'bad_parts' has no attribute 'Missing'"),
@@ -116,14 +115,14 @@ def test_nothing_but_an_offered_name_resolves(site, quantizers, name):
     ("BadHalf", None, "lacks lookup of its contract"),
     ("BadText", Exception, "importing bad_text:Round failed (Mute)"),
 ])
-def test_faulty_plugin_is_an_error_for_that_name_only_and_leaves_nothing(site, quantizers, name, cause, said):
+def test_broken_plugin_is_an_error_for_that_name_only_and_leaves_nothing(site, quantizers, name, cause, message):
     kinds = (*registry.ALL, quantizers)
     before = [dict(kind.module_dict) for kind in kinds]
     for _ in range(2):  # nor does it work when asked again
         with pytest.raises(PluginError) as error:
             quantizers.build(dict(type=name))
     assert (error.value.distribution, error.value.version, error.value.status) == ("toolkit-bad", "1.0", "failed")
-    assert str(error.value).startswith(f"quantizer '{name}' of toolkit-bad 1.0") and said in str(error.value)
+    assert str(error.value).startswith(f"quantizer '{name}' of toolkit-bad 1.0") and message in str(error.value)
     assert str(error.value).endswith("; pip install --upgrade toolkit-bad, or tell its author.")
     assert isinstance(error.value.__cause__, cause or type(None))
     assert [dict(kind.module_dict) for kind in kinds] == before
@@ -139,7 +138,7 @@ def test_interrupt_while_a_plugin_is_imported_stays_an_interrupt(site, quantizer
 def test_plugin_for_another_version_of_the_toolkit_is_refused_before_it_is_imported(site, quantizers):
     assert "Old" in quantizers
     with pytest.raises(PluginError, match=r"'Old' of toolkit-old 2.0 needs visual-tokenizer-toolkit<0.0.9, got "
-                                          r".*; pip install a version of toolkit-old or ") as error:
+                                          r".*; pip install versions of toolkit-old and ") as error:
         quantizers.get("Old")
     assert error.value.status == "incompatible" and not imported(site)
 
@@ -179,11 +178,11 @@ def test_group_that_no_kind_has_is_logged_with_the_nearest(site, quantizers, cap
 def test_distribution_is_called_as_its_metadata_says_whatever_its_folder(site, quantizers):
     (site / "toolkit_good-0.3.1.dist-info").rename(site / "toolkit-odd-name-0.3.1.dist-info")
     os.utime(site)  # as an installation does
-    offer, = (offer for offer in plugins.plugin_entries("toolkit.quantizers") if offer.name == "GoodRound")
-    assert str(offer) == "toolkit-good 0.3.1"
+    entry, = (entry for entry in plugins.plugin_entries("toolkit.quantizers") if entry.name == "GoodRound")
+    assert str(entry) == "toolkit-good 0.3.1"
 
 
-def test_name_that_two_distributions_offer_is_an_error_that_names_both(site, quantizers, monkeypatch):
+def test_name_that_two_distributions_define_is_an_error_that_names_both(site, quantizers, monkeypatch):
     assert "Twice" in quantizers
     with pytest.raises(PluginError, match=r"'Twice' of toolkit-first 1.1 and of toolkit-second 1.2 has several ow"
                                           ) as error:
@@ -209,7 +208,7 @@ def test_unreadable_file_is_logged_by_name_and_harms_nobody_else(site, quantizer
         (site / file / "entry_points.txt").write_bytes(content)
     os.utime(site)  # as an installation does
     (site / "toolkit_thief-6.6.dist-info" / "METADATA").write_bytes(b"Name: \xff\xfe\n")
-    assert {"GoodRound", "Twice"} <= offered() and not {*BAD, "Old", "LFQ"} & offered()
+    assert {"GoodRound", "Twice"} <= plugin_names() and not {*BAD, "Old", "LFQ"} & plugin_names()
     assert quantizers.build(dict(type="GoodRound", dim=2)).dim == 2
     assert quantizers.get("Twice").__module__ == "second_parts"
     logged = [record.getMessage() for record in caplog.records]
@@ -223,7 +222,7 @@ def test_unparsable_entry_in_a_good_file_is_logged_and_alone_is_lost(site, caplo
     file = site / "toolkit_good-0.3.1.dist-info" / "entry_points.txt"
     file.write_text(file.read_text() + "Odd = no entry point!\nPercent = 100%(x)s\nLast = good_parts:Plain\n")
     os.utime(site)  # as an installation does
-    assert {"GoodRound", "Plain", "Last"} <= offered() and not {"Odd", "Percent"} & offered()
+    assert {"GoodRound", "Plain", "Last"} <= plugin_names() and not {"Odd", "Percent"} & plugin_names()
     assert [str(file) in record.getMessage() for record in caplog.records] == [True, True]
     assert "Odd = no entry point!" in caplog.text and not recwarn.list
 
@@ -236,27 +235,27 @@ def test_allow_list_lets_in_those_distributions_in_any_spelling(site, quantizers
     if setting is not None:
         monkeypatch.setenv("TOOLKIT_PLUGINS", setting)
     ours = {name for _, _, _, groups in DISTRIBUTIONS.values() for name in groups.get("quantizers", {})}
-    assert offered() & ours == names
+    assert plugin_names() & ours == names
     assert {name for name in ours if name in quantizers} == names | {"LFQ"}
 
 
 def test_allow_list_that_names_what_is_not_installed_is_logged(site, monkeypatch, caplog):
     monkeypatch.setenv("TOOLKIT_PLUGINS", "toolkit-good,Toolkit_Nowhere")
-    assert offered() == offered() == {"GoodRound", "Plain"}
+    assert plugin_names() == plugin_names() == {"GoodRound", "Plain"}
     assert [record.getMessage().split(",")[0] for record in caplog.records] == ["TOOLKIT_PLUGINS names toolkit-nowhere"]
 
 
-def test_name_that_the_allow_list_leaves_out_is_unknown_and_the_error_says_why(site, quantizers, monkeypatch):
+def test_name_that_the_allow_list_excludes_is_unknown_and_the_error_says_why(site, quantizers, monkeypatch):
     monkeypatch.setenv("TOOLKIT_PLUGINS", "")
-    with pytest.raises(UnknownComponentError, match=r"offered by toolkit-good 0.3.1, which TOOLKIT_PLUGINS='' leaves "
-                                                    r"out; add toolkit-good to it."):
+    with pytest.raises(UnknownComponentError, match=r"is in toolkit-good 0.3.1, which TOOLKIT_PLUGINS='' excludes"
+                                                    r"; add toolkit-good to it."):
         quantizers.get("GoodRound")
     assert quantizers.get("LFQ") and not imported(site)
 
 
-def test_name_that_nobody_has_gets_the_nearest_offered_name_and_the_way_to_get_it(site, quantizers):
+def test_name_that_nobody_has_gets_the_nearest_name_and_the_way_to_get_it(site, quantizers):
     with pytest.raises(UnknownComponentError, match=r"did you mean 'GoodRound'.*BadImport, .*comes from a plugin: "
-                                                    r"install the distribution .*`pip install <distribution>`; `pyt"):
+                                                    r"install its distribution, .*`pip install <distribution>`; `pyt"):
         quantizers.get("GoodRoun")
     assert not imported(site)
 
@@ -266,7 +265,7 @@ def test_uninstalled_plugins_name_is_unknown(site, quantizers):
     shutil.rmtree(site / "toolkit_good-0.3.1.dist-info")
     (site / "good_parts.py").unlink()
     assert "GoodRound" not in quantizers
-    with pytest.raises(UnknownComponentError, match=r"no quantizer is called 'GoodRound'.*install the distribution"):
+    with pytest.raises(UnknownComponentError, match=r"no quantizer is called 'GoodRound'.*install its distribution"):
         quantizers.get("GoodRound")
 
 
@@ -276,10 +275,10 @@ def test_first_of_two_equal_distributions_on_the_path_shadows_the_later(site, tm
     (newer / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: toolkit.good\nVersion: 9\n")
     (tmp_path / "newer" / "toolkit_old-3.dist-info").mkdir()  # without metadata it is nothing
     monkeypatch.syspath_prepend(newer.parent)
-    assert "GoodRound" not in offered() and "Old" in offered()
+    assert "GoodRound" not in plugin_names() and "Old" in plugin_names()
     (newer / "entry_points.txt").write_text("[toolkit.quantizers]\nNine = good_parts:Round\n")
     os.utime(newer.parent, ns=(0, 0))  # as an installation does
-    assert "Nine" in offered() and "GoodRound" not in offered()
+    assert "Nine" in plugin_names() and "GoodRound" not in plugin_names()
 
 
 def test_source_folder_with_egg_info_on_the_path_is_an_installation(installed, tmp_path, monkeypatch, quantizers):
@@ -287,10 +286,10 @@ def test_source_folder_with_egg_info_on_the_path_is_an_installation(installed, t
     assert (source / "Toolkit_Good.egg-info" / "entry_points.txt").is_file()
     monkeypatch.setattr(plugins, "_LOADED", set())
     monkeypatch.syspath_prepend(source)
-    offer, = (offer for offer in plugins.plugin_entries("toolkit.quantizers") if offer.name == "GoodRound")
+    entry, = (entry for entry in plugins.plugin_entries("toolkit.quantizers") if entry.name == "GoodRound")
     wanted = PathDistribution(installed / "toolkit_good-0.3.1.dist-info")
-    assert (str(offer), offer.summary) == ("toolkit-good 0.3.1", wanted.metadata["Summary"])
-    assert len(offer.requires) == len(wanted.requires) == 3
+    assert (str(entry), entry.summary) == ("toolkit-good 0.3.1", wanted.metadata["Summary"])
+    assert len(entry.requires) == len(wanted.requires) == 3
     assert quantizers.get("GoodRound").__name__ == "Round" and imported(source) == {"good_parts"}
     del sys.modules["good_parts"]
 
@@ -307,7 +306,7 @@ def test_editable_installation_is_found_without_torch(installed, tmp_path):
     assert done.stdout.split() == ["toolkit-first", "1.1", str(source / "first_parts.py"), "False"], done.stderr
 
 
-def test_listing_has_every_offer_with_its_source_and_summary_and_imports_nothing(site, monkeypatch, capsys):
+def test_listing_has_every_plugin_with_its_source_and_summary_and_imports_nothing(site, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "500")
     assert registry.main() == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -321,7 +320,7 @@ def test_listing_has_every_offer_with_its_source_and_summary_and_imports_nothing
     assert not imported(site)
 
 
-def test_check_says_of_each_offer_whether_it_can_be_used_and_why_not(site):
+def test_check_says_of_each_plugin_whether_it_can_be_used_and_why_not(site):
     done = python("-m", "toolkit", "--check", site=site, TOOLKIT_PLUGINS=",".join(DISTRIBUTIONS))
     assert done.returncode == 1, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
@@ -415,7 +414,7 @@ def test_tokenizer_of_a_plugin_that_is_not_installed_names_it(used, tmp_path):
         load_tokenizer(damaged)
 
 
-def test_maker_of_a_class_is_the_distribution_that_offers_it_or_its_parent(site, quantizers):
+def test_maker_of_a_class_is_the_distribution_that_defines_it_or_its_parent(site, quantizers):
     part = quantizers.get("GoodRound")
     import second_parts
     assert distributions_of([Quantizer, QUANTIZERS.get("LFQ"), int]) == {}

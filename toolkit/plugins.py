@@ -1,6 +1,6 @@
-"""What installed plugins offer, read from their entry points; nothing of a plugin is imported by reading.
+"""Plugins, read from the entry points of installed distributions; reading imports nothing of them.
 
-A distribution offers a part through an entry point in the group of its kind, whose name is the config ``type``::
+An entry point in the group of a kind adds a component to it; its name is the config ``type``::
 
     [project.entry-points."toolkit.quantizers"]
     SimVQ = "toolkit_simvq:SimVQ"
@@ -37,7 +37,7 @@ Places = tuple[tuple[str, int], ...]  # folders of sys.path, and when each last 
 
 @dataclass(frozen=True)
 class PluginEntry:
-    """One part that an installed distribution offers.
+    """An entry point: one component of an installed distribution.
 
     Attributes:
         group: The entry-point group, such as ``"toolkit.quantizers"``.
@@ -48,10 +48,6 @@ class PluginEntry:
         summary: Its first line about itself.
         requires: Its own requirements, as in ``Requires-Dist``.
         allowed: Whether ``TOOLKIT_PLUGINS`` lets it in.
-
-    Example:
-        >>> print(PluginEntry("toolkit.losses", "Mine", EntryPoint("Mine", "mine", "Mine"), "toolkit-mine", "0.1"))
-        toolkit-mine 0.1
     """
 
     group: str
@@ -68,11 +64,11 @@ class PluginEntry:
 
 
 class PluginError(RuntimeError):
-    """A part that a plugin offers cannot be used; every other name is untouched.
+    """A component of a plugin cannot be used; every other name is unaffected.
 
     Args:
-        fault: Who needed what and got what.
-        offers: Those at fault, whose ``distribution`` and ``version`` it has too.
+        message: Who needed what and got what.
+        entries: Those that fail; ``distribution`` and ``version`` are theirs.
         cure: What to do.
         status: ``"incompatible"`` if it wants another version of this package, ``"clash"`` if its name is not
             its own, else ``"failed"``.
@@ -82,91 +78,59 @@ class PluginError(RuntimeError):
         loss 'Mine' of toolkit-mine 0.1 fails; reinstall it.
     """
 
-    def __init__(self, fault: str, *, entries: tuple[PluginEntry, ...] = (), cure: str = "", status: str = "failed"):
-        super().__init__(fault)
+    def __init__(self, message: str, *, entries: tuple[PluginEntry, ...] = (), cure: str = "", status: str = "failed"):
+        super().__init__(message)
         self.entries, self.cure, self.status = entries, cure, status
-        self.distribution = " and ".join(offer.distribution for offer in entries)
-        self.version = " and ".join(offer.version for offer in entries)
+        self.distribution = " and ".join(plugin.distribution for plugin in entries)
+        self.version = " and ".join(plugin.version for plugin in entries)
 
     def __str__(self) -> str:
         return f"{self.args[0]}; {self.cure}."
 
 
-_LOADED: set[tuple[type, PluginEntry]] = set()  # what came through load(), wherever the class's module is
+_LOADED: set[tuple[type, PluginEntry]] = set()  # every class that load() imported
 
 
 @cache
 def warn_once(message: str) -> None:
-    """Log a warning, the first time only.
-
-    Example:
-        >>> warn_once("toolkit-mine is odd")
-    """
+    """Log a warning, the first time only."""
     logger.warning("%s", message)
 
 
 def plugin_entries(group: str | None, *, allowed: bool = True) -> list[PluginEntry]:
-    """What installed distributions offer in a group.
+    """The entry points in a group that the environment variable ``TOOLKIT_PLUGINS`` allows, or those it does not.
 
-    Args:
-        group: Such as ``"toolkit.quantizers"``; nothing is offered to None.
-        allowed: Those that the environment variable ``TOOLKIT_PLUGINS`` lets in (unset: all; ``""``: none;
-            ``"a,b"``: those distributions), or those that it leaves out.
-
-    Example:
-        >>> plugin_entries("toolkit.no_such_kind")
-        []
+    Unset allows all, ``""`` none, ``"a,b"`` those distributions.
     """
-    return [offer for offer in _all_entries() if offer.group == group and offer.allowed is allowed]
+    return [plugin for plugin in _all_entries() if plugin.group == group and plugin.allowed is allowed]
 
 
-def load(offer: PluginEntry, *, kind: str, contracts: tuple[type, ...]) -> type:
-    """Import the class that an offer stands for, after a look at the versions it needs.
-
-    Args:
-        offer: From :func:`offers`.
-        kind: What the part is called in messages, such as ``"quantizer"``.
-        contracts: The classes of which it must be a subclass of one.
-
-    Raises:
-        PluginError: If it wants another version of this package, fails to import, or breaks its contract.
-
-    Example:
-        >>> from toolkit.contracts import Component
-        >>> entry = EntryPoint("Mine", "no_such_module", "Mine")
-        >>> load(PluginEntry("toolkit.losses", "Mine", entry, "toolkit-mine", "0.1"), kind="loss",
-        ...      contracts=(Component,))
-        Traceback (most recent call last):
-        PluginError: loss 'Mine' of toolkit-mine 0.1: importing no_such_module:Mine failed ...
-    """
-    who, repair = f"{kind} {offer.name!r} of {offer}", f"pip install --upgrade {offer.distribution}, or tell its author"
-    _check_version(offer, who, repair)
+def load(plugin: PluginEntry, *, kind: str, contracts: tuple[type, ...]) -> type:
+    """Import a plugin's class, after a check of the toolkit versions that it requires."""
+    who = f"{kind} {plugin.name!r} of {plugin}"
+    repair = f"pip install --upgrade {plugin.distribution}, or tell its author"
+    _check_version(plugin, who, repair)
     try:
-        found = offer.entry.load()
+        cls = plugin.entry.load()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # whatever a stranger's module does, sys.exit() included, is its own failure
-        target = ":".join(filter(None, (offer.entry.module_name, offer.entry.object_name)))
-        raise PluginError(f"{who}: importing {target} failed ({in_one_line(error)})", entries=(offer,),
+    except BaseException as error:  # third-party code: sys.exit() too is its own failure
+        target = ":".join(filter(None, (plugin.entry.module_name, plugin.entry.object_name)))
+        raise PluginError(f"{who}: importing {target} failed ({in_one_line(error)})", entries=(plugin,),
                           cure=repair) from error
-    if not _is_plugin_part(found) or not issubclass(found, contracts):
-        wanted = " or ".join(contract.__name__ for contract in contracts)
-        # A class of this package under a second name would change the type that saved configs give it.
-        raise PluginError(f"{who} must be its own subclass of {wanted}, got {found!r}", entries=(offer,), cure=repair)
-    if inspect.isabstract(found):
-        lacking = ", ".join(sorted(found.__abstractmethods__))
-        raise PluginError(f"{who} lacks {lacking} of its contract", entries=(offer,), cure=repair)
-    _LOADED.add((found, offer))
-    return found
+    if not _is_plugin_class(cls) or not issubclass(cls, contracts):
+        expected = " or ".join(contract.__name__ for contract in contracts)
+        # A class of this package under a second name would change the type in saved configs.
+        raise PluginError(f"{who} must be its own subclass of {expected}, got {cls!r}", entries=(plugin,), cure=repair)
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        raise PluginError(f"{who} lacks {missing} of its contract", entries=(plugin,), cure=repair)
+    _LOADED.add((cls, plugin))
+    return cls
 
 
 def in_one_line(error: BaseException) -> str:
-    """A stranger's exception as text, whatever it does when asked for it.
-
-    Example:
-        >>> in_one_line(ValueError("two\\nlines"))
-        'ValueError: two lines'
-    """
+    """A third-party exception as text, even if its ``__str__`` fails."""
     try:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     except Exception:  # its own __str__ fails
@@ -174,50 +138,39 @@ def in_one_line(error: BaseException) -> str:
 
 
 def distributions_of(classes: Iterable[type]) -> dict[str, str]:
-    """The plugin distributions that made classes, or what these derive from.
-
-    Args:
-        classes: Any; those that no plugin offers count for nothing.
-
-    Returns:
-        Distribution -> version, sorted.
-
-    Example:
-        >>> distributions_of([dict])
-        {}
-    """
-    made = list(_LOADED)
-    for offer in _all_entries():
-        found = sys.modules.get(offer.entry.module_name)  # a class that exists has been imported
-        for attribute in (offer.entry.object_name or "").split("."):
-            found = inspect.getattr_static(found, attribute, None)  # runs nothing of the plugin's
-        if _is_plugin_part(found):
-            made.append((found, offer))
+    """Plugin distribution -> version of those that define the classes or their bases, sorted."""
+    defined = list(_LOADED)
+    for plugin in _all_entries():
+        cls = sys.modules.get(plugin.entry.module_name)  # a class that exists has been imported
+        for attribute in (plugin.entry.object_name or "").split("."):
+            cls = inspect.getattr_static(cls, attribute, None)  # runs nothing of the plugin's
+        if _is_plugin_class(cls):
+            defined.append((cls, plugin))
     bases = {base for cls in classes for base in cls.__mro__}
-    return dict(sorted((offer.distribution, offer.version) for found, offer in made if found in bases))
+    return dict(sorted((plugin.distribution, plugin.version) for cls, plugin in defined if cls in bases))
 
 
-def _is_plugin_part(found: object) -> bool:
+def _is_plugin_class(value: object) -> bool:
     from toolkit.contracts import Component  # which imports torch; listing plugins needs none
 
-    return (inspect.isclass(found) and issubclass(found, Component)
-            and str(found.__module__).partition(".")[0] != "toolkit")
+    return (inspect.isclass(value) and issubclass(value, Component)
+            and str(value.__module__).partition(".")[0] != "toolkit")
 
 
-def _check_version(offer: PluginEntry, who: str, repair: str) -> None:
-    for line in offer.requires:
+def _check_version(plugin: PluginEntry, who: str, repair: str) -> None:
+    for line in plugin.requires:
         if canonicalize_name(_NAME.match(line.strip())[0]) != TOOLKIT:
-            continue  # what it needs of others is pip's business
+            continue  # pip checks the other requirements
         try:
             requirement = Requirement(line)
             applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        except ValueError as error:  # of the packaging library: requirement, marker or version that is none
-            raise PluginError(f"{who}: its requirement {line!r} cannot be read", entries=(offer,), cure=repair,
+        except ValueError as error:  # raised by packaging
+            raise PluginError(f"{who}: its requirement {line!r} cannot be read", entries=(plugin,), cure=repair,
                               status="incompatible") from error
         if applies and not requirement.specifier.contains(toolkit.__version__, prereleases=True):
             raise PluginError(f"{who} needs {TOOLKIT}{requirement.specifier}, got {toolkit.__version__}",
-                              entries=(offer,), status="incompatible",
-                              cure=f"pip install a version of {offer.distribution} or of {TOOLKIT} that fits the other")
+                              entries=(plugin,), status="incompatible",
+                              cure=f"pip install versions of {plugin.distribution} and {TOOLKIT} that fit each other")
 
 
 def _all_entries() -> tuple[PluginEntry, ...]:
@@ -226,22 +179,22 @@ def _all_entries() -> tuple[PluginEntry, ...]:
                  os.environ.get("TOOLKIT_PLUGINS"))
 
 
-@lru_cache(maxsize=8)  # until something is installed, which changes a folder of sys.path
+@lru_cache(maxsize=8)  # installing changes a folder of sys.path
 def _read(places: Places, setting: str | None) -> tuple[PluginEntry, ...]:
     folders = dict(_distributions(places))
-    wanted = None if setting is None else {canonicalize_name(name.strip()) for name in setting.split(",")} - {""}
-    for name in sorted((wanted or set()) - folders.keys()):
+    allowed = None if setting is None else {canonicalize_name(name.strip()) for name in setting.split(",")} - {""}
+    for name in sorted((allowed or set()) - folders.keys()):
         warn_once(f"TOOLKIT_PLUGINS names {name}, which is not installed; pip install it, or take it out (commas "
                   "separate names).")
-    return tuple(offer for name, folder in folders.items()
-                 for offer in _read_folder(folder, name, wanted is None or name in wanted))
+    return tuple(plugin for name, folder in folders.items()
+                 for plugin in _read_folder(folder, name, allowed is None or name in allowed))
 
 
 def _distributions(places: Places) -> Iterator[tuple[str, Path]]:
-    """The name and the folder of each distribution; the first of a name is the one that imports."""
+    """The name and the folder of each distribution; of several with one name the first is imported."""
     seen = set()
     for place, _ in places:
-        # One that begins with ~, or has no metadata, is what is left of something uninstalled.
+        # pip leaves folders that begin with ~, or without metadata, behind.
         for folder in sorted([*Path(place).glob("[!~]*.dist-info"), *Path(place).glob("[!~]*.egg-info")]):
             name = _name_of(folder)
             if name is not None and name not in seen:
@@ -254,8 +207,8 @@ def _name_of(folder: Path) -> str | None:
     for file in ("METADATA", "PKG-INFO"):
         if (folder / file).is_file():
             with (folder / file).open(encoding="utf-8", errors="replace") as lines:
-                found = next((line for line in lines if line.lower().startswith("name:")), "")
-            return canonicalize_name(found.partition(":")[2].strip() or folder.stem.split("-")[0])
+                line = next((line for line in lines if line.lower().startswith("name:")), "")
+            return canonicalize_name(line.partition(":")[2].strip() or folder.stem.split("-")[0])
     return None
 
 
@@ -271,19 +224,19 @@ def _read_folder(folder: Path, name: str, allowed: bool) -> list[PluginEntry]:
             return []
         about, requires = PathDistribution(folder).metadata, tuple(PathDistribution(folder).requires or ())
     except (configparser.Error, OSError, ValueError) as error:  # ValueError: no UTF-8
-        warn_once(f"{folder}: its entry points cannot be read and are left out ({' '.join(str(error).split())}); "
+        warn_once(f"{folder}: its entry points cannot be read and are skipped ({' '.join(str(error).split())}); "
                   f"reinstall {name}, or tell its author.")
         return []
     for group in {group for group, _, _ in specs} - set(GROUPS):
         near = difflib.get_close_matches(group, GROUPS, n=1) or GROUPS
-        warn_once(f"{file}: no kind of part has the group {group!r}; did its author mean {' or '.join(near)}?")
-    found = []
+        warn_once(f"{file}: no kind of component has the group {group!r}; did its author mean {' or '.join(near)}?")
+    entries = []
     for group, key, spec in specs:
         try:
             entry = EntryPoint.from_string(spec, key)
         except BadEntryPoint as error:
-            warn_once(f"{file}: {key} = {spec} is left out ({error}); tell the author of {name}.")
+            warn_once(f"{file}: {key} = {spec} is skipped ({error}); tell the author of {name}.")
             continue
-        found.append(PluginEntry(group, key, entry, name, about.get("Version") or "(no version)",
-                           (about.get("Summary") or "").partition("\n")[0], requires, allowed))
-    return found
+        entries.append(PluginEntry(group, key, entry, name, about.get("Version") or "(no version)",
+                                   (about.get("Summary") or "").partition("\n")[0], requires, allowed))
+    return entries

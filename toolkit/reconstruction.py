@@ -1,4 +1,4 @@
-"""Files through a tokenizer and back: read, tokenize, detokenize, score, write, chunk by chunk."""
+"""Reconstruction of files: read, tokenize, detokenize, score, write, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from toolkit.contracts import DataError
+from toolkit.data.reading.files import unreadable
 from toolkit.data.reading.media import MAX_FRAMES, Media, MediaWriter, frames_per_chunk, open_media
 from toolkit.io.progress import FrameBar
 from toolkit.metrics import PSNR, SSIM, Codebook
@@ -24,16 +25,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Reconstruction:
-    """What came of a file.
+    """The result for one file.
 
     Attributes:
-        size: (T, H, W) of what was read.
+        size: (T, H, W) of the input.
         tokens: (*positions, G), the shape of its indices.
         bits_per_pixel: log2 K per index, over the T * H * W pixels of the input.
         psnr: Mean over frames, dB.
         ssim: Mean over frames; None where a side is below SSIM's window of 11.
         seconds: From the first frame read to the last one written.
-        codebook: What the indices use of the codebook.
+        codebook: The use of the codebook by the indices.
     """
 
     size: tuple[int, int, int]
@@ -47,22 +48,22 @@ class Reconstruction:
 
 def reconstruct(tokenizer: Tokenizer, media: Media, *, path: Path | None = None,
                 on_frames: Callable[[int], None] | None = None) -> Reconstruction:
-    """Tokens of an image or a video, pixels of the tokens, and their scores.
+    """Tokenize and detokenize an image or a video, and score the result.
 
-    A video goes through chunk by chunk, in memory that does not grow with its length, if the tokenizer can be
-    streamed; images, and the videos of a tokenizer that cannot, go as a whole.
+    If the tokenizer can be streamed, a video is processed chunk by chunk, in memory that does not grow with its
+    length; otherwise, and for images, at once.
 
     Args:
-        tokenizer: In eval mode; the work is done on its device.
-        media: From :func:`toolkit.data.open_media`, any size.
-        path: Folder and name without an ending, where ``path``_reconstruction and ``path``_side_by_side (the input
-            on the left) are written: .png of one frame, .mp4 (padded to even sides) of more. Folders are made. None:
-            nothing is written.
-        on_frames: Called with the number of frames that have just been finished.
+        tokenizer: Runs on its own device.
+        media: From :func:`toolkit.data.open_media`.
+        path: Folder and name without a suffix, for ``path``_reconstruction and ``path``_side_by_side (the input on
+            the left): .png of one frame, .mp4 (padded to even sides) of more. Folders are created. None: nothing is
+            written.
+        on_frames: Called with the number of frames of each finished chunk.
 
     Raises:
-        DataError: If the file cannot be read to its end; nothing is written then.
-        ValueError: If the tokenizer is continuous or takes other channels.
+        DataError: If the file cannot be read to its end; then nothing is written.
+        ValueError: If the tokenizer is continuous, takes other channels or sizes, or is not finite.
 
     Example:
         >>> from toolkit import build_tokenizer, load_config
@@ -110,7 +111,7 @@ def _writers(path: Path | None, files: ExitStack, *, fps: float | None) -> list[
 
 
 def _round_trip(tokenizer: Tokenizer, media: Media) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Pieces of the input (1, 3, T, H, W), their reconstruction of that shape, and indices (1, *positions, G)."""
+    """Chunks of the input (1, 3, T, H, W), their reconstructions of that shape, and indices (1, *positions, G)."""
     device = tokenizer.decoder.last_layer.device
     length = frames_per_chunk(*media.size, stride_t=tokenizer.stride[0])
     chunks = (chunk[None].to(device) for chunk in media.chunks(length))
@@ -123,7 +124,7 @@ def _round_trip(tokenizer: Tokenizer, media: Media) -> Iterator[tuple[Tensor, Te
 
 
 def _streamed(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    waiting, found = [], []  # frames not yet decoded, and the indices just looked up
+    waiting, latest = [], []  # frames that are not decoded yet, and the indices of the current chunk
 
     def sources() -> Iterator[Tensor]:
         for chunk in chunks:
@@ -132,28 +133,18 @@ def _streamed(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[tuple[
 
     def tokens() -> Iterator[Tensor]:
         for indices in tokenizer.tokenize_stream(sources()):
-            found.append(indices)
+            latest.append(indices)
             yield indices
 
     for output in tokenizer.detokenize_stream(tokens()):
         target = torch.cat(waiting, dim=2)
         frames = min(output.shape[2], target.shape[2])  # the end is padded
         waiting[:] = [target[:, :, frames:]]
-        yield target[:, :, :frames], output[:, :, :frames, :target.shape[3], :target.shape[4]], found.pop()
+        yield target[:, :, :frames], output[:, :, :frames, :target.shape[3], :target.shape[4]], latest.pop()
 
 
 def codebook_use(results: Iterable[Reconstruction]) -> dict[str, float]:
-    """How the files' indices together use the codebook: the scores of :class:`toolkit.metrics.Codebook`.
-
-    Example:
-        >>> from toolkit import build_tokenizer, load_config
-        >>> from toolkit.data import sample_clips
-        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
-        >>> with open_media(sample_clips("eval")[0], num_frames=1, short_edge=16) as media:
-        ...     result = reconstruct(tokenizer, media)
-        >>> round(codebook_use([result, result])["codebook_entropy_bound"], 3)   # ln of the twelve positions
-        2.485
-    """
+    """The scores of :class:`toolkit.metrics.Codebook` over the indices of all files."""
     first, *others = (result.codebook for result in results)
     return first.merged(others).compute()
 
@@ -161,22 +152,10 @@ def codebook_use(results: Iterable[Reconstruction]) -> dict[str, float]:
 def reconstruct_files(tokenizer: Tokenizer, files: dict[Path, Path], *, num_frames: int | None = None,
                       frame_stride: int = 1, short_edge: int | None = None,
                       ) -> Iterator[tuple[Path, Reconstruction | DataError]]:
-    """Read, reconstruct and write files one after the other, with a bar on the terminal.
+    """Reconstruct files (from ``find_files``) one by one: (file, its result, or the error of an unreadable file).
 
-    Args:
-        tokenizer: In eval mode.
-        files: From :func:`toolkit.data.reading.naming.find_files`.
-        num_frames, frame_stride, short_edge: See :func:`toolkit.data.open_media`. All frames of a video are taken
-            by default, but at most ``MAX_FRAMES`` where the tokenizer cannot be streamed, which is logged.
-
-    Yields:
-        (file, what came of it), an unreadable file's error among them.
-
-    Example:
-        >>> from toolkit import build_tokenizer, load_config
-        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
-        >>> list(reconstruct_files(tokenizer, {Path("no.mp4"): Path("out/no")}))[0][1]
-        DataError('no.mp4: needed a video that FFmpeg can decode, got No such file or directory; ...')
+    By default all frames of a video, but at most ``MAX_FRAMES`` where the tokenizer cannot be streamed; see
+    :func:`toolkit.data.open_media` for the options.
     """
     limit = num_frames if tokenizer.why_not_streamed is None or num_frames is not None else MAX_FRAMES
     with FrameBar(len(files)) as bar:
@@ -184,13 +163,17 @@ def reconstruct_files(tokenizer: Tokenizer, files: dict[Path, Path], *, num_fram
             try:
                 with open_media(file, num_frames=limit, frame_stride=frame_stride, short_edge=short_edge) as media:
                     bar.begin(file.name, num_frames=media.num_frames)
+                    try:
+                        tokenizer.grid((max(1, media.num_frames), *media.size))
+                    except ValueError as error:  # of a network that takes some sizes only
+                        raise unreadable(file, str(error)) from error
                     result = reconstruct(tokenizer, media, path=path, on_frames=bar.advance)
             except DataError as error:
-                if len(files) > 1:  # a single one is the caller's to report
+                if len(files) > 1:  # the caller reports a single file
                     logger.warning("skipped, unreadable: %s", file)
                 yield file, error
                 continue
             if media.more and num_frames is None:
-                logger.warning("%s: the first %d frames are taken; it has more, but %s.", file, limit,
+                logger.warning("%s: only the first %d frames are used; it has more, but %s.", file, limit,
                                tokenizer.why_not_streamed)
             yield file, result

@@ -1,13 +1,13 @@
-"""The seven registries through which every part is found by name.
+"""The registries, in which every component has a name.
 
-A part registers with a decorator and one import line in its folder's ``__init__``::
+A component registers with a decorator and one import line in its folder's ``__init__``::
 
     @LOSSES.register_module()
     class L1(Loss): ...
 
-They are stricter than mmengine's: a name stands for one class for good, the class must keep its
+They are stricter than mmengine's: a name stands for one class for good, the class must meet its
 contract, only registered names resolve (never a dotted path), and arguments that do not fit are
-all reported at once. What a plugin offers (:mod:`toolkit.plugins`) is imported when its name is asked for.
+all reported at once. A plugin (:mod:`toolkit.plugins`) is imported when its name is asked for.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from toolkit.plugins import PluginEntry, PluginError, distributions_of, in_one_l
 
 
 class UnknownComponentError(LookupError):
-    """No part of that kind has that name.
+    """No component of that kind has that name.
 
     Example:
         >>> QUANTIZERS.get("os.getcwd")
@@ -36,13 +36,13 @@ class UnknownComponentError(LookupError):
 
 
 class Registry(MMRegistry):
-    """Parts of one kind, by name.
+    """Components of one kind, by name.
 
     Args:
-        kind: What a part is called in messages, such as ``"quantizer"``.
-        contracts: The classes of which a part must be a subclass of one.
-        location: The package whose import registers the built-in parts.
-        group: The entry-point group in which plugins offer more; by default there is none.
+        kind: What a component is called in messages, such as ``"quantizer"``.
+        contracts: The classes of which a component must be a subclass of one.
+        location: The package whose import registers the built-in components.
+        group: The entry-point group of plugins; by default there is none.
 
     Example:
         >>> from toolkit.registry import LOSSES
@@ -58,24 +58,22 @@ class Registry(MMRegistry):
         names = [module_name] if isinstance(module_name, str) else module_name or [module.__name__]
         for name in names:
             if not (inspect.isclass(module) and issubclass(module, self.contracts)):
-                wanted = " or ".join(contract.__name__ for contract in self.contracts)
-                raise TypeError(f"{self.name} {name!r} must be a subclass of {wanted}, got {module!r}.")
-            taken = self._module_dict.get(name)
-            if force or taken is not None:
-                raise KeyError(f"{self.name} {name!r} cannot be replaced (registered: {taken!r}); choose another name.")
+                expected = " or ".join(contract.__name__ for contract in self.contracts)
+                raise TypeError(f"{self.name} {name!r} must be a subclass of {expected}, got {module!r}.")
+            registered = self._module_dict.get(name)
+            if force or registered is not None:
+                raise KeyError(f"{self.name} {name!r} cannot be replaced (registered: {registered!r}); choose another "
+                               "name.")
             self._module_dict[name] = module
-        if "type_name" not in vars(module):  # lest a second name changes the type in configs that are saved
+        if "type_name" not in vars(module):  # a second name must not change the type in saved configs
             module.type_name = names[0]
 
     def get(self, key: str) -> type:
-        """The class registered as ``key``: a built-in part, or else the one that a plugin offers.
-
-        Args:
-            key: The config ``type``. A dotted path is never imported.
+        """The class registered as ``key``: a built-in component, or else a plugin's.
 
         Raises:
             UnknownComponentError: If there is none; the message has the nearest names.
-            PluginError: If a plugin offers it, and it cannot be used.
+            PluginError: If it is a plugin's, and cannot be used.
         """
         self.import_from_location()
         clash = self._clash(key)
@@ -85,8 +83,8 @@ class Registry(MMRegistry):
             return self._module_dict[key]
         if clash:
             raise clash
-        if offered := self._entries(key):
-            return self._load(offered[0])
+        if entries := self._entries(key):
+            return self._load(entries[0])
         raise UnknownComponentError(self._unknown(key))
 
     def __contains__(self, key: str) -> bool:
@@ -97,52 +95,48 @@ class Registry(MMRegistry):
         return [entry for entry in plugin_entries(self.group, allowed=allowed) if entry.name == name]
 
     def _clash(self, name: str) -> PluginError | None:
-        """What is wrong with a name that has several owners."""
-        part = self._module_dict.get(name)
-        offered = [o for o in self._entries(name) if not part or o.distribution not in distributions_of([part])]
-        if len(offered) < (1 if part else 2):
+        """The error of a name that several distributions define, or None."""
+        cls = self._module_dict.get(name)
+        own = distributions_of([cls]) if cls else {}
+        entries = [entry for entry in self._entries(name) if entry.distribution not in own]
+        if len(entries) < (1 if cls else 2):
             return None
-        fault = (f"is also the name of {part.__module__}.{part.__qualname__}, which stays" if part else
+        fault = (f"is also the name of {cls.__module__}.{cls.__qualname__}, which stays" if cls else
                  "has several owners, of which none is taken")
-        return PluginError(f"{self.name} {name!r} of {' and of '.join(map(str, offered))} {fault}", status="clash",
-                           cure=f"uninstall {' or '.join(entry.distribution for entry in offered)}, or set "
-                                "TOOLKIT_PLUGINS to the distributions to use", entries=tuple(offered))
+        return PluginError(f"{self.name} {name!r} of {' and of '.join(map(str, entries))} {fault}", status="clash",
+                           cure=f"uninstall {' or '.join(entry.distribution for entry in entries)}, or set "
+                                "TOOLKIT_PLUGINS to the distributions to use", entries=tuple(entries))
 
     def _load(self, entry: PluginEntry) -> type:
         with _names_of_plugins_undone(dict.fromkeys((*ALL, self))):
-            part = load(entry, kind=self.name, contracts=self.contracts)
-        self.register_module(name=entry.name, module=part)
-        part.type_name = entry.name  # whatever its module registered it as
-        return part
+            cls = load(entry, kind=self.name, contracts=self.contracts)
+        self.register_module(name=entry.name, module=cls)
+        cls.type_name = entry.name  # whatever its module registered it as
+        return cls
 
     def _unknown(self, name: str) -> str:
         names = sorted({*self._module_dict, *(entry.name for entry in plugin_entries(self.group))})
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        if left_out := self._entries(name, allowed=False):
-            cure = (f"It is offered by {' and '.join(map(str, left_out))}, which TOOLKIT_PLUGINS="
-                    f"{os.environ.get('TOOLKIT_PLUGINS')!r} leaves out; add {left_out[0].distribution} to it.")
+        if excluded := self._entries(name, allowed=False):
+            cure = (f"It is in {' and '.join(map(str, excluded))}, which TOOLKIT_PLUGINS="
+                    f"{os.environ.get('TOOLKIT_PLUGINS')!r} excludes; add {excluded[0].distribution} to it.")
         else:
-            cure = ("A type that is not built in comes from a plugin: install the distribution that offers it, such "
+            cure = ("A type that is not built in comes from a plugin: install its distribution, such "
                     "as `pip install <distribution>`; `python -m toolkit` lists what is installed.")
         return f"no {self.name} is called {name!r}. {hint}There are: {', '.join(names)}. {cure}"
 
     def listing(self, check: bool = False) -> list[tuple[str, str, str, str]]:
-        """Every part, sorted: type, source (a module, or a distribution with its version), state, description.
+        """Every component, sorted: type, source (a module, or a distribution with its version), state, description.
 
-        Args:
-            check: Import the entries of plugins, whose state then is ``"ok"``, ``"failed"``, ``"incompatible"`` or
-                ``"clash"`` with the reason as description. Without it nothing is imported.
-
-        Example:
-            >>> [row[0] for row in LOSSES.listing() if row[1] == "toolkit.losses.reconstruction"][:1]
-            ['L1']
+        Without ``check`` nothing of a plugin is imported; with it its state is ``"ok"``, ``"failed"``,
+        ``"incompatible"`` or ``"clash"``, and the description is the reason.
         """
         self.import_from_location()
         rows, own = [], dict(self._module_dict)
         for entry in plugin_entries(self.group):
             error = self._clash(entry.name)
-            if error is None or entry not in error.entries:  # then what is registered came from this offer
+            if error is None or entry not in error.entries:  # then the registered class is this plugin's
                 error, _ = None, own.pop(entry.name, None)
             if error is None and check:
                 try:
@@ -151,56 +145,52 @@ class Registry(MMRegistry):
                     error = failure
             rows.append((entry.name, str(entry), error.status if error else "ok" if check else "",
                          " ".join(str(error or entry.summary).split())))
-        rows += [(name, part.__module__, "", (part.__doc__ or "").split("\n")[0]) for name, part in own.items()]
+        rows += [(name, cls.__module__, "", (cls.__doc__ or "").split("\n")[0]) for name, cls in own.items()]
         return sorted(rows)
 
     def build(self, cfg: Mapping[str, Any], **built: Any) -> Any:
-        """Construct a part from its config.
-
-        Args:
-            cfg: ``type`` and the constructor's arguments.
-            built: Arguments that are objects already.
+        """Construct a component from its config; ``built`` are arguments that are objects already.
 
         Raises:
             UnknownComponentError: If nothing has that ``type``.
-            PluginError: If a plugin offers that ``type``, and it cannot be used.
-            TypeError: If the config is no mapping with a ``type``, or arguments misfit; the message lists all of them.
+            PluginError: If it is a plugin's, and cannot be used.
+            TypeError: If the config is no mapping with a ``type``, or arguments do not fit; the message lists all.
         """
         if not isinstance(cfg, Mapping) or not isinstance(cfg.get("type"), str):
             raise TypeError(f"a {self.name} is configured as dict(type='Name', ...), got {cfg!r}.")
         arguments = {key: value for key, value in cfg.items() if key != "type"} | built
-        part = self.get(cfg["type"])
-        self._check_arguments(part, cfg["type"], arguments)
+        cls = self.get(cfg["type"])
+        self._check_arguments(cls, cfg["type"], arguments)
         try:
-            return part(**arguments)
+            return cls(**arguments)
         except (LookupError, OSError, PluginError, TypeError, ValueError):
-            raise  # which say what is wrong with the arguments
-        except Exception as error:  # a stranger's constructor may raise anything
-            if not (made := distributions_of([part])):
+            raise  # their messages name the arguments
+        except Exception as error:  # a third-party constructor may raise anything
+            if not (made := distributions_of([cls])):
                 raise
             of = " and ".join(f"{name} {version}" for name, version in made.items())
             raise PluginError(f"{self.name} {cfg['type']!r} of {of} cannot be built ({in_one_line(error)})",
                               cure="correct its arguments, or tell its author") from error
 
-    def _check_arguments(self, part: type, name: str, arguments: Mapping[str, Any]) -> None:
-        known = contracts.constructor_parameters(part)
-        own = inspect.signature(part.__init__).parameters  # a parent's argument may be set by the class itself
+    def _check_arguments(self, cls: type, name: str, arguments: Mapping[str, Any]) -> None:
+        known = contracts.constructor_parameters(cls)
+        own = inspect.signature(cls.__init__).parameters  # a parent's argument may be set by the class itself
         unexpected = [repr(a) for a in arguments if a not in known]
         missing = [repr(p.name) for p in known.values()
                    if p.default is p.empty and p.name in own and p.name not in arguments]
         if unexpected or missing:
-            faults = [f"unexpected {', '.join(unexpected)}"] * bool(unexpected)
-            faults += [f"missing {', '.join(missing)}"] * bool(missing)
+            problems = [f"unexpected {', '.join(unexpected)}"] * bool(unexpected)
+            problems += [f"missing {', '.join(missing)}"] * bool(missing)
             raise TypeError(
-                f"{self.name} {name!r}: {'; '.join(faults)}; it takes ({', '.join(known)}). If the config "
+                f"{self.name} {name!r}: {'; '.join(problems)}; it takes ({', '.join(known)}). If the config "
                 f"inherits another type through _base_, write {self.name}=dict(_delete_=True, type=...).")
 
 
 @contextmanager
 def _names_of_plugins_undone(registries: Iterable[Registry]) -> Iterator[None]:
-    """Within it a plugin is imported; names that it registers are taken back, as only entry points name its parts.
+    """Undo the names that an import of a plugin registers: only entry points name a plugin's components.
 
-    This package's own parts stay: they are registered once, by an import that a plugin may be the first to do.
+    This package's own components stay: they are registered once, by an import that a plugin may be the first to do.
     """
     before = [(registry, set(registry.module_dict)) for registry in registries]
     try:
@@ -208,8 +198,8 @@ def _names_of_plugins_undone(registries: Iterable[Registry]) -> Iterator[None]:
     finally:
         for registry, names in before:
             for name in registry.module_dict.keys() - names:
-                part = registry.module_dict[name]
-                if part.__module__.partition(".")[0] != "toolkit" or part.type_name != name:
+                cls = registry.module_dict[name]
+                if cls.__module__.partition(".")[0] != "toolkit" or cls.type_name != name:
                     del registry.module_dict[name]
 
 
@@ -232,19 +222,7 @@ ALL = (ENCODERS, DECODERS, QUANTIZERS, DISCRIMINATORS, LOSSES, METRICS, DATASETS
 
 
 def main(check: bool = False) -> int:
-    """List every part of every kind: its source and the first line about it.
-
-    Args:
-        check: Import the entries of plugins, and say of each whether it can be used.
-
-    Returns:
-        The exit code, 1 if ``check`` found an offer that is not ok.
-
-    Example:
-        >>> main()   # doctest: +ELLIPSIS
-         kind ...
-        0
-    """
+    """List every component of every kind, and with ``check`` whether a plugin is usable; 1 if one is not, else 0."""
     from rich.console import Console
     from rich.table import Column, Table
 
@@ -253,5 +231,5 @@ def main(check: bool = False) -> int:
     table = Table(*columns, box=None)
     for row in rows:
         table.add_row(*row)
-    Console(markup=False, emoji=False).print(table)  # what strangers wrote is text
+    Console(markup=False, emoji=False).print(table)  # third-party text
     return int(check and any(state not in ("", "ok") for *_, state, _ in rows))

@@ -5,7 +5,7 @@
     python tools/extract_tokens.py tokens --decode --tokenizer user/name --output decoded
 
 After an interruption the same command goes on. Files that cannot be read are listed in unreadable.txt. A sample is
-KEY.indices.npy, integers (t, h, w, codebooks), and KEY.json; toolkit.data.reading.tar.read_tokens reads them in Python.
+KEY.indices.npy, integers (t, h, w, codebooks), and KEY.json; toolkit.tokens.read_tokens reads them in Python.
 """
 
 import argparse

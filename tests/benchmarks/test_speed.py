@@ -76,3 +76,13 @@ def test_an_unknown_case_is_one_clear_error():
     done = subprocess.run([sys.executable, str(BENCHMARKS / "speed.py"), "entropie"], check=False,
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "no such case: entropie; there are entropy" in done.stderr
+
+
+def test_widths_compares_times_and_stored_activations(cases, monkeypatch):
+    import speed_widths
+
+    monkeypatch.setattr(speed_widths, "SIDES", {8: 16})
+    evaluated, trained = (speed_widths.row(8, 5, train=train, rounds=1) for train in (False, True))
+    assert len(evaluated) == len(trained) == len(speed_widths.HEADER)
+    assert float(evaluated[3]) > 0 and float(trained[3]) > 0
+    assert float(trained[6]) <= 0.5  # of the plain version's activations

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from unusual_files import strip_of_video
 
 from toolkit.contracts import DataError
 from toolkit.data import InMemoryClips, VideoClips, write_video
@@ -51,9 +50,3 @@ def test_file_is_decoded_once(folder):
 def test_too_short_a_file_is_named(folder):
     with pytest.raises(DataError, match=r"0\.mp4: needed 41 frames \(21 with stride 2\), got 20"):
         InMemoryClips(path=str(folder / "0.mp4"), num_frames=21, frame_stride=2, size=32)[0]
-
-
-def test_a_strip_is_not_resized_to_any_length(tmp_path):
-    strip_of_video(tmp_path / "strip.mkv")
-    with pytest.raises(DataError, match=r"strip\.mkv: needed frames at most 100 times as long as wide, got 4000 x 2"):
-        InMemoryClips(path=str(tmp_path / "strip.mkv"), num_frames=1, size=16)[0]

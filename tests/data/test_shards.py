@@ -17,15 +17,10 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
 from toolkit.contracts import DataError
-from toolkit.data.reading.tar import (
-    TokenShard,
-    index_tar,
-    media_in_tar,
-    read_tokens,
-    sample_key,
-    write_npy,
-    written_once,
-)
+from toolkit.data.reading.tar import index_tar, media_in_tar
+from toolkit.io.atomic_write import atomic_open
+from toolkit.tokens import read_tokens
+from toolkit.tokens.shards import TokenShard, sample_key, write_npy
 
 NAMES = st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1),
                  min_size=1, max_size=3).map("/".join)
@@ -38,7 +33,7 @@ def npy(indices: np.ndarray) -> io.BytesIO:
 
 
 def write_shard(path: Path, samples: dict[str, np.ndarray], **meta) -> Path:
-    with written_once(path) as file, TokenShard(file) as shard:
+    with atomic_open(path) as file, TokenShard(file) as shard:
         for key, indices in samples.items():
             shard.write(key, npy(indices), {"key": key, **meta})
     return path
@@ -172,14 +167,14 @@ def test_other_members_are_passed_over(tmp_path):
 
 
 def test_a_file_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(RuntimeError), written_once(tmp_path / "a.tar") as file:
+    with pytest.raises(RuntimeError), atomic_open(tmp_path / "a.tar") as file:
         file.write(b"half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
 
 def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
-    with written_once(tmp_path / "a") as one, written_once(tmp_path / "a") as other:
+    with atomic_open(tmp_path / "a") as one, atomic_open(tmp_path / "a") as other:
         one.write(b"1")
         other.write(b"22")
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a", b"1")]  # closed last

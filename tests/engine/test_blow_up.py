@@ -91,7 +91,7 @@ def skipped(work_dir: Path) -> list[dict[str, Any]]:
 def state(trainer: Trainer) -> dict[str, Any]:
     """All that a step can change."""
     modules = {name: module.state_dict() for name, module in trainer._modules().items()}
-    optimizers = {name: network.optimizer.state_dict() for name, network in trainer._trained().items()}
+    optimizers = {name: network.optimizer.state_dict() for name, network in trainer._networks().items()}
     return torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x,
                                         {**modules, "optimizers": optimizers})
 
@@ -125,10 +125,10 @@ def test_a_batch_that_is_not_a_number_changes_nothing(clips, tmp_path, name, gam
     for _ in range(num_good):
         step()
     before = state(trainer)
-    assert trainer.guard.num_skipped == 0 and all(
+    assert trainer.finite_check.num_skipped == 0 and all(
         tensor.isfinite().all() for tensor in before["tokenizer"].values())
     step(), step()
-    assert trainer.step == num_good + 2 and trainer.guard.num_skipped == trainer.guard.in_a_row == 2
+    assert trainer.step == num_good + 2 and trainer.finite_check.num_skipped == trainer.finite_check.in_a_row == 2
     assert_same_tensors(before, state(trainer), name)
 
 
@@ -162,13 +162,13 @@ def test_the_step_and_the_samples_are_written_down_and_the_run_goes_on(clips, tm
     assert trainer.run()
     torn = str(trainer.train_loader.sources[0].dataset.files[1])
     lines = skipped(tmp_path)
-    assert len(lines) == trainer.guard.num_skipped == 2  # each of three files twice in six steps
+    assert len(lines) == trainer.finite_check.num_skipped == 2  # each of three files twice in six steps
     assert all(line["keys"] == [torn] and "reconstruction is nan" in line["reason"] for line in lines)
     trained = [line for line in metric_lines(tmp_path) if line["split"] == "train" and "total" in line]
     assert {line["step"] for line in trained} == {1, 2, 3, 4, 5, 6} - {line["step"] for line in lines}
     assert all(math.isfinite(value) for line in trained for value in line.values() if isinstance(value, float))
-    assert f"a step is left out (1 in a row, 1 in all): {lines[0]['reason']}; its samples: {torn}" in caplog.text
-    assert "2 steps were left out" in caplog.text
+    assert f"a step is skipped (1 in a row, 1 in all): {lines[0]['reason']}; its samples: {torn}" in caplog.text
+    assert "2 steps were skipped" in caplog.text
 
 
 def test_a_gradient_that_is_not_finite_is_caught_where_the_losses_are(clips, tmp_path):
@@ -188,7 +188,7 @@ def test_codes_that_were_drawn_in_a_step_that_is_left_out_are_put_back(clips, tm
     trainer = build(config, tmp_path)
     before = state(trainer)
     Step(trainer)()
-    assert trainer.guard.num_skipped == 1
+    assert trainer.finite_check.num_skipped == 1
     assert_same_tensors(before, state(trainer), "codebook")
 
 
@@ -207,7 +207,7 @@ def test_too_many_in_a_row_end_the_run_with_the_last_good_checkpoint(clips, tmp_
         build(torn_config(clips, data__train__dataset__torn_from=3, **shared), tmp_path).run()
     assert [path.name for path in checkpoints_in(tmp_path / "checkpoints")] == ["step_1", "step_2"]
     trainer = build(torn_config(clips, **shared | dict(training__max_steps=4)), tmp_path, resume=True)
-    assert trainer.run() and trainer.guard.num_skipped == 0
+    assert trainer.run() and trainer.finite_check.num_skipped == 0
     assert [line["step"] for line in metric_lines(tmp_path) if "total" in line] == [1, 2, 3, 4]
     assert not skipped(tmp_path)
 
@@ -217,7 +217,7 @@ def test_the_count_survives_a_resumption(clips, tmp_path):
     assert build(config, tmp_path).run()
     config["training"]["max_steps"] = 6
     trainer = build(config, tmp_path, resume=True)
-    assert trainer.run() and trainer.guard.num_skipped == 2
+    assert trainer.run() and trainer.finite_check.num_skipped == 2
 
 
 def train_torn(rank: int, folder: str, port: int) -> None:
@@ -228,7 +228,7 @@ def train_torn(rank: int, folder: str, port: int) -> None:
     trainer = build(config, Path(folder) / "run")
     trainer.run()
     torch.save(state(trainer), f"{folder}/{rank}.pt")
-    Path(folder, f"{rank}.json").write_text(json.dumps(trainer.guard.num_skipped))
+    Path(folder, f"{rank}.json").write_text(json.dumps(trainer.finite_check.num_skipped))
     torch.distributed.destroy_process_group()
 
 

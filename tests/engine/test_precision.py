@@ -16,9 +16,8 @@ from training.tiny import metric_lines, tiny_config
 from toolkit import load_tokenizer
 from toolkit.build import build_component, build_trainer
 from toolkit.data import VideoClips
-from toolkit.data.reading.tar import read_tokens
 from toolkit.registry import QUANTIZERS
-from toolkit.tokens import extract_tokens, tokenizer_hash
+from toolkit.tokens import extract_tokens, read_tokens, tokenizer_hash
 
 pytestmark = pytest.mark.engine
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process

@@ -22,10 +22,10 @@ from toolkit import assets
 from toolkit.assets import fetch
 from toolkit.build import build_trainer, load_discriminator
 from toolkit.data import write_image
-from toolkit.data.reading.tar import media_in_tar, read_tokens
+from toolkit.data.reading.tar import media_in_tar
 from toolkit.networks import PatchGANDiscriminator
 from toolkit.saving import save_component
-from toolkit.tokens import decode_tokens, extract_tokens, tokenizer_hash
+from toolkit.tokens import decode_tokens, extract_tokens, read_tokens, tokenizer_hash
 
 pytestmark = pytest.mark.engine
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process

@@ -81,7 +81,7 @@ def test_accelerate_launch_trains_on_two_processes_and_writes_one_set_of_files(c
     assert process.returncode == 0, output[-3000:]
     assert output.count("video, validation set") == 1 and "thumbnail" in output
     assert [line["step"] for line in metric_lines(work_dir) if "total" in line] == [1, 2, 3]
-    assert json.loads((work_dir / "provenance.json").read_text())["num_processes"] == 2
+    assert json.loads((work_dir / "run.json").read_text())["num_processes"] == 2
     assert len(list((work_dir / "events").glob("events*"))) == 1
     checkpoint, = (work_dir / "checkpoints").iterdir()
     assert checkpoint.name == "step_3" and len(list(checkpoint.glob("process_*.pt"))) == 2
@@ -146,7 +146,7 @@ def test_run_on_two_nodes_ends_with_a_lost_process_and_resumes_to_the_weights_of
         outputs = wait_for(nodes)
     assert [node.returncode for node in nodes] == [0, 0], [output[-3000:] for output in outputs]
     assert f"resumed from {work_dir / 'checkpoints' / reached}" in outputs[0]
-    assert json.loads((work_dir / "provenance.json").read_text())["num_processes"] == 2
+    assert json.loads((work_dir / "run.json").read_text())["num_processes"] == 2
 
     build_trainer(Config(config_of(clips, batch_size=2, **changes)), work_dir=tmp_path / "one").run()
     assert differences(outcome(work_dir), outcome(tmp_path / "one")) == {}

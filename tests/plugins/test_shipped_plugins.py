@@ -83,7 +83,7 @@ def test_own_tests_and_examples_pass(site, name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_demo_config_trains(runs, name):
     work_dir = runs(name)
-    provenance = json.loads((work_dir / "provenance.json").read_text())
+    provenance = json.loads((work_dir / "run.json").read_text())
     assert provenance["plugins"] == {f"toolkit-{name.replace('_', '-')}": "0.1.0"}
     lines = [json.loads(line) for line in (work_dir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "total" in line] == [1, 2]

@@ -56,7 +56,7 @@ def test_command_of_the_guide_trains_with_it(stranger, tmp_path):
     assert python == "python" and done.returncode == 0, done.stderr[-3000:]
     config = json.loads((tmp_path / "run" / "tokenizer" / "config.json").read_text())
     assert config["quantizer"] == {"type": "Ternary", "dim": 8} and config["encoder"]["out_channels"] == 8
-    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    provenance = json.loads((tmp_path / "run" / "run.json").read_text())
     assert provenance["plugins"] == {"toolkit-ternary": "0.1.0"}
 
 

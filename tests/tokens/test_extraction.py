@@ -13,18 +13,20 @@ import numpy as np
 import pytest
 import torch
 from data.test_shards import write_shard, write_tar
+from torch import nn
 from training.tiny import stripes, write_clips
 
 from toolkit.build import build_tokenizer
-from toolkit.contracts import DataError
+from toolkit.contracts import DataError, Decoder, Encoder
 from toolkit.data import open_media, read_image, read_video, write_image, write_video
 from toolkit.data.reading.media import MediaWriter
 from toolkit.data.reading.naming import find_files
-from toolkit.data.reading.tar import read_tokens
 from toolkit.data.reading.transforms import to_pixels
 from toolkit.data.reading.video_file import VideoFile
+from toolkit.quantizers import FSQ
 from toolkit.reconstruction import reconstruct_files
-from toolkit.tokens import decode_tokens, extract_tokens, summarize
+from toolkit.tokenizer import Tokenizer
+from toolkit.tokens import decode_tokens, extract_tokens, read_tokens, summarize
 from toolkit.tokens.plan import plan_shards
 
 HASH = "0" * 64
@@ -115,7 +117,7 @@ def test_only_what_is_missing_is_done_again(tokenizer, folder, tmp_path):
 
 def test_long_samples_go_over_the_disk_and_leave_nothing_there(tokenizer, folder, tmp_path, monkeypatch):
     extract(tokenizer, folder, tmp_path / "memory")
-    monkeypatch.setattr("toolkit.tokens.extract.HELD", 1)
+    monkeypatch.setattr("toolkit.tokens.extract.MAX_IN_MEMORY", 1)
     extract(tokenizer, folder, tmp_path / "disk")
     assert contents(tmp_path / "disk") == contents(tmp_path / "memory")
 
@@ -251,7 +253,7 @@ def test_the_plan_is_by_count_and_a_tar_by_itself(tmp_path):
     for number in range(500):
         (tmp_path / f"{number}.png").touch()
     assert {len(shard) for shard in plan()[:-7]} == {8}  # 507 files in at least 63 shards
-    with pytest.raises(ValueError, match="samples_per_shard takes a number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="samples_per_shard needs a number of at least 1, got 0"):
         plan(samples_per_shard=0)
 
 
@@ -299,7 +301,7 @@ def test_a_tokenizer_that_cannot_be_streamed_takes_the_beginning_as_a_whole(make
     extract(tokenizer, tmp_path / "long.mp4", tmp_path / "out")
     (indices, meta), = tokens_in(tmp_path / "out").values()
     assert meta["size"] == [65, 16, 16] and indices.shape == (33, 4, 4, 1)
-    assert "long.mp4: the first 65 frames are taken" in caplog.text and "norm_scope" in caplog.text
+    assert "long.mp4: only the first 65 frames are used" in caplog.text and "norm_scope" in caplog.text
     pixels = to_pixels(read_video(tmp_path / "long.mp4", num_frames=65)[0])[None]
     assert torch.equal(tokenizer.tokenize(pixels)[0], torch.from_numpy(indices.astype(np.int64)))
 
@@ -398,3 +400,87 @@ def test_progress_ends_at_all_shards_and_frames(tokenizer, folder, tmp_path):
     seen = []
     extract(tokenizer, folder, tmp_path, on_progress=lambda progress: seen.append((progress.shards, progress.frames)))
     assert seen == sorted(seen) and seen[-1] == (6, 11)
+
+
+@pytest.mark.parametrize("name", ["encoder.conv_in.weight", "decoder.conv_out.weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name_before_anything_is_written(
+        tokenizer, folder, tmp_path, name, value):
+    tokenizer.get_parameter(name).data[0] = value
+    with pytest.raises(ValueError, match=f"needs finite weights, got NaN or infinity in 1 of them, first in {name}"):
+        extract(tokenizer, folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_latents_that_are_not_finite_end_the_run_without_a_token_file(tokenizer, folder, tmp_path, monkeypatch):
+    forward = tokenizer.encoder.forward
+    monkeypatch.setattr(tokenizer.encoder, "forward", lambda *inputs: forward(*inputs) * float("nan"))
+    with pytest.raises(ValueError, match="finite latents"):
+        extract(tokenizer, folder, tmp_path)
+    assert set(contents(tmp_path)) == {"dataset.json"}
+
+
+class ToOneDimension(Encoder):
+    """Images up to 16 x 16 to five latents without a grid."""
+
+    in_channels, out_channels, stride, first_frame_alone, causal = 3, 3, (1, 16, 16), True, False
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(3 * 16 * 16, 5 * 3)
+
+    def fitting_size(self, size):
+        if size[0] != 1 or max(size) > 16:
+            raise ValueError(f"ToOneDimension takes images up to 16 x 16, got {size}.")
+        return 1, 16, 16
+
+    def grid(self, size):
+        self.fitting_size(size)
+        return 1, 1, 5
+
+    def forward(self, pixels, cache=None):
+        return self.mix(pixels.flatten(1)).reshape(-1, 3, 1, 1, 5)
+
+
+class FromOneDimension(Decoder):
+    in_channels, out_channels, stride, first_frame_alone, causal = 3, 3, (1, 16, 16), True, False
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(5 * 3, 3 * 16 * 16)
+
+    @property
+    def last_layer(self):
+        return self.mix.weight
+
+    def pixel_size(self, grid):
+        return 1, 16, 16
+
+    def forward(self, codes, cache=None):
+        return self.mix(codes.flatten(1)).reshape(-1, 3, 1, 16, 16)
+
+
+class Sequence(FSQ):
+    """FSQ whose indices are (B, N, G)."""
+
+    def positions(self, grid):
+        return (grid[0] * grid[1] * grid[2],)
+
+
+@pytest.mark.parametrize(("quantizer", "positions"), [(FSQ, (1, 1, 5)), (Sequence, (5,))])
+def test_one_dimensional_tokenizer_extracts_decodes_and_reconstructs(folder, tmp_path, quantizer, positions):
+    tokenizer = Tokenizer(ToOneDimension(), quantizer(levels=[4, 4, 4]), FromOneDimension()).eval()
+    summary = extract(tokenizer, folder, tmp_path / "tokens", short_edge=12)
+    tokens = tokens_in(tmp_path / "tokens")
+    assert {source: indices.shape for source, (indices, _) in tokens.items()} == {
+        source: (*positions, 1) for source in ("a.jpg", "a.png", "b.v2.png", "deep.er/d.png")}
+    assert [source for source, _ in summary.unreadable] == ["0.mp4", "c.png"]  # a clip, and 24 columns
+    assert all("takes images up to 16 x 16" in reason for _, reason in summary.unreadable)
+    assert decode_tokens(tokenizer, tmp_path / "tokens", tokenizer_hash=HASH, output=tmp_path / "decoded") == 4
+    files = find_files(folder, output=tmp_path / "wanted")
+    results = dict(reconstruct_files(tokenizer, files, short_edge=12))
+    sizes = {file.name: result.tokens for file, result in results.items() if not isinstance(result, DataError)}
+    assert sizes == dict.fromkeys(("a.jpg", "a.png", "b.v2.png", "d.png"), (*positions, 1))
+    for name in ("a.png", "deep.er/d"):
+        one, other = (read_image(tmp_path / kind / f"{name}_reconstruction.png") for kind in ("decoded", "wanted"))
+        assert torch.equal(one, other)

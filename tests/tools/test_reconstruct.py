@@ -178,7 +178,7 @@ def test_a_tokenizer_that_cannot_be_streamed_takes_the_beginning_and_says_why(fo
     arguments = ["reconstruct", file, "--tokenizer", tmp_path / "tokenizer", "--output", tmp_path]
     assert run_here(*arguments) is None
     assert rows(capsys.readouterr().out)["long"][0] == "65 x 16 x 16"
-    assert re.search(r"long.mp4: the first 65 frames .* MAGVIT2Encoder is not causal", caplog.text)
+    assert re.search(r"long.mp4: only the first 65 frames .* MAGVIT2Encoder is not causal", caplog.text)
     caplog.clear()
     assert run_here(*arguments, "--frames", 68) is None
     assert rows(capsys.readouterr().out)["long"][0] == "68 x 16 x 16" and caplog.text == ""

@@ -50,12 +50,12 @@ def test_a_run_ends_well_and_prints_its_table(undisturbed):
 def test_a_run_writes_everything_down(undisturbed, config):
     work_dir, _ = undisturbed
     assert {path.name for path in work_dir.iterdir()} >= {
-        "checkpoints", "config.py", "events", "metrics.jsonl", "provenance.json", "results.json", "samples",
+        "checkpoints", "config.py", "events", "metrics.jsonl", "run.json", "results.json", "samples",
         "tokenizer"}
     assert load_config(work_dir / "config.py").to_dict() == load_config(config).to_dict()
     assert [path.name for path in (work_dir / "checkpoints").iterdir()] == [f"step_{STEPS}"]
     assert list((work_dir / "events").glob("events.out.tfevents*"))
-    provenance = json.loads((work_dir / "provenance.json").read_text())
+    provenance = json.loads((work_dir / "run.json").read_text())
     assert provenance["torch"] == torch.__version__ and provenance["seed"] == 0 and provenance["plugins"] == {}
     assert provenance["command"][1] == str(config) and provenance["num_processes"] == 1
 
@@ -130,7 +130,7 @@ def test_an_odd_clip_size_trains_with_one_warning(clips, tmp_path, caplog):
     with caplog.at_level("WARNING"):
         assert run_here("train", config, "--work-dir", tmp_path / "run", "--cfg-options",
                         "data.train.dataset.size=(17,15)", "data.val.dataset.size=(17,15)") is None
-    assert caplog.text.count("do not fit the stride") == 1
+    assert caplog.text.count("do not fit the encoder") == 1
 
 
 @pytest.mark.slow

@@ -84,13 +84,13 @@ def test_the_newest_that_is_not_damaged_is_read(tmp_path, caplog, name, damage):
     checkpoint, shared, _ = writer(tmp_path).read_newest(modules={"layer": nn.Linear(2, 2)})
     assert checkpoint == tmp_path / "step_2" and shared == {"step": 2}
     message, = (record.message for record in caplog.records)
-    assert "step_3 is left out" in message and name in message
+    assert "step_3 is skipped" in message and name in message
 
 
 def test_a_checkpoint_that_another_process_cannot_read_is_left_out_by_all(tmp_path):
     write(tmp_path, 1, 2)
     votes = iter([True, False])  # as another process answers
-    reader = CheckpointWriter(tmp_path, keep=None, any_of=lambda mine: mine or next(votes))
+    reader = CheckpointWriter(tmp_path, keep=None, any_process=lambda mine: mine or next(votes))
     assert reader.read_newest(modules={"layer": nn.Linear(2, 2)})[0] == tmp_path / "step_1"
 
 

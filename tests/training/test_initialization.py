@@ -181,8 +181,8 @@ def test_training_the_encoder_alone_leaves_the_decoder_as_it_was_and_still_has_t
 
 
 @pytest.mark.parametrize(("names", "message"), [
-    (["decodr"], "got 'decodr'"), (["quantizer"], "leaves nothing to train"), ([], r"a list of parts"),
-    ("decoder", "a list of parts")])
+    (["decodr"], "got 'decodr'"), (["quantizer"], "leaves nothing to train"), ([], r"a list of names"),
+    ("decoder", "a list of names")])
 def test_parts_that_cannot_be_trained_are_refused(clips, tmp_path, names, message):
     with pytest.raises(ConfigError, match=message):
         build_trainer(config_of(clips, **{"training.trainable": names}), work_dir=tmp_path)

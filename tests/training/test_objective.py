@@ -13,7 +13,7 @@ from toolkit.config import ConfigError
 from toolkit.contracts import Discriminator, Loss, TokenizerOutput
 from toolkit.quantizers import LFQ
 from toolkit.registry import DISCRIMINATORS, LOSSES
-from toolkit.training.objective import frozen
+from toolkit.training.objective import no_parameter_gradients
 
 
 @LOSSES.register_module(name="CountingL1ForTests")
@@ -137,7 +137,7 @@ def test_the_generators_step_gives_the_discriminator_no_gradients():
 def test_frozen_restores_what_asked_for_gradients_even_after_an_error():
     layer = nn.Linear(2, 2)
     layer.bias.requires_grad_(False)
-    with pytest.raises(ZeroDivisionError), frozen(layer):
+    with pytest.raises(ZeroDivisionError), no_parameter_gradients(layer):
         assert not layer.weight.requires_grad
         raise ZeroDivisionError
     assert layer.weight.requires_grad and not layer.bias.requires_grad
@@ -271,10 +271,22 @@ def test_a_quantizer_loss_without_a_weight_is_an_error():
         build_objective({}).generator_loss(an_output(surprise=1.0), a_clip(), step=0)
 
 
-def test_a_weight_for_a_loss_of_another_quantizer_is_ignored_and_logged(caplog):
+def test_weights_for_another_type_of_quantizer_are_ignored_and_logged(caplog):
     with caplog.at_level("INFO", logger="toolkit.build"):
-        build_objective(dict(quantizer=dict(orthogonality=1.0)), quantizer=LFQ(bits=4))
-    assert [record.message for record in caplog.records if "orthogonality" in record.message]
+        objective = build_objective(dict(quantizer=dict(type="IBQ", commitment=9.0)), quantizer=LFQ(bits=4))
+    assert objective.quantizer_weights == LFQ.loss_weights
+    assert "weights are for IBQ and are ignored; LFQ keeps its own" in caplog.text
+
+
+def test_weights_for_the_type_of_the_quantizer_hold():
+    objective = build_objective(dict(quantizer=dict(type="LFQ", commitment=9.0)), quantizer=LFQ(bits=4))
+    assert objective.quantizer_weights == {**LFQ.loss_weights, "commitment": 9.0}
+
+
+@pytest.mark.parametrize("kind", [{}, {"type": "LFQ"}])
+def test_a_weight_for_a_loss_that_the_quantizer_does_not_return_is_refused(kind):
+    with pytest.raises(ConfigError, match=r"needs the losses of LFQ, commitment.* got orthogonality"):
+        build_objective(dict(quantizer=dict(**kind, orthogonality=1.0)), quantizer=LFQ(bits=4))
 
 
 @pytest.mark.parametrize(("config", "words"), [

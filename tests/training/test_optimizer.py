@@ -1,13 +1,15 @@
-"""The learning rate, by timm's convention of warm-up and cosine."""
+"""Optimizers and learning rates by timm's names."""
 
 import math
 
 import pytest
 import torch
 from accelerate import Accelerator
+from timm.optim import Lion
 from torch import nn
 from training import tiny
 
+from toolkit.config import ConfigError
 from toolkit.training.optimizer import OptimizerState
 from toolkit.training.settings import Settings
 
@@ -75,3 +77,35 @@ def test_in_fp16_a_gradient_is_an_overflow_only_while_it_is_scaled_up():
         trained.step(step)
     assert norms[:16] == [0.0] * 16 and all(map(math.isnan, norms[16:]))
     assert layer.weight.item() == before
+
+
+@pytest.mark.parametrize(("options", "kind"), [({}, torch.optim.Adam), (dict(opt="adamw"), torch.optim.AdamW),
+                                               (dict(opt="sgd", momentum=0.5), torch.optim.SGD),
+                                               (dict(opt="lion", betas=(0.9, 0.8)), Lion)])
+def test_an_optimizer_has_timms_name_and_the_configs_options(options, kind):
+    settings = Settings(max_steps=10, optimizer=options, betas=(0.5, 0.9), weight_decay=0.125)
+    optimizer = OptimizerState(nn.Linear(1, 1), learning_rate=1e-2, settings=settings,
+                               accelerator=Accelerator(cpu=True)).optimizer
+    group, = optimizer.param_groups
+    assert type(optimizer) is kind and group["weight_decay"] == 0.125
+    assert group.get("betas") == (None if kind is torch.optim.SGD else options.get("betas", (0.5, 0.9)))
+    assert group.get("momentum") == options.get("momentum")
+    assert bool(group.get("fused")) == (kind in (torch.optim.Adam, torch.optim.AdamW))
+
+
+def test_a_schedule_has_timms_name_and_counts_optimizer_steps():
+    step = dict(sched="step", decay_epochs=20, decay_rate=0.5)
+    assert rates(steps=[0, 5, 19, 20, 45], schedule=step) == pytest.approx([0, 5e-3, 1e-2, 5e-3, 2.5e-3])
+    assert rates(steps=[0, 50], schedule=dict(sched="none")) == [1e-2, 1e-2]
+    assert rates(steps=[2, 50], schedule=dict(sched="constant", warmup_epochs=4)) == [5e-3, 1e-2]
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    (dict(optimizer=dict(opt="adm")), "training.optimizer.opt must be one of timm"),
+    (dict(optimizer=dict(opt="adam", beta=3)), "training.optimizer=.*beta"),
+    (dict(schedule=dict(sched="cosin")), "training.schedule=.*Unknown scheduler 'cosin'"),
+    (dict(schedule=dict(sched="plateau")), "training.schedule=.*only supports step per epoch"),
+    (dict(schedule=dict(warmup=3)), "training.schedule=.*unexpected keyword argument 'warmup'")])
+def test_an_optimizer_or_schedule_that_timm_does_not_have_is_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        rates(steps=[0], **settings)

@@ -134,7 +134,7 @@ def test_weights_that_went_wrong_are_told_from_those_before(clips, tmp_path):
     assert int(untried) == int(tried) + 1
     shutil.rmtree(tmp_path / "checkpoints" / f"step_{untried}")
     config["training"] |= dict(learning_rate=1e-4, max_steps=int(tried) + 2)
-    assert train(config, tmp_path, resume=True).guard.num_skipped == 0
+    assert train(config, tmp_path, resume=True).finite_check.num_skipped == 0
 
 
 def test_a_used_work_dir_is_refused_without_resume(undisturbed, gan_config):
@@ -308,7 +308,7 @@ def test_clips_that_do_not_fit_the_stride_train_with_one_warning(clips, tmp_path
     config = tiny_config(clips, training__max_steps=2, data__train__dataset=size, data__val__dataset=size)
     with caplog.at_level("WARNING"):
         train(config, tmp_path)
-    warning, = [record.getMessage() for record in caplog.records if "do not fit the stride" in record.getMessage()]
+    warning, = [record.getMessage() for record in caplog.records if "do not fit the encoder" in record.getMessage()]
     # 4 frames are 1 + 3, padded to 1 + 4; 17 and 15 to the next even number
     assert "(4, 17, 15)" in warning and "(5, 18, 16)" in warning
 

@@ -24,7 +24,7 @@ time.sleep(60)
 """
 LAUNCHED = """
 import time
-from toolkit.training.processes import end_with_launcher
+from toolkit.training.run_dir import end_with_launcher
 end_with_launcher()
 print("ready", flush=True)
 time.sleep(60)

@@ -7,7 +7,7 @@ import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class Layout(CheckpointFamily):
         """Names and shapes of buffers that must be there but hold nothing learned."""
         return self.bind(tensors).constant_shapes()
 
-    def bind(self, tensors: Mapping[str, Tensor]) -> Self:
+    def bind(self, tensors: Mapping[str, Tensor]) -> Layout:
         """The layout of one checkpoint, with what :meth:`inspect` reads from its tensors."""
         bound = type(self)()
         bound.tensors = tensors

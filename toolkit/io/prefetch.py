@@ -42,15 +42,11 @@ def prefetch(items: Iterable[Item], read: Callable[[Item], Generator[Piece, None
 
     A thread holds at most two finished pieces of its item, so memory does not grow with an item's length.
 
-    Args:
-        items: Advanced in the threads, one at a time.
-        read: Item -> a generator of its pieces, run in a thread.
-        num_workers: Threads, which is the number of items read at once.
-        num_ahead: Largest number of items in progress or finished before the caller's; None: ``num_workers``.
+    ``read`` makes a generator of an item's pieces, which runs in one of ``num_workers`` threads; ``items`` advances in
+    the threads too, one at a time. At most ``num_ahead`` items (None: ``num_workers``) are in progress or finished
+    before the caller's. The pieces of an item must be used before the next item.
 
-    Yields:
-        (item, iterator of its pieces); the pieces must be used before the next item. That iterator raises an error of
-        ``read`` after the pieces before it; this one raises an error of ``items``.
+    The pieces' iterator raises an error of ``read`` after the pieces before it; this one raises an error of ``items``.
     """
     if num_workers < 1:
         raise ValueError(f"prefetch takes num_workers of at least 1, got {num_workers}.")

@@ -63,14 +63,15 @@ class CausalConv3d(nn.Conv3d):
         return self._convolve(x) if completed else self._no_frames(x)
 
     def _convolve(self, x: Tensor, frames_before: int = 0) -> Tensor:
-        x = F.pad(x, (*self.space, frames_before, 0), mode=self.fill)
-        return F.conv3d(x, self.weight, self.bias, self.stride)
+        return F.conv3d(self._pad(x, (*self.space, frames_before, 0)), self.weight, self.bias, self.stride)
+
+    def _pad(self, x: Tensor, sides: tuple[int, ...]) -> Tensor:
+        return F.pad(x, sides, mode=self.fill) if any(sides) else x  # F.pad would copy
 
     def _first_frame(self, x: Tensor) -> Tensor:
         """A frame without history, by a 2-D convolution: the earlier taps meet zeros, or the same frame."""
         kernel = self.weight[:, :, -1] if self.fill == "constant" else self.weight.sum(2)
-        frame = F.pad(x.select(2, 0), self.space, mode=self.fill)
-        return F.conv2d(frame, kernel, self.bias, self.stride[1:]).unsqueeze(2)
+        return F.conv2d(self._pad(x.select(2, 0), self.space), kernel, self.bias, self.stride[1:]).unsqueeze(2)
 
     def _no_frames(self, x: Tensor) -> Tensor:
         """(B, out, 0, H', W')."""
@@ -87,7 +88,7 @@ class CausalConv3d(nn.Conv3d):
             past, start = cache[self]
             x = torch.cat([past, x], dim=2)
         else:
-            x, start = F.pad(x, (0, 0, 0, 0, k_t - 1, 0), mode=self.fill), 0
+            x, start = self._pad(x, (0, 0, 0, 0, k_t - 1, 0)), 0
         completed = max(0, (x.shape[2] - start - k_t) // s_t + 1)
         following = start + completed * s_t
         kept = min(following, x.shape[2])

@@ -33,54 +33,19 @@ def blur_pool(x: Tensor, *, time: bool, padding: str = "reflect") -> Tensor:
         [2.0, 2.0]
     """
     for dim in (2, 3, 4) if time else (3, 4):
-        x = _Blur.apply(x, dim, padding)
+        x = _blur(x, dim, padding)
     return x
 
 
-def _every_other(x: Tensor, dim: int, start: int, count: int) -> Tensor:
-    return x[(slice(None),) * dim + (slice(start, start + 2 * count - 1, 2),)]
-
-
-class _Blur(torch.autograd.Function):
-    """The filter along one axis. It is linear, so nothing is stored, and each of the two is the other's gradient."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, dim: int, padding: str) -> Tensor:
-        ctx.of = length, dim, padding = x.shape[dim], dim, padding
-        edges = x.narrow(dim, 1, 1), x.narrow(dim, length - 2, 1)
-        if padding == "same":
-            edges = torch.zeros_like(edges[0]).narrow(dim, 0, length % 2), torch.zeros_like(edges[1])
-        padded, count = torch.cat([edges[0], x, edges[1]], dim), -(-length // 2)
-        before, here, after = (_every_other(padded, dim, start, count) for start in range(3))
-        return (before + after).mul_(0.25).add_(here, alpha=0.5)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _BlurTransposed.apply(gradient, *ctx.of), None, None
-
-
-class _BlurTransposed(torch.autograd.Function):
-
-    @staticmethod
-    def forward(ctx, y: Tensor, length: int, dim: int, padding: str) -> Tensor:
-        ctx.of = dim, padding
-        lead, count = 1 if padding == "reflect" else length % 2, y.shape[dim]
-        sides = list(y.shape)
-        sides[dim] = lead + length + 1
-        layout = torch.channels_last_3d if y.is_contiguous(memory_format=torch.channels_last_3d) else None
-        padded = torch.empty(sides, dtype=y.dtype, device=y.device,
-                             memory_format=layout or torch.contiguous_format).zero_()
-        for start, weight in enumerate((0.25, 0.5, 0.25)):
-            _every_other(padded, dim, start, count).add_(y, alpha=weight)
-        x = padded.narrow(dim, lead, length)
-        if padding == "reflect":
-            x.narrow(dim, 1, 1).add_(padded.narrow(dim, 0, 1))
-            x.narrow(dim, length - 2, 1).add_(padded.narrow(dim, length + 1, 1))
-        return x
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return _Blur.apply(gradient, *ctx.of), None, None, None
+def _blur(x: Tensor, dim: int, padding: str) -> Tensor:
+    length, count = x.shape[dim], -(-x.shape[dim] // 2)
+    edges = x.narrow(dim, 1, 1), x.narrow(dim, length - 2, 1)
+    if padding == "same":
+        edges = torch.zeros_like(edges[0]).narrow(dim, 0, length % 2), torch.zeros_like(edges[1])
+    padded = torch.cat([edges[0], x, edges[1]], dim)
+    before, here, after = (padded[(slice(None),) * dim + (slice(start, start + 2 * count - 1, 2),)]
+                           for start in range(3))
+    return ((before + after) * 0.25).add(here, alpha=0.5)
 
 
 class _Block(nn.Module):

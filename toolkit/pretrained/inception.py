@@ -112,9 +112,14 @@ def _inception_layers() -> nn.Sequential:
         _block_e(1280, pool=_average_pool()), _block_e(2048, pool=nn.MaxPool2d(3, stride=1, padding=1)))
 
 
+ROW, COLUMN = (1, 7), (7, 1)  # kernels
+
+
 def _conv(inputs: int, outputs: int, kernel: int | tuple[int, int], *, stride: int = 1,
-          padding: int | str = 0) -> nn.Sequential:
-    return normalized(nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=padding, bias=False))
+          padding: int = 0) -> nn.Sequential:
+    """Convolution, normalisation, ReLU. A kernel (k_h, k_w) keeps the size of the frame."""
+    same_or_padding = "same" if isinstance(kernel, tuple) else padding
+    return normalized(nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=same_or_padding, bias=False))
 
 
 def _average_pool() -> nn.AvgPool2d:
@@ -139,37 +144,27 @@ def _block_b(inputs: int) -> Branches:
 def _block_c(inputs: int, *, inner: int) -> Branches:
     return Branches([
         _conv(inputs, 192, 1),
-        nn.Sequential(_conv(inputs, inner, 1), _row(inner, inner), _column(inner, 192)),
-        nn.Sequential(_conv(inputs, inner, 1), _column(inner, inner), _row(inner, inner), _column(inner, inner),
-                      _row(inner, 192)),
+        nn.Sequential(_conv(inputs, inner, 1), _conv(inner, inner, ROW), _conv(inner, 192, COLUMN)),
+        nn.Sequential(_conv(inputs, inner, 1), _conv(inner, inner, COLUMN), _conv(inner, inner, ROW),
+                      _conv(inner, inner, COLUMN), _conv(inner, 192, ROW)),
         nn.Sequential(_average_pool(), _conv(inputs, 192, 1))])
 
 
 def _block_d(inputs: int) -> Branches:
     return Branches([
         nn.Sequential(_conv(inputs, 192, 1), _conv(192, 320, 3, stride=2)),
-        nn.Sequential(_conv(inputs, 192, 1), _row(192, 192), _column(192, 192), _conv(192, 192, 3, stride=2)),
+        nn.Sequential(_conv(inputs, 192, 1), _conv(192, 192, ROW), _conv(192, 192, COLUMN),
+                      _conv(192, 192, 3, stride=2)),
         nn.MaxPool2d(3, stride=2)])
 
 
 def _block_e(inputs: int, *, pool: nn.Module) -> Branches:
+    cross = [Branches([_conv(384, 384, (1, 3)), _conv(384, 384, (3, 1))]) for _ in range(2)]
     return Branches([
         _conv(inputs, 320, 1),
-        nn.Sequential(_conv(inputs, 384, 1), _cross(384)),
-        nn.Sequential(_conv(inputs, 448, 1), _conv(448, 384, 3, padding=1), _cross(384)),
+        nn.Sequential(_conv(inputs, 384, 1), cross[0]),
+        nn.Sequential(_conv(inputs, 448, 1), _conv(448, 384, 3, padding=1), cross[1]),
         nn.Sequential(pool, _conv(inputs, 192, 1))])
-
-
-def _row(inputs: int, outputs: int, length: int = 7) -> nn.Sequential:
-    return _conv(inputs, outputs, (1, length), padding="same")
-
-
-def _column(inputs: int, outputs: int, length: int = 7) -> nn.Sequential:
-    return _conv(inputs, outputs, (length, 1), padding="same")
-
-
-def _cross(width: int) -> Branches:
-    return Branches([_row(width, width, 3), _column(width, width, 3)])
 
 
 _DEPTHS = {64: 4, 2048: 18}  # features -> number of layers

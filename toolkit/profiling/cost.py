@@ -6,6 +6,7 @@ takes seconds on any machine, and no memory.
 
 from __future__ import annotations
 
+import functools
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,10 +31,11 @@ from toolkit.config import ConfigError
 from toolkit.contracts import Quantizer
 from toolkit.pretrained.frozen import Frozen
 from toolkit.tokenizer import Tokenizer
-from toolkit.training.initialization import train_mode
 from toolkit.training.objective import Adversary, Objective
+from toolkit.training.optimizer import Learner
 from toolkit.training.schedules import value_at
 from toolkit.training.settings import Settings
+from toolkit.training.step import discriminator_pass, prepare_step, tokenizer_pass
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # that most is computed in
 
@@ -158,54 +160,28 @@ def make_fake(module: nn.Module) -> None:
 
 def step_phases(pixels: Tensor, *, meter: Meter, tokenizer: Tokenizer, objective: Objective,
                 discriminator: nn.Module | None, modality: str, settings: Settings) -> None:
-    """Take a training step's way through one micro-batch, phase by phase, with all schedules at their ends.
-
-    Args:
-        pixels: (B, C, T, H, W).
-        meter: Gets the phases, the tokenizer's forward pass first.
-        tokenizer, objective, discriminator, modality, settings: As the trainer's.
-    """
-    step, half = settings.max_steps, settings.mixed_precision != "no"
-    autocast = torch.autocast(pixels.device.type, enabled=half, dtype=DTYPES[settings.mixed_precision])
-    game = objective.adversaries[modality] if discriminator is not None else None
+    """Run the trainer's step on pixels (B, C, T, H, W), phase by phase, with all schedules at their ends."""
+    step = settings.max_steps
     again = " and the forward pass again" if settings.activation_checkpointing else ""
-    train_mode(tokenizer)
-    for part in tokenizer.modules():
-        if isinstance(part, nn.Conv3d):  # in eval mode, of a frozen encoder, it would pack its kernel's numbers
-            part.train()
-    tokenizer.quantization = value_at(settings.quantization, step)
-    objective.train()
-    with autocast:
-        with meter.phase("tokenizer, forward"):
-            output = tokenizer(pixels)
-        last_layer = tokenizer.decoder.last_layer
-        with meter.phase("losses and their gradients"):
-            total, _ = objective.generator_loss(output, pixels, step=step, modality=modality, last_layer=last_layer)
-        if game is not None:
-            with meter.phase("adversarial loss and its gradient"):
-                weighted, _ = game.generator_loss(output.reconstruction, discriminator, step, last_layer=last_layer,
-                                                  reconstruction_loss=total)
-                total = total + weighted
-                del weighted
-    with meter.phase(f"tokenizer, backward{again}"):
-        total.backward()
-        output.reconstruction = output.reconstruction.detach()
-        del total
-    if game is None or not game.is_active(step):
+    adversary = objective.adversaries[modality] if discriminator is not None else None
+    learners = [Learner(network) if network is not None else None for network in (tokenizer, discriminator)]
+    autocast = functools.partial(torch.autocast, pixels.device.type, enabled=settings.mixed_precision != "no",
+                                 dtype=DTYPES[settings.mixed_precision])
+    prepare_step(learners[0], objective, settings, step)
+    output, _ = tokenizer_pass(
+        pixels, learners[0], objective, learners[1], step=step, modality=modality, autocast=autocast,
+        phase=lambda name: meter.phase(f"{name}{again}" if name == "tokenizer, backward" else name))
+    if adversary is None or not adversary.is_active(step):
         return
-    for name, at, share in _turns(game, step):
+    for name, at, share in _discriminator_steps(adversary, step):
         with meter.phase(name, share=share):
-            with autocast:
-                against, _ = objective.discriminator_loss(output, pixels, step=at, modality=modality,
-                                                          discriminator=discriminator)
-            against.backward()
-            del against
+            discriminator_pass(pixels, output, objective, learners[1], step=at, modality=modality, autocast=autocast)
 
 
-def _turns(game: Adversary, step: int) -> list[tuple[str, int, float]]:
+def _discriminator_steps(adversary: Adversary, step: int) -> list[tuple[str, int, float]]:
     """(name, an optimizer step of the kind, share of the steps) of the discriminator's steps, with R1 and without."""
-    name, every = "discriminator, forward and backward", game.r1_every
-    if not value_at(game.r1_weight, step):
+    name, every = "discriminator, forward and backward", adversary.r1_every
+    if not value_at(adversary.r1_weight, step):
         return [(name, step, 1.0)]
     with_r1 = (f"{name}, with R1", -(-step // every) * every, 1 / every)
     return [with_r1] if every == 1 else [(name, with_r1[1] + 1, 1 - 1 / every), with_r1]

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from mmengine.config import Config
 from torch import nn
 
-from toolkit.build import (
-    build_discriminators,
-    build_metrics,
-    build_objective,
-    build_sources,
-    read_settings,
-    starting_tokenizer,
-)
+from toolkit.build import build_run
 from toolkit.config import ConfigError
 from toolkit.data import Source
 from toolkit.profiling.cost import Phase, frozen_networks, measure_step
@@ -162,28 +155,22 @@ def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:
         >>> round(cost.flops_per_sample / cost.forward_flops_per_sample, 1)   # the backward pass is as two of them
         3.0
     """
-    settings = read_settings(config)
-    train, _ = (build_sources(f"data.{split}", config.data.get(split)) for split in ("train", "val"))
-    settings = settings.shared_out((source.batch_size for source in train), num_processes=num_processes)
-    modalities = tuple(sorted({source.dataset.modality for source in train}))
-    with warnings.catch_warnings(), torch.device("meta"):  # shapes alone, no memory
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Initializing zero-element|for .* copying from a non-meta")
-        # Weights to start from cost nothing, and need not be there if they give no network.
-        tokenizer = starting_tokenizer(config, replace(settings, init_from=None) if "tokenizer" in config else settings)
-        discriminators = build_discriminators(config.get("discriminator"), modalities)
-    build_metrics(config.get("metrics") or [], tokenizer)
-    objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=modalities)
-    networks = [Network.of(name, [part], averaged=settings.ema_decay is not None)
-                for name, part in tokenizer.named_children()]
-    networks += [Network.of(f"discriminator ({modality})", [part]) for modality, part in discriminators.items()]
+        run = build_run(config, num_processes=num_processes, device=torch.device("meta"))  # shapes alone, no memory
+    settings, tokenizer = run.settings, run.tokenizer
+    networks = [Network.of(name, [network], averaged=settings.ema_decay is not None)
+                for name, network in tokenizer.named_children()]
+    networks += [Network.of(f"discriminator ({modality})", [network])
+                 for modality, network in run.discriminators.items()]
     networks += [Network.of(f"objective ({name})", [loss, *frozen_networks(loss)])
-                 for name, loss in objective.losses.items()]
-    total = sum(source.weight for source in train)
+                 for name, loss in run.objective.losses.items()]
+    total = sum(source.weight for source in run.train)
     sources = []
-    for source in train:
+    for source in run.train:
         modality, shape = source.dataset.modality, batch_shape(source, channels=tokenizer.encoder.in_channels)
-        phases = measure_step(shape, tokenizer=tokenizer, objective=objective, modality=modality, settings=settings,
-                              discriminator=discriminators.get(modality))
+        phases = measure_step(shape, tokenizer=tokenizer, objective=run.objective, modality=modality,
+                              settings=settings, discriminator=run.discriminators.get(modality))
         sources.append(SourceCost(modality, shape, source.weight / total, phases))
     return RunCost(networks, sources, settings)
 

@@ -1,8 +1,10 @@
-"""Files to sets of tokens, and sets of tokens back to files, over any number of processes."""
+"""Files to token sets and token sets to files, in any number of processes."""
 
 from toolkit.tokens.decode import decode_tokens
 from toolkit.tokens.extract import extract_tokens
 from toolkit.tokens.progress import progress_bar
+from toolkit.tokens.shards import read_tokens
 from toolkit.tokens.token_set import Summary, summarize, tokenizer_hash
 
-__all__ = ["Summary", "decode_tokens", "extract_tokens", "progress_bar", "summarize", "tokenizer_hash"]
+__all__ = ["Summary", "decode_tokens", "extract_tokens", "progress_bar", "read_tokens", "summarize",
+           "tokenizer_hash"]

@@ -1,4 +1,4 @@
-"""Token shards back to images and videos, as ``tools/reconstruct.py`` writes them."""
+"""Token shards to images and videos, as ``tools/reconstruct.py`` writes them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from toolkit.data.reading.files import list_files, unreadable
 from toolkit.data.reading.media import MediaWriter, frames_per_chunk
-from toolkit.data.reading.tar import read_tokens
 from toolkit.tokenizer import Tokenizer
 from toolkit.tokens.plan import TAR_SUFFIX
+from toolkit.tokens.shards import read_tokens
 from toolkit.tokens.token_set import DESCRIPTION, num_shards
 from toolkit.tokens.tokenizing import Progress
 
@@ -28,26 +28,25 @@ logger = logging.getLogger(__name__)
 def decode_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_hash: str, output: str | os.PathLike,
                   process_index: int = 0, num_processes: int = 1,
                   on_progress: Callable[[Progress], None] | None = None) -> int:
-    """Write ``NAME_reconstruction``, .png or .mp4, of every sample of token shards; files that are there are left.
+    """Write ``NAME_reconstruction``, .png or .mp4, of every sample of token shards; existing files are kept.
 
-    Videos are decoded chunk by chunk, with the chunks they were tokenized in.
+    Videos are decoded chunk by chunk, with the chunks in which they were tokenized.
 
     Args:
-        tokenizer: Whose tokens they are, in eval mode; the work is done on its device.
-        path: A folder of token shards, or one of them. They may be anyone's: nothing in them is executed.
+        tokenizer: The one that made the tokens; runs on its own device.
+        path: A folder of token shards, or one shard. Foreign shards are safe: nothing in them is executed.
         tokenizer_hash: From :func:`toolkit.tokens.tokenizer_hash`.
         output: The folder to write to; the input's folders are mirrored.
-        process_index: Number of this process, which does every ``num_processes``-th shard from there on.
-        num_processes: Processes that make this call.
+        process_index, num_processes: This process decodes every ``num_processes``-th shard, from ``process_index`` on.
         on_progress: Called after every chunk.
 
     Returns:
         How many files this process has written.
 
     Raises:
-        DataError: If a shard is torn, or a sample's name leads out of ``output`` or its tokens are none of this
-            tokenizer.
-        ValueError: If the tokens are another tokenizer's.
+        DataError: If a shard is torn, a sample's name leads out of ``output``, or its tokens do not fit its size or
+            the codebook.
+        ValueError: If another tokenizer made the tokens.
 
     Example:
         >>> import tempfile
@@ -65,15 +64,15 @@ def decode_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_ha
     """
     tars = list_files(path, suffixes=(TAR_SUFFIX,))
     if (Path(path) / DESCRIPTION).exists() and (missing := num_shards(Path(path)) - len(tars)) > 0:
-        logger.warning("%s lacks %d of its shards; the same extract_tokens command goes on with them.", path, missing)
-    mine = tars[process_index::num_processes]
-    progress, written = Progress(len(mine), on_advance=on_progress), 0
-    for tar in mine:
+        logger.warning("%s lacks %d of its shards; the same extract_tokens command writes them.", path, missing)
+    own_tars = tars[process_index::num_processes]
+    progress, written = Progress(len(own_tars), on_advance=on_progress), 0
+    for tar in own_tars:
         for key, indices, meta in read_tokens(tar):
             made_by = meta.get("tokenizer") if isinstance(meta, dict) else None
             if made_by != tokenizer_hash:
-                raise ValueError(f"{tar}: these are tokens of the tokenizer {made_by}, got {tokenizer_hash}; give that "
-                                 "one.")
+                raise ValueError(f"{tar}: these are tokens of the tokenizer {made_by}, got {tokenizer_hash}; decode "
+                                 "them with the first.")
             target = _target(tar, key, output=Path(output))
             if any(Path(f"{target}_reconstruction{suffix}").exists() for suffix in (".png", ".mp4")):
                 continue
@@ -90,7 +89,7 @@ def decode_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_ha
 
 
 def _target(tar: Path, key: str, *, output: Path) -> Path:
-    """Where a sample goes, if that is within the output folder."""
+    """The path of a sample's result; a DataError if it is not within the output folder."""
     name = PurePosixPath(unquote(key))
     target = output / name
     inside = "\0" not in str(name) and ".." not in name.parts and target.resolve().is_relative_to(output.resolve())
@@ -100,32 +99,33 @@ def _target(tar: Path, key: str, *, output: Path) -> Path:
 
 
 def _size(tokenizer: Tokenizer, tar: Path, key: str, indices: np.ndarray, meta: dict[str, Any]) -> tuple[int, int, int]:
-    """(T, H, W) of a sample, if its indices are those of that size."""
+    """(T, H, W) of a sample; a DataError if its indices do not fit that size."""
     size, fps = meta.get("size"), meta.get("fps")
     numbers = isinstance(size, list) and len(size) == 3 and all(isinstance(side, int) and side > 0 for side in size)
     if not numbers or not (size[0] == 1 if fps is None else isinstance(fps, int | float) and 1e-3 <= fps <= 1e5):
         raise unreadable(tar, f"needed a size of three numbers and frames per second, got {size} and {fps} at {key}; "
                               "extract the tokens again.")
-    wanted = *tokenizer.quantizer.positions(tokenizer.grid(size)), tokenizer.num_codebooks
-    if indices.shape != wanted or indices.min() < 0 or indices.max() >= tokenizer.codebook_size:
-        raise unreadable(tar, f"needed indices {wanted} below {tokenizer.codebook_size} for pixels {size}, got "
+    expected_shape = *tokenizer.quantizer.positions(tokenizer.grid(size)), tokenizer.num_codebooks
+    if indices.shape != expected_shape or indices.min() < 0 or indices.max() >= tokenizer.codebook_size:
+        raise unreadable(tar, f"needed indices {expected_shape} below {tokenizer.codebook_size} for pixels {size}, got "
                               f"{indices.shape} up to {indices.max(initial=0)} at {key}; extract the tokens again.")
     return tuple(size)
 
 
 def _pixels(tokenizer: Tokenizer, indices: np.ndarray, size: tuple[int, int, int], *,
             is_video: bool) -> Iterator[Tensor]:
-    """Pixels (1, 3, T, H, W) of (*positions, G), as they were tokenized."""
+    """Pixels (1, 3, T, H, W) of indices (*positions, G)."""
     device = tokenizer.decoder.last_layer.device
 
-    def batch(part: np.ndarray) -> Tensor:
-        return torch.from_numpy(part.astype(np.int64))[None].to(device)
+    def batch(positions: np.ndarray) -> Tensor:
+        return torch.from_numpy(positions.astype(np.int64))[None].to(device)
 
     if not is_video or tokenizer.why_not_streamed is not None:
         yield tokenizer.detokenize(batch(indices), size)
         return
-    # the positions that each chunk of frames completed, so that both ways take the same steps
+    # Cut after the positions that each chunk of frames completed (the next frame starts another one), and before those
+    # that the padding completed: decoding then takes the same chunks as tokenizing.
     step, frames = frames_per_chunk(*size[1:], stride_t=tokenizer.stride[0]), size[0]
-    ends = [(seen - 1) // tokenizer.stride[0] + 1 for seen in (*range(step, frames, step), frames)]
+    ends = [tokenizer.grid((seen + 1, *size[1:]))[0] - 1 for seen in (*range(step, frames, step), frames)]
     cuts = sorted({0, *ends, len(indices)})
     yield from tokenizer.detokenize_stream((batch(indices[low:high]) for low, high in pairwise(cuts)), size)

@@ -1,4 +1,4 @@
-"""Images and videos to a folder of token shards, each written whole or not at all."""
+"""Images and videos to a folder of token shards, each written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from tempfile import SpooledTemporaryFile
 from typing import Any
 
 from toolkit.contracts import DataError
-from toolkit.data.reading.tar import PARTIAL, TokenShard, sample_key, write_npy, written_once
+from toolkit.io.atomic_write import PARTIAL, atomic_open
 from toolkit.tokenizer import Tokenizer
 from toolkit.tokens.plan import Input, is_tar, plan_shards, samples_of
-from toolkit.tokens.token_set import Summary, agree, describe_tokens, is_done, shard_file, summarize
+from toolkit.tokens.shards import TokenShard, sample_key, write_npy
+from toolkit.tokens.token_set import Summary, check_description, describe_tokens, is_done, shard_file, summarize
 from toolkit.tokens.tokenizing import Progress, Tokenizing, Tokens
 
 logger = logging.getLogger(__name__)
 
-HELD = 2**24  # bytes of a sample's tokens that are held in memory; more go to a file without a name
+MAX_IN_MEMORY = 2**24  # bytes of a sample's tokens; larger ones go to a temporary file
 
 
 def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_hash: str, output: str | os.PathLike,
@@ -30,40 +31,39 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
                    samples_per_shard: int | None = None, batch_size: int = 1, num_workers: int = 4,
                    process_index: int = 0, num_processes: int = 1,
                    on_progress: Callable[[Progress], None] | None = None) -> Summary:
-    """Tokenize files into tars of tokens: this process' share of them, and only those that are not there yet.
+    """Tokenize files into tars of tokens: this process's share, and only shards that do not exist yet.
 
-    Which sample goes into which shard depends on the inputs alone, and a shard takes its name when it is whole.
-    So any number of processes write the same files, and after a kill the same call goes on. Processes never wait
+    Which sample goes into which shard depends on the inputs alone, and a shard gets its name when it is complete.
+    So any number of processes write the same files, and after a kill the same call continues. Processes never wait
     for each other.
 
     Args:
-        tokenizer: In eval mode; the work is done on its device.
+        tokenizer: Runs on its own device.
         path: A folder, a list file, a glob, a pattern in braces or a file; of images, videos and tars of them.
-        tokenizer_hash: From :func:`toolkit.tokens.tokenizer_hash`; every sample names it.
+        tokenizer_hash: From :func:`toolkit.tokens.tokenizer_hash`; stored with every sample.
         output: The folder to write to.
-        short_edge, num_frames, frame_stride: See :func:`toolkit.data.open_media`. All frames of a video are taken
-            by default, chunk by chunk, but at most ``MAX_FRAMES`` where the tokenizer cannot be streamed.
+        short_edge, num_frames, frame_stride: See :func:`toolkit.data.open_media`. The default is all frames of a
+            video, chunk by chunk, but at most ``MAX_FRAMES`` where the tokenizer cannot be streamed.
         samples_per_shard: None: a 64th of the files, at most 1,000. A tar gives one shard.
-        batch_size: Images of one size, one after the other, to tokenize at once. With 1 an image's tokens are
-            those it has by itself; in a batch a latent near zero may fall to the other side.
+        batch_size: Consecutive images of one size to tokenize at once. In a batch the rounding differs, and a latent
+            near zero may get another token than alone.
         num_workers: Threads that read and decode.
-        process_index: Number of this process, which does every ``num_processes``-th shard from there on.
-        num_processes: Processes that make this call.
+        process_index, num_processes: This process writes every ``num_processes``-th shard, from ``process_index`` on.
         on_progress: Called after every chunk.
 
     Returns:
-        What the folder has by now. Inputs that cannot be read are in it, and in ``unreadable.txt`` at the end.
+        A summary of the folder. It lists unreadable inputs, and at the end so does ``unreadable.txt``.
 
     Raises:
         DataError: If there is nothing at ``path``.
-        ValueError: If the tokenizer is continuous, a number is too small, or the folder has tokens of other
-            inputs, of other settings or of another tokenizer.
+        ValueError: If the tokenizer is continuous or its weights, latents or codes are not finite, a number is too
+            small, or the folder has tokens of other inputs, settings or another tokenizer.
 
     Example:
         >>> import tempfile
         >>> from toolkit import build_tokenizer, load_config
         >>> from toolkit.data import sample_clips
-        >>> from toolkit.data.reading.tar import read_tokens
+        >>> from toolkit.tokens import read_tokens
         >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
         >>> folder = Path(tempfile.mkdtemp())
         >>> summary = extract_tokens(tokenizer, sample_clips("eval")[0], tokenizer_hash="0" * 64, output=folder,
@@ -77,15 +77,18 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
     if not tokenizer.codebook_size:
         raise ValueError(f"extract_tokens needs a discrete quantizer, got {type(tokenizer.quantizer).__name__}, which "
                          "has no tokens; use encode.")
+    if broken := [name for name, weight in tokenizer.named_parameters() if not weight.isfinite().all()]:
+        raise ValueError(f"extract_tokens needs finite weights, got NaN or infinity in {len(broken)} of them, first in "
+                         f"{broken[0]}; train or download the tokenizer again.")
     numbers = dict(batch_size=batch_size, num_workers=num_workers, frame_stride=frame_stride, short_edge=short_edge,
                    num_frames=num_frames)
     if low := [name for name, number in numbers.items() if number is not None and number < 1]:
-        raise ValueError(f"extract_tokens takes numbers of at least 1, got {low[0]}={numbers[low[0]]}.")
+        raise ValueError(f"extract_tokens needs numbers of at least 1, got {low[0]}={numbers[low[0]]}.")
     shards, folder = plan_shards(path, output=output, samples_per_shard=samples_per_shard), Path(output)
     sources = "\n".join(item.source for shard in shards for item in shard)
-    described = describe_tokens(tokenizer, tokenizer_hash) | {"frame_stride": frame_stride}
+    meaning = describe_tokens(tokenizer, tokenizer_hash) | {"frame_stride": frame_stride}
     folder.mkdir(parents=True, exist_ok=True)
-    agree(folder, described | {
+    check_description(folder, meaning | {
         "short_edge": short_edge, "num_frames": num_frames, "batch_size": batch_size, "num_shards": len(shards),
         "samples_per_shard": max(map(len, shards)),
         "inputs": sha256(sources.encode(errors="surrogateescape")).hexdigest()})
@@ -96,7 +99,7 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
     with closing(tokenizing(_samples(shards[number] for number in todo))) as tokens:
         for count, number in enumerate(todo):
             progress.shards, progress.share = count, 0.0 if is_tar(shards[number][0]) else 1 / len(shards[number])
-            _write(shard_file(folder, number), iter(tokens.__next__, None), described)
+            _write(shard_file(folder, number), iter(tokens.__next__, None), meaning)
     progress.shards = len(todo)
     progress.advance(frames=0, files=0.0)
     return summarize(folder)
@@ -109,26 +112,26 @@ def _samples(shards: Iterable[list[Input]]) -> Iterator[Input | None]:
         yield None
 
 
-def _remove_partial(folder: Path, todo: Iterable[int]) -> None:
-    """What a killed process left of these shards."""
-    names = {shard_file(folder, number).stem for number in todo}
-    for part in folder.glob(f"{PARTIAL}*"):
-        if part.name.removeprefix(PARTIAL).split(".")[0] in names:
-            part.unlink()
+def _remove_partial(folder: Path, numbers: Iterable[int]) -> None:
+    """Delete what a killed process left of these shards."""
+    names = {shard_file(folder, number).stem for number in numbers}
+    for file in folder.glob(f"{PARTIAL}*"):
+        if file.name.removeprefix(PARTIAL).split(".")[0] in names:
+            file.unlink()
 
 
-def _write(path: Path, samples: Iterator[Tokens], described: dict[str, Any]) -> None:
-    """One shard, and beside it, before it takes its name, what is in it."""
+def _write(path: Path, samples: Iterator[Tokens], meaning: dict[str, Any]) -> None:
+    """Write one shard, and before it gets its name, a JSON file of its counts."""
     num_samples, num_tokens, unreadable = 0, 0, []
-    with written_once(path) as file:
+    with atomic_open(path) as file:
         with TokenShard(file) as shard:
             for tokens in samples:
                 sample = tokens.sample
                 try:
-                    with SpooledTemporaryFile(max_size=HELD, dir=path.parent) as indices:
+                    with SpooledTemporaryFile(max_size=MAX_IN_MEMORY, dir=path.parent) as indices:
                         shape = write_npy(indices, tokens.chunks)
                         key, size = sample_key(sample.name), [tokens.num_frames, *tokens.media.size]
-                        shard.write(key, indices, described | {
+                        shard.write(key, indices, meaning | {
                             "key": key, "source": sample.source, "original_size": tokens.media.original_size,
                             "size": size, "num_frames": tokens.num_frames, "fps": tokens.media.fps})
                 except DataError as error:
@@ -136,6 +139,6 @@ def _write(path: Path, samples: Iterator[Tokens], described: dict[str, Any]) -> 
                     unreadable.append({"source": sample.source, "reason": str(error)})
                 else:
                     num_samples, num_tokens = num_samples + 1, num_tokens + prod(shape)
-        with written_once(path.with_suffix(".json")) as note:
-            note.write(json.dumps({"num_samples": num_samples, "num_tokens": num_tokens, "unreadable": unreadable},
+        with atomic_open(path.with_suffix(".json")) as counts:
+            counts.write(json.dumps({"num_samples": num_samples, "num_tokens": num_tokens, "unreadable": unreadable},
                                   sort_keys=True, indent=2).encode() + b"\n")

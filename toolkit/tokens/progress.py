@@ -1,4 +1,4 @@
-"""A bar on the terminal that says how far a process is."""
+"""A progress bar of extraction and decoding on the terminal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from toolkit.tokens.tokenizing import Progress
 
 @contextmanager
 def progress_bar(*, visible: bool = True) -> Iterator[Callable[[Progress], None]]:
-    """What to give as ``on_progress``: a bar on stderr, if that is a terminal.
+    """A bar on stderr if that is a terminal; pass what it yields as ``on_progress``.
 
     Args:
-        visible: Whether it is to be seen at all; of several processes, one shows it.
+        visible: False in all processes but one.
 
     Example:
         >>> with progress_bar() as show:

@@ -1,4 +1,4 @@
-"""A folder of tokens: what it was made with, which shards it has, and what could not be read."""
+"""A token set, a folder of shards: its settings, which shards it has, and unreadable inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.data.reading.tar import written_once
+from toolkit.io.atomic_write import atomic_open
 from toolkit.saving import tokenizer_directory
 from toolkit.tokenizer import Tokenizer
 
@@ -20,10 +20,7 @@ DIGIT_ORDER = "most significant first"
 
 
 def tokenizer_hash(path: str | os.PathLike) -> str:
-    """What tells tokens of one tokenizer from another's: ``cat config.json model.safetensors | sha256sum``.
-
-    Args:
-        path: As :func:`toolkit.load_tokenizer` has it.
+    """Identifies a tokenizer: ``cat config.json model.safetensors | sha256sum`` of what ``load_tokenizer`` reads.
 
     Raises:
         FileNotFoundError: If there is no such tokenizer.
@@ -43,60 +40,28 @@ def tokenizer_hash(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def describe_tokens(tokenizer: Tokenizer, hash_of_it: str) -> dict[str, Any]:
-    """What a number in a token set means.
-
-    Example:
-        >>> from toolkit import build_tokenizer, load_config
-        >>> tokenizer = build_tokenizer(load_config("configs/demo_video_fsq.py").tokenizer)
-        >>> described = describe_tokens(tokenizer, "0" * 64)
-        >>> described["digits"], described["digit_order"]
-        ([8, 8, 8, 8, 8, 8], 'most significant first')
-    """
-    return {"tokenizer": hash_of_it, "quantizer": tokenizer.quantizer.config, "codebook_size": tokenizer.codebook_size,
-            "num_codebooks": tokenizer.num_codebooks, "digits": list(tokenizer.digits), "digit_order": DIGIT_ORDER}
+def describe_tokens(tokenizer: Tokenizer, tokenizer_hash: str) -> dict[str, Any]:
+    """The meaning of the numbers in a token set."""
+    return {"tokenizer": tokenizer_hash, "quantizer": tokenizer.quantizer.config,
+            "codebook_size": tokenizer.codebook_size, "num_codebooks": tokenizer.num_codebooks,
+            "digits": list(tokenizer.digits), "digit_order": DIGIT_ORDER}
 
 
-def agree(folder: Path, description: dict[str, Any]) -> None:
-    """Write ``dataset.json``, or see that it is the same.
-
-    Raises:
-        ValueError: If the folder has tokens that were made otherwise.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> agree(folder, {"frames": 17})
-        >>> agree(folder, {"frames": 33})
-        Traceback (most recent call last):
-        ValueError: ... was made with frames=17, got frames=33; give the same or another output folder.
-    """
-    file, wanted = folder / DESCRIPTION, json.dumps(description, sort_keys=True, indent=2) + "\n"
-    if not file.exists():  # others may do the same just now, and write the same
-        with written_once(file) as new:
-            new.write(wanted.encode())
-    wanted, found = json.loads(wanted), json.loads(file.read_text())
-    odd = [key for key in wanted | found if wanted.get(key) != found.get(key)]
-    if odd:
-        was, now = (", ".join(f"{key}={values.get(key)}" for key in odd) for values in (found, wanted))
+def check_description(folder: Path, description: dict[str, Any]) -> None:
+    """Write ``dataset.json``; a ValueError if it exists and was made with other settings."""
+    file, text = folder / DESCRIPTION, json.dumps(description, sort_keys=True, indent=2) + "\n"
+    if not file.exists():  # another process may write the same at this moment
+        with atomic_open(file) as new:
+            new.write(text.encode())
+    asked, stored = json.loads(text), json.loads(file.read_text())
+    if different := [key for key in asked | stored if asked.get(key) != stored.get(key)]:
+        was, now = (", ".join(f"{key}={values.get(key)}" for key in different) for values in (stored, asked))
         raise ValueError(f"the token set {folder} was made with {was}, got {now}; give the same or another output "
                          "folder.")
 
 
 def num_shards(folder: Path) -> int:
-    """How many shards a token set will have.
-
-    Raises:
-        FileNotFoundError: If the folder has no ``dataset.json``.
-        ValueError: If that is damaged.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> agree(folder, {"num_shards": 3})
-        >>> num_shards(folder)
-        3
-    """
+    """How many shards a token set has when it is complete; a ValueError if ``dataset.json`` is damaged."""
     try:
         return operator.index(json.loads((folder / DESCRIPTION).read_text())["num_shards"])
     except (LookupError, RecursionError, TypeError, ValueError) as error:
@@ -105,35 +70,25 @@ def num_shards(folder: Path) -> int:
 
 
 def shard_file(folder: Path, number: int) -> Path:
-    """Where a shard is.
-
-    Example:
-        >>> shard_file(Path("tokens"), 12).name
-        'tokens-000012.tar'
-    """
+    """The path of a shard."""
     return folder / f"tokens-{number:06d}.tar"
 
 
 def is_done(folder: Path, number: int) -> bool:
-    """Whether a shard and what is known of it are there; they only ever are as a whole.
-
-    Example:
-        >>> is_done(Path("no/such/folder"), 0)
-        False
-    """
+    """Whether a shard and the JSON of its counts exist; neither ever exists in part."""
     file = shard_file(folder, number)
     return file.exists() and file.with_suffix(".json").exists()
 
 
 @dataclass
 class Summary:
-    """What a folder of tokens has.
+    """What a token set has.
 
     Attributes:
-        num_shards: That there will be.
-        num_done: That are there.
-        num_samples: Of those.
-        num_tokens: Integers in them.
+        num_shards: Of the complete set.
+        num_done: Shards that exist.
+        num_samples: In these shards.
+        num_tokens: Integers in these shards.
         unreadable: (source, reason) of inputs that could not be read.
 
     Example:
@@ -149,15 +104,15 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether all shards are there."""
+        """Whether all shards exist."""
         return self.num_done == self.num_shards
 
 
 def summarize(folder: str | os.PathLike) -> Summary:
-    """Count what is in a folder of tokens; once it is complete, ``unreadable.txt`` lists what could not be read.
+    """Count what a token set has; once it is complete, ``unreadable.txt`` lists the unreadable inputs.
 
     Raises:
-        FileNotFoundError: If it is no such folder.
+        FileNotFoundError: If the folder is not a token set.
 
     Example:
         >>> summarize("no/such/folder")
@@ -174,7 +129,7 @@ def summarize(folder: str | os.PathLike) -> Summary:
             summary.num_tokens += shard["num_tokens"]
             summary.unreadable += [(item["source"], item["reason"]) for item in shard["unreadable"]]
     if summary.complete and summary.unreadable and not (folder / UNREADABLE).exists():
-        with written_once(folder / UNREADABLE) as file:
+        with atomic_open(folder / UNREADABLE) as file:
             file.writelines(f"{source}\t{' '.join(reason.split())}\n".encode(errors="surrogateescape")
                             for source, reason in summary.unreadable)
     return summary

@@ -1,4 +1,4 @@
-"""Samples to tokens, in their order, while threads read the next ones."""
+"""Samples to tokens in order, while threads read the next samples."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from toolkit.contracts import DataError
+from toolkit.data.reading.files import unreadable
 from toolkit.data.reading.media import MAX_FRAMES, Media, frames_per_chunk, open_media
 from toolkit.io.prefetch import prefetch
 from toolkit.tokenizer import Tokenizer
@@ -26,21 +27,14 @@ T = TypeVar("T")
 
 @dataclass
 class Progress:
-    """How far a process is.
+    """Progress of one process.
 
     Attributes:
-        num_shards: That it has to do; those that were there before are none.
-        shards: That are done, with the fraction of the one under way.
-        share: The fraction of the shard under way that a file is; 0 if nobody knows.
-        frames: That are done; an image is one.
+        num_shards: To do in this call.
+        shards: Done, with the fraction of the current one.
+        share: The fraction of the current shard that one file is; 0 if it is not known.
+        frames: Done; an image is one.
         waited: Seconds that the network waited for frames.
-        seconds: Since it began.
-
-    Example:
-        >>> progress = Progress(num_shards=2, share=0.5)
-        >>> progress.advance(frames=5, files=0.5)
-        >>> progress.frames, progress.shards
-        (5, 0.25)
     """
 
     num_shards: int
@@ -53,37 +47,38 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Since the start."""
         return time.perf_counter() - self.started
 
     def advance(self, *, frames: int, files: float) -> None:
-        """So many more are done."""
+        """Add finished frames and files (fractions of a file too)."""
         self.frames += frames
         self.shards += files * self.share
         if self.on_advance is not None:
             self.on_advance(self)
 
     def waiting(self, items: Iterator[T]) -> Iterator[T]:
-        """The same items; the time until each is there is counted as waited."""
-        end = object()
+        """The same items; the time until each arrives is added to :attr:`waited`."""
         while True:
             started = time.perf_counter()
-            item = next(items, end)
-            self.waited += time.perf_counter() - started
-            if item is end:
+            try:
+                item = next(items)
+            except StopIteration:
                 return
+            finally:
+                self.waited += time.perf_counter() - started
             yield item
 
 
 @dataclass
 class Tokens:
-    """A sample whose tokens are made while they are taken.
+    """A sample whose tokens are computed while :attr:`chunks` is iterated.
 
     Attributes:
-        sample: What was read.
-        media: Its sizes and rate; None if it cannot be opened.
-        chunks: Its indices (t, ..., G), in pieces along the first axis; a DataError if it cannot be read.
-        num_frames: Frames that went into the chunks taken so far.
+        sample: The input.
+        media: Its sizes and frame rate; None if it cannot be opened.
+        chunks: Its indices (*positions, G), in pieces along the first axis; raises DataError if it cannot be read.
+        num_frames: Frames in the chunks so far.
     """
 
     sample: Input
@@ -93,23 +88,7 @@ class Tokens:
 
 
 class Tokenizing:
-    """A tokenizer with threads that read for it.
-
-    Args:
-        tokenizer: In eval mode; the work is done on its device.
-        short_edge, num_frames, frame_stride, batch_size, num_workers: As :func:`toolkit.tokens.extract_tokens`'s.
-        progress: Kept up to date.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from toolkit import build_tokenizer, load_config
-        >>> from toolkit.data import sample_clips
-        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
-        >>> tokenizing = Tokenizing(tokenizer, progress=Progress(num_shards=1), short_edge=32, num_frames=6)
-        >>> for tokens in tokenizing([Input("a.mp4", "a", Path(sample_clips("eval")[0]))]):
-        ...     print([chunk.shape for chunk in tokens.chunks], tokens.num_frames)
-        [(2, 4, 5, 1), (1, 4, 5, 1)] 6
-    """
+    """A tokenizer with threads that read for it; the arguments are those of ``extract_tokens``."""
 
     def __init__(self, tokenizer: Tokenizer, *, progress: Progress, short_edge: int | None = None,
                  num_frames: int | None = None, frame_stride: int = 1, batch_size: int = 1, num_workers: int = 4):
@@ -121,11 +100,10 @@ class Tokenizing:
         self.dtype = np.int32 if tokenizer.codebook_size <= 2**31 else np.int64
 
     def __call__(self, samples: Iterable[Input | None]) -> Iterator[Tokens | None]:
-        """Tokens of each sample, in order; their chunks are to be used up before the next.
+        """Tokens of each sample in order, whose chunks must be used up before the next sample.
 
-        Args:
-            samples: Drawn from in threads. None, which is given back, ends a shard: no batch goes beyond it, but
-                reading does.
+        ``samples`` is iterated in threads. None ends a shard and is yielded too: no batch crosses it, but reading
+        ahead does.
         """
         images: list[tuple[Tokens, Tensor]] = []
         with closing(prefetch(samples, self._read, num_workers=self.num_workers,
@@ -136,7 +114,7 @@ class Tokenizing:
                     media = next(pieces, None)
                     image = next(pieces) if media is not None and media.fps is None else None
                 except DataError as error:
-                    yield Tokens(sample, None, _unread(error))
+                    yield Tokens(sample, None, _raising(error))
                     continue
                 if images and (image is None or media.size != images[0][0].media.size):
                     yield from self._images(images)
@@ -154,7 +132,7 @@ class Tokenizing:
                         images = []
 
     def _read(self, sample: Input | None) -> Iterator[Media | Tensor]:
-        """What is known of a sample, then its chunks (3, T, H, W); runs in a thread."""
+        """The media of a sample, then its chunks (3, T, H, W); runs in a thread."""
         if sample is None:
             return
         if isinstance(sample.content, DataError):
@@ -162,10 +140,14 @@ class Tokenizing:
         limit = self.num_frames if self.streams or self.num_frames is not None else MAX_FRAMES
         with open_media(sample.content, name=sample.source, num_frames=limit, frame_stride=self.frame_stride,
                         short_edge=self.short_edge) as media:
+            try:
+                self.tokenizer.grid((max(1, media.num_frames), *media.size))
+            except ValueError as error:  # of a network that takes some sizes only
+                raise unreadable(sample.source, str(error)) from error
             yield media
             yield from media.chunks(frames_per_chunk(*media.size, stride_t=self.tokenizer.stride[0]))
         if media.more and self.num_frames is None:
-            logger.warning("%s: the first %d frames are taken; it has more, but %s.", sample.source, limit,
+            logger.warning("%s: only the first %d frames are used; it has more, but %s.", sample.source, limit,
                            self.tokenizer.why_not_streamed)
 
     def _images(self, images: list[tuple[Tokens, Tensor]]) -> Iterator[Tokens]:
@@ -183,15 +165,15 @@ class Tokenizing:
                 self.progress.advance(frames=piece.shape[1],
                                       files=piece.shape[1] / max(tokens.media.num_frames, tokens.num_frames))
 
-        found = (self.tokenizer.tokenize_stream(clips()) if self.streams else
-                 [self.tokenizer.tokenize(torch.cat(list(clips()), dim=2))])
-        for indices in found:
+        chunks = (self.tokenizer.tokenize_stream(clips()) if self.streams else
+                  [self.tokenizer.tokenize(torch.cat(list(clips()), dim=2))])
+        for indices in chunks:
             yield self._numbers(indices)[0]
 
     def _numbers(self, indices: Tensor) -> np.ndarray:
         return indices.cpu().numpy().astype(self.dtype)
 
 
-def _unread(error: DataError) -> Iterator[np.ndarray]:
+def _raising(error: DataError) -> Iterator[np.ndarray]:
     raise error
     yield

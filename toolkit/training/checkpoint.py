@@ -1,4 +1,4 @@
-"""Checkpoints: written aside and renamed, so that one that is found is whole."""
+"""Checkpoints: written under another name and renamed, so that ``step_N`` is always complete."""
 
 from __future__ import annotations
 
@@ -24,60 +24,29 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoint_step(directory: Path) -> int | None:
-    """N of ``step_N``; None for anything else, such as a half-written one.
-
-    Example:
-        >>> checkpoint_step(Path("step_20")), checkpoint_step(Path(".step_20.partial"))
-        (20, None)
-    """
+    """N of ``step_N``; None for another folder, such as a half-written checkpoint."""
     match = re.fullmatch(r"step_(\d+)", directory.name)
     return int(match[1]) if match else None
 
 
 def checkpoints_in(directory: Path) -> list[Path]:
-    """The whole checkpoints in a folder, oldest first.
-
-    Example:
-        >>> checkpoints_in(Path("no/such/folder"))
-        []
-    """
-    found = [path for path in directory.glob("step_*") if checkpoint_step(path) is not None]
-    return sorted(found, key=checkpoint_step)
+    """The complete checkpoints in a folder, oldest first."""
+    return sorted((path for path in directory.glob("step_*") if checkpoint_step(path) is not None),
+                  key=checkpoint_step)
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """A module's state as safetensors, in its own precision.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "layer.safetensors"
-        >>> save_weights(nn.Linear(2, 1), path)
-        >>> sorted(load_file(path))
-        ['bias', 'weight']
-    """
+    """Write a module's state as safetensors, in its own precision."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Restore what :func:`save_weights` wrote; every tensor must fit.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_weights(nn.Linear(2, 1), Path(folder) / "layer.safetensors")
-        ...     load_weights(nn.Linear(2, 1), Path(folder) / "layer.safetensors")
-    """
+    """Restore what :func:`save_weights` wrote; every tensor must fit."""
     module.load_state_dict(load_file(path))
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every random stream of this process, in types that load with ``weights_only``.
-
-    Example:
-        >>> state = random_state(); first = torch.rand(())
-        >>> set_random_state(state); bool(torch.rand(()) == first)
-        True
-    """
+    """State of every random generator of this process, in types that load with ``weights_only``."""
     name, keys, *rest = np.random.get_state()
     return {"torch": torch.get_rng_state(), "python": random.getstate(),
             "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
@@ -85,11 +54,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restore what :func:`random_state` returned.
-
-    Example:
-        >>> set_random_state(random_state())
-    """
+    """Restore what :func:`random_state` returned."""
     torch.set_rng_state(state["torch"])
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
@@ -100,7 +65,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a folder and its files are on the disk."""
+    """Flush a folder and its files to the disk."""
     for each in (*path.glob("*"), path):
         if each.is_file() or each == path:
             descriptor = os.open(each, os.O_RDONLY)
@@ -115,42 +80,30 @@ class DamagedCheckpointError(ValueError):
 
 
 def _load_state(path: Path) -> dict[str, Any]:
-    """What torch.save wrote, as data: nothing in the file is executed.
-
-    Raises:
-        DamagedCheckpointError: If it is damaged, or holds more than tensors and plain values.
-    """
+    """Read what torch.save wrote as data: nothing in the file is executed."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError(f"it holds a {type(state).__name__}")
         return state
     except (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, TypeError, AttributeError,
-            ValueError) as error:  # whatever torch makes of a file that it did not write
-        raise DamagedCheckpointError(f"{path} is damaged, or no state that a run wrote: {str(error)[:500]}") from error
+            ValueError) as error:  # torch's errors for a file that it did not write
+        raise DamagedCheckpointError(f"{path} is damaged, or was not written by a run: {str(error)[:500]}") from error
 
 
 class CheckpointWriter:
-    """Writes ``step_N`` folders, each under another name until it is whole.
+    """Writes and reads ``step_N`` folders, each written under another name until it is complete.
 
     Args:
-        directory: Where they go.
+        directory: Where they are written.
         keep: How many to keep; None: all.
         rank, num_processes: This process among all; process 0 creates, renames and deletes folders.
-        any_of: Whether a flag is set on any of all processes, which wait for each other there; None: there is one.
-
-    Example:
-        >>> import tempfile
-        >>> writer = CheckpointWriter(Path(tempfile.mkdtemp()), keep=1)
-        >>> for step in (10, 20):
-        ...     path = writer.write(step, modules={"layer": nn.Linear(2, 1)}, shared={"step": step}, own={})
-        >>> [path.name for path in checkpoints_in(writer.directory)]
-        ['step_20']
+        any_process: Whether a flag is set on any process, which wait for each other there; None: there is one process.
     """
 
     def __init__(self, directory: Path, *, keep: int | None, rank: int = 0, num_processes: int = 1,
-                 any_of: Callable[[bool], bool] | None = None):
-        self.directory, self.keep, self.any_of = directory, keep, any_of or bool
+                 any_process: Callable[[bool], bool] | None = None):
+        self.directory, self.keep, self.any_process = directory, keep, any_process or bool
         self.rank, self.num_processes = rank, num_processes
 
     def write(self, step: int, *, modules: dict[str, nn.Module], shared: dict[str, Any],
@@ -158,14 +111,14 @@ class CheckpointWriter:
         """Write a checkpoint; every process calls it.
 
         Args:
-            step: Optimizer steps taken.
+            step: Number of optimizer steps.
             modules: name -> module, saved as ``name.safetensors`` by process 0.
-            shared: State that is the same on all processes.
-            own: This process's own state (random streams, position in the data).
+            shared: State that is equal on all processes.
+            own: State of this process (random generators, position in the data).
 
         Raises:
-            OSError: On all processes, if one cannot write, as on a full disk; nothing is left of the attempt, and the
-                checkpoints before are as they were.
+            OSError: On all processes, if one cannot write, as on a full disk; the attempt is removed, and the
+                earlier checkpoints are unchanged.
         """
         partial, final = self.directory / f".step_{step}.partial", self.directory / f"step_{step}"
 
@@ -177,7 +130,7 @@ class CheckpointWriter:
             torch.save(shared | {"num_processes": self.num_processes}, partial / "state.pt")
 
         def rename() -> None:
-            _flush(partial)  # what is renamed is on the disk, whatever happens to the machine
+            _flush(partial)  # must be on the disk before the rename, in case the machine fails
             if final.exists():
                 final.rename(self.directory / f".step_{step}.old")
             partial.rename(final)
@@ -191,42 +144,38 @@ class CheckpointWriter:
         self._together(step, rename if self.rank == 0 else lambda: None)
         return final
 
-    def _together(self, step: int, part: Callable[[], None]) -> None:
-        """One part of the work on each process, done by all or given up by all."""
+    def _together(self, step: int, action: Callable[[], None]) -> None:
+        """Run an action on each process; if it fails on one, it fails on all."""
         failure = None
         try:
-            part()
-        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, in each library's words
+            action()
+        except (OSError, RuntimeError, SafetensorError) as error:  # each library's error for a full disk
             failure = error
-        if self.any_of(failure is not None):
+        if self.any_process(failure is not None):
             if self.rank == 0:
                 self._clear()
             raise OSError(f"the checkpoint of step {step} cannot be written to {self.directory}: "
-                          f"{failure or 'another process could not'}. {self._way_on()}") from failure
+                          f"{failure or 'another process could not'}. {self._advice()}") from failure
 
-    def _way_on(self) -> str:
-        found = [path.name for path in checkpoints_in(self.directory)]
-        return (f"The last good one is {found[-1] if found else 'not there yet'}; make room (all machines write to one "
+    def _advice(self) -> str:
+        names = [path.name for path in checkpoints_in(self.directory)]
+        return (f"The last good one is {names[-1] if names else 'not there yet'}; make room (all machines write to one "
                 "work dir) and go on with --resume.")
 
     @contextmanager
     def full_disk(self) -> Iterator[None]:
-        """Within it, whatever a full disk makes fail is one error that says how to go on.
-
-        Raises:
-            OSError: That one, or another as it was.
-        """
+        """Within it, every error of a full disk becomes one OSError that says how to go on."""
         try:
             yield
-        except (OSError, SafetensorError) as error:  # safetensors has errors of its own
+        except (OSError, SafetensorError) as error:  # safetensors has its own error class
             full = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
             if not any(words in str(error) for words in full):
                 raise
             raise OSError(f"{self.directory.parent} cannot be written to: {error}. Of the checkpoints: "
-                          f"{self._way_on()}") from error
+                          f"{self._advice()}") from error
 
     def _clear(self) -> None:
-        """Remove what is half written or half deleted, of this run or of one that was killed."""
+        """Remove half-written and half-deleted checkpoints, of this run or of one that was killed."""
         for path in self.directory.glob(".step_*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -254,22 +203,22 @@ class CheckpointWriter:
         return shared, own
 
     def read_newest(self, *, modules: dict[str, nn.Module]) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
-        """What :meth:`read` gives of the newest checkpoint that all processes can read, and that; None without any.
+        """The newest checkpoint that all processes can read, with what :meth:`read` returns; None if there is none.
 
         Raises:
-            DamagedCheckpointError: If there are some, all damaged.
-            ValueError: As of :meth:`read`.
+            DamagedCheckpointError: If all checkpoints are damaged.
+            ValueError: As :meth:`read`.
         """
         damage = None
-        for checkpoint in reversed(found := checkpoints_in(self.directory)):
+        for checkpoint in reversed(checkpoints := checkpoints_in(self.directory)):
             try:
-                read, damage = self.read(checkpoint, modules=modules), None
+                states, damage = self.read(checkpoint, modules=modules), None
             except DamagedCheckpointError as error:
                 damage = error
-            if not self.any_of(damage is not None):
-                return checkpoint, *read
-            logger.warning("%s is left out: %s.", checkpoint, damage or "another process cannot read its part")
-        if found:
+            if not self.any_process(damage is not None):
+                return checkpoint, *states
+            logger.warning("%s is skipped: %s.", checkpoint, damage or "another process cannot read its files")
+        if checkpoints:
             raise DamagedCheckpointError(f"no checkpoint in {self.directory} can be read ({damage}); resume with the "
                                          "config of the run, or start anew in another --work-dir.")
         return None

@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl, TensorBoard events, a progress bar, pictures."""
+"""What a run records: metrics.jsonl, experiment trackers, a progress bar, pictures."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import io
 import json
 import logging
 import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 from einops import rearrange
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -17,35 +20,115 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from toolkit.config import ConfigError
 from toolkit.data import write_image, write_video
 from toolkit.io.atomic_write import atomic_write
+from toolkit.metrics import Codebook
+from toolkit.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 
-def above(target: Tensor, reconstruction: Tensor) -> Tensor:
-    """Clips (B, C, T, H, W) and their reconstructions -> (C, T, 2 H, B W): input above output.
+class RunningMeans:
+    """Scalars since the last line of the log, and codebook use since the last validation.
 
-    Example:
-        >>> above(torch.zeros(3, 3, 5, 8, 8), torch.zeros(3, 3, 5, 8, 8)).shape
-        torch.Size([3, 5, 16, 24])
+    It is part of checkpoints, so that the lines of a resumed run equal those of an undisturbed one.
     """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        # modality -> scalar -> its values
+        self._scalars: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+        self._use: dict[str, Codebook] = {}
+
+    def add(self, modality: str, scalars: Iterable[Mapping[str, Tensor]]) -> None:
+        """Add () scalars, one mapping for each micro-batch of a step."""
+        for each in scalars:
+            for name, value in each.items():
+                self._scalars[modality][name].append(value)
+
+    def means(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """(modality, name -> mean) of this process since the last call."""
+        for modality, scalars in self._scalars.items():
+            yield modality, {name: torch.stack(values).mean() for name, values in scalars.items()}
+        self._scalars.clear()
+
+    def add_indices(self, modality: str, indices: Tensor, *, size: tuple[int, ...]) -> None:
+        """Add indices (B, *positions, G) of pixels of ``size`` (B, C, T, H, W)."""
+        pixels = torch.empty(size, device="meta")  # the metric only counts them
+        self._codebook(modality).update(target=pixels, reconstruction=pixels, indices=indices)
+
+    def codebook_use(self) -> dict[str, dict[str, float]]:
+        """modality -> codebook scores since the last call; every process calls it."""
+        scores = {modality: codebook.compute() for modality, codebook in self._use.items()}
+        self._use.clear()
+        return scores
+
+    def _codebook(self, modality: str) -> Codebook:
+        tokenizer = self._tokenizer
+        return self._use.setdefault(modality, Codebook(codebook_size=tokenizer.codebook_size,
+                                                       num_codebooks=tokenizer.num_codebooks, digits=tokenizer.digits))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, in types that load with ``weights_only``."""
+        return {"scalars": {modality: {name: [value.cpu() for value in values] for name, values in scalars.items()}
+                            for modality, scalars in self._scalars.items()},
+                "use": {modality: codebook.state_dict() for modality, codebook in self._use.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any], *, device: torch.device) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._scalars.clear()
+        self._use.clear()
+        for modality, scalars in state["scalars"].items():
+            for name, values in scalars.items():
+                self._scalars[modality][name] = [value.to(device) for value in values]
+        for modality, use in state["use"].items():
+            self._codebook(modality).load_state_dict(use)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise a ConfigError for a tracker that accelerate does not know or that is not installed."""
+    if unknown := [name for name in names if name not in LOGGER_TYPE_TO_CLASS]:
+        raise ConfigError(f"training.trackers must be names out of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}, got "
+                          f"{', '.join(map(repr, unknown))}.")
+    installed = [str(name) for name in get_available_trackers()]
+    if missing := [name for name in names if name not in installed]:
+        raise ConfigError(f"training.trackers needs {', '.join(missing)}, which is not installed; pip install it, or "
+                          f"choose from {', '.join(installed)}.")
+
+
+def start_trackers(names: Sequence[str], work_dir: Path, *, step: int) -> list[GeneralTracker]:
+    """Start accelerate's trackers: local ones write to ``work_dir/events``, others to a project of its name."""
+    trackers = []
+    for name in names:
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        options = {"purge_step": step + 1} if name == "tensorboard" and step else {}
+        trackers.append(kind("events", str(work_dir), **options) if kind.requires_logging_directory
+                        else kind(work_dir.resolve().name))
+        trackers[-1].start()
+    return trackers
+
+
+def _input_above_output(target: Tensor, reconstruction: Tensor) -> Tensor:
+    """Clips (B, C, T, H, W) and their reconstructions -> (C, T, 2 H, B W)."""
     pair = torch.stack([target, reconstruction.to(target.dtype).clamp(-1, 1)])
     return rearrange(pair, "two b c t h w -> c t (two h) (b w)")
 
 
-def as_gif(pixels: Tensor, fps: float) -> bytes:
-    """A clip (C, T, H, W) in [-1, 1] as an animated GIF, which TensorBoard plays.
-
-    Example:
-        >>> as_gif(torch.zeros(3, 2, 8, 8), fps=8.0)[:6]
-        b'GIF89a'
-    """
+def _pictures(pixels: Tensor) -> list[Image.Image]:
+    """The frames of a clip (C, T, H, W) in [-1, 1]."""
     frames = rearrange(((pixels + 1) * 127.5).round().to(torch.uint8).cpu(), "c t h w -> t h w c").numpy()
-    first, *rest = (Image.fromarray(frame) for frame in frames)
+    return [Image.fromarray(frame) for frame in frames]
+
+
+def _add_clip(events: SummaryWriter, name: str, pixels: Tensor, step: int, *, fps: float) -> None:
+    """Show a clip (C, T, H, W) in [-1, 1] in TensorBoard, as an animated GIF."""
+    first, *rest = _pictures(pixels)
     buffer = io.BytesIO()
     first.save(buffer, "GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
-    return buffer.getvalue()
+    picture = Summary.Image(height=pixels.shape[2], width=pixels.shape[3], colorspace=3,
+                            encoded_image_string=buffer.getvalue())
+    events._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=picture)]), step)
 
 
 def _is_kept(line: str, step: int) -> bool:
@@ -53,41 +136,35 @@ def _is_kept(line: str, step: int) -> bool:
     try:
         return json.loads(line)["step"] <= step
     except ValueError:
-        logger.warning("metrics.jsonl: a torn line is left out: %s", line[:80])
+        logger.warning("metrics.jsonl: a torn line is dropped: %s", line[:80])
         return False
 
 
 class RunLog:
-    """The record of one run, kept by the main process; on the others every method does nothing.
+    """The record of one run, written by the main process; on the others every method does nothing.
 
     Args:
-        work_dir: Where ``metrics.jsonl``, the events and ``samples/`` go.
-        step: Steps already taken: later lines of an earlier attempt are cut.
-        max_steps: Steps of the whole run.
-        active: Whether this process keeps the record.
-
-    Example:
-        >>> import tempfile
-        >>> log = RunLog(Path(tempfile.mkdtemp()), step=0, max_steps=1, active=True)
-        >>> log.scalars("train", "video", 1, {"reconstruction": 0.5}); log.close()
-        >>> json.loads(log.path.read_text())["reconstruction"]
-        0.5
+        work_dir: Where ``metrics.jsonl``, ``events`` and ``samples/`` are written.
+        step: Number of optimizer steps so far: later lines of an earlier attempt are dropped.
+        max_steps: Optimizer steps of the whole run.
+        active: Whether this process writes the record.
+        trackers: Names of accelerate's trackers.
     """
 
-    def __init__(self, work_dir: Path, *, step: int, max_steps: int, active: bool):
+    def __init__(self, work_dir: Path, *, step: int, max_steps: int, active: bool, trackers: Sequence[str] = ()):
         self.work_dir, self.active = work_dir, active
         if not active:
             return
         self.path = work_dir / "metrics.jsonl"
         lines = self.path.read_text().splitlines() if step and self.path.exists() else []
-        with atomic_write(self.path) as part:
-            part.write_text("".join(line + "\n" for line in lines if _is_kept(line, step)))
-        self.events = SummaryWriter(str(work_dir / "events"), purge_step=step + 1 if step else None)
+        with atomic_write(self.path) as file:
+            file.write_text("".join(line + "\n" for line in lines if _is_kept(line, step)))
+        self.trackers = start_trackers(trackers, work_dir, step=step)
         self.bar = tqdm(total=max_steps, initial=step, unit="step", dynamic_ncols=True, mininterval=0.5)
         self.started = time.time()
 
     def advance(self) -> None:
-        """One optimizer step is done."""
+        """Advance the progress bar by one step."""
         if self.active:
             self.bar.update()
 
@@ -96,14 +173,14 @@ class RunLog:
         if not self.active:
             return
         self._write({"step": step, "split": split, "modality": modality, **values})
-        for name, value in values.items():
-            self.events.add_scalar(f"{split}/{modality}/{name}", value, step)
+        for tracker in self.trackers:
+            tracker.log({f"{split}/{modality}/{name}": value for name, value in values.items()}, step=step)
         if split == "train":
             shown = {name: f"{values[name]:.4f}" for name in ("reconstruction", "total") if name in values}
             self.bar.set_postfix(shown, refresh=False)
 
     def skipped(self, modality: str, step: int, reason: str, keys: list[str]) -> None:
-        """Write that a step was left out, and the keys of its samples."""
+        """Write that a step was skipped, and the keys of its samples."""
         if self.active:
             self._write({"step": step, "split": "skipped", "modality": modality, "reason": reason, "keys": keys})
 
@@ -115,21 +192,24 @@ class RunLog:
         """Write inputs above reconstructions, both (B, C, T, H, W): a PNG, for clips also an mp4."""
         if not self.active:
             return
-        pixels = above(target.cpu(), reconstruction.cpu())
+        pixels = _input_above_output(target.cpu(), reconstruction.cpu())
         folder = self.work_dir / "samples"
         folder.mkdir(exist_ok=True)
         middle = pixels[:, pixels.shape[1] // 2].unsqueeze(1)
         write_image(folder / f"{name}_step_{step}.png", middle)
-        self.events.add_image(f"samples/{name}", (middle[:, 0] + 1) / 2, step)
         if pixels.shape[1] > 1:
             write_video(folder / f"{name}_step_{step}.mp4", pixels, fps=fps)
-            picture = Summary.Image(height=pixels.shape[2], width=pixels.shape[3], colorspace=3,
-                                    encoded_image_string=as_gif(pixels, fps))
-            self.events._get_file_writer().add_summary(
-                Summary(value=[Summary.Value(tag=f"samples/{name}_clip", image=picture)]), step)
+        for tracker in self.trackers:
+            if tracker.name == "tensorboard":
+                tracker.writer.add_image(f"samples/{name}", (middle[:, 0] + 1) / 2, step)
+                if pixels.shape[1] > 1:
+                    _add_clip(tracker.writer, f"samples/{name}_clip", pixels, step, fps=fps)
+            elif tracker.name == "wandb":
+                tracker.log_images({f"samples/{name}": _pictures(middle)}, step=step)
 
     def close(self) -> None:
-        """Finish the bar and flush the events."""
+        """Close the progress bar and the trackers."""
         if self.active:
             self.bar.close()
-            self.events.close()
+            for tracker in self.trackers:
+                tracker.finish()

@@ -1,4 +1,4 @@
-"""What keeps a step that went wrong out of the weights."""
+"""Steps whose losses or gradients are not finite leave no trace in the weights."""
 
 from __future__ import annotations
 
@@ -15,93 +15,83 @@ logger = logging.getLogger(__name__)
 
 
 class DivergenceError(ValueError):
-    """So many steps in a row were not finite that the run must be looked at."""
+    """Too many steps in a row were not finite."""
 
 
-class Guard:
-    """Decides, for all processes together, whether a step is taken: if its losses and gradients are finite.
+class FiniteCheck:
+    """Decides for all processes together whether a step is skipped: if a loss or a gradient is not finite.
 
-    A step that is not taken leaves no trace: the optimizers touch nothing, and what the forward passes changed is
-    put back: buffers (averages of logits, codebooks and batch statistics), and codes that a quantizer draws anew.
+    A skipped step changes nothing: the optimizers are not stepped, and what the forward passes changed is restored:
+    buffers (averages of logits, codebooks, batch statistics), and codes that a quantizer replaced.
 
     Args:
-        modules: Of the run, all that learn or keep averages.
-        max_in_a_row: Steps left out one after the other, beyond which the run ends.
-        any_of: Whether a flag is set on any of all processes; None: there is one.
+        modules: All modules of the run that learn or keep averages.
+        max_in_a_row: More skipped steps in a row end the run.
+        any_process: Whether a flag is set on any process; None: there is one process.
 
     Attributes:
-        num_skipped: Steps left out so far.
-        in_a_row: How many of them just now.
-
-    Example:
-        >>> norm = nn.BatchNorm1d(1)
-        >>> guard = Guard([norm], max_in_a_row=2)
-        >>> guard.remember()
-        >>> output = norm(torch.full((2, 1), float("nan"))).mean()
-        >>> guard.faults([{"total": output.detach()}], norms={}, keys=["torn.mp4"])
-        ('total is nan', ['torn.mp4'])
-        >>> norm.running_mean.item(), guard.num_skipped
-        (0.0, 1)
+        num_skipped: Number of skipped steps.
+        in_a_row: Number of skipped steps since the last optimizer step.
     """
 
     def __init__(self, modules: Iterable[nn.Module], *, max_in_a_row: int,
-                 any_of: Callable[[bool], bool] | None = None):
-        self.max_in_a_row, self.any_of = max_in_a_row, any_of or bool
+                 any_process: Callable[[bool], bool] | None = None):
+        self.max_in_a_row, self.any_process = max_in_a_row, any_process or bool
         self.num_skipped, self.in_a_row = 0, 0
         self._modules = list(modules)
         self._saved: list[Tensor] = []
 
     def _changing(self) -> list[Tensor]:
-        parts = [part for module in self._modules for part in module.modules()]
+        quantizers = [child for module in self._modules for child in module.modules() if isinstance(child, Quantizer)]
         return [*(buffer for module in self._modules for buffer in module.buffers()),
-                *(codes for part in parts if isinstance(part, Quantizer) for codes in part.parameters(recurse=False))]
+                *(codes for quantizer in quantizers for codes in quantizer.parameters(recurse=False))]
 
     @torch.no_grad()
     def remember(self) -> None:
-        """Copy what forward passes change, before a step's first one."""
+        """Copy what forward passes change, before the first one of a step."""
         self._saved = [tensor.clone() for tensor in self._changing()]
 
-    def faults(self, scalars: Sequence[Mapping[str, Tensor]], *, norms: Mapping[str, Tensor], keys: Sequence[str],
-               ) -> tuple[str, list[str]] | None:
-        """What is wrong with a step and the keys of its samples, or None; every process calls it.
+    def check(self, scalars: Sequence[Mapping[str, Tensor]], *, norms: Mapping[str, Tensor], keys: Sequence[str],
+              ) -> tuple[str, list[str]] | None:
+        """Check a step; every process calls it.
 
         Args:
-            scalars: Of each micro-batch, its losses by name.
-            norms: Of the gradients, by name, which are the same on all processes.
-            keys: Of this process' samples.
+            scalars: Losses by name, for each micro-batch.
+            norms: Gradient norms by name, equal on all processes.
+            keys: Keys of this process' samples.
 
         Returns:
-            None if the step may be taken. Else the reason, and the keys of the processes with the most losses that are
-            not finite; what changed has been put back.
+            None if all is finite. Otherwise the reason, and the sample keys of the processes with the most losses that
+            are not finite; what the step changed is restored.
 
         Raises:
-            DivergenceError: If that was one too many in a row.
+            DivergenceError: If that was one skipped step in a row too many.
         """
         named = [*((name, value) for each in scalars for name, value in each.items()), *norms.items()]
         finite = torch.stack([value.detach().float() for _, value in named]).isfinite()
-        if not self.any_of(not finite.all()):
+        if not self.any_process(not finite.all()):
             self.in_a_row, self._saved = 0, []
             return None
         bad = dict.fromkeys(f"{name} is {value.item():.4g}"
                             for (name, value), good in zip(named, finite.tolist(), strict=True) if not good)
-        # Joint losses and gradients are bad everywhere; where the most losses are, there is the cause.
+        # Joint losses and gradients are bad on all processes; the cause is where most losses are.
         num_bad = int((~finite[:len(named) - len(norms)]).sum())
-        found = gather_object([(", ".join(bad), list(keys), num_bad)])
-        guilty = [each for each in found if each[2] == max(count for _, _, count in found)]
-        self._put_back()
+        reports = gather_object([(", ".join(bad), list(keys), num_bad)])
+        suspects = [report for report in reports if report[2] == max(count for _, _, count in reports)]
+        self._restore()
         self.num_skipped, self.in_a_row = self.num_skipped + 1, self.in_a_row + 1
-        reason, suspects = guilty[0][0], [key for _, some, _ in guilty for key in some]
-        logger.warning("a step is left out (%d in a row, %d in all): %s; its samples: %s.", self.in_a_row,
-                       self.num_skipped, reason, ", ".join(suspects))
+        reason, suspect_keys = suspects[0][0], [key for _, process_keys, _ in suspects for key in process_keys]
+        logger.warning("a step is skipped (%d in a row, %d in all): %s; its samples: %s.", self.in_a_row,
+                       self.num_skipped, reason, ", ".join(suspect_keys))
         if self.in_a_row > self.max_in_a_row:
             raise DivergenceError(
                 f"training needs finite losses and gradients, got {self.in_a_row} steps in a row without ({reason}). "
                 "Look at the samples named above, lower training.learning_rate or set training.gradient_clipping, and "
                 "go on with --resume.")
-        return reason, suspects
+        return reason, suspect_keys
 
     @torch.no_grad()
-    def _put_back(self) -> None:
+    def _restore(self) -> None:
         for tensor, saved in zip(self._changing(), self._saved, strict=True):
             tensor.copy_(saved)
         self._saved = []

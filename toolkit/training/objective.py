@@ -1,16 +1,14 @@
 """What training minimises: every term with its weight, in one place.
 
-The tokenizer's total is ``sum(weight * loss) + sum(weight * quantizer loss) + weight * adversarial``, where
-an adaptive weight multiplies the last one; the discriminator's is ``weight * adversarial + lecam + r1``.
-A loss on the reconstruction, an adversarial side, LeCAM or R1 that is absent or whose weight is zero at a
-step is not computed.
+The tokenizer's total is ``sum(weight * loss) + sum(weight * quantizer loss) + weight * adversarial``; an
+adaptive weight multiplies the last term. The discriminator's total is ``weight * adversarial + lecam + r1``.
+A term whose weight is zero at a step is not computed.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -22,29 +20,25 @@ from toolkit.layers.eager import eager_loss
 from toolkit.training.regularizers import LeCAM, r1_penalty
 from toolkit.training.schedules import Schedule, value_at
 
-logger = logging.getLogger(__name__)
 Scalars = dict[str, Tensor]
+Phase = Callable[[str], AbstractContextManager]
+
+
+def no_phase(name: str) -> AbstractContextManager:
+    """A phase of a step that nobody measures."""
+    return nullcontext()
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[nn.Module]:
-    """Within it, the module's parameters ask for no gradients; gradients to its input still flow.
-
-    Example:
-        >>> layer = nn.Linear(2, 1)
-        >>> with frozen(layer):
-        ...     layer.weight.requires_grad
-        False
-        >>> layer.weight.requires_grad
-        True
-    """
-    wanted = [p for p in module.parameters() if p.requires_grad]
-    for parameter in wanted:
+def no_parameter_gradients(module: nn.Module) -> Iterator[None]:
+    """Within it, the module's parameters get no gradients; its input still does."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
-        yield module
+        yield
     finally:
-        for parameter in wanted:
+        for parameter in trainable:
             parameter.requires_grad_(True)
 
 
@@ -52,10 +46,10 @@ class Adversary(nn.Module):
     """The GAN terms, for one discriminator.
 
     Args:
-        loss: The game, such as ``NonSaturating``.
-        weight: Of the generator's side, a number or a schedule.
-        adaptive: A further factor on the generator's side, such as ``AdaptiveWeight``, or None.
-        discriminator_weight: Of the discriminator's side, a number or a schedule.
+        loss: The adversarial loss, such as ``NonSaturating``.
+        weight: Weight of the generator's loss, a number or a schedule.
+        adaptive: A further factor on the generator's loss, such as ``AdaptiveWeight``, or None.
+        discriminator_weight: Weight of the discriminator's loss, a number or a schedule.
         lecam: The regulariser with its averages, or None.
         lecam_weight: A number or a schedule.
         r1_weight: Average weight of R1 per step, a number or a schedule.
@@ -78,25 +72,21 @@ class Adversary(nn.Module):
         self.lecam_weight, self.r1_weight, self.r1_every = lecam_weight, r1_weight, r1_every
 
     def is_active(self, step: int) -> bool:
-        """Whether either side has a weight at this step; before that, neither learns from the other."""
+        """Whether the generator's or the discriminator's loss has a weight at this step."""
         return value_at(self.weight, step) > 0 or value_at(self.discriminator_weight, step) > 0
 
     def generator_loss(self, reconstruction: Tensor, discriminator: nn.Module, step: int, *,
                        reconstruction_loss: Tensor | None = None, last_layer: nn.Parameter | None = None,
                        ) -> tuple[Tensor, Scalars]:
-        """Weighted () loss of the tokenizer, and its scalars.
+        """Weighted () loss of the tokenizer for a reconstruction (B, C, T, H, W), and its scalars.
 
-        Args:
-            reconstruction: (B, C, T, H, W), about [-1, 1].
-            discriminator: Frozen here.
-            step: Optimizer steps taken so far.
-            reconstruction_loss: () weighted sum of the losses on the reconstruction, for an adaptive weight.
-            last_layer: The decoder's, for an adaptive weight.
+        ``reconstruction_loss``, the () weighted sum of the losses on the reconstruction, and ``last_layer`` of the
+        decoder are for an adaptive weight. The discriminator gets no gradients.
         """
         weight = value_at(self.weight, step)
         if weight == 0:
             return reconstruction.new_zeros((), dtype=torch.float32), {}
-        with frozen(discriminator):
+        with no_parameter_gradients(discriminator):
             raw = eager_loss(lambda pixels: self.loss.generator(discriminator(pixels).float()), reconstruction)
         scalars = {"adversarial": raw.detach()}
         if self.adaptive is not None:
@@ -106,16 +96,11 @@ class Adversary(nn.Module):
 
     def discriminator_loss(self, target: Tensor, reconstruction: Tensor, discriminator: nn.Module, step: int, *,
                            plain_discriminator: Discriminator | None = None) -> tuple[Tensor, Scalars]:
-        """Weighted () loss of the discriminator, and its scalars.
+        """Weighted () loss of the discriminator on real pixels and their reconstruction, both (B, C, T, H, W).
 
-        Args:
-            target: (B, C, T, H, W) real pixels in [-1, 1].
-            reconstruction: (B, C, T, H, W), detached here.
-            discriminator: Called once on both, so a data-parallel wrapper sees one forward pass; but once on
-                each, real pixels first, if its logits depend on the batch.
-            step: Optimizer steps taken so far.
-            plain_discriminator: The same without a wrapper, which would hide its attributes, also for R1
-                (in float32); by default itself.
+        The discriminator is called once on both, so that a data-parallel wrapper sees one forward pass; if its logits
+        depend on the batch, once on each. ``plain_discriminator`` is the same without a wrapper: R1 (in float32) and
+        the attributes need it.
         """
         plain = discriminator if plain_discriminator is None else plain_discriminator
         fake_pixels = reconstruction.detach().to(target.dtype)
@@ -123,9 +108,9 @@ class Adversary(nn.Module):
             real, fake = discriminator(target).float(), discriminator(fake_pixels).float()
         else:
             real, fake = discriminator(torch.cat([target, fake_pixels])).float().chunk(2)
-        game = self.loss.discriminator(real, fake)
-        total = value_at(self.discriminator_weight, step) * game
-        scalars = {"discriminator": game.detach(), "logits_real": real.detach().mean(),
+        adversarial = self.loss.discriminator(real, fake)
+        total = value_at(self.discriminator_weight, step) * adversarial
+        scalars = {"discriminator": adversarial.detach(), "logits_real": real.detach().mean(),
                    "logits_fake": fake.detach().mean()}
         if self.lecam is not None and (weight := value_at(self.lecam_weight, step)):
             penalty = self.lecam(real, fake)
@@ -144,8 +129,8 @@ class Objective(nn.Module):
     """All terms of training with their weights.
 
     Args:
-        losses: name -> (loss, weight or schedule), on the reconstruction.
-        adversaries: modality -> its GAN terms; empty for training without a GAN.
+        losses: name -> (loss, weight or schedule), on the reconstruction. Their parameters learn with the tokenizer.
+        adversaries: modality -> its GAN terms; empty without a GAN.
         quantizer_weights: name -> weight or schedule of the quantizer's losses.
 
     Example:
@@ -168,11 +153,7 @@ class Objective(nn.Module):
         self.quantizer_weights = dict(quantizer_weights or {})
 
     def check_last_layer(self, last_layer: nn.Parameter | None) -> None:
-        """Refuse a decoder's last layer that gives an adaptive weight nothing to compare.
-
-        Raises:
-            ConfigError: If some adversary has an adaptive weight, and the layer is None or frozen.
-        """
+        """Raise a ConfigError if an adaptive weight needs the gradient at a last layer that is None or frozen."""
         if all(adversary.adaptive is None for adversary in self.adversaries.values()):
             return
         if last_layer is None or not last_layer.requires_grad:
@@ -182,16 +163,17 @@ class Objective(nn.Module):
 
     def generator_loss(self, output: TokenizerOutput, target: Tensor, *, step: int, modality: str = "video",
                        discriminator: nn.Module | None = None, last_layer: nn.Parameter | None = None,
-                       ) -> tuple[Tensor, Scalars]:
+                       phase: Phase = no_phase) -> tuple[Tensor, Scalars]:
         """The tokenizer's total.
 
         Args:
             output: The tokenizer's output for ``target``.
             target: (B, C, T, H, W) in [-1, 1].
-            step: Optimizer steps taken so far.
-            modality: Whose adversary judges.
+            step: Number of optimizer steps before this one.
+            modality: Selects the adversary.
             discriminator: The discriminator of that modality, or None without a GAN.
             last_layer: The decoder's, which an adaptive weight needs.
+            phase: Called with the name of each phase; a profiler measures within it.
 
         Returns:
             The weighted total () float32, and every term's unweighted value by name.
@@ -201,24 +183,27 @@ class Objective(nn.Module):
             ConfigError: If there is an adaptive weight and the last layer is missing or frozen.
         """
         self.check_last_layer(last_layer)
-        total, scalars = target.new_zeros((), dtype=torch.float32), {}
-        for name, loss in self.losses.items():
-            if weight := value_at(self.weights[name], step):
-                raw = _eager_output_loss(loss, output, target)
-                total = total + weight * raw
+        with phase("losses and their gradients"):
+            reconstruction_loss, scalars = target.new_zeros((), dtype=torch.float32), {}
+            for name, loss in self.losses.items():
+                if weight := value_at(self.weights[name], step):
+                    raw = _loss_value(loss, output, target)
+                    reconstruction_loss = reconstruction_loss + weight * raw
+                    scalars[name] = raw.detach()
+            total = reconstruction_loss
+            for name, raw in output.losses.items():
+                if name not in self.quantizer_weights:
+                    raise KeyError(f"the quantizer's loss {name!r} has no weight; state it in the quantizer's "
+                                   "loss_weights or in objective.quantizer.")
+                total = total + value_at(self.quantizer_weights[name], step) * raw
                 scalars[name] = raw.detach()
-        reconstruction_loss = total
-        for name, raw in output.losses.items():
-            if name not in self.quantizer_weights:
-                raise KeyError(f"the quantizer's loss {name!r} has no weight; state it in the quantizer's "
-                               "loss_weights or in objective.quantizer.")
-            total = total + value_at(self.quantizer_weights[name], step) * raw
-            scalars[name] = raw.detach()
         if discriminator is not None:
-            weighted, more = self.adversaries[modality].generator_loss(
-                output.reconstruction, discriminator, step, reconstruction_loss=reconstruction_loss,
-                last_layer=last_layer)
-            total, scalars = total + weighted, scalars | more
+            with phase("adversarial loss and its gradient"):
+                weighted, more = self.adversaries[modality].generator_loss(
+                    output.reconstruction, discriminator, step, reconstruction_loss=reconstruction_loss,
+                    last_layer=last_layer)
+                total, scalars = total + weighted, scalars | more
+                del weighted
         return total, scalars | {"total": total.detach()}
 
     def discriminator_loss(self, output: TokenizerOutput, target: Tensor, *, step: int, discriminator: nn.Module,
@@ -229,11 +214,13 @@ class Objective(nn.Module):
             target, output.reconstruction, discriminator, step, plain_discriminator=plain_discriminator)
 
 
-def _eager_output_loss(loss: Loss, output: TokenizerOutput, target: Tensor) -> Tensor:
-    """:func:`eager_loss` of a loss on a tokenizer's output: its gradient by everything in it."""
+def _loss_value(loss: Loss, output: TokenizerOutput, target: Tensor) -> Tensor:
+    """The loss with its graph freed early (:func:`eager_loss`), unless it has parameters that need the graph."""
+    if any(parameter.requires_grad for parameter in loss.parameters()):
+        return loss(output, target)
     names = list(output.losses)
 
-    def of_parts(reconstruction: Tensor, latents: Tensor, codes: Tensor, *losses: Tensor) -> Tensor:
+    def of_tensors(reconstruction: Tensor, latents: Tensor, codes: Tensor, *losses: Tensor) -> Tensor:
         return loss(replace(output, reconstruction=reconstruction, latents=latents, codes=codes,
                             losses=dict(zip(names, losses, strict=True))), target)
-    return eager_loss(of_parts, output.reconstruction, output.latents, output.codes, *output.losses.values())
+    return eager_loss(of_tensors, output.reconstruction, output.latents, output.codes, *output.losses.values())

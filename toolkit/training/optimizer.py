@@ -1,64 +1,75 @@
-"""A network with what trains it: its optimizer, gradient scaling and the schedule of its learning rate."""
+"""A network with what trains it: optimizer, gradient scaling and the schedule of its learning rate."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from timm.scheduler import CosineLRScheduler
+from timm.optim import create_optimizer_v2, get_optimizer_info
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
+from toolkit.config import ConfigError
+from toolkit.layers import mean_over_processes, sum_over_processes
 from toolkit.training.settings import Settings
 
 
-class OptimizerState:
-    """A module, wrapped for its processes, with Adam and warm-up + cosine.
+class Learner:
+    """A network in a training step: ``plain`` is the network itself, ``module`` is what the step calls."""
+
+    def __init__(self, module: nn.Module):
+        self.plain = self.module = module
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a () loss."""
+        loss.backward()
+
+
+class OptimizerState(Learner):
+    """A network, wrapped for its processes, with its optimizer and learning rate schedule.
 
     Args:
-        module: The plain network.
+        module: The network.
         learning_rate: After the warm-up.
-        max_norm: Of the gradient, see :meth:`gradient_norm`.
-        settings: The rest of the schedule.
-        accelerator: Places the module and wraps it for its processes.
-
-    Attributes:
-        plain: The network itself.
-        module: The network to call in training.
+        settings: Names and options of optimizer and schedule.
+        accelerator: Places the network and wraps it for its processes.
+        max_norm: Largest gradient norm, see :meth:`gradient_norm`.
+        extra: Parameters outside of the network that learn with it, such as those of losses. Alike on all processes.
 
     Example:
         >>> layer = nn.Linear(1, 1, bias=False)
-        >>> trained = OptimizerState(layer, learning_rate=0.1, settings=Settings(max_steps=10),
-        ...                   accelerator=Accelerator(cpu=True))
+        >>> state = OptimizerState(layer, learning_rate=0.1, settings=Settings(max_steps=10),
+        ...                        accelerator=Accelerator(cpu=True))
         >>> before = layer.weight.item()
-        >>> trained.backward(layer(torch.ones(1, 1)).sum()); trained.step(0)
+        >>> state.backward(layer(torch.ones(1, 1)).sum()); state.step(0)
         >>> round(before - layer.weight.item(), 4)   # Adam's first step is the learning rate
         0.1
     """
 
     def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator,
-                 max_norm: float = math.inf):
+                 max_norm: float = math.inf, extra: Iterable[nn.Parameter] = ()):
+        super().__init__(module)
         for parameter in module.parameters():
-            if parameter.dim() == 5:  # the layout of the activations; foreign networks also have 2-D kernels
+            if parameter.dim() == 5:  # the layout of the activations; third-party networks also have 2-D kernels
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-        self.plain, self.module, self.max_norm = module, accelerator.prepare(module), max_norm
-        # accelerate puts autocast around forward for good; the trainer enters it where it is wanted.
+        self.module, self.max_norm = accelerator.prepare(module), max_norm
+        # accelerate puts autocast around forward for good; the trainer enters it where it is needed.
         module.__dict__.pop("forward", None)
-        self.optimizer = torch.optim.Adam(
-            [p for p in module.parameters() if p.requires_grad], lr=learning_rate, betas=tuple(settings.betas),
-            eps=settings.eps, weight_decay=settings.weight_decay, fused=True)
-        # One scaler per network: with a shared one, the first network's step would change the scale
-        # under the second's gradients.
+        self.extra = [parameter for parameter in extra if parameter.requires_grad]
+        parameters = [p for p in module.parameters() if p.requires_grad] + self.extra
+        self.options = optimizer_options(settings)
+        self.optimizer = create_optimizer(parameters, learning_rate=learning_rate, options=self.options)
+        # One scaler per network: the first network's step must not change the scale of the second's gradients.
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.mixed_precision == "fp16")
-        # Stepped by hand once per optimizer step: a prepared scheduler would step once per process.
-        self.schedule = CosineLRScheduler(
-            self.optimizer, t_initial=settings.max_steps, lr_min=settings.min_learning_rate, t_in_epochs=False,
-            warmup_t=settings.warmup_steps)
+        self.schedule = create_schedule(self.optimizer, settings)
 
     @property
     def learning_rate(self) -> float:
-        """Of the last step taken."""
+        """Learning rate of the last optimizer step."""
         return self.optimizer.param_groups[0]["lr"]
 
     def backward(self, loss: Tensor) -> None:
@@ -66,14 +77,29 @@ class OptimizerState:
         self.scaler.scale(loss).backward()
 
     def gradient_norm(self) -> Tensor:
-        """The () norm of the whole gradient, which is then clipped to ``max_norm``; once per step.
+        """() gradient norm before clipping to ``max_norm``; to be called once per step.
 
-        In fp16 the gradient scaler leaves out steps whose gradients overflow, and halves its scale: then 0. What is
-        not finite without being scaled up is no overflow.
+        fp16 overflows are reported as 0: the gradient scaler skips those steps and halves its scale.
         """
+        self._average_extra()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], self.max_norm)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_norm)
         return norm.nan_to_num(0.0, 0.0) if self.scaler.is_enabled() and self.scaler.get_scale() > 1 else norm
+
+    @torch.no_grad()
+    def _average_extra(self) -> None:
+        """Average the gradients of the extra parameters over processes, as the wrapper does for the network's.
+
+        A loss without weight at this step is not computed, and its parameters have no gradient.
+        """
+        if not self.extra:
+            return
+        has_gradient = torch.tensor([float(p.grad is not None) for p in self.extra], device=self.extra[0].device)
+        for parameter, count in zip(self.extra, sum_over_processes(has_gradient).tolist(), strict=True):
+            if count:
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = mean_over_processes(gradient)
 
     def skip(self) -> None:
         """Clear the gradients; nothing else changes."""
@@ -82,21 +108,59 @@ class OptimizerState:
         self.optimizer.zero_grad(set_to_none=True)
 
     def step(self, step: int) -> None:
-        """Update the weights with the rate of optimizer step ``step``, and clear the gradients."""
-        self.schedule.step_update(step)
+        """Update the weights with the learning rate of optimizer step ``step``, and clear the gradients."""
+        if self.schedule is not None:
+            self.schedule.step_update(step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's and the scaler's state; the schedule is a function of the step."""
+        """State of optimizer and scaler; the schedule is a function of the step."""
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        settings = [{key: group[key] for key in ("betas", "eps", "weight_decay")}
-                    for group in self.optimizer.param_groups]
+        """Restore what :meth:`state_dict` returned; the config's options hold, as its learning rate does."""
+        options = [{key: group[key] for key in self.options if key in group} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        for group, ours in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(ours)  # the config's, as its learning rate is; the saved ones may be older
+        for group, ours in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(ours)
         self.scaler.load_state_dict(state["scaler"])
+
+
+def optimizer_options(settings: Settings) -> dict[str, Any]:
+    """Arguments of timm's ``create_optimizer_v2``, which ignores eps and betas where the optimizer has none."""
+    config = {"opt": "adam", **settings.optimizer}
+    try:
+        info = get_optimizer_info(config["opt"].lower().rpartition("_")[2])
+    except ValueError as error:
+        raise ConfigError(f"training.optimizer.opt must be one of timm.optim.list_optimizers(): {error}.") from None
+    options = {"betas": tuple(settings.betas), "eps": settings.eps, "weight_decay": settings.weight_decay}
+    if info.num_betas != len(settings.betas):
+        del options["betas"]
+    if info.opt_class in (torch.optim.Adam, torch.optim.AdamW):
+        options["fused"] = True
+    return options | config
+
+
+def create_optimizer(parameters: list[nn.Parameter], *, learning_rate: float, options: dict[str, Any],
+                     ) -> torch.optim.Optimizer:
+    """timm's optimizer of that name, on one group of parameters."""
+    try:
+        return create_optimizer_v2(parameters, lr=learning_rate, **options)
+    except (ImportError, TypeError, ValueError) as error:
+        raise ConfigError(f"training.optimizer={options} does not fit: {error}.") from error
+
+
+def create_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> Scheduler | None:
+    """timm's schedule of that name in optimizer steps, which are timm's epochs; None for a constant rate.
+
+    It is stepped by hand once per optimizer step: a prepared scheduler would step once per process.
+    """
+    options = dict(sched="cosine", num_epochs=settings.max_steps, warmup_epochs=settings.warmup_steps, warmup_lr=0.0,
+                   min_lr=settings.min_learning_rate) | dict(settings.schedule)
+    try:
+        return create_scheduler_v2(optimizer, **options, step_on_epochs=False, updates_per_epoch=1)[0]
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ConfigError(f"training.schedule={options} does not fit timm.scheduler.create_scheduler_v2: {error}"
+                          ) from error

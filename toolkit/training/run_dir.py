@@ -1,18 +1,21 @@
-"""A run's directory: its lock, its config, what produced it."""
+"""The directory of a run (lock and metadata) and the signals that end the run."""
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import logging
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
@@ -27,26 +30,55 @@ if TYPE_CHECKING:
     from toolkit.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
-NETWORK = "network.json"  # in the work dir: the tokenizer's config as data, where config.py is code
+NETWORK = "network.json"  # in the work dir: the tokenizer's config, read at --resume
+RUN = "run.json"  # in the work dir: the resolved config and what produced the run; config.py is for people
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+# One request may arrive twice: a launcher forwards a signal that its processes have received already, and timeout(1)
+# signals a process and then its whole group.
+REPEAT_WITHIN = 2.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.1  # seconds
+
+
+def end_with_launcher() -> None:
+    """On Linux, let the kernel kill this process when torchrun or ``accelerate launch`` is killed.
+
+    A launcher that is killed with -9 cannot end its processes, which are in sessions of their own.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Interrupts:
+    """Within it, the first SIGINT or SIGTERM sets ``requested``; a second one stops the process at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._first = 0.0
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            if time.monotonic() - self._first < REPEAT_WITHIN:
+                return
+            signal.signal(number, self._previous[number])
+            raise KeyboardInterrupt
+        self.requested, self._first = True, time.monotonic()
+        logger.warning("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once, without one.")
+
+    def __enter__(self) -> Interrupts:
+        self._previous = {number: signal.signal(number, self._handle)
+                          for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
 
 def claim(work_dir: Path, *, patience: float = 10.0) -> TextIO:
-    """Lock a work dir for this process, as long as the file that is returned is open and the process lives.
+    """Lock an existing work dir for this process while the returned file is open, and at most while it lives.
 
-    The lock is POSIX's, which loader workers do not inherit and which no kill leaves behind.
-
-    Args:
-        work_dir: Exists.
-        patience: Seconds to wait for another process, which may be about to end.
-
-    Raises:
-        ConfigError: If another process has it.
-
-    Example:
-        >>> import tempfile
-        >>> with claim(Path(tempfile.mkdtemp())) as file:
-        ...     Path(file.name).name
-        '.lock'
+    The lock is POSIX's: loader workers do not inherit it, and no kill leaves it behind. After ``patience`` seconds
+    with the lock held by another process it raises a ConfigError.
     """
     file = (work_dir / ".lock").open("a+")
     deadline = time.monotonic() + patience
@@ -54,7 +86,7 @@ def claim(work_dir: Path, *, patience: float = 10.0) -> TextIO:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
-        except (BlockingIOError, PermissionError):  # which of them is the system's choice
+        except (BlockingIOError, PermissionError):  # which of them depends on the system
             if time.monotonic() > deadline:
                 file.seek(0)
                 owner = file.read().strip() or "another process"
@@ -68,19 +100,20 @@ def claim(work_dir: Path, *, patience: float = 10.0) -> TextIO:
 
 
 def write_run_metadata(trainer: Trainer, config: Config, *, seed: int) -> None:
-    """What the run is, beside its results; each file whole or not at all, as a run goes on from them."""
-    saved = trainer.work_dir / "config.py"
-    if trainer.step and saved.exists() and saved.read_text() != config.pretty_text:
-        logger.warning("the config is not the one in %s, with which the run was going; it is replaced.", saved)
-    for name, text in {saved.name: config.pretty_text,
+    """Write config.py, run.json and network.json, each atomically."""
+    resolved = json.loads(json.dumps(config.to_dict(), default=str))
+    path = trainer.work_dir / RUN
+    if trainer.step and path.exists() and json.loads(path.read_text())["config"] != resolved:
+        logger.warning("the config differs from the one in %s with which the run started; it is replaced.", path)
+    for name, text in {"config.py": config.pretty_text,
                        NETWORK: json.dumps(trainer.tokenizer.plain.config, indent=2) + "\n",
-                       "provenance.json": json.dumps(provenance(seed, trainer), indent=2) + "\n"}.items():
-        with atomic_write(trainer.work_dir / name) as part:
-            part.write_text(text)
+                       RUN: json.dumps(provenance(seed, trainer) | {"config": resolved}, indent=2) + "\n"}.items():
+        with atomic_write(trainer.work_dir / name) as file:
+            file.write_text(text)
 
 
 def _git_commit() -> str | None:
-    """Of the checkout this package runs from, if it is one."""
+    """Commit of the checkout this package runs from, if it is one."""
     root = Path(toolkit.__file__).parent.parent
     if not (root / ".git").exists() or not shutil.which("git"):
         return None
@@ -89,25 +122,16 @@ def _git_commit() -> str | None:
 
 
 def provenance(seed: int, trainer: Trainer) -> dict[str, Any]:
-    """What produced a run: versions, plugins, commit, seed, command, hardware.
-
-    Example:
-        >>> import tempfile
-        >>> from toolkit import load_config
-        >>> from toolkit.build import build_trainer
-        >>> trainer = build_trainer(load_config("configs/demo_video.py"), work_dir=tempfile.mkdtemp())
-        >>> provenance(7, trainer)["seed"], provenance(7, trainer)["plugins"]
-        (7, {})
-    """
+    """What produced a run: versions, plugins, commit, seed, command, hardware."""
     networks = [trainer.tokenizer.plain, trainer.objective,
                 *(network.plain for network in trainer.discriminators.values())]
-    with torch.random.fork_rng(devices=[]):  # making metrics must not change what the run draws
+    with torch.random.fork_rng(devices=[]):  # making metrics must not change the run's random numbers
         metrics = trainer.make_metrics(trainer.tokenizer.plain)
-    parts = [*(module for network in networks for module in network.modules()), *metrics,
-             *(source.dataset for source in [*trainer.train_loader.sources, *trainer.val_loader.sources])]
+    components = [*(module for network in networks for module in network.modules()), *metrics,
+                  *(source.dataset for source in [*trainer.train_loader.sources, *trainer.val_loader.sources])]
     device = trainer.accelerator.device
     return {"toolkit": toolkit.__version__, "torch": torch.__version__, "python": platform.python_version(),
-            "plugins": distributions_of(map(type, parts)),
+            "plugins": distributions_of(map(type, components)),
             "git_commit": _git_commit(), "seed": seed, "command": sys.argv,
             "num_processes": trainer.accelerator.num_processes,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or device.type,

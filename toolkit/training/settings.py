@@ -12,12 +12,7 @@ from toolkit.training.schedules import Schedule, value_at
 
 @dataclass(kw_only=True)
 class Checkpoints:
-    """How often to write a checkpoint, and how many to keep (None: all).
-
-    Example:
-        >>> Checkpoints(every=500).keep
-        3
-    """
+    """How often to write a checkpoint, and how many to keep (None: all)."""
 
     every: int = 1000
     keep: int | None = 3
@@ -29,36 +24,41 @@ class Settings:
 
     Attributes:
         max_steps: Optimizer steps.
-        learning_rate: Of the tokenizer, after ``warmup_steps`` of linear warm-up; a cosine then
-            takes it to ``min_learning_rate``.
+        learning_rate: The tokenizer's, after ``warmup_steps`` of linear warm-up; a cosine then takes it to
+            ``min_learning_rate``.
         discriminator_learning_rate: The same for discriminators; None: as the tokenizer's.
-        betas, eps, weight_decay: Adam's.
-        gradient_accumulation_steps: Micro-batches per optimizer step. Equal to one larger batch in all that is a mean
-            over samples. What is taken over a batch sees one micro-batch (of all processes) at a time:
+        betas, eps, weight_decay: The optimizer's, where it has them.
+        optimizer: Arguments of timm's ``create_optimizer_v2``, such as dict(opt="adamw", weight_decay=0.01); they take
+            precedence over betas, eps and weight_decay. Default: fused Adam.
+        schedule: Arguments of timm's ``create_scheduler_v2``, such as dict(sched="step", decay_epochs=1000); an "epoch"
+            is one optimizer step. They take precedence over warmup_steps and min_learning_rate. Default: cosine.
+        trackers: accelerate's names of experiment trackers, such as ["tensorboard", "wandb"].
+        gradient_accumulation_steps: Micro-batches per optimizer step. Equal to one larger batch for all terms that are
+            means over samples. Terms over a batch see one micro-batch (of all processes) at a time:
             codebook_entropy, lecam, AdaptiveWeight, PatchGANDiscriminator (its batch norm), and of quantizers
             update="ema", kmeans_iters, revive_below and quantize_dropout.
-        global_batch_size: Samples per optimizer step, of all processes and micro-batches together. Given, it decides
-            the number of micro-batches, whatever the number of processes.
+        global_batch_size: Samples per optimizer step, of all processes and micro-batches together. It sets the number
+            of micro-batches for any number of processes.
         mixed_precision: "no", "bf16" or "fp16".
-        activation_checkpointing: Recompute activations in the backward pass: True, or in so many of the finest
-            levels, where most of the memory is.
+        activation_checkpointing: Recompute activations in the backward pass: True, or the number of the finest levels,
+            which need most of the memory.
         compile: Compile the networks by ``torch.compile``; minutes at the start, less time per step on a GPU.
-        ema_decay: Of the averaged weights that are validated and exported; None: no average. The average
+        ema_decay: Decay of the averaged weights that are validated and exported; None: no average. The average
             starts from the weights after the first step.
         ema_warmup: Start the average with a shorter memory.
         log_every, validate_every, checkpoints: In optimizer steps.
         num_samples: Reconstructions to write at each validation, per modality.
-        quantization: How far the decoder's input goes from the latents (0) to the codes (1) in training; a number or
+        quantization: Position of the decoder's input between latents (0) and codes (1) in training; a number or
             a schedule, such as [(0, 0.0), (1000, 1.0)] from a bypass to full quantization.
-        gradient_clipping: The largest norm of a network's gradient, such as dict(tokenizer=1.0, discriminator=1.0); a
-            network that is not named is not clipped.
-        max_skipped_in_a_row: Steps are left out, on all processes together, where a loss or a gradient is not finite;
-            with more than so many one after the other the run ends.
-        max_unreadable_share: Of the samples tried, beyond which unreadable files end the run.
-        init_from: A tokenizer directory or hub id to start from: of the same network, or of its image twin,
+        gradient_clipping: Largest gradient norm of a network, such as dict(tokenizer=1.0, discriminator=1.0); a
+            network that is not named is not clipped. Parameters of losses count with the tokenizer's.
+        max_skipped_in_a_row: A step is skipped on all processes if a loss or a gradient is not finite; more skipped
+            steps in a row end the run.
+        max_unreadable_share: A larger share of unreadable samples ends the run.
+        init_from: A tokenizer directory or hub id to start from: the same network, or its image twin,
             which is then inflated. Optimizers and the average start afresh. Without a ``tokenizer`` in the
-            config, that tokenizer itself is trained on.
-        trainable: The parts that learn, such as ["decoder"]; None: all. The others stay bit for bit as they are.
+            config, that tokenizer itself is trained.
+        trainable: The components that learn, such as ["decoder"]; None: all. The others stay bit for bit as they are.
 
     Example:
         >>> Settings.from_config(dict(max_steps=10)).learning_rate
@@ -73,6 +73,9 @@ class Settings:
     betas: tuple[float, float] = (0.0, 0.99)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    trackers: Sequence[str] = ("tensorboard",)
     gradient_accumulation_steps: int = 1
     global_batch_size: int | None = None
     mixed_precision: str = "no"
@@ -93,11 +96,7 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:
-        """Read the section.
-
-        Raises:
-            ConfigError: For a key that is not known, a missing ``max_steps``, or a value out of range.
-        """
+        """Read the section; a ConfigError names the first key or value that does not fit."""
         check_keys("training", config, tuple(f.name for f in fields(cls)))
         checkpoints = config.get("checkpoints", {})
         if "max_steps" not in config:
@@ -110,19 +109,14 @@ class Settings:
         return settings
 
     def shared_out(self, batch_sizes: Iterable[int], *, num_processes: int) -> Settings:
-        """These settings, with the micro-batches that ``global_batch_size`` takes.
+        """These settings with the micro-batches that ``global_batch_size`` needs, for these processes.
 
         Args:
-            batch_sizes: Of the sources of training data, each per process and micro-batch.
-            num_processes: Of the run.
+            batch_sizes: Per process and micro-batch, of each source of training data.
+            num_processes: Processes of the run.
 
         Raises:
-            ConfigError: If the processes cannot share out that batch.
-
-        Example:
-            >>> settings = Settings(max_steps=10, global_batch_size=128)
-            >>> settings.shared_out([2], num_processes=16).gradient_accumulation_steps
-            4
+            ConfigError: If the batch cannot be divided among the processes.
         """
         if self.global_batch_size is None:
             return self
@@ -143,28 +137,24 @@ class Settings:
     def check(self) -> None:
         """Raise a ConfigError for the first value that is out of range."""
         for name in ("max_steps", "gradient_accumulation_steps", "log_every", "validate_every", "num_samples"):
-            if not isinstance(value := getattr(self, name), int) or value < 1:
-                raise ConfigError(f"training.{name} must be a whole number of at least 1, got {value!r}.")
+            _check_count(name, getattr(self, name))
         if self.global_batch_size is not None:
-            if not isinstance(whole := self.global_batch_size, int) or whole < 1:
-                raise ConfigError(f"training.global_batch_size must be a whole number of at least 1, got {whole!r}.")
+            _check_count("global_batch_size", self.global_batch_size)
             if self.gradient_accumulation_steps != 1:
                 raise ConfigError("training.global_batch_size decides how often to accumulate, and "
-                                  f"gradient_accumulation_steps={self.gradient_accumulation_steps} says it too; set "
+                                  f"gradient_accumulation_steps={self.gradient_accumulation_steps} does, too; set "
                                   "one of them to None and 1.")
-        if not isinstance(self.max_skipped_in_a_row, int) or self.max_skipped_in_a_row < 0:
-            raise ConfigError("training.max_skipped_in_a_row must be a whole number of at least 0, got "
-                              f"{self.max_skipped_in_a_row!r}.")
-        if not isinstance(self.gradient_clipping, Mapping):
-            raise ConfigError("training.gradient_clipping is dict(tokenizer=..., discriminator=...), got "
-                              f"{self.gradient_clipping!r}.")
+        _check_count("max_skipped_in_a_row", self.max_skipped_in_a_row, least=0)
+        for name in ("gradient_clipping", "optimizer", "schedule"):
+            if not isinstance(value := getattr(self, name), Mapping):
+                raise ConfigError(f"training.{name} is dict(name=value), got {value!r}.")
         check_keys("training.gradient_clipping", self.gradient_clipping, ("tokenizer", "discriminator"))
         for name, value in self.gradient_clipping.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise ConfigError(f"training.gradient_clipping.{name} must be a number above 0, got {value!r}.")
-        for name, value in vars(self.checkpoints).items():
-            if (name, value) != ("keep", None) and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"training.checkpoints.{name} must be a whole number of at least 1, got {value!r}.")
+        _check_count("checkpoints.every", self.checkpoints.every)
+        if self.checkpoints.keep is not None:
+            _check_count("checkpoints.keep", self.checkpoints.keep)
         for name in ("learning_rate", "discriminator_learning_rate", "min_learning_rate", "warmup_steps", "eps",
                      "weight_decay", "ema_decay", "max_unreadable_share"):
             value = getattr(self, name)
@@ -184,10 +174,18 @@ class Settings:
             raise ConfigError(f"training.quantization lies in [0, 1] at all steps, got {self.quantization!r}.")
         if self.init_from is not None and not isinstance(self.init_from, str):
             raise ConfigError(f"training.init_from is a tokenizer directory or hub id, got {self.init_from!r}.")
-        if self.trainable is not None and (not isinstance(self.trainable, list | tuple) or not self.trainable
-                                           or not all(isinstance(name, str) for name in self.trainable)):
-            raise ConfigError(f"training.trainable is a list of parts such as ['decoder'], got {self.trainable!r}.")
+        for name, example, least in (("trainable", "decoder", 1), ("trackers", "tensorboard", 0)):
+            names = getattr(self, name)
+            if (name, names) != ("trainable", None) and (
+                    not isinstance(names, list | tuple) or len(names) < least
+                    or not all(isinstance(each, str) for each in names)):
+                raise ConfigError(f"training.{name} is a list of names such as ['{example}'], got {names!r}.")
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ConfigError(f"training.mixed_precision is 'no', 'bf16' or 'fp16', got {self.mixed_precision!r}.")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ConfigError(f"training.ema_decay lies in [0, 1) or is None, got {self.ema_decay!r}.")
+
+
+def _check_count(name: str, value: object, *, least: int = 1) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ConfigError(f"training.{name} must be a whole number of at least {least}, got {value!r}.")

@@ -32,23 +32,21 @@ from toolkit.training.checkpoint import (
     random_state,
     set_random_state,
 )
-from toolkit.training.initialization import train_mode
-from toolkit.training.interrupts import Interrupts
-from toolkit.training.logging import RunLog
-from toolkit.training.nonfinite import DivergenceError, Guard
+from toolkit.training.logging import RunLog, RunningMeans
+from toolkit.training.nonfinite import DivergenceError, FiniteCheck
 from toolkit.training.objective import Objective
 from toolkit.training.optimizer import OptimizerState
-from toolkit.training.running_means import RunningMeans
-from toolkit.training.schedules import value_at
+from toolkit.training.run_dir import Interrupts
 from toolkit.training.settings import Settings
+from toolkit.training.step import discriminator_pass, prepare_step, tokenizer_pass
 from toolkit.training.validation import as_codec, baseline_scores, evaluate
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Accumulated:
-    """What came of a micro-batch: its scalars (), its indices (B, *positions, G), and (B, C, T, H, W)."""
+class MicroBatch:
+    """Results of a micro-batch: scalars (), indices (B, *positions, G), and the pixels' size (B, C, T, H, W)."""
 
     scalars: dict[str, Tensor]
     indices: Tensor | None
@@ -56,7 +54,7 @@ class Accumulated:
 
 
 class Trainer:
-    """Trains a tokenizer against its objective, and discriminators against the tokenizer.
+    """Trains a tokenizer on its objective, and discriminators against the tokenizer.
 
     Args:
         tokenizer: Without a wrapper.
@@ -96,24 +94,24 @@ class Trainer:
         # Copied before the tokenizer is wrapped for its precision and processes.
         self.ema = settings.ema_decay is not None and ModelEmaV3(
             tokenizer.to(accelerator.device), decay=settings.ema_decay, use_warmup=settings.ema_warmup)
-        clipping = {name: settings.gradient_clipping.get(name, math.inf) for name in ("tokenizer", "discriminator")}
-        self.tokenizer = OptimizerState(tokenizer, learning_rate=settings.learning_rate, settings=settings,
-                                 accelerator=accelerator, max_norm=clipping["tokenizer"])
+        shared = {"settings": settings, "accelerator": accelerator}
+        max_norm = {name: settings.gradient_clipping.get(name, math.inf) for name in ("tokenizer", "discriminator")}
+        self.tokenizer = OptimizerState(tokenizer, learning_rate=settings.learning_rate,
+                                        max_norm=max_norm["tokenizer"], extra=objective.losses.parameters(), **shared)
         rate = settings.discriminator_learning_rate
         rate = settings.learning_rate if rate is None else rate
         self.discriminators = {
-            modality: OptimizerState(network, learning_rate=rate, settings=settings, accelerator=accelerator,
-                              max_norm=clipping["discriminator"])
+            modality: OptimizerState(network, learning_rate=rate, max_norm=max_norm["discriminator"], **shared)
             for modality, network in discriminators.items()}
         self.step = 0
         self._saved: int | None = None  # the step of the newest checkpoint, which is never written again
-        self._seen: set[tuple[str, tuple[int, ...]]] = set()
-        self.tally = RunningMeans(tokenizer)
-        self.guard = Guard([tokenizer, self.objective, *discriminators.values()],
-                           max_in_a_row=settings.max_skipped_in_a_row, any_of=self._any)
+        self._checked_sizes: set[tuple[str, tuple[int, ...]]] = set()
+        self.running_means = RunningMeans(tokenizer)
+        self.finite_check = FiniteCheck([tokenizer, self.objective, *discriminators.values()],
+                                        max_in_a_row=settings.max_skipped_in_a_row, any_process=self._any_process)
         self.scores: dict[str, dict[str, float]] = {}
         self.checkpoints = CheckpointWriter(work_dir / "checkpoints", keep=settings.checkpoints.keep,
-                                            rank=accelerator.process_index, any_of=self._any,
+                                            rank=accelerator.process_index, any_process=self._any_process,
                                             num_processes=accelerator.num_processes)
 
     @property
@@ -135,17 +133,17 @@ class Trainer:
 
     def _train(self) -> bool:
         log = RunLog(self.work_dir, step=self.step, max_steps=self.settings.max_steps,
-                     active=self.accelerator.is_main_process)
+                     active=self.accelerator.is_main_process, trackers=self.settings.trackers)
         try:
             due = False
             with Interrupts() as interrupts:
-                while self.step < self.settings.max_steps and not self._any(interrupts.requested):
+                while self.step < self.settings.max_steps and not self._any_process(interrupts.requested):
                     self._train_step(log)
                     if self.step % self.settings.validate_every == 0 or self.step == self.settings.max_steps:
                         self.validate(log)
                     due |= self.step % self.settings.checkpoints.every == 0
-                    # not in a row of steps left out: the run may end there, and only good ones are to be kept
-                    if self.step == self.settings.max_steps or (due and not self.guard.in_a_row):
+                    # not while steps are skipped: the run may end there, and only good checkpoints are to be kept
+                    if self.step == self.settings.max_steps or (due and not self.finite_check.in_a_row):
                         self.save_checkpoint()
                         due = False
                 finished = self.step == self.settings.max_steps
@@ -159,16 +157,16 @@ class Trainer:
         return finished
 
     def _export(self) -> None:
-        """Write ``tokenizer/``, each file whole or not at all."""
-        aside, final = self.work_dir / ".tokenizer.partial", self.work_dir / "tokenizer"
-        self.averaged.save_pretrained(aside)
+        """Write ``tokenizer/``, each file atomically."""
+        partial, final = self.work_dir / ".tokenizer.partial", self.work_dir / "tokenizer"
+        self.averaged.save_pretrained(partial)
         final.mkdir(exist_ok=True)
-        for file in aside.iterdir():
+        for file in partial.iterdir():
             file.replace(final / file.name)
-        aside.rmdir()
+        partial.rmdir()
 
     def _check_metrics_early(self) -> None:
-        """Let the metrics see a validation batch now, lest they refuse it when there is work to lose."""
+        """Run the metrics on one batch before training, so that a misfit fails early."""
         tokenizer = self.tokenizer.plain
         for batches in self.val_batches().values():
             for batch in islice(batches(), 1):
@@ -178,119 +176,107 @@ class Trainer:
                     metric.update(target=batch.pixels, reconstruction=batch.pixels,
                                   indices=indices if tokenizer.codebook_size else None)
 
-    def _any(self, wish: bool) -> bool:
-        """Whether any process wishes it, so that all act alike."""
+    def _any_process(self, flag: bool) -> bool:
+        """Whether the flag is set on any process, so that all act alike."""
         if self.accelerator.num_processes == 1:
-            return wish
-        return bool(self.accelerator.reduce(torch.tensor(float(wish), device=self.accelerator.device)).item())
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)).item())
 
     def _train_step(self, log: RunLog) -> None:
-        """One optimizer step of the tokenizer and, if it plays, of the discriminator."""
+        """One optimizer step of the tokenizer and, if it is active, of the discriminator."""
         started = time.time()
-        train_mode(self.tokenizer.plain)
-        self.tokenizer.plain.quantization = value_at(self.settings.quantization, self.step)
-        self.objective.train()
-        self.guard.remember()
+        prepare_step(self.tokenizer, self.objective, self.settings, self.step)
+        self.finite_check.remember()
         num_micro = self.settings.gradient_accumulation_steps
-        keys, taken = [], []  # of the samples; of each micro-batch the scalars, size and indices
+        keys, results = [], []
         for micro in range(num_micro):
             batch = next(self.train_loader)
-            self._check_fit(batch)
+            self._check_size(batch)
             keys += batch.keys
-            taken.append(self._accumulate(batch, share=1 / num_micro, last=micro == num_micro - 1))
-        self._update(batch.modality, taken, keys=keys, log=log)
+            results.append(self._micro_batch(batch, share=1 / num_micro, last=micro == num_micro - 1))
+        self._update(batch.modality, results, keys=keys, log=log)
         log.advance()
         if self.step % self.settings.log_every == 0 or self.step == self.settings.max_steps:
             timing = {"learning_rate": self.tokenizer.learning_rate, "seconds_per_step": time.time() - started}
             if self.settings.quantization != 1:
                 timing["quantization"] = self.tokenizer.plain.quantization
-            for modality, means in self.tally.means():
-                log.scalars("train", modality, self.step, self._reduce(means) | timing)
+            for modality, means in self.running_means.means():
+                log.scalars("train", modality, self.step, self._mean_over_processes(means) | timing)
 
-    def _update(self, modality: str, taken: list[Accumulated], *, keys: list[str], log: RunLog) -> None:
-        """Step the networks that have gradients, or none of them if something is not finite."""
-        networks = {"gradient_norm": self.tokenizer}
-        if (opponent := self._opponent(modality)) is not None:
-            networks["discriminator_gradient_norm"] = opponent
-        scalars, norms = [each.scalars for each in taken], {name: n.gradient_norm() for name, n in networks.items()}
-        try:
-            faults = self.guard.faults(scalars, norms=norms, keys=keys)
-        except DivergenceError as error:
-            raise DivergenceError(f"{error} {self._way_back()}") from None
-        for network in networks.values():
-            network.skip() if faults else network.step(self.step)
-        self.step += 1
-        if faults:
-            log.skipped(modality, self.step, *faults)
-            return
-        if self.ema:
-            # of the steps taken: the first of them starts the average
-            self.ema.update(self.tokenizer.plain, step=self.step - self.guard.num_skipped)
-        self.tally.add(modality, [*scalars, norms])
-        for each in taken:
-            if each.indices is not None:
-                self.tally.add_indices(modality, each.indices, size=each.size)
-
-    def _way_back(self) -> str:
-        """What is known of the checkpoints, when the steps after them were left out."""
-        last_taken = self.step + 1 - self.guard.in_a_row
-        found = checkpoints_in(self.checkpoints.directory)
-        tried = [path.name for path in found if checkpoint_step(path) < last_taken]
-        untried = [path.name for path in found[len(tried):]]
-        if not untried:
-            return f"{tried[-1]} is good, steps were taken from it." if tried else "There is no checkpoint yet."
-        return (f"No step was taken from {untried[-1]}, whose weights may be the cause: where going on fails again, "
-                f"delete it{f', to go on from {tried[-1]}' if tried else ' and start again'}.")
-
-    def _opponent(self, modality: str) -> OptimizerState | None:
-        """The discriminator that learns in this step."""
-        opponent = self.discriminators.get(modality)
-        plays = opponent is not None and self.objective.adversaries[modality].is_active(self.step)
-        return opponent if plays else None
-
-    def _check_fit(self, batch: Batch) -> None:
-        """Refuse clips that the discriminator cannot take, and say once when clips will be padded."""
-        size, tokenizer = tuple(batch.pixels.shape[2:]), self.tokenizer.plain
-        if (batch.modality, size) in self._seen:
-            return
-        self._seen.add((batch.modality, size))
-        opponent = self.discriminators.get(batch.modality)
-        if opponent is not None and opponent.plain.size not in (None, size):
-            raise ConfigError(f"the discriminator takes (T, H, W) = {opponent.plain.size}, data.train gives "
-                              f"{batch.modality}s of {size}; set discriminator.size or the dataset's num_frames "
-                              "and size so that they agree.")
-        if (fitting := tokenizer.fitting_size(size)) != size:
-            logger.warning("%ss of (T, H, W) = %s do not fit the stride %s: they are padded to %s.", batch.modality,
-                           size, tokenizer.stride, fitting)
-
-    def _accumulate(self, batch: Batch, *, share: float, last: bool) -> Accumulated:
+    def _micro_batch(self, batch: Batch, *, share: float, last: bool) -> MicroBatch:
         """Add a micro-batch's gradients to both networks."""
         pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
-        opponent, step = self._opponent(batch.modality), self.step
+        discriminator = self._active_discriminator(batch.modality)
+        options = {"step": self.step, "modality": batch.modality, "share": share,
+                   "autocast": self.accelerator.autocast}
         with self._synchronised(self.tokenizer, last):
-            with self.accelerator.autocast():
-                output = self.tokenizer.module(pixels)
-                total, scalars = self.objective.generator_loss(
-                    output, pixels, step=step, modality=batch.modality,
-                    discriminator=opponent and opponent.plain, last_layer=self.tokenizer.plain.decoder.last_layer)
-            self.tokenizer.backward(total * share)
-        if opponent is not None:
-            output.reconstruction = output.reconstruction.detach()
-            with self._synchronised(opponent, last):
-                with self.accelerator.autocast():
-                    total, more = self.objective.discriminator_loss(
-                        output, pixels, step=step, modality=batch.modality, discriminator=opponent.module,
-                        plain_discriminator=opponent.plain)
-                opponent.backward(total * share)
-            scalars |= more
-        return Accumulated(scalars, indices=output.indices, size=tuple(pixels.shape))
+            output, scalars = tokenizer_pass(pixels, self.tokenizer, self.objective, discriminator, **options)
+        if discriminator is not None:
+            with self._synchronised(discriminator, last):
+                scalars |= discriminator_pass(pixels, output, self.objective, discriminator, **options)
+        return MicroBatch(scalars, indices=output.indices, size=tuple(pixels.shape))
 
     def _synchronised(self, network: OptimizerState, last: bool) -> contextlib.AbstractContextManager:
         """Processes exchange gradients at the last micro-batch only."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(network.module)
 
-    def _reduce(self, scalars: dict[str, Tensor]) -> dict[str, float]:
-        """Means over processes."""
+    def _update(self, modality: str, results: list[MicroBatch], *, keys: list[str], log: RunLog) -> None:
+        """Step the networks that have gradients, or none of them if something is not finite."""
+        networks = {"gradient_norm": self.tokenizer}
+        if (discriminator := self._active_discriminator(modality)) is not None:
+            networks["discriminator_gradient_norm"] = discriminator
+        scalars = [result.scalars for result in results]
+        norms = {name: network.gradient_norm() for name, network in networks.items()}
+        try:
+            problem = self.finite_check.check(scalars, norms=norms, keys=keys)
+        except DivergenceError as error:
+            raise DivergenceError(f"{error} {self._checkpoint_advice()}") from None
+        for network in networks.values():
+            network.skip() if problem else network.step(self.step)
+        self.step += 1
+        if problem:
+            log.skipped(modality, self.step, *problem)
+            return
+        if self.ema:  # counts optimizer steps: the first of them starts the average
+            self.ema.update(self.tokenizer.plain, step=self.step - self.finite_check.num_skipped)
+        self.running_means.add(modality, [*scalars, norms])
+        for result in results:
+            if result.indices is not None:
+                self.running_means.add_indices(modality, result.indices, size=result.size)
+
+    def _checkpoint_advice(self) -> str:
+        """Which checkpoints are known to be good, when the steps after them were skipped."""
+        last_step = self.step + 1 - self.finite_check.in_a_row
+        checkpoints = checkpoints_in(self.checkpoints.directory)
+        tried = [path.name for path in checkpoints if checkpoint_step(path) < last_step]
+        untried = [path.name for path in checkpoints[len(tried):]]
+        if not untried:
+            return f"{tried[-1]} is good, steps were taken from it." if tried else "There is no checkpoint yet."
+        return (f"No step was taken from {untried[-1]}, whose weights may be the cause: where going on fails again, "
+                f"delete it{f', to go on from {tried[-1]}' if tried else ' and start again'}.")
+
+    def _active_discriminator(self, modality: str) -> OptimizerState | None:
+        """The discriminator that learns in this step."""
+        discriminator = self.discriminators.get(modality)
+        active = discriminator is not None and self.objective.adversaries[modality].is_active(self.step)
+        return discriminator if active else None
+
+    def _check_size(self, batch: Batch) -> None:
+        """Refuse clips that the discriminator cannot take, and warn once if clips will be padded."""
+        size, tokenizer = tuple(batch.pixels.shape[2:]), self.tokenizer.plain
+        if (batch.modality, size) in self._checked_sizes:
+            return
+        self._checked_sizes.add((batch.modality, size))
+        discriminator = self.discriminators.get(batch.modality)
+        if discriminator is not None and discriminator.plain.size not in (None, size):
+            raise ConfigError(f"the discriminator takes (T, H, W) = {discriminator.plain.size}, data.train gives "
+                              f"{batch.modality}s of {size}; set discriminator.size or the dataset's num_frames "
+                              "and size so that they agree.")
+        if (padded := tokenizer.fitting_size(size)) != size:
+            logger.warning("%ss of (T, H, W) = %s do not fit the encoder: they are padded to %s.", batch.modality,
+                           size, padded)
+
+    def _mean_over_processes(self, scalars: dict[str, Tensor]) -> dict[str, float]:
         values = torch.stack([value.float() for value in scalars.values()])
         return dict(zip(scalars, self.accelerator.reduce(values, reduction="mean").tolist(), strict=True))
 
@@ -303,11 +289,11 @@ class Trainer:
             self.scores[modality] = evaluate(as_codec(tokenizer), batches(), self.make_metrics(tokenizer),
                                              device=self.accelerator.device, on_first=show)
             log.scalars("val", modality, self.step, self.scores[modality])
-        use = self.tally.use()
+        use = self.running_means.codebook_use()
         for modality, scores in use.items():
             log.scalars("train", modality, self.step, scores)
-        for split, found in (("validation", self.scores), ("training since the last one", use)):
-            for modality, scores in found.items():
+        for split, by_modality in (("validation", self.scores), ("training since the last one", use)):
+            for modality, scores in by_modality.items():
                 if collapse := collapse_of(scores):
                     logger.warning("step %d, %s, %s: %s.", self.step, modality, split, collapse)
 
@@ -337,38 +323,39 @@ class Trainer:
 
     def save_checkpoint(self) -> Path:
         """Write ``checkpoints/step_N`` from which a run continues exactly."""
-        shared = {"step": self.step, "guard": self.guard.state_dict(),
-                  "optimizers": {name: network.state_dict() for name, network in self._trained().items()}}
-        own = {"random": random_state(), "data": self.train_loader.state_dict(), "tally": self.tally.state_dict()}
+        shared = {"step": self.step, "finite_check": self.finite_check.state_dict(),
+                  "optimizers": {name: network.state_dict() for name, network in self._networks().items()}}
+        own = {"random": random_state(), "data": self.train_loader.state_dict(),
+               "running_means": self.running_means.state_dict()}
         checkpoint = self.checkpoints.write(self.step, modules=self._modules(), shared=shared, own=own)
         self._saved = self.step
         return checkpoint
 
-    def _trained(self) -> dict[str, OptimizerState]:
+    def _networks(self) -> dict[str, OptimizerState]:
         return {"tokenizer": self.tokenizer,
                 **{f"discriminator_{modality}": network for modality, network in self.discriminators.items()}}
 
     def resume(self) -> None:
-        """Continue from the newest whole checkpoint in ``work_dir``, or from the start if there is none."""
-        found = self.checkpoints.read_newest(modules=self._modules())
-        if found is None:
+        """Continue from the newest readable checkpoint in ``work_dir``, or from the start if there is none."""
+        newest = self.checkpoints.read_newest(modules=self._modules())
+        if newest is None:
             logger.warning("nothing to resume in %s: starting from the first step.", self.checkpoints.directory)
             return
-        checkpoint, shared, own = found
+        checkpoint, shared, own = newest
         self.step = self._saved = checkpoint_step(checkpoint)
         if self.step > self.settings.max_steps:
             raise ConfigError(f"training.max_steps={self.settings.max_steps} lies before {checkpoint}, from which the "
                               "run would go on; give at least as many steps.")
-        for name, network in self._trained().items():
+        for name, network in self._networks().items():
             network.load_state_dict(shared["optimizers"][name])
-        self.guard.load_state_dict(shared["guard"])
+        self.finite_check.load_state_dict(shared["finite_check"])
         self.train_loader.load_state_dict(own["data"])
-        self.tally.load_state_dict(own["tally"], device=self.accelerator.device)
+        self.running_means.load_state_dict(own["running_means"], device=self.accelerator.device)
         set_random_state(own["random"])
         logger.info("resumed from %s.", checkpoint)
 
     def _report(self, finished: bool, *, seconds: float, steps: int) -> None:
-        """Say how the run ended and what it cost."""
+        """Log how the run ended and what it cost."""
         if self.accelerator.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated() / 2**30
         else:
@@ -376,9 +363,9 @@ class Trainer:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
         logger.info("%d steps in %.1f s (%.2f s per step, validation included), peak memory %.2f GiB.", steps,
                     seconds, seconds / max(steps, 1), peak)
-        if self.guard.num_skipped:
-            logger.warning("%d steps were left out, as something was not finite; metrics.jsonl has their samples.",
-                           self.guard.num_skipped)
+        if self.finite_check.num_skipped:
+            logger.warning("%d steps were skipped, as something was not finite; metrics.jsonl has their samples.",
+                           self.finite_check.num_skipped)
         if self.train_loader.unreadable:
             logger.warning("%d unreadable files were skipped; they are listed in %s.",
                            len(self.train_loader.unreadable), self.work_dir / "unreadable.txt")

@@ -11,6 +11,7 @@ objective = dict(
         reconstruction=dict(loss=dict(type="L2"), weight=5.0),
         perceptual=dict(loss=dict(type="LPIPS", net="vgg"), weight=0.1)),
     quantizer=dict(
+        type="LFQ",
         commitment=0.25,
         per_sample_entropy=[(0, 0.3), (2000, 0.1)],
         codebook_entropy=[(0, -0.3), (2000, -0.1)]),

@@ -25,15 +25,9 @@ class Images(Dataset, torch.utils.data.Dataset):
     """Images from files, as clips of one frame.
 
     Args:
-        path: A folder (searched recursively), a list file (``.txt``, one path per line, relative to
-            it), a glob, a file, or a list of those. None: 16 evenly spaced frames of each of the
-            toolkit's real sample clips.
-        size: (H, W) of the pixels, or one number for both.
-        short_edge: Pixels of the short edge after the resize, (lo, hi) to draw it in training;
-            None: the smallest resize that covers ``size``.
-        train: Random crop and flip; False: the centre crop.
-        flip: Probability of a horizontal flip in training.
-        channel_shuffle: Probability of a random order of R, G and B in training.
+        path: A folder, list file, glob or file, or a list of those; see
+            :func:`toolkit.data.reading.files.list_files`. None: 16 evenly spaced frames of each sample clip.
+        size, short_edge, train, flip, channel_shuffle: See :class:`toolkit.data.reading.transforms.Framing`.
         samples: Sample clips of ``path=None``, "demo" or "full".
 
     Raises:

@@ -32,12 +32,8 @@ SPLITS = {
 def sample_clips(split: str, *, samples: str = "demo") -> list[Path]:
     """Local paths of the sample clips, downloaded if needed.
 
-    Args:
-        split: "train" or "eval"; no clip is in both.
-        samples: "demo" (three clips) or "full" (eight).
-
-    Raises:
-        ValueError: If there is no such set or split.
+    ``split`` is "train" or "eval", which share no clip; ``samples`` is "demo" (three clips) or "full" (eight).
+    Anything else raises a ValueError.
 
     Example:
         >>> [clip.suffix for clip in sample_clips("eval")]

@@ -35,10 +35,6 @@ class Shards(Dataset, torch.utils.data.IterableDataset):
     the files.
 
     A subclass sets ``modality``, the ``suffixes`` of its files, ``framing`` and ``sample_size``, and writes ``frames``.
-
-    Args:
-        path: Tars, as in :func:`toolkit.data.reading.files.list_files`.
-        train: Random order.
     """
 
     suffixes: tuple[str, ...]
@@ -119,11 +115,7 @@ class ShardIterator:
         return {"num_shards": self.num_shards, "num_readers": self.count, "shard": self.shard, "done": self.done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue in the same pass where ``state`` was saved.
-
-        Raises:
-            ValueError: If the number of shards or of readers differs.
-        """
+        """Continue in the same pass where ``state`` was saved; a ValueError for other numbers of shards or readers."""
         if (state["num_shards"], state["num_readers"]) != (self.num_shards, self.count):
             raise ValueError(f"the saved position is in {state['num_shards']} shards with {state['num_readers']} "
                              f"readers (processes times workers), got {self.num_shards} and {self.count}; resume with "
@@ -138,9 +130,8 @@ class ImageShards(Shards):
     Processes and workers share each pass; the position is saved with a checkpoint.
 
     Args:
-        path: Tars: a pattern in braces (``shards-{000..099}.tar``), a folder (searched recursively), a glob, a list
-            file (``.txt``, one path per line, relative to it), a file, or a list of those.
-        size, short_edge, flip, channel_shuffle: As ``Images``'s.
+        path: Tars, for example ``shards-{000..099}.tar``; see :func:`toolkit.data.reading.files.list_files`.
+        size, short_edge, flip, channel_shuffle: See ``Images``.
         train: Random order, crop and flip; False: the order of the files and the centre crop.
 
     Raises:
@@ -148,18 +139,15 @@ class ImageShards(Shards):
         ValueError: If a number is out of range.
 
     Example:
-        >>> import io, tarfile, tempfile
-        >>> from PIL import Image
-        >>> path = os.path.join(tempfile.mkdtemp(), "shard-0.tar")
-        >>> with tarfile.open(path, "w") as tar:
-        ...     for number in range(3):
-        ...         file = io.BytesIO()
-        ...         Image.new("RGB", (48, 40)).save(file, "png")
-        ...         member = tarfile.TarInfo(f"{number}.png")
-        ...         member.size = file.tell()
-        ...         tar.addfile(member, io.BytesIO(file.getvalue()))
-        >>> [sample["key"][-5:] for sample in ImageShards(path=path, size=32, train=False)]
-        ['0.png', '1.png', '2.png']
+        >>> import tarfile, tempfile
+        >>> from toolkit.data import write_image
+        >>> folder = tempfile.mkdtemp()
+        >>> write_image(f"{folder}/0.png", torch.zeros(3, 1, 40, 48))
+        >>> with tarfile.open(f"{folder}/shard-0.tar", "w") as tar:
+        ...     tar.add(f"{folder}/0.png", "0.png")
+        >>> sample, = ImageShards(path=f"{folder}/shard-{{0..0}}.tar", size=32, train=False)
+        >>> sample["pixels"].shape, sample["key"][-17:]
+        (torch.Size([3, 1, 32, 32]), 'shard-0.tar/0.png')
     """
 
     modality, suffixes = "image", IMAGE_SUFFIXES
@@ -185,9 +173,8 @@ class VideoShards(Shards):
     pass; its bytes are held in memory while the clip is read.
 
     Args:
-        path: Tars: a pattern in braces (``shards-{000..099}.tar``), a folder (searched recursively), a glob, a list
-            file (``.txt``, one path per line, relative to it), a file, or a list of those.
-        num_frames, size, short_edge, frame_stride, fps, flip, channel_shuffle: As ``VideoClips``'s.
+        path: Tars, as in ``ImageShards``.
+        num_frames, size, short_edge, frame_stride, fps, flip, channel_shuffle: See ``VideoClips``.
         train: Random order, clips and crops; False: the order of the files, the clip in the middle and the
             centre crop.
 

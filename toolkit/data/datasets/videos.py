@@ -27,19 +27,10 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
     single one lies in the middle), and the centre crop.
 
     Args:
-        path: A folder (searched recursively), a list file (``.txt``, one path per line, relative to
-            it), a glob, a file, or a list of those. None: the real sample clips of the toolkit.
-        num_frames: T.
-        size: (H, W) of the pixels, or one number for both.
-        short_edge: Pixels of the short edge after the resize, (lo, hi) to draw it in training;
-            None: the smallest resize that covers ``size``.
-        frame_stride: Read every ``frame_stride``-th frame of the stream.
-        fps: Read the frames nearest to the times k / fps instead, whatever the stream's rate; a
-            slower stream repeats frames. Not together with ``frame_stride``.
-        train: Random clips; False: fixed ones.
-        flip: Probability of a horizontal flip in training.
-        channel_shuffle: Probability of a random order of R, G and B in training.
-        clips_per_video: Clips per file in evaluation.
+        path: A folder, list file, glob or file, or a list of those; see
+            :func:`toolkit.data.reading.files.list_files`. None: the toolkit's sample clips.
+        num_frames, frame_stride, fps, clips_per_video: See :class:`toolkit.data.reading.clips.Clipping`.
+        size, short_edge, train, flip, channel_shuffle: See :class:`toolkit.data.reading.transforms.Framing`.
         samples: Sample clips of ``path=None``, "demo" or "full".
 
     Raises:
@@ -96,7 +87,7 @@ class InMemoryClips(VideoClips):
 
     Args:
         path, num_frames, size, short_edge, frame_stride, train, flip, channel_shuffle, clips_per_video,
-            samples: As ``VideoClips``'s. With a (lo, hi) short edge, frames are resized twice: to hi, then
+            samples: See ``VideoClips``. With a (lo, hi) short edge, frames are resized twice: to hi, then
             to the drawn size.
 
     Raises:

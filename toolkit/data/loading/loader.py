@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from toolkit.data.loading.mixture import Mixture, Source
+from toolkit.data.loading.mixture import Source, choose_source
 from toolkit.data.loading.sampling import Batch, EndlessBatches, Fetched, MapSamples, collate
 from toolkit.data.loading.streams import StreamSamples
 from toolkit.data.loading.unreadable import UnreadableFiles
@@ -77,11 +77,6 @@ class TrainLoader(_Loader):
         >>> loader = TrainLoader([Source(clips, batch_size=2)], seed=0)
         >>> next(loader).pixels.shape
         torch.Size([2, 3, 5, 32, 32])
-        >>> state = loader.state_dict()
-        >>> batch = next(loader)
-        >>> loader.load_state_dict(state)
-        >>> torch.equal(next(loader).pixels, batch.pixels)
-        True
     """
 
     def __init__(self, sources: Sequence[Source], *, seed: int, rank: int = 0, world_size: int = 1,
@@ -89,9 +84,10 @@ class TrainLoader(_Loader):
                  report: str | os.PathLike | None = None, pin_memory: bool = False):
         super().__init__(sources, rank=rank, world_size=world_size, max_unreadable_share=max_unreadable_share,
                          report=report, pin_memory=pin_memory)
-        self.seed = seed
-        self.mixture = Mixture([source.weight for source in self.sources], seed=seed,
-                               draws_per_choice=draws_per_choice)
+        self.seed, self.weights, self.draws_per_choice = seed, [source.weight for source in sources], draws_per_choice
+        if not any(self.weights) or draws_per_choice < 1:
+            raise ValueError("TrainLoader takes sources with a positive weight and draws_per_choice >= 1, got "
+                             f"weights {self.weights} and {draws_per_choice}.")
         self._reset()
 
     def _reset(self) -> None:
@@ -105,7 +101,7 @@ class TrainLoader(_Loader):
         return self
 
     def __next__(self) -> Batch:
-        number = self.mixture.choice(self._draws)
+        number = choose_source(self.weights, seed=self.seed, draw=self._draws // self.draws_per_choice)
         if self._iterators[number] is None:
             self._loaders[number] = self._loader(number)
             self._iterators[number] = start_iterator(self._loaders[number])
@@ -155,9 +151,7 @@ class TrainLoader(_Loader):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was saved; a changed number of samples is logged.
 
-        Raises:
-            ValueError: If the number of sources differs, or an iterable source was read by another number of
-                processes or workers.
+        Another number of sources, or of processes or workers of an iterable source, raises a ValueError.
         """
         if len(state["positions"]) != len(self.sources):
             raise ValueError(f"the saved position is of {len(state['positions'])} sources, this loader has "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -19,9 +20,6 @@ class Source:
         batch_size: B of one process.
         weight: Share of the batches, relative to the other sources'.
         num_workers: Processes that read ahead; 0 reads in the training process.
-
-    Raises:
-        ValueError: If a number is out of range, or a map-style dataset is empty.
 
     Example:
         >>> from toolkit.data import VideoClips
@@ -50,23 +48,7 @@ class Source:
         return isinstance(self.dataset, Iterable)
 
 
-class Mixture:
-    """The source of every batch, a function of the seed and the batch's number.
-
-    Args:
-        weights: One per source, not all 0.
-        seed: The same on all processes.
-        draws_per_choice: Consecutive batches from one source (the micro-batches of one step).
-    """
-
-    def __init__(self, weights: Sequence[float], *, seed: int, draws_per_choice: int = 1):
-        if not weights or sum(weights) <= 0 or draws_per_choice < 1:
-            raise ValueError("a mixture takes sources with a positive weight and draws_per_choice >= 1, got "
-                             f"weights {list(weights)} and {draws_per_choice}.")
-        self.edges = list(accumulate(weights))
-        self.seed, self.draws_per_choice = seed, draws_per_choice
-
-    def choice(self, draw: int) -> int:
-        """The source's number for batch ``draw``, counted from 0."""
-        uniform = mix(self.seed, "choice", draw // self.draws_per_choice) / 2 ** 63
-        return next(number for number, edge in enumerate(self.edges) if uniform * self.edges[-1] < edge)
+def choose_source(weights: Sequence[float], *, seed: int, draw: int) -> int:
+    """A source's number, drawn with these weights (not all 0): a function of ``seed`` and ``draw``."""
+    edges = list(accumulate(weights))
+    return bisect_right(edges, mix(seed, "choice", draw) / 2**63 * edges[-1])

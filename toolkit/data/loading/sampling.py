@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import count
 from typing import Any
 
 import torch
@@ -45,20 +47,16 @@ class Batch:
 
 @dataclass
 class Fetched:
-    """A batch from a worker, and the samples it could not read.
+    """A batch from a worker: pixels (B, C, T, H, W), or None if every sample was unreadable, and B keys.
 
-    Attributes:
-        pixels: (B, C, T, H, W), or None if every sample was unreadable.
-        keys: B names.
-        failures: (path, error message), one per unreadable sample.
-        tried: Samples tried, readable or not.
-        exhausted: Whether a sample failed MAX_TRIES times.
+    Each unreadable sample adds its (path, error message) to ``failures``; ``exhausted`` says whether one failed
+    MAX_TRIES times.
     """
 
     pixels: Tensor | None
     keys: list[str]
     failures: list[tuple[str, str]]
-    tried: int
+    tried: int  # samples, readable or not
     exhausted: bool
 
     def pin_memory(self) -> Fetched:
@@ -91,18 +89,13 @@ class EndlessBatches(torch.utils.data.Sampler):
         self.rank, self.world_size, self.start = rank, world_size, start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        position, epoch, order = self.start + self.rank * self.batch_size, None, None
-        while True:
-            batch = []
-            for _ in range(self.batch_size):
-                if position // self.length != epoch:
-                    epoch = position // self.length
-                    generator = torch.Generator().manual_seed(mix(self.seed, "epoch", epoch))
-                    order = torch.randperm(self.length, generator=generator)
-                batch.append((int(order[position % self.length]), mix(self.seed, "sample", position)))
-                position += 1
-            position += (self.world_size - 1) * self.batch_size
-            yield batch
+        order = lru_cache(maxsize=1)(self._order)
+        for first in count(self.start + self.rank * self.batch_size, self.world_size * self.batch_size):
+            yield [(int(order(position // self.length)[position % self.length]), mix(self.seed, "sample", position))
+                   for position in range(first, first + self.batch_size)]
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(self.length, generator=torch.Generator().manual_seed(mix(self.seed, "epoch", epoch)))
 
 
 class MapSamples(torch.utils.data.Dataset):

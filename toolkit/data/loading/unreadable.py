@@ -21,15 +21,13 @@ ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 class UnreadableFiles:
     """Unreadable samples of one process: logged once per file, counted, and limited in share.
 
-    Args:
-        max_share: Largest share of unreadable samples among those tried; 0 tolerates none.
-        report: A text file that gets a line "path, tab, reason" per unreadable file; several processes may write to
-            it. A path is written with the bytes of the file's name; backslashes, tabs and line breaks are escaped.
+    ``max_share`` is the largest share of unreadable samples among those tried; 0 tolerates none. The text file
+    ``report`` gets a line "path, tab, error message" per file; several processes may write to it. A path is written
+    with the bytes of the file's name; backslashes, tabs and line breaks are escaped.
 
     Attributes:
         reasons: path -> error message.
-        num_tried: Samples tried.
-        num_unreadable: Samples that could not be read; a file counts every time.
+        num_tried, num_unreadable: Samples tried, and those that could not be read; a file counts every time.
     """
 
     def __init__(self, *, max_share: float, report: str | os.PathLike | None = None):

@@ -61,6 +61,6 @@ def explain_lost_workers(*, num_workers: int) -> Iterator[None]:
     except (RuntimeError, EOFError, ConnectionError) as error:
         if not num_workers or not LOST.search(f"{type(error).__name__}: {error}"):
             raise
-        raise DataError(f"a data worker was lost, got {error!r}, most likely because the system killed it for lack of "
+        raise DataError(f"a data worker was lost, got {error!r}, most likely because the system killed it for want of "
                         "memory; set a smaller num_workers, and continue from the last checkpoint with --resume."
                         ) from error

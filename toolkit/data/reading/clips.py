@@ -20,7 +20,8 @@ class Clipping:
     Args:
         num_frames: T.
         frame_stride: Read every ``frame_stride``-th frame of the stream.
-        fps: Read the frames nearest to the times k / fps instead. Not together with ``frame_stride``.
+        fps: Read the frames nearest to the times k / fps instead, whatever the stream's rate; a slower stream
+            repeats frames. Not together with ``frame_stride``.
         train: Random clips, drawn from torch's global generator; False: fixed ones.
         clips_per_video: Fixed clips of a video, evenly spaced from its first frame to its last; a single
             one lies in the middle.
@@ -41,11 +42,7 @@ class Clipping:
         self.train, self.clips_per_video = train, clips_per_video
 
     def __call__(self, video: VideoFile, *, number: int = 0) -> RGBFrames:
-        """The clip, T frames (H, W, 3) uint8; ``number`` counts the fixed clips.
-
-        Raises:
-            DataError: If the video is too short, or its frames differ in size.
-        """
+        """The clip, T frames (H, W, 3) uint8; ``number`` counts the fixed clips. Too short a video is a DataError."""
         info = video.info
         if self.fps is None:
             start = info.start + self.start_frame(info.num_frames, number=number) / info.fps

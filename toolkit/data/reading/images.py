@@ -47,12 +47,7 @@ def read_image(source: str | os.PathLike | bytes, *, name: str | os.PathLike | N
 def write_image(path: str | os.PathLike, pixels: Tensor) -> None:
     """Write one image, completely or not at all; the suffix chooses the format (``.png`` is lossless).
 
-    Args:
-        path: The file to write; its folder must exist.
-        pixels: (3, 1, H, W) of about [-1, 1], clamped and rounded to 8 bits.
-
-    Raises:
-        ValueError: If the pixels have another shape.
+    ``pixels`` (3, 1, H, W) of about [-1, 1] are clamped and rounded to 8 bits; the folder of ``path`` must exist.
 
     Example:
         >>> import tempfile

@@ -14,8 +14,8 @@ from torch import Tensor
 from toolkit.data.reading.files import path_in_errors, unreadable
 from toolkit.data.reading.images import IMAGE_SUFFIXES, read_image, write_image
 from toolkit.data.reading.transforms import check_enlargement, resize, to_frames, to_pixels
-from toolkit.data.reading.video_file import VIDEO_SUFFIXES, VideoFile, rgb
-from toolkit.data.reading.video_io import VideoWriter, check_size
+from toolkit.data.reading.video_file import VIDEO_SUFFIXES, VideoFile, check_one_size, rgb
+from toolkit.data.reading.video_io import VideoWriter
 from toolkit.io.prefetch import prefetch_next
 
 CHUNK_PIXELS, CHUNK_FRAMES = 2**21, 32  # largest chunk: two frames of 720p, 32 of 256 x 256
@@ -72,10 +72,7 @@ class Media(AbstractContextManager):
     def _chunks(self, frames: int) -> Iterator[Tensor]:
         limited = islice(self._frames, self._limit)
         while chunk := list(islice(limited, frames)):
-            check_size(chunk, path=self.name)
-            if tuple(chunk[0].shape[:2]) != self.original_size:
-                raise unreadable(self.name, f"needed frames of one size, got {self.original_size} and "
-                                            f"{tuple(chunk[0].shape[:2])}; re-encode it.")
+            check_one_size([self.original_size, *(tuple(frame.shape[:2]) for frame in chunk)], path=self.name)
             yield to_pixels(resize(chunk, size=self.size))
         self.more = next(self._frames, None) is not None
 
@@ -134,7 +131,7 @@ class MediaWriter(AbstractContextManager):
         self._video = VideoWriter(f"{os.fspath(path)}.mp4", fps=fps)
 
     def write(self, pixels: Tensor) -> None:
-        """Add frames (3, T, H, W) of about [-1, 1], clamped; a single first frame is kept until more come."""
+        """Add frames (3, T, H, W) of about [-1, 1], clamped; a single first frame waits for more."""
         if self._first is not None:
             pixels, self._first = torch.cat([self._first, pixels], dim=1), None
         if pixels.shape[1] == 1 and not self._video.begun:

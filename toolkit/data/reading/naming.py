@@ -22,13 +22,8 @@ def find_files(path: str | os.PathLike, *, output: str | os.PathLike,
     skipped. The output name is the file's without its suffix, or with it if two files of a folder would
     get the same name.
 
-    Args:
-        path: As in :func:`toolkit.data.reading.files.list_files`.
-        output: The folder to write to; it need not exist.
-        suffixes: Suffixes to look for in a folder or a glob.
-
-    Raises:
-        DataError: If there is nothing at ``path``.
+    ``path`` and ``suffixes`` are those of :func:`toolkit.data.reading.files.list_files`; ``output`` need not exist.
+    If there is nothing at ``path``, a DataError is raised.
     """
     files = list(dict.fromkeys(Path(os.path.abspath(file)) for file in list_files(path, suffixes=suffixes)))
     root, output = Path(os.path.abspath(Path(path).expanduser())), Path(output)

@@ -39,7 +39,9 @@ def resize(frames: Sequence[Tensor], *, size: tuple[int, int]) -> Tensor:
     if tuple(frames[0].shape[:2]) == tuple(size):
         return frames if isinstance(frames, Tensor) else torch.stack(list(frames))
     # one by one: copying large frames together would cost as much as decoding them
-    return torch.stack([_resize(frame, size) for frame in frames])
+    planes = (rearrange(frame, "h w c -> 1 c h w") for frame in frames)  # channels-last views, as the kernel needs
+    resized = (F.interpolate(plane, size=size, mode="bicubic", antialias=True) for plane in planes)
+    return torch.stack([rearrange(plane, "1 c h w -> h w c") for plane in resized])
 
 
 def check_enlargement(height: int, width: int, *, resized: tuple[int, int], wanted: int) -> None:
@@ -47,13 +49,6 @@ def check_enlargement(height: int, width: int, *, resized: tuple[int, int], want
     if resized[0] * resized[1] > max(MAX_SQUARES * wanted**2, height * width):
         raise DataError(f"needed frames at most {MAX_SQUARES} times as long as wide, got {height} x {width}, which "
                         f"would be resized to {resized[0]} x {resized[1]}; crop or remove the file.")
-
-
-def _resize(frame: Tensor, size: tuple[int, int]) -> Tensor:
-    # a channels-last view: the layout of the uint8 kernel
-    planes = rearrange(frame, "h w c -> 1 c h w")
-    planes = F.interpolate(planes, size=size, mode="bicubic", antialias=True)
-    return rearrange(planes, "1 c h w -> h w c")
 
 
 class Framing:
@@ -107,10 +102,8 @@ class Framing:
     def __call__(self, frames: Sequence[Tensor]) -> Tensor:
         """T frames (H, W, 3) uint8 of one size, or one tensor of them -> (3, T, *size) float32 in [-1, 1].
 
-        Random numbers come from torch's global generator and are the same for all frames.
-
-        Raises:
-            DataError: If the frames are too long and thin to cover ``size``.
+        Random numbers come from torch's global generator and are the same for all frames. Frames too long and thin
+        to cover ``size`` raise a DataError.
         """
         frames = resize(frames, size=self._resized(*frames[0].shape[:2], self._edge()))
         margins = [resized - size for resized, size in zip(frames.shape[1:3], self.size, strict=True)]

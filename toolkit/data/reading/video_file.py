@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -36,13 +36,10 @@ NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw streams, whose duration is a gue
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Metadata of a video stream: seconds at the first frame, average frames per second, number of frames.
+    """Metadata of a video stream; ``num_frames`` is an estimate from the duration if the file does not count them."""
 
-    The number is an estimate from the duration if the file does not count its frames.
-    """
-
-    start: float
-    fps: float
+    start: float  # seconds at the first frame, not always 0
+    fps: float  # average frames per second
     num_frames: int
 
 
@@ -242,13 +239,18 @@ def _on_white(pixels: np.ndarray) -> np.ndarray:
     return ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
 
 
+def check_one_size(sizes: Iterable[tuple[int, int]], *, path: str | os.PathLike) -> None:
+    """Raise a DataError if the frames of a file have several sizes (H, W)."""
+    if len(different := set(sizes)) > 1:
+        raise unreadable(path, f"needed frames of one size, got {sorted(different)}; re-encode it.")
+
+
 class RGBFrames(Sequence[Tensor]):
     """Decoded frames of one size, converted to RGB when indexed, which halves the memory of a 720p clip."""
 
     def __init__(self, frames: Sequence[av.VideoFrame], *, path: str | os.PathLike):
-        sizes = {(frame.height, frame.width)[::-1 if round(frame.rotation / 90) % 2 else 1] for frame in frames}
-        if len(sizes) > 1:
-            raise unreadable(path, f"needed frames of one size, got {sorted(sizes)}; re-encode it.")
+        check_one_size(((frame.height, frame.width)[::-1 if round(frame.rotation / 90) % 2 else 1] for frame in frames),
+                       path=path)
         self._frames, self._converter = frames, VideoReformatter()
 
     def __len__(self) -> int:

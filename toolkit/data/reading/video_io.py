@@ -17,21 +17,15 @@ from torch import Tensor
 
 from toolkit.data.reading.files import unreadable
 from toolkit.data.reading.transforms import to_frames
-from toolkit.data.reading.video_file import VideoFile, rgb
+from toolkit.data.reading.video_file import VideoFile, check_one_size, rgb
 from toolkit.io.atomic_write import atomic_write
 
 
 def iter_frames(path: str | os.PathLike, *, start: int = 0, frame_stride: int = 1) -> Iterator[Tensor]:
-    """Every ``frame_stride``-th frame of a video from frame ``start`` on, one at a time.
+    """Every ``frame_stride``-th frame of a video from frame ``start`` on, one at a time, (H, W, 3) uint8.
 
     Frame numbers are exact: the packets' timestamps locate frame ``start``; if the seek misses it,
-    the file is decoded from its beginning.
-
-    Yields:
-        (H, W, 3) uint8.
-
-    Raises:
-        DataError: If the file cannot be read.
+    the file is decoded from its beginning. A file that cannot be read raises a DataError.
 
     Example:
         >>> import tempfile
@@ -85,31 +79,16 @@ def _strided(video: VideoFile, start: int, frame_stride: int) -> Iterator[Tensor
 
 def stack(frames: list[Tensor], *, path: str | os.PathLike) -> Tensor:
     """Frames (H, W, 3) of one size -> (T, H, W, 3)."""
-    check_size(frames, path=path)
+    check_one_size((tuple(frame.shape[:2]) for frame in frames), path=path)
     return torch.stack(frames)
-
-
-def check_size(frames: list[Tensor], *, path: str | os.PathLike) -> None:
-    """Raise a DataError if the frames (H, W, 3) of a file differ in size."""
-    sizes = {tuple(frame.shape[:2]) for frame in frames}
-    if len(sizes) > 1:
-        raise unreadable(path, f"needed frames of one size, got {sorted(sizes)}; re-encode it.")
 
 
 class VideoWriter(AbstractContextManager):
     """An mp4 for any player, written chunk by chunk: H.264 at high quality (CRF 12), yuv420p, BT.601.
 
-    Half-resolution chroma needs even sizes: an odd height or width is padded by repeating the last
+    The file appears when the block ends without an error; its folder must exist. A block without frames raises
+    a ValueError. Half-resolution chroma needs even sizes: an odd height or width is padded by repeating the last
     row or column, so the file is one pixel larger there.
-
-    The file appears when the block ends without an error.
-
-    Args:
-        path: The file to write; its folder must exist.
-        fps: Frames per second.
-
-    Raises:
-        ValueError: At the end, if nothing was written.
 
     Example:
         >>> import tempfile
@@ -132,14 +111,7 @@ class VideoWriter(AbstractContextManager):
         return self._container is not None
 
     def write(self, pixels: Tensor) -> None:
-        """Encode the next frames.
-
-        Args:
-            pixels: (3, T, H, W) of about [-1, 1], clamped; all chunks have one H and W.
-
-        Raises:
-            ValueError: If the shape is another.
-        """
+        """Encode frames (3, T, H, W) of about [-1, 1], clamped; a ValueError if H or W changes."""
         if pixels.ndim != 4 or pixels.shape[0] != 3:
             raise ValueError(f"{self.path}: a video is written from pixels (3, T, H, W), got {tuple(pixels.shape)}; "
                              "write one sample of a batch at a time.")
@@ -177,15 +149,7 @@ class VideoWriter(AbstractContextManager):
 
 
 def write_video(path: str | os.PathLike, pixels: Tensor, *, fps: float) -> None:
-    """Write a whole video at once, as :class:`VideoWriter` does.
-
-    Args:
-        path: The file to write; its folder must exist.
-        pixels: (3, T, H, W) of about [-1, 1], clamped.
-        fps: Frames per second.
-
-    Raises:
-        ValueError: If the pixels have another shape.
+    """Write a complete video as :class:`VideoWriter` does: pixels (3, T, H, W) of about [-1, 1], clamped.
 
     Example:
         >>> import tempfile

@@ -1,0 +1,16 @@
+"""A file is replaced completely or not at all."""
+
+import pytest
+
+from toolkit.io.atomic_write import atomic_write
+
+
+def test_a_file_appears_at_the_end_of_the_block_and_is_unchanged_after_an_error(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_write(path) as partial:
+        partial.write_text("complete")
+        assert not path.exists() and partial.suffix == ".txt"
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "complete" and list(tmp_path.iterdir()) == [path]
