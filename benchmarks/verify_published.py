@@ -6,8 +6,9 @@
     python benchmarks/verify_published.py --dry-run
 
 DIR holds the images or clips of the entry's protocol. Each checkpoint leaves a JSON in benchmarks/results/published.
-The dry run needs no network: small networks with random weights, in files like the published ones, go the same way
-over 16 sample frames or 2 sample clips (PSNR and SSIM only); their scores mean nothing, and nothing is written.
+The dry run needs no network: small networks with random weights, in files like the published ones, are converted and
+evaluated on 16 sample frames or 2 sample clips (PSNR and SSIM only); their scores mean nothing, and no
+result is written.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help="entries of --list")
     parser.add_argument("--data", type=Path, metavar="DIR", help="the images or clips of the entries' protocol")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="use this file, do not download (one NAME)")
-    parser.add_argument("--list", action="store_true", help="print the entries and what is verified, and end")
-    parser.add_argument("--dry-run", action="store_true", help="the whole way on random weights (default: all entries)")
+    parser.add_argument("--list", action="store_true", help="print the entries and their verdicts")
+    parser.add_argument("--dry-run", action="store_true", help="all steps with random weights (default: all entries)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--num-workers", type=int, default=0)
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: cuda where there is one)")
@@ -107,17 +108,17 @@ def measure(entry: Published, tokenizer: Any, sources: list, arguments: argparse
 
 
 def compare(entry: Published, measured: dict[str, Any]) -> dict[str, Any]:
-    """The differences from the stated scores and the verdict; reasons say what speaks against "verified"."""
+    """The differences from the stated scores and the verdict; reasons explain any verdict but "verified"."""
     difference = {name: measured["scores"][name] - stated for name, stated in entry.stated.items()
                   if name in measured["scores"]}
     reasons = [f"{name} is off by {value:+.4g}, allowed is {entry.tolerance[name]:g}"
                for name, value in difference.items() if not abs(value) <= entry.tolerance[name]]
     reasons += [f"{name} was not measured" for name in entry.stated if name not in difference]
-    wanted = entry.protocol.num_samples
-    if wanted and measured["num_samples"] != wanted:
-        reasons.append(f"{measured['num_samples']} samples, the protocol has {wanted}")
+    expected = entry.protocol.num_samples
+    if expected and measured["num_samples"] != expected:
+        reasons.append(f"{measured['num_samples']} samples, the protocol has {expected}")
     if measured["num_unreadable"]:
-        reasons.append(f"{measured['num_unreadable']} unreadable files were left out")
+        reasons.append(f"{measured['num_unreadable']} unreadable files were skipped")
     verdict = ("differs" if reasons else "verified") if entry.stated else "no score stated"
     return {"difference": difference, "verdict": verdict, "reasons": reasons}
 
@@ -134,7 +135,7 @@ def verify(name: str, arguments: argparse.Namespace, scratch: Path) -> dict[str,
         near = difflib.get_close_matches(name, PUBLISHED, n=1) or list(PUBLISHED)
         raise ValueError(f"no such entry; did you mean {', '.join(near)}?")
     entry = PUBLISHED[name]
-    sources = build_data(entry, arguments)  # mistakes are found before gigabytes are downloaded
+    sources = build_data(entry, arguments)  # so that a mistake is found before a large download
     if arguments.dry_run:
         from synthetic import write_checkpoint
         path = write_checkpoint(entry, scratch / name)
@@ -144,14 +145,14 @@ def verify(name: str, arguments: argparse.Namespace, scratch: Path) -> dict[str,
         path = arguments.checkpoint or download(entry)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}.")
-    found = sha256(path)
-    if entry.sha256 and found != entry.sha256 and not arguments.dry_run:
-        raise ValueError(f"{path} has sha256 {found}, pinned is {entry.sha256}; download it again.")
+    digest = sha256(path)
+    if entry.sha256 and digest != entry.sha256 and not arguments.dry_run:
+        raise ValueError(f"{path} has sha256 {digest}, pinned is {entry.sha256}; download it again.")
     conversion = convert_checkpoint(path, entry.layout, discriminator=False)
     measured = measure(entry, conversion.tokenizer, sources, arguments)
     commit = path.parts[path.parts.index("snapshots") + 1] if "snapshots" in path.parts else None
     result = {"name": name, "repo": entry.repo, "file": entry.file, "revision": entry.revision,
-              "origin": "local file" if arguments.checkpoint else "hub", "commit": commit, "sha256": found,
+              "origin": "local file" if arguments.checkpoint else "hub", "commit": commit, "sha256": digest,
               "layout": conversion.layout, "ema": conversion.ema, "protocol": dataclasses.asdict(entry.protocol),
               "stated": entry.stated, "source": entry.source, "evidence": entry.evidence, "tolerance": entry.tolerance,
               **measured, **compare(entry, measured),

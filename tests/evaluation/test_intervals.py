@@ -9,7 +9,7 @@ import torch
 from pooled import Thumbnails, pair
 
 from toolkit.contracts import Metric
-from toolkit.evaluation.intervals import extrapolated, jackknife, student_t, union
+from toolkit.evaluation.intervals import extrapolated, jackknife, union
 from toolkit.metrics import PSNR, Codebook
 from toolkit.metrics.frechet import FrechetMetric
 from toolkit.metrics.pixel import FrameMean
@@ -49,12 +49,6 @@ def normal_blocks(counts: list[int], generator: torch.Generator, shift: float = 
         first, second = (0.15 * torch.randn(count, 8, 1, 1, 1, generator=generator) for _ in range(2))
         block.update(target=first, reconstruction=second + shift)
     return blocks
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 18, 19, 100, 999])
-def test_students_t_is_scipys(degrees):
-    for level in (0.5, 0.95, 0.999):
-        assert student_t(degrees, level=level) == pytest.approx(scipy.stats.t.ppf((1 + level) / 2, degrees), rel=1e-9)
 
 
 def test_error_of_a_mean_of_equal_blocks_is_that_of_their_means():

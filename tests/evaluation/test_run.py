@@ -11,7 +11,7 @@ from training import tiny
 from training.tiny import tiny_config, write_clips, write_config
 
 from toolkit import build_tokenizer
-from toolkit.baselines import X264
+from toolkit.baselines.video_codec import X264
 
 as_in_a_new_process = tiny.as_in_a_new_process
 BASELINES = {"thumbnail", "x264", "x265"}

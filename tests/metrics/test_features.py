@@ -99,7 +99,7 @@ def test_states_of_other_features_and_late_loading_are_refused():
     metric, batch = Thumbnails(), pair(2, 3, 1, 8, 8)
     metric.update(**batch)
     state = metric.target_state()
-    with pytest.raises(ValueError, match="seen nothing"):
+    with pytest.raises(ValueError, match="without samples"):
         metric.load_target_state(state)
     with pytest.raises(ValueError, match="48 features of each sample"):
         Thumbnails().load_target_state(state | {"features": state["features"][:, :5]})

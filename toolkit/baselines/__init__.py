@@ -2,6 +2,6 @@
 
 from toolkit.baselines.mean_colour import MeanColour
 from toolkit.baselines.thumbnail import Thumbnail
-from toolkit.baselines.video_codec import X264, X265, VideoCodec
+from toolkit.baselines.video_codec import VideoCodec
 
-__all__ = ["X264", "X265", "MeanColour", "Thumbnail", "VideoCodec"]
+__all__ = ["MeanColour", "Thumbnail", "VideoCodec"]

@@ -113,6 +113,7 @@ def _from_planes(planes: np.ndarray) -> Tensor:
 
 
 def _padded(frames: Tensor) -> Tensor:
+    """Frames with the border repeated to even sides of at least 32 pixels."""
     height, width = frames.shape[1:3]
     planes = rearrange(frames.cpu(), "t h w c -> t c h w").float()
     bottom, right = (max(side + side % 2, SMALLEST) - side for side in (height, width))
@@ -147,7 +148,7 @@ class VideoCodec(Baseline):
 
     Example:
         >>> ramp = torch.linspace(-1, 1, 32).expand(1, 3, 5, 32, 32)
-        >>> codec = X264(bits_per_pixel=0.5)
+        >>> codec = X264(bits_per_pixel=0.5)   # the subclass of x264
         >>> reconstruction, indices = codec(ramp)
         >>> reconstruction.shape, indices, 0 < codec.bits_per_pixel <= 0.5
         (torch.Size([1, 3, 5, 32, 32]), None, True)
@@ -215,23 +216,13 @@ def _to_bytes(pixels: Tensor) -> Tensor:
 
 @BASELINES.register_module(name="x264")
 class X264(VideoCodec):
-    """H.264 by x264, each clip alone, within the bits per pixel of a tokenizer.
-
-    Example:
-        >>> X264(quality=30).standard
-        'x264'
-    """
+    """H.264 by x264, each clip alone, within the bits per pixel of a tokenizer."""
 
     standard = "x264"
 
 
 @BASELINES.register_module(name="x265")
 class X265(VideoCodec):
-    """H.265 by x265, each clip alone, within the bits per pixel of a tokenizer.
-
-    Example:
-        >>> X265(quality=30).standard
-        'x265'
-    """
+    """H.265 by x265, each clip alone, within the bits per pixel of a tokenizer."""
 
     standard = "x265"

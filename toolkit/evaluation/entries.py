@@ -122,11 +122,6 @@ def baseline_entries(names: list[str], tokenizers: list[Entry], protocol: Protoc
     return entries
 
 
-def at_rate(spec: dict[str, Any], rate: float) -> dict[str, Any]:
-    """The spec of the same baseline at another rate."""
-    return spec | {"bits_per_pixel": rate}
-
-
 class TokenizerCodec:
     """A tokenizer with the interface of a baseline."""
 

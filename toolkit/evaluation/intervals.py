@@ -1,7 +1,7 @@
-"""How sure a score is: what it would be over other blocks of the same kind, and over infinitely many samples.
+"""Confidence intervals of scores, and their values for infinitely many samples.
 
-A block is a metric that has seen some of the data, whole source videos or photos, so that blocks are
-independent of each other as frames of one video are not.
+Data is divided into blocks of whole source videos or photos, so that blocks are independent of each other (frames of
+one video are not), and every block has its own metric.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import torch
 from toolkit.contracts import Metric
 
 logger = logging.getLogger(__name__)
+SHARES = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)  # sizes of the subsets of an extrapolation, as shares of all blocks
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A score and how sure it is.
+    """A score with its 95 % confidence interval.
 
     Attributes:
         score: Of all blocks together.
-        error: Its standard error.
-        low, high: Between them lies the score of the population, in 95 of 100 such intervals.
-        blocks: How many blocks had samples.
+        error: Standard error of the score.
+        low, high: Ends of the interval.
+        blocks: Number of blocks with samples.
 
     Example:
         >>> interval = Interval(score=20.0, error=0.5, low=19.0, high=21.0, blocks=20)
@@ -43,21 +44,18 @@ class Interval:
 
 
 def jackknife(blocks: Sequence[Metric]) -> dict[str, Interval]:
-    """Delete-one-block jackknife of every score of a metric, over the blocks that have samples.
+    """Delete-one-block jackknife (Efron & Stein, Annals of Statistics 9 (1981), 586-596) of every score of a metric.
 
-    The error is ``sqrt((g - 1) / g * sum((s_i - mean(s))^2))`` with s_i the score of all blocks but the i-th;
-    the interval goes to both sides by Student's t with g - 1 degrees of freedom. Blocks of unequal size
-    count alike: the blocks are what was drawn, and a larger one shows in its larger effect on s_i.
+    The error is ``sqrt((g - 1) / g * sum((s_i - mean(s))^2))``, where s_i is the score without the i-th of g blocks.
+    The interval extends to both sides by Student's t with g - 1 degrees of freedom. Blocks of unequal size count alike.
 
     Args:
-        blocks: Metrics of one class and the same arguments, each of its own part of the data. With several
-            processes every one calls this with its shares of the same blocks.
+        blocks: Metrics of one class with the same arguments, each of its own part of the data. With several processes
+            every process calls this with its shares of the same blocks.
 
     Returns:
-        Name -> interval; empty if fewer than two blocks have samples, if the metric cannot be merged, or if
-        what is left without a block is too little for a score, which is logged.
-
-    Source: Efron & Stein, Annals of Statistics 9 (1981), 586-596.
+        Name -> interval; empty, and logged, if fewer than two blocks have samples, if the metric cannot be merged, or
+        if the other blocks are too few for a score.
 
     Example:
         >>> from toolkit.metrics import PSNR
@@ -72,47 +70,44 @@ def jackknife(blocks: Sequence[Metric]) -> dict[str, Interval]:
         return {}
     try:
         scores = union(blocks).compute()
-        with _fewer_samples():
-            without = [union([*blocks[:i], *blocks[i + 1:]]).compute() for i in range(len(blocks))]
+        with _without_warnings():
+            others = [union([*blocks[:i], *blocks[i + 1:]]).compute() for i in range(len(blocks))]
     except ValueError as error:  # such as a covariance of one sample
         logger.warning("%s has no interval: %s", type(blocks[0]).__name__, error)
         return {}
-    return {name: _interval(score, [part[name] for part in without]) for name, score in scores.items()}
+    return {name: _interval(score, [other[name] for other in others]) for name, score in scores.items()}
 
 
-def _interval(score: float, without: list[float]) -> Interval:
-    g = len(without)
-    mean = math.fsum(without) / g
-    error = math.sqrt((g - 1) / g * math.fsum((s - mean) ** 2 for s in without))
-    reach = student_t(g - 1) * error
-    return Interval(score, error, score - reach, score + reach, g)
+def _interval(score: float, others: list[float]) -> Interval:
+    from scipy.special import stdtrit  # Student's quantile
 
-
-SIZES = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)  # of the subsets, in parts of all blocks
+    g = len(others)
+    mean = math.fsum(others) / g
+    error = math.sqrt((g - 1) / g * math.fsum((s - mean) ** 2 for s in others))
+    width = float(stdtrit(g - 1, 0.975)) * error
+    return Interval(score, error, score - width, score + width, g)
 
 
 def extrapolated(blocks: Sequence[Metric], name: str) -> float | None:
-    """A score at infinitely many samples, by a line through scores of growing subsets against 1 / N.
+    """A score for infinitely many samples (Chong & Forsyth, arXiv:1911.07023, sec. 3).
 
-    Fréchet distances of few samples are too large by about a constant over N. Subsets have a quarter to all
-    of the blocks; of each size there are several, neighbours in a fixed random ring, that hold every block
-    about equally often, and their scores and 1 / N are averaged.
+    Fréchet distances of N samples are too large by about a constant over N. A line is fitted to the scores of subsets
+    against 1 / N. Subsets have a quarter to all of the blocks. Those of one size are averaged: neighbours in a fixed
+    random ring, so that every block counts about equally often.
 
     Args:
-        blocks: As for :func:`jackknife`.
-        name: Which of the metric's scores.
+        blocks: As in :func:`jackknife`.
+        name: The score.
 
     Returns:
-        The line's value at 1 / N = 0, which may be below 0; None if fewer than four blocks have samples, if
-        the metric cannot be merged, or if a quarter of the blocks is too little for a score, which is logged.
-
-    Source: Chong & Forsyth, arXiv:1911.07023, sec. 3.
+        The value of the line at 1 / N = 0, which may be negative; None, and logged, if fewer than four blocks have
+        samples, if the metric cannot be merged, or if a quarter of the blocks is too few for a score.
 
     Example:
         >>> from toolkit.metrics import PSNR
         >>> blocks, grey = [PSNR() for _ in range(8)], torch.zeros(1, 3, 1, 4, 4)
         >>> for block in blocks: block.update(target=grey, reconstruction=grey + 0.2)
-        >>> round(extrapolated(blocks, "psnr"), 4)   # a mean does not depend on how many
+        >>> round(extrapolated(blocks, "psnr"), 4)   # a mean does not depend on the number of samples
         20.0
     """
     blocks = _with_samples(blocks)
@@ -121,10 +116,10 @@ def extrapolated(blocks: Sequence[Metric], name: str) -> float | None:
     ring = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0)).tolist()
     points = []
     try:
-        for size in sorted({round(share * len(blocks)) for share in SIZES}):
-            subsets = [union(blocks[i] for i in chosen) for chosen in _windows(ring, size)]
+        for size in sorted({round(share * len(blocks)) for share in SHARES}):
+            subsets = [union(blocks[i] for i in indices) for indices in _windows(ring, size)]
             inverse = [1 / subset.num_samples() for subset in subsets]
-            with _fewer_samples():
+            with _without_warnings():
                 scores = [subset.compute()[name] for subset in subsets]
             points.append((math.fsum(inverse) / len(subsets), math.fsum(scores) / len(subsets)))
     except ValueError as error:  # such as a covariance of one sample
@@ -136,25 +131,25 @@ def extrapolated(blocks: Sequence[Metric], name: str) -> float | None:
 
 
 def _windows(ring: list[int], size: int) -> list[list[int]]:
-    """Subsets of neighbours, about twice as many as it takes to hold each; in ascending order within."""
+    """Subsets of neighbours, about twice as many as it takes to cover the ring; each in ascending order."""
     g = len(ring)
     count = 1 if size == g else min(g, 2 * math.ceil(g / size))
     return [sorted(ring[(start * g // count + i) % g] for i in range(size)) for start in range(count)]
 
 
 @contextmanager
-def _fewer_samples() -> Iterator[None]:
-    """Within, the metrics do not warn of what is meant: that there are fewer samples than in all blocks."""
-    warned = logging.getLogger("toolkit.metrics.frechet")
-    before, warned.disabled = warned.disabled, True
+def _without_warnings() -> Iterator[None]:
+    """Do not warn that a subset has few samples."""
+    frechet_logger = logging.getLogger("toolkit.metrics.frechet")
+    before, frechet_logger.disabled = frechet_logger.disabled, True
     try:
         yield
     finally:
-        warned.disabled = before
+        frechet_logger.disabled = before
 
 
 def union(blocks: Iterable[Metric]) -> Metric:
-    """One metric of all that the blocks have seen; they are left as they are.
+    """One metric of everything that the blocks have seen; the blocks are not changed.
 
     Raises:
         NotImplementedError: If the metric cannot be merged.
@@ -171,45 +166,12 @@ def union(blocks: Iterable[Metric]) -> Metric:
 
 
 def _with_samples(blocks: Sequence[Metric]) -> list[Metric]:
-    """The blocks that are not empty in every process; none if the metric does not count or merge."""
+    """The blocks with samples in any process; none if the metric does not count or merge."""
     try:
-        found = [block for block in blocks if block.num_samples()]
-        if found:
-            union(found[:1])
+        filled = [block for block in blocks if block.num_samples()]
+        if filled:
+            union(filled[:1])
     except NotImplementedError as error:
         logger.warning("%s", error)
         return []
-    return found
-
-
-def student_t(degrees: int, *, level: float = 0.95) -> float:
-    """The t within which, to both sides, Student's distribution has ``level`` of its mass.
-
-    Example:
-        >>> round(student_t(1), 3), round(student_t(19), 3)
-        (12.706, 2.093)
-    """
-    low, high = 0.0, 1.0
-    while _mass_within(high, degrees) < level:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _mass_within(middle, degrees) < level else (low, middle)
-    return high
-
-
-def _mass_within(t: float, degrees: int) -> float:
-    """Of -t to t; Abramowitz & Stegun 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(degrees))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    if degrees % 2:
-        term, total = cosine, 0.0
-        for k in range(1, (degrees - 1) // 2 + 1):
-            total += term
-            term *= cosine**2 * 2 * k / (2 * k + 1)
-        return 2 / math.pi * (angle + sine * total)
-    term, total = 1.0, 0.0
-    for k in range(1, degrees // 2 + 1):
-        total += term
-        term *= cosine**2 * (2 * k - 1) / (2 * k)
-    return sine * total
+    return filled

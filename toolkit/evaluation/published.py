@@ -14,37 +14,24 @@ from toolkit.evaluation.protocol import PSNR, RFID, RFVD, SSIM, Protocol
 
 @dataclass(frozen=True)
 class Published:
-    """A checkpoint under one protocol.
+    """A checkpoint under one protocol."""
 
-    Attributes:
-        repo, file, revision: On the Hugging Face hub.
-        layout: A name in ``toolkit.registry.CHECKPOINTS``.
-        protocol: Of the scores.
-        stated: Score name -> what the authors state; empty where they state nothing.
-        source: Of the stated scores.
-        evidence: What confirmed the address and the scores, when this list was written.
-        network: Of ``configs/_base_/networks``, the same architecture; the dry run shrinks it.
-        changes: To that network: channel_multipliers, bits.
-        tolerance: Score name -> largest difference that counts as the same.
-        sha256: Checked where given.
-    """
-
-    repo: str
+    repo: str  # on the Hugging Face hub
     file: str
-    layout: str
+    layout: str  # name of the checkpoint family
     protocol: Protocol
-    source: str
-    evidence: str
-    network: str
-    stated: dict[str, float] = field(default_factory=dict)
-    changes: dict[str, Any] = field(default_factory=dict)
+    source: str  # of the stated scores
+    evidence: str  # what confirmed the address and the scores
+    network: str  # of configs/_base_/networks: the same architecture; the dry run shrinks it
+    stated: dict[str, float] = field(default_factory=dict)  # scores that the authors state
+    changes: dict[str, Any] = field(default_factory=dict)  # to the network: channel_multipliers, bits
     tolerance: dict[str, float] = field(default_factory=lambda: {"rfid": 0.05, "rfvd": 1.0, "psnr": 0.1, "ssim": 0.02})
     revision: str = "main"
-    sha256: str | None = None
+    sha256: str | None = None  # checked if set
 
     @property
     def address(self) -> str:
-        """In one line."""
+        """Repository, file and revision in one line."""
         return f"{self.repo}/{self.file}@{self.revision[:7]}"
 
 

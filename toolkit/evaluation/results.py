@@ -25,7 +25,7 @@ from toolkit.contracts import Baseline, DataError, Metric
 from toolkit.data import Batch, Source, ValLoader, write_video
 from toolkit.data.datasets.sample_clips import SPLITS
 from toolkit.evaluation.cost import measure_cost
-from toolkit.evaluation.entries import Codec, Entry, TokenizerCodec, at_rate, num_parameters, open_codec
+from toolkit.evaluation.entries import Codec, Entry, TokenizerCodec, num_parameters, open_codec
 from toolkit.evaluation.intervals import extrapolated, jackknife, union
 from toolkit.evaluation.preparation import (
     block_numbers,
@@ -272,7 +272,7 @@ def _curve(evaluation: Evaluation, entry: Entry, scores: dict[str, float]) -> li
     points = [{name: scores[name] for name in names if name in scores}] if "bits_per_pixel" in scores else []
     configs = [config for config in CURVE if config in evaluation.protocol.metrics]
     for rate in entry.spec.get("curve", ()) if configs else ():
-        codec = open_codec(at_rate(entry.spec, rate), evaluation.device)
+        codec = open_codec(entry.spec | {"bits_per_pixel": rate}, evaluation.device)
         measured = _evaluate(evaluation, codec, configs, title=f"{entry.title} at {rate:.4f} bits/pixel", is_curve=True)
         point = {name: value for blocks in measured.metrics for name, value in union(blocks).compute().items()}
         points.append(_finite_or_none({"bits_per_pixel": measured.rate} | point))

@@ -15,7 +15,7 @@ from toolkit.layers.distributed import gather_objects_over_processes, sum_number
 from toolkit.metrics.merging import check_mergeable
 from toolkit.registry import METRICS
 
-COLLAPSED = 1 / 3  # an entropy below this share of its bound
+COLLAPSED = 1 / 3  # share of the bound below which an entropy means collapse
 Counts = tuple[Tensor, Tensor]  # distinct indices (U,), how often each was seen (U,), both int64 on the CPU
 
 
@@ -74,7 +74,7 @@ class Codebook(Metric):
         if codebook_size < 1 or num_codebooks < 1:
             raise ValueError(f"Codebook needs codebook_size and num_codebooks from 1 on, got "
                              f"{codebook_size} and {num_codebooks}; a continuous bottleneck has no codebook, "
-                             "leave Codebook out of the metrics.")
+                             "remove Codebook from the metrics.")
         self.codebook_size, self.num_codebooks = codebook_size, num_codebooks
         self.digits = (codebook_size,) if digits is None else tuple(digits)
         if math.prod(self.digits) != codebook_size:
@@ -91,11 +91,11 @@ class Codebook(Metric):
         """Add the indices (B, *positions, G) in [0, K) of a target (B, C, T, H, W).
 
         Raises:
-            ValueError: If there are no indices, or they are of another codebook.
+            ValueError: Without indices, or if they are of another codebook.
         """
         if indices is None:
             raise ValueError("Codebook needs indices, got None: the bottleneck is continuous; "
-                             "leave Codebook out of the metrics.")
+                             "remove Codebook from the metrics.")
         if indices.shape[-1] != self.num_codebooks:
             raise ValueError(f"Codebook takes indices (B, *positions, {self.num_codebooks}), got "
                              f"{tuple(indices.shape)}; set num_codebooks to the quantizer's.")
@@ -109,11 +109,7 @@ class Codebook(Metric):
         self._frames += target[:, 0, :, 0, 0].numel()
 
     def compute(self) -> dict[str, float]:
-        """The scores of everything that all processes have seen.
-
-        Raises:
-            ValueError: If that is nothing.
-        """
+        """The scores of all indices of all processes; ValueError if there are none."""
         books, pixels, frames = self._all()
         positions = int(books[0][1].sum())  # N
         bits = positions * self.num_codebooks * math.log2(self.codebook_size)
@@ -138,7 +134,7 @@ class Codebook(Metric):
         return int(sum_numbers_over_processes([sum(int(counts.sum()) for _, counts in self._chunks[0])])[0])
 
     def merged(self, others: Sequence[Metric]) -> Codebook:
-        """A new metric of everything that this one and the others have seen; none of them is changed."""
+        """See :meth:`Metric.merged`."""
         check_mergeable(self, others)
         merged, parts = copy.copy(self), (self, *others)
         merged._chunks = [[chunk for part in parts for chunk in part._chunks[book]]
@@ -147,44 +143,29 @@ class Codebook(Metric):
         return merged
 
     def digit_entropies(self) -> list[list[float]]:
-        """Of each codebook, the entropy of each of its index's digits, most significant first, in nats.
-
-        Raises:
-            ValueError: If no process has seen an index.
-        """
+        """For each codebook the entropy in nats of each digit of its indices, most significant first."""
         return self._by_digit(self._all()[0])
 
     def counts(self) -> list[Tensor]:
-        """Of each codebook, how often each code in use was seen by all processes, the most used first: (U,) int64.
-
-        Raises:
-            ValueError: If no process has seen an index.
-
-        Example:
-            >>> codebook, pixels = Codebook(codebook_size=8), torch.zeros(1, 3, 1, 4, 4)
-            >>> indices = torch.tensor([0, 5, 5, 5]).reshape(1, 1, 2, 2, 1)
-            >>> codebook.update(target=pixels, reconstruction=pixels, indices=indices)
-            >>> [counts.tolist() for counts in codebook.counts()]
-            [[3, 1]]
-        """
+        """For each codebook the counts of its used codes over all processes, descending: (U,) int64."""
         return [counts.sort(descending=True).values for _, counts in self._all()[0]]
 
     def _all(self) -> tuple[list[Counts], int, int]:
-        """What all processes have seen: of each codebook the counts, and how many pixels and frames."""
+        """Counts of each codebook, and numbers of pixels and frames, over all processes."""
         for chunks in self._chunks:
             chunks[:] = [_merge(chunks)]
         parts = gather_objects_over_processes((self._chunks, self._pixels, self._frames))
         books = [_merge([chunk for part in parts for chunk in part[0][book]]) for book in range(self.num_codebooks)]
         if not len(books[0][0]):
-            raise ValueError("Codebook has seen no indices; call update first.")
+            raise ValueError("Codebook has no indices; call update first.")
         return books, sum(part[1] for part in parts), sum(part[2] for part in parts)
 
     def _by_digit(self, books: list[Counts]) -> list[list[float]]:
         entropies, place = [[] for _ in books], self.codebook_size
         for size in self.digits:
             place //= size
-            for found, (ids, counts) in zip(entropies, books, strict=True):
-                found.append(_entropy(_merge([(ids // place % size, counts)])[1]))
+            for digits, (ids, counts) in zip(entropies, books, strict=True):
+                digits.append(_entropy(_merge([(ids // place % size, counts)])[1]))
         return entropies
 
     def reset(self) -> None:
@@ -197,21 +178,12 @@ class Codebook(Metric):
         return {"chunks": [list(chunks) for chunks in self._chunks], "pixels": self._pixels, "frames": self._frames}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
-
-        Example:
-            >>> codebook, other = Codebook(codebook_size=8), Codebook(codebook_size=8)
-            >>> pixels, indices = torch.zeros(1, 3, 1, 4, 4), torch.tensor([0, 5]).reshape(1, 1, 1, 2, 1)
-            >>> codebook.update(target=pixels, reconstruction=pixels, indices=indices)
-            >>> other.load_state_dict(codebook.state_dict())
-            >>> other.compute()["codebook_usage"]
-            0.25
-        """
+        """Restore what :meth:`state_dict` returned."""
         self._chunks = [[tuple(chunk) for chunk in chunks] for chunks in state["chunks"]]
         self._pixels, self._frames = state["pixels"], state["frames"]
 
     def _add(self, book: int, counts: Counts) -> None:
-        """Merge only when the new chunks outweigh the old one: the cost stays n log n in all."""
+        """Merge only when the new chunks outweigh the old one, so that the total cost is n log n."""
         chunks = self._chunks[book]
         chunks.append(counts)
         if sum(len(ids) for ids, _ in chunks[1:]) > max(len(chunks[0][0]), 1 << 12):
@@ -219,19 +191,16 @@ class Codebook(Metric):
 
 
 def _entropy(counts: Tensor) -> float:
-    """Of frequencies, in nats."""
+    """Entropy of frequencies in nats."""
     p = counts.double() / counts.sum()
     return max(float(-torch.xlogy(p, p).sum()), 0.0)  # one used entry gives -0.0
 
 
 def collapse_of(scores: Mapping[str, float]) -> str | None:
-    """What an alarm says where a codebook has collapsed: its entropy is below a third of its bound.
+    """Warning that a codebook has collapsed: its entropy is below a third of its bound. None otherwise.
 
     Args:
         scores: From :meth:`Codebook.compute`.
-
-    Returns:
-        A sentence, or None where nothing is wrong or there are no such scores.
 
     Example:
         >>> bound = math.log(4096)

@@ -29,19 +29,7 @@ _versions = itertools.count()
 
 
 class FeatureSums:
-    """What a Gaussian needs of any number of feature vectors: how many, their sum, and their outer products'.
-
-    All three are in one matrix, the sum of ``[x, 1] [x, 1]^T``, in float64 on the CPU.
-
-    Args:
-        dim: D.
-
-    Example:
-        >>> sums = FeatureSums(1)
-        >>> sums.add(torch.tensor([[1.0], [2.0], [6.0]]))
-        >>> sums.count(), sums.gaussian()
-        (3, (tensor([3.], dtype=torch.float64), tensor([[7.]], dtype=torch.float64)))
-    """
+    """Number, sum and sum of outer products of feature vectors (N, D): the sum of ``[x, 1] [x, 1]^T``, in float64."""
 
     def __init__(self, dim: int):
         self.matrix = torch.zeros(dim + 1, dim + 1, dtype=torch.float64)
@@ -52,13 +40,13 @@ class FeatureSums:
         self.matrix.addmm_(extended.T, extended)
 
     def over_processes(self) -> FeatureSums:
-        """The sums of what every process has added; on one process, its own."""
+        """The sums over all processes."""
         joined = copy.copy(self)
         joined.matrix = sum_over_processes(self.matrix.to(reduction_device())).cpu()
         return joined
 
     def count(self) -> int:
-        """How many vectors were added."""
+        """Number of vectors."""
         return int(self.matrix[-1, -1])
 
     def gaussian(self) -> tuple[Tensor, Tensor]:
@@ -69,31 +57,14 @@ class FeatureSums:
 
 
 def pixel_keys(samples: Tensor) -> Tensor:
-    """Samples (N, ...) in [-1, 1] -> (N,) int64 hashes of their pixels, rounded to 256 levels.
-
-    Example:
-        >>> keys = pixel_keys(torch.tensor([0.5, 0.5, -0.5]).reshape(3, 1))
-        >>> (keys == keys[0]).tolist()
-        [True, True, False]
-    """
+    """Samples (N, ...) in [-1, 1] -> (N,) int64 hashes of their pixels, rounded to 256 levels."""
     levels = ((samples.detach() + 1) * 127.5).round().to(torch.uint8).cpu()
     digests = [hashlib.blake2b(sample.numpy().tobytes(), digest_size=8).digest() for sample in levels]
     return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=torch.long)
 
 
 class FeatureSet:
-    """Feature vectors of one set: all of them up to ``kept``, beyond that their sums and a sample.
-
-    Args:
-        dim: D.
-        kept: The most vectors that stay.
-
-    Example:
-        >>> features = FeatureSet(1, kept=2)
-        >>> features.add(torch.tensor([[1.0], [2.0], [6.0]]), torch.tensor([30, 10, 20]))
-        >>> features.count, features.complete, features.sample().flatten().tolist()
-        (3, False, [2.0, 6.0])
-    """
+    """Feature vectors of one set: all of them up to ``kept``, beyond that their sums and a sample."""
 
     def __init__(self, dim: int, *, kept: int):
         self.dim, self.kept = dim, kept
@@ -141,14 +112,14 @@ class FeatureSet:
         return self._chunks[0]
 
     def copy(self) -> FeatureSet:
-        """One that is added to without changing this one."""
+        """A copy that shares no state with this one."""
         other = copy.copy(self)
         other._chunks = list(self._chunks)
         other._sums = copy.deepcopy(self._sums)
         return other
 
     def over_processes(self) -> FeatureSet:
-        """The joined set of all processes, each of which must ask."""
+        """The joined set of all processes; all of them must call it."""
         parts = gather_objects_over_processes((self.count, self.checksum, self._thin()))
         joined = FeatureSet(self.dim, kept=self.kept)
         joined.count, joined.checksum = sum(part[0] for part in parts), sum(part[1] for part in parts) % 2**64
@@ -185,14 +156,7 @@ class FeatureSet:
 
 
 class FeatureBlock:
-    """The features of targets and of their reconstructions, sample by sample.
-
-    Example:
-        >>> block = FeatureBlock(1, kept=500)
-        >>> block.add(torch.zeros(2, 1), torch.ones(2, 1), keys=torch.tensor([7, 8]))
-        >>> block.target.count, block.reconstruction.count
-        (2, 2)
-    """
+    """The features of targets and of their reconstructions, sample by sample."""
 
     def __init__(self, dim: int, *, kept: int):
         self.target, self.reconstruction = FeatureSet(dim, kept=kept), FeatureSet(dim, kept=kept)
@@ -208,7 +172,7 @@ class FeatureBlock:
         self._changed()
 
     def copy(self) -> FeatureBlock:
-        """One of its own, that is added to without changing this one."""
+        """A copy that shares no state with this one."""
         other = copy.copy(self)
         other.target, other.reconstruction = self.target.copy(), self.reconstruction.copy()
         other.shared = False
@@ -229,14 +193,7 @@ class FeatureBlock:
 
 
 def over_processes(blocks: Sequence[FeatureBlock]) -> list[FeatureBlock]:
-    """Blocks of all processes, joined one by one and without the empty ones; every process must ask.
-
-    What has not changed in any process is not sent again.
-
-    Example:
-        >>> over_processes([FeatureBlock(1, kept=500)])
-        []
-    """
+    """Blocks joined over processes, without empty ones; unchanged blocks are not sent. All processes must call it."""
     if num_processes() > 1:
         versions = gather_objects_over_processes([block.version for block in blocks])
         blocks = [_joined(block, list(seen)) for block, seen in zip(blocks, zip(*versions, strict=True), strict=True)]

@@ -29,22 +29,20 @@ logger = logging.getLogger(__name__)
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
-    """The squared Fréchet distance of two Gaussians, in float64.
+    """The squared Fréchet distance of two Gaussians (Dowson & Landau, J. Multivariate Analysis 12 (1982)), in float64.
 
-    ``|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2))``, whose last trace is taken from the
-    eigenvalues of a symmetric matrix: no root of a product that may be singular, nothing complex.
+    ``|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2))``, where the last trace comes from the eigenvalues of a
+    symmetric matrix, because the product may be singular.
 
     Args:
         mean1, mean2: (D,).
         cov1, cov2: (D, D), symmetric and positive semi-definite; they may be singular.
 
     Returns:
-        At least 0; NaN if anything given is not finite.
+        At least 0; NaN if an input is not finite.
 
     Raises:
         ValueError: If the shapes do not fit.
-
-    Source: Dowson & Landau, J. Multivariate Analysis 12 (1982), 450-455.
 
     Example:
         >>> one = torch.eye(2)
@@ -87,7 +85,7 @@ def frechet_distance_of_features(first: Tensor, second: Tensor) -> float:
         first, second: (N, D) and (M, D), each of two samples at least.
 
     Returns:
-        At least 0; NaN if anything given is not finite.
+        At least 0; NaN if an input is not finite.
 
     Example:
         >>> first = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
@@ -107,8 +105,8 @@ def frechet_distance_of_features(first: Tensor, second: Tensor) -> float:
 class FrechetMetric(Metric):
     """The Fréchet distance of reconstructions to targets in a network's features; an author writes :meth:`samples`.
 
-    Up to ``kept`` samples their features are kept, beyond that their sums and ``kept`` features; a merged
-    metric keeps as many of each metric that went into it. Scores are of everything all the same.
+    It stores the features of up to ``kept`` samples, beyond that their sums and ``kept`` features; a merged metric
+    stores as many of each of its metrics. Scores are of all samples in any case.
 
     Attributes:
         name: What the score is called in :meth:`compute`'s result.
@@ -162,20 +160,19 @@ class FrechetMetric(Metric):
             block.add(None if block.target_known else self.network(one), self.network(other), keys=pixel_keys(one))
 
     def compute(self) -> dict[str, float]:
-        """The distance over all samples of all processes; few samples are warned of, once.
+        """The distance over all samples of all processes.
 
         Raises:
-            ValueError: If there are fewer than two, or targets that were loaded are not those of the
-                reconstructions.
+            ValueError: For fewer than two samples, or if loaded targets are not those of the reconstructions.
         """
         return {self.name: self._distance(self._checked_blocks())}
 
     def num_samples(self) -> int:
-        """How many reconstructed samples all processes have added."""
+        """Number of reconstructed samples of all processes."""
         return int(sum_numbers_over_processes([sum(block.reconstruction.count for block in self._blocks)])[0])
 
     def merged(self, others: Sequence[Metric]) -> FrechetMetric:
-        """A new metric of everything that this one and the others have seen; none of them is changed."""
+        """See :meth:`Metric.merged`."""
         check_mergeable(self, others)
         merged = copy.copy(self)
         merged._blocks = [block for metric in (self, *others) for block in metric._blocks]
@@ -184,25 +181,18 @@ class FrechetMetric(Metric):
         return merged
 
     def target_state(self) -> dict[str, Tensor]:
-        """What this process has seen of the targets, for :meth:`load_target_state` of the next reconstruction.
-
-        Raises:
-            ValueError: If the metric was merged from several.
-        """
+        """See :meth:`Metric.target_state`; ValueError if the metric was merged from several."""
         return self._only_block("target_state").target.state()
 
     def load_target_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take the targets' features as known: the network sees reconstructions only until :meth:`reset`.
-
-        Args:
-            state: From :meth:`target_state`, of a metric that has seen all the targets still to come.
+        """Use stored features of the targets, so that the network only sees reconstructions until :meth:`reset`.
 
         Raises:
             ValueError: If anything was added before, or the state is another network's.
         """
         block = self._only_block("load_target_state")
         if block.reconstruction.count or block.target.count:
-            raise ValueError(f"{type(self).__name__}.load_target_state needs a metric that has seen nothing; "
+            raise ValueError(f"{type(self).__name__}.load_target_state needs a metric without samples; "
                              "call reset first.")
         self.reset()
         self._blocks[0].target = FeatureSet.from_state(state, dim=self.dim, kept=self.kept)
@@ -225,7 +215,7 @@ class FrechetMetric(Metric):
             target, reconstruction = block.target, block.reconstruction
             if (target.count, target.checksum) != (reconstruction.count, reconstruction.checksum):
                 raise ValueError(f"{who} got {reconstruction.count} reconstructions of other targets than the "
-                                 f"{target.count} whose features were loaded; leave out load_target_state, or load "
+                                 f"{target.count} whose features were loaded; do not call load_target_state, or load "
                                  "the state of exactly these targets.")
         if (count := sum(block.target.count for block in blocks)) < 2:
             raise ValueError(f"{who} needs at least 2 samples for a covariance, got {count}; call update with more.")

@@ -28,7 +28,7 @@ def kernel_distance(first: Tensor, second: Tensor) -> float:
         first, second: (N, D), of two samples at least; row i of one belongs to row i of the other.
 
     Returns:
-        About 0 for samples of one distribution, and then of either sign; NaN if anything given is not finite.
+        About 0, of either sign, for samples of one distribution; NaN if an input is not finite.
 
     Raises:
         ValueError: If the sets are not of equal size, two at least.
@@ -66,15 +66,15 @@ def _sum_between(first: FeatureBlock, second: FeatureBlock) -> float:
     return _kernels(one, other).sum().item()
 
 
-def _kept_sum(first: FeatureBlock, second: FeatureBlock) -> float:
-    """Of two blocks, or within one: computed once, as every subset of the blocks needs it again."""
+def _stored_sum(first: FeatureBlock, second: FeatureBlock) -> float:
+    """Sum between two blocks or within one, stored because every subset of the blocks needs it again."""
     versions = {first.version, second.version}
-    found = first.pairs.get(second) or second.pairs.get(first)
-    if found is None or found[0] != versions:
+    stored = first.pairs.get(second) or second.pairs.get(first)
+    if stored is None or stored[0] != versions:
         value = (_sum_within(first.target.sample(), first.reconstruction.sample()) if first is second
                  else _sum_between(first, second))
-        found = first.pairs[second] = (versions, value)
-    return found[1]
+        stored = first.pairs[second] = (versions, value)
+    return stored[1]
 
 
 class WithKernelDistance(FrechetMetric):
@@ -85,35 +85,19 @@ class WithKernelDistance(FrechetMetric):
 
     Attributes:
         kernel_name: What the second score is called in :meth:`compute`'s result.
-
-    Example:
-        >>> class Brightness(WithKernelDistance):
-        ...     name, kernel_name, dim = "brightness", "kernel", 1
-        ...     higher_is_better = {"brightness": False, "kernel": False}
-        ...     def samples(self, clips): return clips
-        >>> metric = Brightness(lambda clips: clips.mean((1, 2, 3, 4)).unsqueeze(1))
-        >>> clips = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1)
-        >>> metric.update(target=clips, reconstruction=-clips)   # means 1/2 and -1/2
-        >>> metric.compute()
-        {'brightness': 1.0, 'kernel': 0.0}
     """
 
     kernel_name: str
 
     def compute(self) -> dict[str, float]:
-        """Both distances over all samples of all processes; few samples are warned of, once.
-
-        Raises:
-            ValueError: If there are fewer than two, or targets that were loaded are not those of the
-                reconstructions.
-        """
+        """Both distances over all samples of all processes; errors as in :meth:`FrechetMetric.compute`."""
         blocks = self._checked_blocks()
         return {self.name: self._distance(blocks), self.kernel_name: self._kernel_distance(blocks)}
 
     def _kernel_distance(self, blocks: list[FeatureBlock]) -> float:
         count = sum(len(block.target.sample()) for block in blocks)
-        within = math.fsum(_kept_sum(block, block) for block in blocks)
-        between = math.fsum(_sum_between(one, other) if one is other else _kept_sum(one, other)
+        within = math.fsum(_stored_sum(block, block) for block in blocks)
+        between = math.fsum(_sum_between(one, other) if one is other else _stored_sum(one, other)
                             for one, other in itertools.combinations(blocks, 2))
         return (within + 2 * between) / (count * (count - 1))
 

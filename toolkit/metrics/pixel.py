@@ -26,15 +26,6 @@ class FrameMean(Metric):
 
     Attributes:
         name: What the score is called in :meth:`compute`'s result.
-
-    Example:
-        >>> class MeanError(FrameMean):
-        ...     name, higher_is_better = "mean_error", {"mean_error": False}
-        ...     def score(self, target, reconstruction): return (target - reconstruction).abs().mean((1, 2, 3))
-        >>> metric = MeanError()
-        >>> metric.update(target=-torch.ones(1, 3, 2, 4, 4), reconstruction=torch.ones(1, 3, 2, 4, 4))
-        >>> metric.compute()
-        {'mean_error': 1.0}
     """
 
     name: str
@@ -61,22 +52,18 @@ class FrameMean(Metric):
         self._frames += len(scores)
 
     def compute(self) -> dict[str, float]:
-        """The mean over all frames of all processes.
-
-        Raises:
-            ValueError: If there are none.
-        """
+        """The mean over all frames of all processes; ValueError without frames."""
         total, frames = sum_numbers_over_processes([self._total, self._frames])
         if not frames:
-            raise ValueError(f"{type(self).__name__} has seen no frames; call update first.")
+            raise ValueError(f"{type(self).__name__} has no frames; call update first.")
         return {self.name: total / frames}
 
     def num_samples(self) -> int:
-        """How many frames all processes have added."""
+        """Number of frames of all processes."""
         return int(sum_numbers_over_processes([self._frames])[0])
 
     def merged(self, others: Sequence[Metric]) -> FrameMean:
-        """A new metric of everything that this one and the others have seen; none of them is changed."""
+        """See :meth:`Metric.merged`."""
         check_mergeable(self, others)
         merged = copy.copy(self)
         merged._total = sum(other._total for other in (self, *others))
@@ -122,7 +109,7 @@ class SSIM(FrameMean):
 
     Gaussian 11 x 11 window of sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance, the mean over
     channels and over the positions where the window lies inside the frame (5 pixels at each border
-    are left out), as in Wang's code and in scikit-image with ``gaussian_weights=True, sigma=1.5,
+    are excluded), as in Wang's code and in scikit-image with ``gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False``. (torchmetrics averages over the reflected borders too, which
     changes the third digit.)
 
@@ -145,7 +132,7 @@ class SSIM(FrameMean):
         """
         if min(target.shape[2:]) < 11:
             raise ValueError(f"SSIM takes frames of at least 11 x 11, its window, got "
-                             f"{tuple(target.shape[2:])}; use larger frames or leave SSIM out.")
+                             f"{tuple(target.shape[2:])}; use larger frames or remove SSIM from the metrics.")
         from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds
 
         _, similarity = structural_similarity_index_measure(

@@ -43,7 +43,7 @@ class MSSSIM(FrameMean):
         if min(target.shape[2:]) < SMALLEST:
             raise ValueError(f"MSSSIM takes frames of at least {SMALLEST} x {SMALLEST}, of whose five scales the "
                              f"coarsest has its window's 11, got {tuple(target.shape[2:])}; use larger frames or "
-                             "leave MSSSIM out.")
+                             "remove MSSSIM from the metrics.")
         product = torch.ones(target.shape[:2], dtype=torch.float64, device=target.device)  # (N, C)
         for scale, weight in enumerate(WEIGHTS):
             if scale:
