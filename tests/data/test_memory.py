@@ -33,13 +33,6 @@ def test_training_draws_the_same_clips_as_reading_by_seeking(folder):
         assert torch.equal(first, sought[seed % 2]["pixels"])
 
 
-def test_training_draws_short_edges_from_the_whole_range(folder):
-    clips = InMemoryClips(path=str(folder), num_frames=1, size=32, short_edge=(32, 48))
-    edges = {clips.framing._edge() for _ in range(300)}
-    assert edges == set(range(32, 49))
-    assert clips[0]["pixels"].shape == (3, 1, 32, 32)
-
-
 def test_file_is_decoded_once(folder):
     clips = InMemoryClips(path=str(folder / "0.mp4"), num_frames=2, size=32)
     first = clips[0]["key"]

@@ -102,7 +102,7 @@ def test_write_video_refuses_a_batch(tmp_path):
         write_video(tmp_path / "x.mp4", torch.zeros(1, 3, 2, 8, 8), fps=25)
 
 
-def test_faulty_files_are_named_with_what_was_needed(tmp_path, short_video):
+def test_unreadable_files_are_named_with_what_was_needed(tmp_path, short_video):
     garbage = tmp_path / "garbage.mp4"
     garbage.write_bytes(b"no video at all" * 50)
     audio_only(tmp_path / "sound.mp4")

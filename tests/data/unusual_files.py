@@ -1,4 +1,4 @@
-"""Files as data sets have them: odd ones with the pixels that they must show, and ones that cannot be read.
+"""Files of real data sets: unusual ones with their expected pixels, and unreadable ones.
 
 A writer takes the path, writes the file and returns the expected frames (T, H, W, 3), None where there are none.
 """
@@ -166,7 +166,7 @@ def truncated(path: Path, *, share: float = 0.6) -> None:
 
 
 def truncated_video(path: Path) -> None:
-    """Its index, which comes last, is gone."""
+    """Without its index, which is at the end."""
     encode(path, num_frames=40)
     path.write_bytes(path.read_bytes()[:path.stat().st_size * 2 // 3])
 

@@ -30,9 +30,8 @@ class Shards(Dataset, torch.utils.data.IterableDataset):
     one segment per reader, all of equal length: a reader opens few shards, and readers share a shard where
     there are more readers than shards.
 
-    Training draws a new order of the shards, and of the samples within each, in every pass. Samples of one
-    shard stay together, so they should have been written in random order. Evaluation keeps the order of
-    the files.
+    Training draws a new order of the shards, and of the samples within each, in every pass; samples of one shard
+    stay together, so write them in random order. Evaluation keeps the order of the files.
 
     A subclass sets ``modality``, the ``suffixes`` of its files, ``framing`` and ``sample_size``, and writes ``frames``.
     """
@@ -59,11 +58,11 @@ class Shards(Dataset, torch.utils.data.IterableDataset):
 
 
 class ShardIterator:
-    """One reader's share of a pass, whose position can be saved and loaded (torchdata's ``Stateful``).
+    """One reader's share of a pass, with the state of torchdata's ``Stateful``.
 
-    The headers of a shard are read when reading reaches it, and again after a resume. An unreadable sample or
-    shard raises a DataError, and the next call continues after it. The order, and the random numbers of a
-    sample, follow from torch's global generator at construction; they do not depend on the number of readers.
+    A shard's headers are read at its first sample, and again after a resume. An unreadable sample or shard raises
+    a DataError, and the next call continues after it. The order, and the random numbers of a sample, follow from
+    torch's global generator at construction; they do not depend on the number of readers.
     """
 
     def __init__(self, dataset: Shards):

@@ -23,8 +23,7 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
     """Clips of a fixed number of frames from video files, read by seeking.
 
     Training draws the clip, the crop and the flip from torch's global generator. Evaluation has
-    ``clips_per_video`` fixed clips per file, evenly spaced from its first frame to its last (a
-    single one lies in the middle), and the centre crop.
+    ``clips_per_video`` fixed clips per file and the centre crop.
 
     Args:
         path: A folder, list file, glob or file, or a list of those; see

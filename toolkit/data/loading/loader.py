@@ -181,9 +181,8 @@ class TrainLoader(_Loader):
 class ValLoader(_Loader):
     """Every sample once, in order, over all processes; each iteration starts over.
 
-    Rank r of n reads the samples r, r + n, ... of each source in turn. The processes may have different numbers
-    of batches, as no sample is repeated: no collective may run per batch.
-    Unreadable samples are skipped and counted.
+    Rank r of n reads the samples r, r + n, ... of each source in turn. As no sample is repeated, processes may have
+    different numbers of batches: no collective may run per batch. Unreadable samples are skipped and counted.
 
     Args:
         sources: Datasets with their batch sizes; weights are ignored.
@@ -231,11 +230,9 @@ class ValLoader(_Loader):
     def _loader(self, number: int) -> StatefulDataLoader:
         source, seed = self.sources[number], mix("validation", number)
         if source.is_iterable:
-            stream = StreamSamples(source.dataset, seed=seed, rank=self.rank,
-                                   world_size=self.world_size, endless=False)
+            stream = StreamSamples(source.dataset, seed=seed, rank=self.rank, world_size=self.world_size, endless=False)
             return self._stateful_loader(source, stream, seed=seed, batch_size=source.batch_size)
-        mine = [(index, mix(seed, "sample", index))
-                for index in range(self.rank, len(source.dataset), self.world_size)]
+        mine = [(index, mix(seed, "sample", index)) for index in range(self.rank, len(source.dataset), self.world_size)]
         batches = [mine[i:i + source.batch_size] for i in range(0, len(mine), source.batch_size)]
         return self._stateful_loader(source, MapSamples(source.dataset, replace=False), seed=seed,
                                      batch_sampler=batches)

@@ -33,12 +33,10 @@ class Source:
     num_workers: int = 0
 
     def __post_init__(self):
-        if not isinstance(self.batch_size, int) or not isinstance(self.num_workers, int):
-            raise ValueError(f"a source takes whole numbers as batch_size and num_workers, got {self.batch_size!r} and "
-                             f"{self.num_workers!r}.")
-        if self.batch_size < 1 or self.num_workers < 0 or not self.weight >= 0:
-            raise ValueError(f"a source takes batch_size >= 1, num_workers >= 0 and weight >= 0, got "
-                             f"{self.batch_size}, {self.num_workers}, {self.weight}.")
+        whole = isinstance(self.batch_size, int) and isinstance(self.num_workers, int)
+        if not whole or self.batch_size < 1 or self.num_workers < 0 or not self.weight >= 0:
+            raise ValueError("a source takes whole numbers as batch_size >= 1 and num_workers >= 0, and weight >= 0, "
+                             f"got {self.batch_size!r}, {self.num_workers!r} and {self.weight}.")
         if not self.is_iterable and not len(self.dataset):
             raise ValueError(f"{type(self.dataset).__name__} has no samples; check its path.")
 
