@@ -1,6 +1,6 @@
-"""Every registered part of every kind keeps its contract.
+"""Every registered component of every kind meets its contract.
 
-A new part needs one line in ``TINY``: its type, and arguments that make it small; a part with options
+A new component needs one line in ``TINY``: its type, and arguments that make it small; one with options
 has one set of arguments for each that changes what it computes.
 """
 
@@ -119,7 +119,7 @@ SLOW = {"RFID", "RFVD", "InceptionDistances", "VideoDistances"}  # networks of p
 
 
 def registered() -> list[tuple[Registry, str]]:
-    """The toolkit's own parts; a test session may have registered others."""
+    """The toolkit's own components; a test session may have registered others."""
     found = []
     for registry in ALL:
         if registry in (BASELINES, CHECKPOINTS):  # tests/baselines, tests/interop
@@ -152,11 +152,11 @@ def test_every_component_is_in_the_table(registry, name):
         f"it small to TINY[{registry.name!r}] in tests/testing/test_every_component.py.")
 
 
-def test_the_table_has_no_part_that_is_gone():
+def test_the_table_has_no_component_that_was_removed():
     names = {(registry.name, name) for registry, name in registered()}
     assert {(kind, name) for kind, parts in TINY.items() for name in parts} <= names
 
 
 @pytest.mark.parametrize(("registry", "config"), variants())
-def test_part_keeps_its_contract(registry, config):
+def test_component_meets_its_contract(registry, config):
     check_of(registry, config["type"])(build_component(registry, config), **OPTIONS.get(config["type"], {}))

@@ -49,66 +49,67 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def duplicate(part: P) -> P:
-    """A deep copy on the CPU, so that no check changes the part itself."""
-    with check(part, "a part can be copied", do="keep no tensor with a graph, open file or lock as an attribute"):
-        other = copy.deepcopy(part)
+def duplicate(component: P) -> P:
+    """A deep copy on the CPU, so that no check changes the component itself."""
+    with check(component, "a component can be copied",
+               do="keep no tensor with a graph, open file or lock as an attribute"):
+        other = copy.deepcopy(component)
         return other.cpu() if isinstance(other, nn.Module) else other
 
 
-def check_config(part: Component) -> None:
+def check_config(component: Component) -> None:
     """The config is JSON."""
-    with check(part, "the config is JSON, from which the part can be built again",
-             do="take only numbers, strings, lists, dicts and other parts as constructor arguments") as checked:
-        config = part.config
+    with check(component, "the config is JSON, from which the component can be built again",
+             do="take only numbers, strings, lists, dicts and other components as constructor arguments") as checked:
+        config = component.config
         again = json.loads(json.dumps(config))
         checked.need(again == config, needed="a config that JSON gives back unchanged", got=f"{config} and {again}",
                      do="use strings as the keys of dicts among the arguments")
 
 
-def rebuild(part: P, registry: Registry) -> P:
-    """The part built again from its config: by its registry, or by its class if it is not registered."""
-    check_config(part)
-    config = json.loads(json.dumps(part.config))
-    with check(part, "the config is all it takes to build the part again",
-             do="take every choice as a constructor argument that a config can state, and register the parts among "
-                "the arguments") as checked:
-        other = build_as(type(part), config, registry)
+def rebuild(component: P, registry: Registry) -> P:
+    """The component built again from its config: by its registry, or by its class if it is not registered."""
+    check_config(component)
+    config = json.loads(json.dumps(component.config))
+    with check(component, "the config is all it takes to build the component again",
+             do="take every choice as an argument that a config can state, and register the components among the "
+                "arguments") as checked:
+        other = build_as(type(component), config, registry)
         result = json.loads(json.dumps(other.config))
-        checked.need(result == config, needed=f"the config {config} of the part built from it", got=f"{result}",
+        checked.need(result == config, needed=f"the config {config} of the component built from it", got=f"{result}",
                      do="do not change arguments in the constructor before Component has seen them")
         return other
 
 
 def build_as(kind: type[P], config: Mapping[str, Any], registry: Registry) -> P:
-    """A part of a class from its config: by the registry that has this class, or else by the class itself."""
+    """A component of a class from its config: by the registry that has this class, or else by the class itself."""
     name = kind.__dict__.get("type_name")
     if name is not None and name in registry and registry.get(name) is kind:
         return build_component(registry, config)
-    return kind(**{key: _with_parts(registry, value) for key, value in config.items() if key != "type"})
+    return kind(**{key: _with_components(registry, value) for key, value in config.items() if key != "type"})
 
 
-def _with_parts(registry: Registry, value: Any) -> Any:
+def _with_components(registry: Registry, value: Any) -> Any:
     """An argument whose dicts with a ``type`` are built."""
     if isinstance(value, Mapping):
         return build_component(registry, value) if "type" in value else value
-    return [_with_parts(registry, item) for item in value] if isinstance(value, list) else value
+    return [_with_components(registry, item) for item in value] if isinstance(value, list) else value
 
 
-def reloaded(part: P, registry: Registry) -> P:
+def reloaded(component: P, registry: Registry) -> P:
     """A new instance under another seed, built from the config, with the weights out of a safetensors file's bytes."""
     with seeded(12345):
-        fresh = duplicate(rebuild(part, registry))
-    with check(part, "its state can be saved and loaded into a new instance",
+        fresh = duplicate(rebuild(component, registry))
+    with check(component, "its state can be saved and loaded into a new instance",
              do="register tensors of fixed shape, each with its own memory, as parameters or buffers"):
-        tensors = {name: tensor.detach().cpu() for name, tensor in part.state_dict().items()}
+        tensors = {name: tensor.detach().cpu() for name, tensor in component.state_dict().items()}
         # As a tokenizer's directory is written: float32.
         kept = save({name: (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
                      for name, tensor in tensors.items()})
         fresh.load_state_dict(load(kept))
     for name, tensor in fresh.state_dict(keep_vars=True).items():
         tensor.data = tensor.data.to(tensors[name].dtype)  # a module in half precision stays one
-    return fresh.train(part.training)
+    return fresh.train(component.training)
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
@@ -139,28 +140,28 @@ def near(result: Tensor, expected: Tensor, *, rel: float = 1e-5, floor: float = 
     return bool(((result - expected).abs() <= rel * expected.abs().max() + floor).all())
 
 
-def check_modes(part: nn.Module, call: Callable[[nn.Module], Tensor]) -> None:
-    """In eval mode a part gives the same twice and changes no state."""
-    part = duplicate(part).eval()
-    before = state_of(part)
-    with check(part, "in eval mode the same input gives the same output") as checked, torch.no_grad():
+def check_modes(component: nn.Module, call: Callable[[nn.Module], Tensor]) -> None:
+    """In eval mode a component gives the same twice and changes no state."""
+    component = duplicate(component).eval()
+    before = state_of(component)
+    with check(component, "in eval mode the same input gives the same output") as checked, torch.no_grad():
         outputs = []
         for seed in (1, 2):
             with seeded(seed):
-                outputs.append(call(part))
+                outputs.append(call(component))
         checked.need(torch.equal(*outputs), needed="equal outputs", got="different ones",
                      do="draw random numbers and move running values only if self.training")
-    with check(part, "eval mode changes no state") as checked:
-        touched = changes(part, before)
+    with check(component, "eval mode changes no state") as checked:
+        touched = changes(component, before)
         checked.need(not touched, needed="parameters and buffers as before", got=f"changes of {touched}",
                      do="update running values only if self.training")
 
 
-def check_saving(part: nn.Module, registry: Registry, call: Callable[[nn.Module], Tensor]) -> None:
-    """Rebuilt from its config and loaded, a part gives the same in eval mode."""
-    part = duplicate(part).eval()
-    other = reloaded(part, registry).eval()
-    with check(part, "saved and loaded, it gives the same") as checked:
-        checked.need(near(call(other), call(part), rel=1e-6), needed="the output of the part that was saved",
+def check_saving(component: nn.Module, registry: Registry, call: Callable[[nn.Module], Tensor]) -> None:
+    """Rebuilt from its config and loaded, a component gives the same in eval mode."""
+    component = duplicate(component).eval()
+    other = reloaded(component, registry).eval()
+    with check(component, "saved and loaded, it gives the same") as checked:
+        checked.need(near(call(other), call(component), rel=1e-6), needed="the output of the component that was saved",
                      got="another one", do="keep all that the output depends on in the constructor's arguments, "
                      "in parameters or in persistent buffers")

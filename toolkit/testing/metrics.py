@@ -161,28 +161,28 @@ def _check_target_state(metric: Metric, batch: Batch, expected: Scores, toleranc
 def _check_merging(metric: Metric, batches: list[Batch], expected: Scores, tolerance: float) -> None:
     other = batches[0] | {"reconstruction": -batches[0]["reconstruction"]}
     with check(metric, "merging counts as updating one metric with everything") as checked:
-        parts = [duplicate(metric) for _ in range(len(batches) + 1)]  # the last sees nothing
-        for part in parts:
-            part.reset()
-        for part, batch in zip(parts, batches, strict=False):
-            part.update(**batch)
-        counts = [part.num_samples() for part in parts]
+        blocks = [duplicate(metric) for _ in range(len(batches) + 1)]  # the last sees nothing
+        for block in blocks:
+            block.reset()
+        for block, batch in zip(blocks, batches, strict=False):
+            block.update(**batch)
+        counts = [block.num_samples() for block in blocks]
         checked.need(all(type(count) is int for count in counts) and all(counts[:-1]) and not counts[-1],
                      needed="num_samples() of more than 0 for three batches and of 0 for none", got=f"{counts}",
                      do="count samples in update, and set the count back in reset")
-        merged = parts[0].merged(parts[1:])
+        merged = blocks[0].merged(blocks[1:])
         _need_equal(checked, merged.compute(), expected, tolerance, needed="the scores of the joined batch",
                     do="add up all that update adds to")
-        checked.need(merged.num_samples() == sum(counts), needed=f"as many samples as the parts have, {sum(counts)}",
+        checked.need(merged.num_samples() == sum(counts), needed=f"as many samples as the blocks have, {sum(counts)}",
                      got=f"{merged.num_samples()}", do="add up the counts too")
-    with check(metric, "a merged metric and its parts do not change each other") as checked:
+    with check(metric, "a merged metric and its blocks do not change each other") as checked:
         merged.update(**other)
-        again = parts[0].merged(parts[1:])
-        _need_equal(checked, again.compute(), expected, tolerance, needed="from the same parts the same scores, after "
+        again = blocks[0].merged(blocks[1:])
+        _need_equal(checked, again.compute(), expected, tolerance, needed="from the same blocks the same scores, after "
                     "the first merged metric was updated", do="copy what update changes in place")
-        for part in (parts[0], parts[-1]):
-            part.update(**other)
-        _need_equal(checked, again.compute(), expected, tolerance, needed="the same scores after a part was updated",
+        for block in (blocks[0], blocks[-1]):
+            block.update(**other)
+        _need_equal(checked, again.compute(), expected, tolerance, needed="the same scores after a block was updated",
                     do="copy what update changes in place")
 
 

@@ -33,7 +33,7 @@ def on_two_processes(check: Check, function: Callable[[Any], Any], shares: Seque
         payloads = [pickle.dumps((function, share)) for share in shares]
     except (pickle.PicklingError, AttributeError, RuntimeError, TypeError) as error:
         raise check.violation(
-            needed="a part that can be sent to another process", got=f"{type(error).__name__} ({error})",
+            needed="a component that can be sent to another process", got=f"{type(error).__name__} ({error})",
             do="define the class at the top level of a module and keep no lambda, generator or open file in it; or "
                "check with processes=(1,)") from error
     global _pair
@@ -154,11 +154,11 @@ def _serve(connection: Connection, rank: int) -> None:
 def _run(task: bytes, rank: int) -> bytes:
     try:
         path, folder, payload = pickle.loads(task)
-        sys.path[:] = path  # where the part's class was imported from
+        sys.path[:] = path  # where the component's class was imported from
         function, share = pickle.loads(payload)
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
                                 timeout=timedelta(seconds=2 * TIMEOUT))
         torch.manual_seed(rank)
         return pickle.dumps((True, function(share)))
-    except Exception:  # any failure of the part goes to the process that asked, as text
+    except Exception:  # any failure of the component goes to the process that asked, as text
         return pickle.dumps((False, traceback.format_exc()))
