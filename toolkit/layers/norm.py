@@ -49,7 +49,13 @@ class ClipGroupNorm(nn.GroupNorm):
 
 
 class FrameGroupNorm(ClipGroupNorm):
-    """Group normalisation of (B, C, T, H, W) with statistics per frame; arguments as :class:`ClipGroupNorm`."""
+    """Group normalisation of (B, C, T, H, W) with statistics per frame; arguments as :class:`ClipGroupNorm`.
+
+    Example:
+        >>> import torch
+        >>> FrameGroupNorm(64)(torch.randn(2, 64, 5, 8, 8)).shape
+        torch.Size([2, 64, 5, 8, 8])
+    """
 
     pooled_axes = (3, 4)
 
