@@ -1,4 +1,4 @@
-"""Quantizers that keep the contract, and for each law one that breaks it.
+"""Quantizers that keep the contract, and for each check one that fails it.
 
 They are at the top level of a module, as two processes need them to be.
 """
@@ -92,7 +92,7 @@ class Continuous(Quantizer):
         raise ValueError("no indices")
 
 
-# What breaks one law each.
+# Each fails one check.
 
 
 class WrongDigitOrder(Ternary):

@@ -120,14 +120,14 @@ SLOW = {"RFID", "RFVD", "InceptionDistances", "VideoDistances"}  # networks of p
 
 def registered() -> list[tuple[Registry, str]]:
     """The toolkit's own components; a test session may have registered others."""
-    found = []
+    names = []
     for registry in ALL:
         if registry in (BASELINES, CHECKPOINTS):  # tests/baselines, tests/interop
             continue
         registry.import_from_location()
-        found += [(registry, name) for name, part in sorted(registry.module_dict.items())
-                  if part.__module__.startswith("toolkit.")]
-    return found
+        names += [(registry, name) for name, component in sorted(registry.module_dict.items())
+                  if component.__module__.startswith("toolkit.")]
+    return names
 
 
 def variants() -> list[Any]:
@@ -140,9 +140,9 @@ def variants() -> list[Any]:
 def check_of(registry: Registry, name: str) -> Any:
     if registry is not LOSSES:
         return CHECKS[registry.name]
-    part = registry.get(name)
+    component = registry.get(name)
     sides = ((AdversarialLoss, check_adversarial_loss), (GeneratorWeight, check_generator_weight))
-    return next((check for contract, check in sides if issubclass(part, contract)), check_loss)
+    return next((check for contract, check in sides if issubclass(component, contract)), check_loss)
 
 
 @pytest.mark.parametrize(("registry", "name"), registered(), ids=lambda value: value if isinstance(value, str) else "")
@@ -154,7 +154,7 @@ def test_every_component_is_in_the_table(registry, name):
 
 def test_the_table_has_no_component_that_was_removed():
     names = {(registry.name, name) for registry, name in registered()}
-    assert {(kind, name) for kind, parts in TINY.items() for name in parts} <= names
+    assert {(kind, name) for kind, components in TINY.items() for name in components} <= names
 
 
 @pytest.mark.parametrize(("registry", "config"), variants())

@@ -1,4 +1,4 @@
-"""The checks of losses, metrics and datasets pass what keeps the contract and name what does not."""
+"""The checks of losses, metrics and datasets accept valid components and name violations."""
 
 from __future__ import annotations
 
@@ -301,19 +301,19 @@ CHECKS = {Loss: check_loss, AdversarialLoss: check_adversarial_loss, GeneratorWe
           Metric: check_metric, Dataset: check_dataset}
 
 
-def check(part: object) -> None:
-    next(function for contract, function in CHECKS.items() if isinstance(part, contract))(part)
+def check(component: object) -> None:
+    next(function for contract, function in CHECKS.items() if isinstance(component, contract))(component)
 
 
-@pytest.mark.parametrize("part", [
+@pytest.mark.parametrize("component", [
     Distance(), Learns(), Wasserstein(), Ratio(), Error(), WithColumn(), Grey(), Stream(), Letters()],
-    ids=lambda part: type(part).__name__)
-def test_what_keeps_the_contract_passes(part):
-    check(part)
+    ids=lambda component: type(component).__name__)
+def test_valid_component_passes(component):
+    check(component)
 
 
-@pytest.mark.parametrize(("part", "message"), [
-    (PerSample(), r"needed a \(\) float32 tensor, got \(2,\) of torch.float32; .* and take the mean"),
+@pytest.mark.parametrize(("component", "message"), [
+    (PerSample(), r"needed loss as a \(\) float32 tensor, got \(2,\) of torch.float32; .* and take the mean"),
     (InHalf(), r"got \(\) of torch.bfloat16; compute in float32"),
     (Detached(), "the gradient reaches output.reconstruction.*one cut off from any"),
     (SavesFrozen(), r"in no checkpoint.*such as \['network.bias', 'network.weight'\]; wrap .*Frozen"),
@@ -322,11 +322,11 @@ def test_what_keeps_the_contract_passes(part):
     (KeepsTheTargets(), "target_state gives the same scores.*has no load_target_state"),
     (OtherSize(), r"needed its sample_size \(1, 8, 8\), got \(1, 4, 4\)"),
     (LosesTheLast(), "the shares of its readers are the data set.*4 instead of 5"),
-    (Swapped(), "low when real and fake are told apart.*got 2 and -2; see which of the two arguments comes first"),
+    (Swapped(), "low when real and fake are distinguished.*got 2 and -2; see which of the two arguments comes first"),
     (WrongSign(), "low when its fake passes as real.*correct the sign"),
     (ForColumns(), r"the generator's side is one finite float32 number for logits \(4,\).*IndexError"),
     (IgnoresReal(), "a finite gradient at the real logits"),
-    (OwnNorms(), "two processes find the same factor.*mean_over_processes"),
+    (OwnNorms(), "two processes compute the same factor.*mean_over_processes"),
     (FreesTheGraph(), "the graphs of both losses stay.*give torch.autograd.grad retain_graph=True"),
     (WithGradient(), "needed a factor without a gradient, got one with; return factor.detach"),
     (MeanOfMeans(), "two updates count as one with the joined batch.*add sums and counts in float64"),
@@ -348,6 +348,6 @@ def test_what_keeps_the_contract_passes(part):
     (Neither(), "needed __len__ and __getitem__, or __iter__, got neither"),
     (Unreadable(), r"its samples can be read.*got OSError \(disk on fire\)"),
 ], ids=lambda value: "" if isinstance(value, str) else type(value).__name__)
-def test_what_breaks_it_is_told(part, message):
-    with pytest.raises(ContractViolation, match=f"(?s)^{type(part).__name__} fails the check .*{message}"):
-        check(part)
+def test_violation_is_named(component, message):
+    with pytest.raises(ContractViolation, match=f"(?s)^{type(component).__name__} fails the check .*{message}"):
+        check(component)

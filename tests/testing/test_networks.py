@@ -1,4 +1,4 @@
-"""check_encoder, check_decoder and check_discriminator pass what keeps the contract and name what does not."""
+"""check_encoder, check_decoder and check_discriminator accept valid components and name violations."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ class JudgesTheBatch(Judge):
         return super().forward(pixels) - super().forward(pixels).mean()
 
 
-class JudgesTheBatchAndSaysSo(Judge):
+class DeclaredBatchStatistics(Judge):
     batch_statistics = True
 
     def forward(self, pixels):
@@ -248,22 +248,22 @@ class Infinite(Judge):
 CHECKS = {Encoder: check_encoder, Decoder: check_decoder, Discriminator: check_discriminator}
 
 
-def check(part: nn.Module) -> None:
-    next(function for contract, function in CHECKS.items() if isinstance(part, contract))(part)
+def check(component: nn.Module) -> None:
+    next(function for contract, function in CHECKS.items() if isinstance(component, contract))(component)
 
 
-@pytest.mark.parametrize("part", [
-    SmallEncoder(), Patches(), SeesTheFutureAndSaysSo(), SmallDecoder(), Judge(), AnySize(), JudgesTheBatchAndSaysSo(),
-], ids=lambda part: type(part).__name__)
-def test_what_keeps_the_contract_passes(part):
-    check(part)
+@pytest.mark.parametrize("component", [
+    SmallEncoder(), Patches(), SeesTheFutureAndSaysSo(), SmallDecoder(), Judge(), AnySize(), DeclaredBatchStatistics(),
+], ids=lambda component: type(component).__name__)
+def test_valid_component_passes(component):
+    check(component)
 
 
 def test_network_of_one_size_is_checked_at_that_size():
     check_encoder(OneSize(), sizes=[(1, 8, 8)])
 
 
-@pytest.mark.parametrize(("part", "message"), [
+@pytest.mark.parametrize(("component", "message"), [
     (SeesTheFuture(), "does not depend on the rest of its batch"),
     (DeniesIt(), "nothing depends on later frames.*causal = False"),
     (ForgetsTheCache(), "a stream through its cache gives what the whole gives.*pass the cache to every layer"),
@@ -290,6 +290,6 @@ def test_network_of_one_size_is_checked_at_that_size():
     (JudgesTheBatch(), "does not depend on the rest of its batch.*or set batch_statistics = True"),
     (Infinite(), "needed finite logits, got NaN or infinity"),
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "")
-def test_what_breaks_it_is_told(part, message):
-    with pytest.raises(ContractViolation, match=f"(?s)^{type(part).__name__} fails the check .*{message}"):
-        check(part)
+def test_violation_is_named(component, message):
+    with pytest.raises(ContractViolation, match=f"(?s)^{type(component).__name__} fails the check .*{message}"):
+        check(component)

@@ -90,7 +90,7 @@ class UnusedParameter(LFQ):
     (LossesOfNothing(bits=4), "a loss 'commitment' with a gradient.*detach one side of a distance, not both"),
     (UnusedParameter(), "no gradient reaches unused: data-parallel training would stop"),
 ], ids=lambda value: type(value).__name__ if isinstance(value, Quantizer) else "")
-def test_what_breaks_it_is_told(quantizer, message):
+def test_violation_is_named(quantizer, message):
     with pytest.raises(ContractViolation, match=f"(?s)^{type(quantizer).__name__} fails the check .*{message}"):
         check_quantizer(quantizer, processes=(1,))
 

@@ -41,9 +41,14 @@ def tiny_latents(*, dim: int, batch: int = 2, grid: Size = (1, 4, 4), seed: int 
     return torch.randn(batch, dim, *grid, generator=torch.Generator().manual_seed(seed))
 
 
+def is_count(number: object) -> bool:
+    """Whether it is an int from 1 on."""
+    return type(number) is int and number > 0
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's generator seeded within, and as it was afterwards."""
+    """Torch's generator seeded within, and restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -20,7 +20,7 @@ Scores = dict[str, float]
 def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int | None = None,
                  num_codebooks: int | None = None, tolerance: float = 1e-6,
                  processes: Sequence[int] = (1, 2)) -> None:
-    """Check that a metric meets its contract.
+    """Check that a metric meets its contract; raise ContractViolation if not.
 
     Finite scores, named as in ``higher_is_better`` and ``columns``, of which a perfect reconstruction has the better
     ones; two updates count as one with the joined batch; computing changes nothing; resetting forgets; another's
@@ -31,13 +31,10 @@ def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int
     Args:
         metric: Built; it is copied, never changed.
         size: (T, H, W) of the pixels.
-        codebook_size: K of the indices it is given; by default its own attribute, or 16.
+        codebook_size: K of the indices; by default its own attribute, or 16.
         num_codebooks: G of them; by default its own attribute, or 1.
         tolerance: Of scores, relative; sums are to be float64.
         processes: With 2 among them, two real processes share the data.
-
-    Raises:
-        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.metrics import PSNR
