@@ -1,4 +1,4 @@
-"""One check of a component, and the error message of one that fails."""
+"""One check of a component, and the error of a failed check."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def check(component: object, text: str, *, do: str = "see the error above, which
 
 
 def check_type(component: object, contract: type) -> None:
-    """The component is an instance of its contract."""
+    """Check that the component is an instance of its contract."""
     article = "an" if contract.__name__[0] in "AE" else "a"
     with check(component, f"it is {article} {contract.__name__}") as checked:
         checked.need(isinstance(component, contract), needed=f"an instance of toolkit.{contract.__name__}",

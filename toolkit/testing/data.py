@@ -56,7 +56,7 @@ def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
 
 
 def _check_shares(dataset: Dataset) -> None:
-    """Of an iterable data set of few samples; one without an end is compared at its beginning."""
+    """Compare the shares of two readers with the dataset; an endless dataset passes."""
     with check(dataset, "the shares of its readers are the data set", do="correct shard(index, count)") as checked:
         shares = [duplicate(dataset).shard(index=index, count=2) for index in range(2)]
         if shares != [None, None]:

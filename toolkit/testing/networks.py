@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from toolkit.contracts import Decoder, Discriminator, Encoder
 from toolkit.contracts.networks import pixel_size
 from toolkit.registry import DECODERS, DISCRIMINATORS, ENCODERS, Registry
-from toolkit.testing.checks import check, check_type
+from toolkit.testing.checks import check, check_type, describe
 from toolkit.testing.components import (
     Size,
     check_modes,
@@ -167,7 +167,7 @@ def _check_output(network: Coder, x: Tensor, expected: tuple[int, ...], *, calle
         checked.need(tuple(out.shape) == expected and out.dtype == torch.float32,
                      needed=f"{called} {expected} of torch.float32 for an input {tuple(x.shape)} (stride "
                      f"{tuple(network.stride)}, first_frame_alone {network.first_frame_alone})",
-                     got=f"{tuple(out.shape)} of {out.dtype}",
+                     got=describe(out),
                      do=f"correct forward, or what {rule}, stride and out_channels tell")
         checked.need_finite(out, called, do="look for a division by zero")
         checked.need(torch.equal(kept, x), needed="an input that is left as it was", got="a changed one",
@@ -175,7 +175,7 @@ def _check_output(network: Coder, x: Tensor, expected: tuple[int, ...], *, calle
 
 
 def _check_coder(network: Coder, x: Tensor, registry: Registry, *, called: str) -> None:
-    """What encoders and decoders have in common, on one input."""
+    """The checks that encoders and decoders share, on one input."""
     _check_gradient(network, x, called=called)
     _check_batch(network, x, training=False, do="use no statistic of the batch in eval mode")
     _check_saved(network, x, registry)
@@ -195,14 +195,14 @@ def _check_logits(discriminator: Discriminator, pixels: Tensor) -> None:
         logits = duplicate(discriminator).train()(pixels)
         checked.need(logits.ndim > 0 and len(logits) == len(pixels) and logits.is_floating_point(),
                      needed=f"({len(pixels)}, ...) of a float dtype for pixels {tuple(pixels.shape)}",
-                     got=f"{tuple(logits.shape)} of {logits.dtype}", do="keep the batch first, never average it")
+                     got=describe(logits), do="keep the batch first, never average it")
         checked.need(bool(logits.numel()) and bool(logits.isfinite().all()), needed="finite logits",
                      got="NaN or infinity" if logits.numel() else "none",
                      do="look for a division by zero, and refuse pixels that are too small")
 
 
 def _gradient(network: nn.Module, x: Tensor) -> Tensor:
-    """Of a random sum of the output."""
+    """Gradient of a random weighted sum of the output at the input."""
     x = x.clone().requires_grad_()
     out = network(x)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(7))
@@ -260,7 +260,7 @@ def _check_last_layer(decoder: Decoder, codes: Tensor) -> None:
 
 
 def _check_causal(network: Coder, x: Tensor, *, seen: int, kept: int) -> None:
-    """The first ``kept`` of the output depend on the first ``seen`` of the input only, also in a stream."""
+    """Check that the first ``kept`` output frames depend on the first ``seen`` input frames only, also in a stream."""
     network = duplicate(network).eval()
     with check(network, "it is causal: nothing depends on later frames") as checked, torch.no_grad():
         whole = network(x)

@@ -132,7 +132,7 @@ def _output(size: Size, dtype: torch.dtype = torch.float32) -> TokenizerOutput:
 
 
 def _need_gradient(checked: Check, value: Tensor, at: Sequence[Tensor], *, called: str) -> None:
-    """A finite gradient at one of several at least."""
+    """Raise the error unless a gradient is nonzero at one tensor at least, and finite at all."""
     do = "do not detach, round or convert to numpy on the way"
     checked.need(value.requires_grad, needed="a loss with a gradient", got="one cut off from any", do=do)
     gradients = [gradient for gradient in torch.autograd.grad(value, at, allow_unused=True) if gradient is not None]

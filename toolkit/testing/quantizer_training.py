@@ -50,7 +50,7 @@ def training_steps(quantizer: Quantizer, batches: Sequence[Tensor], *, share: sl
 
 
 def check_frozen(quantizer: Quantizer, grid: Grid) -> None:
-    """With ``frozen`` set on it and its children, a quantizer in train mode changes no state."""
+    """Check that a quantizer in train mode changes no state if ``frozen`` is set on it and its children."""
     copied = duplicate(quantizer).train()
     for module in copied.modules():
         if isinstance(module, Quantizer):
@@ -66,7 +66,7 @@ def check_frozen(quantizer: Quantizer, grid: Grid) -> None:
 
 
 def check_seeding(quantizer: Quantizer, grid: Grid) -> None:
-    """Under the same seed it trains alike."""
+    """Check that two trainings with the same seed are equal."""
     copied, batches = duplicate(quantizer).train(), _batches(quantizer, grid)
     with check(quantizer, "random numbers of training come from torch's generator") as checked:
         again = _differing(*(_run(copied, batches, seed=0) for _ in range(2)))
@@ -75,7 +75,7 @@ def check_seeding(quantizer: Quantizer, grid: Grid) -> None:
 
 
 def check_loading(quantizer: Quantizer, grid: Grid) -> None:
-    """Trained, saved and loaded into a new instance, it gives the same, in eval mode and at the next step."""
+    """Check that a trained, saved and loaded quantizer has the same outputs and the same next training step."""
     copied, batches = duplicate(quantizer).train(), _batches(quantizer, grid)
     with check(quantizer, "it can be trained"), seeded(1):
         training_steps(copied, batches)
@@ -100,9 +100,9 @@ def check_loading(quantizer: Quantizer, grid: Grid) -> None:
 
 
 def check_processes(quantizer: Quantizer, grid: Grid) -> None:
-    """Two processes with half of a batch each train like one with the whole batch.
+    """Check that two processes with half of a batch each train like one with the whole batch.
 
-    What differs between two seeds on one process is random, and not compared with the joined batch.
+    Values that differ between two seeds on one process are random, and are not compared with the joined batch.
     """
     # Sent as weights to load, since modules with weight norm and the like cannot be pickled.
     recipe = type(quantizer), quantizer.config, duplicate(quantizer).state_dict()
@@ -133,7 +133,7 @@ def _again(kind: type[Quantizer], config: dict[str, Any], weights: dict[str, Ten
 
 
 def _train_share(share: tuple[Recipe, list[Tensor], slice]) -> list[Record]:
-    """What each of the two processes does."""
+    """Train on half of each batch: the function of each of the two processes."""
     recipe, batches, half = share
     return training_steps(_again(*recipe), batches, share=half)
 
@@ -144,8 +144,8 @@ def _differing(one: list[Record], other: list[Record]) -> set[str]:
 
 
 def _compare(checked: Check, step: int, whole: Record, first: Record, second: Record, *, random: set[str]) -> None:
-    """One step of two processes against that of one with the joined batch."""
-    chance = bool(random & {"codes", "indices"})  # which then is in every gradient
+    """Compare one step of two processes with that of one process with the joined batch."""
+    chance = bool(random & {"codes", "indices"})  # every gradient then depends on random numbers
     for name in whole:  # first what is to be one, as all else follows from it
         if name.startswith(("state ", "gradient of ")) and name != _LATENTS:
             checked.need(near(second[name], first[name]), do=_STATE, got=_shown(second[name], first[name]),

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toolkit.contracts import Quantizer, QuantizerOutput
 from toolkit.contracts.quantizer import Grid
 from toolkit.registry import QUANTIZERS
-from toolkit.testing.checks import Check, check, check_type
+from toolkit.testing.checks import Check, check, check_type, describe
 from toolkit.testing.components import check_modes, duplicate, is_count, near, rebuild, seeded, tiny_latents
 from toolkit.testing.quantizer_training import (
     check_frozen,
@@ -106,7 +106,7 @@ def _check_refusals(quantizer: Quantizer) -> None:
 
 
 def _forward(quantizer: Quantizer, latents: Tensor) -> QuantizerOutput:
-    """The output without a graph."""
+    """The quantizer's output, without gradients."""
     with torch.no_grad():
         return quantizer(latents)
 
@@ -123,7 +123,7 @@ def _check_shapes(quantizer: Quantizer, latents: Tensor, *, shown: str = "") -> 
             checked.need(isinstance(out, QuantizerOutput), needed="a QuantizerOutput", got=f"{type(out).__name__}",
                          do="return one from forward")
             checked.need(out.codes.shape == latents.shape and out.codes.dtype == latents.dtype,
-                         needed=f"codes as the {where} in {mode}", got=f"{tuple(out.codes.shape)} of {out.codes.dtype}",
+                         needed=f"codes as the {where} in {mode}", got=describe(out.codes),
                          do="return codes (B, N, d) from quantize, and cast them if forward is your own")
             checked.need_finite(out.codes, f"codes of the {where} in {mode}", do="look for a division by zero")
             checked.need(torch.equal(copy, latents), needed="latents that are left as they were",
@@ -143,7 +143,7 @@ def _check_indices(quantizer: Quantizer, indices: Tensor | None, *, batch: int, 
         expected = (batch, *quantizer.positions(grid), quantizer.num_codebooks)
         checked.need(tuple(indices.shape) == expected and indices.dtype == torch.int64,
                      needed=f"indices {expected} of torch.int64 for {where}",
-                     got=f"{tuple(indices.shape)} of {indices.dtype}",
+                     got=describe(indices),
                      do="return indices (B, N, G) with .long() from quantize, and let positions(grid) say what N is")
     with check(quantizer, "indices lie in [0, K)") as checked:
         low, high = int(indices.min()), int(indices.max())
@@ -190,7 +190,7 @@ def _check_losses(quantizer: Quantizer, latents: Tensor) -> None:
 
 
 def _trained(quantizer: Quantizer, grid: Grid) -> Quantizer:
-    """A copy after a few steps of training, in eval mode: what it learned from data is there."""
+    """A copy in eval mode after a few training steps, so that running values differ from their initial ones."""
     copied = duplicate(quantizer).train()
     with check(quantizer, "it can be trained"), seeded(1):
         training_steps(copied, [tiny_latents(dim=copied.dim, batch=4, grid=grid, seed=seed) for seed in range(3)])
@@ -211,7 +211,7 @@ def _check_stored_indices(quantizer: Quantizer, latents: Tensor) -> None:
         codes = quantizer.codes_from_indices(out.indices, grid)
         checked.need(codes.shape == latents.shape and codes.dtype == torch.float32,
                      needed=f"codes {tuple(latents.shape)} of torch.float32",
-                     got=f"{tuple(codes.shape)} of {codes.dtype}", do="return codes (B, N, d) float32 from lookup")
+                     got=describe(codes), do="return codes (B, N, d) float32 from lookup")
         wrong = codes.to(latents.dtype) != out.codes
         checked.need(not bool(wrong.any()), needed=f"for latents of {latents.dtype} the codes that forward returned",
                      got=f"others in {int(wrong.sum())} of {wrong.numel()} entries",
@@ -221,7 +221,7 @@ def _check_stored_indices(quantizer: Quantizer, latents: Tensor) -> None:
 
 
 def _check_any_indices(quantizer: Quantizer, indices: Tensor, grid: Grid) -> None:
-    """Of the whole codebook, of another integer dtype, and beyond."""
+    """Look up the first and the last index, int32 indices, and indices out of range."""
     with check(quantizer, "every index in [0, K) has a code, and others are refused") as checked:
         for index in (0, quantizer.codebook_size - 1):
             codes = quantizer.codes_from_indices(torch.full_like(indices, index), grid)
@@ -238,7 +238,7 @@ def _check_any_indices(quantizer: Quantizer, indices: Tensor, grid: Grid) -> Non
 
 
 def _check_float32(quantizer: Quantizer, grid: Grid, dtypes: Sequence[torch.dtype]) -> None:
-    """Many latents, since rounding moves few of them across a border."""
+    """Compare many latents, since rounding changes the index of few."""
     do = "compute in float32 outside autocast, as Quantizer.forward does; leave forward to it"
     for dtype in dtypes:
         latents = tiny_latents(dim=quantizer.dim, batch=32, grid=grid, seed=5).to(dtype)
@@ -253,7 +253,7 @@ def _check_float32(quantizer: Quantizer, grid: Grid, dtypes: Sequence[torch.dtyp
 
 
 class _HalfPrecision(TorchDispatchMode):
-    """Notes operations of float32 that came out in less."""
+    """Records operations with results in half precision."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -327,6 +327,6 @@ def _check_batch(quantizer: Quantizer, latents: Tensor) -> None:
 
 
 def _pick(out: QuantizerOutput, number: int) -> QuantizerOutput:
-    """One sample's."""
+    """The output of one sample."""
     share = slice(number, number + 1)
     return QuantizerOutput(out.codes[share], None if out.indices is None else out.indices[share])
