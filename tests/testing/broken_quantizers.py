@@ -232,9 +232,6 @@ class ForgetsItsArgument(Ternary):
     def __init__(self, *scales: float):
         super().__init__()
 
-    def quantize(self, z):
-        return super().quantize(z)
-
     @property
     def config(self):
         return {"type": "ForgetsItsArgument", "scale": 1.0}
@@ -250,11 +247,6 @@ class TakesAnything(Ternary):
         if latents.ndim != 5 or latents.shape[1] != 3:
             return None
         return super().forward(latents)
-
-
-class HalfTable(Ternary):
-    def codes_from_indices(self, indices, grid=None):
-        return self.lookup_grid(indices.long().clamp(0, 26), tuple(indices.shape[1:4]))
 
 
 class SharedMemory(Ternary):

@@ -7,19 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from testing.variants import variant
+from testing.variants import check, variant
 from torch import nn
 
 from toolkit.contracts import AdversarialLoss, Column, Dataset, GeneratorWeight, Loss, Metric
 from toolkit.layers import mean_over_processes
-from toolkit.testing import (
-    ContractViolation,
-    check_adversarial_loss,
-    check_dataset,
-    check_generator_weight,
-    check_loss,
-    check_metric,
-)
+from toolkit.testing import ContractViolation
 
 
 class Distance(Loss):
@@ -189,14 +182,6 @@ class LosesTheLast(Letters):
 class Unreadable(Grey):
     def __getitem__(self, index):
         raise OSError("disk on fire")
-
-
-CHECKS = {Loss: check_loss, AdversarialLoss: check_adversarial_loss, GeneratorWeight: check_generator_weight,
-          Metric: check_metric, Dataset: check_dataset}
-
-
-def check(component: object) -> None:
-    next(function for contract, function in CHECKS.items() if isinstance(component, contract))(component)
 
 
 @pytest.mark.parametrize("component", [

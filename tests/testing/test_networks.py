@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from testing.variants import variant
+from testing.variants import check, variant
 from torch import nn
 
 from toolkit.contracts import Decoder, Discriminator, Encoder
 from toolkit.layers import CausalConv3d
-from toolkit.testing import ContractViolation, check_decoder, check_discriminator, check_encoder
+from toolkit.testing import ContractViolation, check_encoder
 
 
 class SmallEncoder(Encoder):
@@ -153,13 +153,6 @@ class Once(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         return 2 * gradient
-
-
-CHECKS = {Encoder: check_encoder, Decoder: check_decoder, Discriminator: check_discriminator}
-
-
-def check(component: nn.Module) -> None:
-    next(function for contract, function in CHECKS.items() if isinstance(component, contract))(component)
 
 
 @pytest.mark.parametrize("component", [
