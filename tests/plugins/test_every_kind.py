@@ -1,4 +1,4 @@
-"""A plugin of each kind, two files and no edit of the toolkit: installed, found, checked, used."""
+"""A plugin of each kind, two files and no edit of the toolkit: installed, listed, checked, used."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ for config, size, grid, refusal in {cases!r}:
         torch.testing.assert_close(reconstruction, tokenizer(pixels).reconstruction)
     try:
         tokenizer.tokenize(torch.zeros(1, 3, 1, 32, 32))
-        raise AssertionError("another size was taken")
+        raise AssertionError("another size was accepted")
     except ValueError as error:
         assert refusal in str(error), error
     if tokenizer.why_not_streamed is None:

@@ -59,11 +59,11 @@ def test_every_folder_is_a_distribution_of_its_own():
 
 
 @pytest.mark.slow
-def test_toolkit_accepts_every_offer(site):
+def test_every_plugin_passes_the_check(site):
     done = run_with(site, "-m", "toolkit", "--check", COLUMNS="200")
     assert done.returncode == 0, done.stdout + done.stderr
-    offers = {tuple(line.split()[:5]) for line in done.stdout.splitlines() if " ok " in line}
-    assert offers == {
+    entries = {tuple(line.split()[:5]) for line in done.stdout.splitlines() if " ok " in line}
+    assert entries == {
         ("quantizer", "SimVQ", "toolkit-simvq", "0.1.0", "ok"),
         ("quantizer", "MultiScaleBSQ", "toolkit-multiscale-bsq", "0.1.0", "ok"),
         ("encoder", "TimmEncoder", "toolkit-timm-encoder", "0.1.0", "ok"),
@@ -104,7 +104,7 @@ def test_trained_tokenizer_reconstructs_files(site, runs, name, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_without_the_plugin_names_it_and_the_way_to_get_it(without_simvq, tmp_path):
+def test_training_without_the_plugin_names_it_and_how_to_install_it(without_simvq, tmp_path):
     done = run_with(without_simvq, "tools/train.py", "plugins/simvq/configs/demo_video_simvq.py", "--work-dir",
                     tmp_path / "run")
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -115,7 +115,7 @@ def test_training_without_the_plugin_names_it_and_the_way_to_get_it(without_simv
 
 
 @pytest.mark.slow
-def test_loading_without_the_plugin_names_it_and_the_way_to_get_it(without_simvq, runs):
+def test_loading_without_the_plugin_names_it_and_how_to_install_it(without_simvq, runs):
     code = f"import toolkit; toolkit.load_tokenizer({str(runs('simvq') / 'tokenizer')!r})"
     done = run_with(without_simvq, "-c", code)
     message = done.stderr.strip().splitlines()[-1]
@@ -125,7 +125,7 @@ def test_loading_without_the_plugin_names_it_and_the_way_to_get_it(without_simvq
 
 
 @pytest.mark.slow
-def test_plugins_that_are_left_out_say_so(site, tmp_path):
+def test_excluded_plugin_is_named_in_the_error_message(site, tmp_path):
     done = run_with(site, "tools/train.py", "plugins/simvq/configs/demo_video_simvq.py", "--work-dir", tmp_path / "run",
                     TOOLKIT_PLUGINS="toolkit-timm-encoder")
     assert done.returncode == 1 and "TOOLKIT_PLUGINS" in done.stderr and "toolkit-simvq" in done.stderr

@@ -13,21 +13,10 @@ from typing import Any
 import pytest
 from data.numbered import encode
 from data.tars import write_image_shards, write_shard
+from testing.variants import check
 
 from toolkit.build import build_component
-from toolkit.contracts import AdversarialLoss, GeneratorWeight
-from toolkit.registry import ALL, BASELINES, CHECKPOINTS, LOSSES, Registry
-from toolkit.testing import (
-    check_adversarial_loss,
-    check_dataset,
-    check_decoder,
-    check_discriminator,
-    check_encoder,
-    check_generator_weight,
-    check_loss,
-    check_metric,
-    check_quantizer,
-)
+from toolkit.registry import ALL, BASELINES, CHECKPOINTS, Registry
 
 MAGVIT2 = dict(filters=8, channel_multipliers=(1, 2), num_res_blocks=1, temporal_downsample=(True,), num_groups=4)
 VQGAN = dict(filters=8, channel_multipliers=(1, 2), num_res_blocks=1, z_channels=8, num_groups=4)
@@ -108,8 +97,6 @@ TINY: dict[str, dict[str, list[dict[str, Any]]]] = {
         "VideoClips": [dict(CLIPS, channel_shuffle=0.5), dict(CLIPS, fps=10.0, train=False)],
     },
 }
-CHECKS = {"encoder": check_encoder, "decoder": check_decoder, "quantizer": check_quantizer,
-          "discriminator": check_discriminator, "metric": check_metric, "dataset": check_dataset}
 # Networks in float32, whose features differ in the last digits from batch to batch, need a tolerance.
 OPTIONS = {"LPIPS": dict(size=(1, 32, 32)), "LogitDistance": dict(size=(1, 32, 32)),
            "InceptionDistances": dict(size=(1, 32, 32), tolerance=1e-3), "MSSSIM": dict(size=(1, 161, 161)),
@@ -120,14 +107,14 @@ SLOW = {"RFID", "RFVD", "InceptionDistances", "VideoDistances"}  # networks of p
 
 def registered() -> list[tuple[Registry, str]]:
     """The toolkit's own components; a test session may have registered others."""
-    found = []
+    names = []
     for registry in ALL:
         if registry in (BASELINES, CHECKPOINTS):  # tests/baselines, tests/interop
             continue
         registry.import_from_location()
-        found += [(registry, name) for name, part in sorted(registry.module_dict.items())
-                  if part.__module__.startswith("toolkit.")]
-    return found
+        names += [(registry, name) for name, component in sorted(registry.module_dict.items())
+                  if component.__module__.startswith("toolkit.")]
+    return names
 
 
 def variants() -> list[Any]:
@@ -135,14 +122,6 @@ def variants() -> list[Any]:
                          marks=[pytest.mark.slow] if name in SLOW else [])
             for registry, name in registered()
             for number, arguments in enumerate(TINY[registry.name].get(name, []))]
-
-
-def check_of(registry: Registry, name: str) -> Any:
-    if registry is not LOSSES:
-        return CHECKS[registry.name]
-    part = registry.get(name)
-    sides = ((AdversarialLoss, check_adversarial_loss), (GeneratorWeight, check_generator_weight))
-    return next((check for contract, check in sides if issubclass(part, contract)), check_loss)
 
 
 @pytest.mark.parametrize(("registry", "name"), registered(), ids=lambda value: value if isinstance(value, str) else "")
@@ -154,9 +133,9 @@ def test_every_component_is_in_the_table(registry, name):
 
 def test_the_table_has_no_component_that_was_removed():
     names = {(registry.name, name) for registry, name in registered()}
-    assert {(kind, name) for kind, parts in TINY.items() for name in parts} <= names
+    assert {(kind, name) for kind, components in TINY.items() for name in components} <= names
 
 
 @pytest.mark.parametrize(("registry", "config"), variants())
 def test_component_meets_its_contract(registry, config):
-    check_of(registry, config["type"])(build_component(registry, config), **OPTIONS.get(config["type"], {}))
+    check(build_component(registry, config), **OPTIONS.get(config["type"], {}))

@@ -1,22 +1,18 @@
-"""The checks of losses, metrics and datasets pass what keeps the contract and name what does not."""
+"""The checks of losses, metrics and datasets accept valid components and name violations."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from testing.variants import check, variant
 from torch import nn
 
 from toolkit.contracts import AdversarialLoss, Column, Dataset, GeneratorWeight, Loss, Metric
 from toolkit.layers import mean_over_processes
-from toolkit.testing import (
-    ContractViolation,
-    check_adversarial_loss,
-    check_dataset,
-    check_generator_weight,
-    check_loss,
-    check_metric,
-)
+from toolkit.testing import ContractViolation
 
 
 class Distance(Loss):
@@ -24,21 +20,6 @@ class Distance(Loss):
 
     def forward(self, output, target):
         return (output.reconstruction.float() - target).square().mean()
-
-
-class PerSample(Distance):
-    def forward(self, output, target):
-        return (output.reconstruction.float() - target).square().mean((1, 2, 3, 4))
-
-
-class InHalf(Distance):
-    def forward(self, output, target):
-        return (output.reconstruction - target.to(output.reconstruction.dtype)).square().mean()
-
-
-class Detached(Distance):
-    def forward(self, output, target):
-        return super().forward(output, target).detach()
 
 
 class SavesFrozen(Distance):
@@ -61,11 +42,6 @@ class Learns(Distance):
         return super().forward(output, target) * self.scale
 
 
-class UnusedParameter(Learns):
-    def forward(self, output, target):
-        return Distance.forward(self, output, target)
-
-
 class Wasserstein(AdversarialLoss):
     """A good one to break."""
 
@@ -74,26 +50,6 @@ class Wasserstein(AdversarialLoss):
 
     def discriminator(self, real_logits, fake_logits):
         return fake_logits.float().mean() - real_logits.float().mean()
-
-
-class Swapped(Wasserstein):
-    def discriminator(self, real_logits, fake_logits):
-        return super().discriminator(fake_logits, real_logits)
-
-
-class WrongSign(Wasserstein):
-    def generator(self, fake_logits):
-        return fake_logits.float().mean()
-
-
-class ForColumns(Wasserstein):
-    def generator(self, fake_logits):
-        return super().generator(fake_logits[:, 0])
-
-
-class IgnoresReal(Wasserstein):
-    def discriminator(self, real_logits, fake_logits):
-        return fake_logits.float().mean() - real_logits.detach().float().mean()
 
 
 class Ratio(GeneratorWeight):
@@ -113,11 +69,6 @@ class OwnNorms(GeneratorWeight):
 class FreesTheGraph(GeneratorWeight):
     def forward(self, reconstruction_loss, adversarial_loss, last_layer):
         return torch.autograd.grad(reconstruction_loss, last_layer)[0].norm()
-
-
-class WithGradient(GeneratorWeight):
-    def forward(self, reconstruction_loss, adversarial_loss, last_layer):
-        return reconstruction_loss / adversarial_loss
 
 
 class Error(Metric):
@@ -167,37 +118,10 @@ class ComputesOnce(Error):
         return scores
 
 
-class WrongWay(Error):
-    higher_is_better = {"error": True}
-
-
-class OtherName(Error):
-    higher_is_better = {"mean_error": False}
-
-
-class GivesTensors(Error):
-    def compute(self):
-        return {"error": torch.tensor(self.total)}
-
-
 class WithColumn(Error):
     """A good one with a column of its own."""
 
     columns = {"error": Column("mean error", format=".2f", factor=100, unit="%")}
-
-
-class ColumnOfNothing(Error):
-    columns = {"mean_error": Column("mean error")}
-
-
-class KeepsTheTargets(Error):
-    def target_state(self):
-        return {}
-
-
-class Infinite(Error):
-    def compute(self):
-        return {"error": float("inf")}
 
 
 class Grey(Dataset):
@@ -212,6 +136,11 @@ class Grey(Dataset):
         return {"pixels": torch.zeros(3, 1, 4, 4) + index / 3, "key": f"grey {index}"}
 
 
+def grey(sample: dict[str, Any]) -> Dataset:
+    """A dataset of one sample, three times."""
+    return variant(Grey, __getitem__=lambda self, index: sample)
+
+
 class Stream(Dataset):
     """A good one without a length."""
 
@@ -222,50 +151,12 @@ class Stream(Dataset):
             yield {"pixels": torch.rand(3, 2, 4, 4), "key": "noise"}
 
 
-class Bytes(Grey):
-    def __getitem__(self, index):
-        return {"pixels": torch.zeros(3, 1, 4, 4, dtype=torch.uint8), "key": "grey"}
-
-
-class UpTo255(Grey):
-    def __getitem__(self, index):
-        return {"pixels": torch.full((3, 1, 4, 4), 255.0), "key": "grey"}
-
-
-class NoKey(Grey):
-    def __getitem__(self, index):
-        return {"pixels": torch.zeros(3, 1, 4, 4)}
-
-
-class NumberAsKey(Grey):
-    def __getitem__(self, index):
-        return super().__getitem__(index) | {"key": index}
-
-
-class Flat(Grey):
-    def __getitem__(self, index):
-        return {"pixels": torch.zeros(3, 4, 4), "key": "grey"}
-
-
-class ClipsAsImages(Grey):
-    def __getitem__(self, index):
-        return {"pixels": torch.zeros(3, 2, 4, 4), "key": "grey"}
-
-
-class OtherModality(Grey):
-    modality = "sound"
-
-
 class OwnDraws(Grey):
     draws = 0
 
     def __getitem__(self, index):
         self.draws += 1
         return {"pixels": torch.full((3, 1, 4, 4), 1 / self.draws), "key": "grey"}
-
-
-class OtherSize(Grey):
-    sample_size = (1, 8, 8)
 
 
 class Letters(Dataset):
@@ -288,66 +179,70 @@ class LosesTheLast(Letters):
         return type(self)(letters=self.letters[:-1][index::count])
 
 
-class Neither(Dataset):
-    modality = "image"
-
-
 class Unreadable(Grey):
     def __getitem__(self, index):
         raise OSError("disk on fire")
 
 
-CHECKS = {Loss: check_loss, AdversarialLoss: check_adversarial_loss, GeneratorWeight: check_generator_weight,
-          Metric: check_metric, Dataset: check_dataset}
-
-
-def check(part: object) -> None:
-    next(function for contract, function in CHECKS.items() if isinstance(part, contract))(part)
-
-
-@pytest.mark.parametrize("part", [
+@pytest.mark.parametrize("component", [
     Distance(), Learns(), Wasserstein(), Ratio(), Error(), WithColumn(), Grey(), Stream(), Letters()],
-    ids=lambda part: type(part).__name__)
-def test_what_keeps_the_contract_passes(part):
-    check(part)
+    ids=lambda component: type(component).__name__)
+def test_valid_component_passes(component):
+    check(component)
 
 
-@pytest.mark.parametrize(("part", "message"), [
-    (PerSample(), r"needed a \(\) float32 tensor, got \(2,\) of torch.float32; .* and take the mean"),
-    (InHalf(), r"got \(\) of torch.bfloat16; compute in float32"),
-    (Detached(), "the gradient reaches output.reconstruction.*one cut off from any"),
+@pytest.mark.parametrize(("component", "message"), [
+    (variant(Distance, forward=lambda self, output, target: output.reconstruction.float().mean((1, 2, 3, 4))),
+     r"needed loss as a \(\) float32 tensor, got \(2,\) of torch.float32; .* and take the mean"),
+    (variant(Distance, forward=lambda self, output, target: output.reconstruction.square().mean()),
+     r"got \(\) of torch.bfloat16; compute in float32"),
+    (variant(Distance, forward=lambda self, output, target: Distance.forward(self, output, target).detach()),
+     "the gradient reaches output.reconstruction.*one cut off from any"),
     (SavesFrozen(), r"in no checkpoint.*such as \['network.bias', 'network.weight'\]; wrap .*Frozen"),
-    (UnusedParameter(), r"its parameters learn.*none at \['scale'\]"),
-    (ColumnOfNothing(), r"needed a Column of one of \['error'\], got 'mean_error'"),
-    (KeepsTheTargets(), "target_state gives the same scores.*has no load_target_state"),
-    (OtherSize(), r"needed its sample_size \(1, 8, 8\), got \(1, 4, 4\)"),
+    (variant(Learns, forward=Distance.forward), r"its parameters learn.*none at \['scale'\]"),
+    (variant(Error, columns={"mean_error": Column("mean error")}),
+     r"needed a Column of one of \['error'\], got 'mean_error'"),
+    (variant(Error, target_state=lambda self: {}), "target_state gives the same scores.*has no load_target_state"),
+    (variant(Grey, sample_size=(1, 8, 8)), r"needed its sample_size \(1, 8, 8\), got \(1, 4, 4\)"),
     (LosesTheLast(), "the shares of its readers are the data set.*4 instead of 5"),
-    (Swapped(), "low when real and fake are told apart.*got 2 and -2; see which of the two arguments comes first"),
-    (WrongSign(), "low when its fake passes as real.*correct the sign"),
-    (ForColumns(), r"the generator's side is one finite float32 number for logits \(4,\).*IndexError"),
-    (IgnoresReal(), "a finite gradient at the real logits"),
-    (OwnNorms(), "two processes find the same factor.*mean_over_processes"),
+    (variant(Wasserstein, discriminator=lambda self, real, fake: Wasserstein.discriminator(self, fake, real)),
+     "low when real and fake are distinguished.*got 2 and -2; see which of the two arguments comes first"),
+    (variant(Wasserstein, generator=lambda self, fake: fake.float().mean()),
+     "low when its fake passes as real.*correct the sign"),
+    (variant(Wasserstein, generator=lambda self, fake: -fake[:, 0].float().mean()),
+     r"the generator's side is one finite float32 number for logits \(4,\).*IndexError"),
+    (variant(Wasserstein, discriminator=lambda self, real, fake: fake.float().mean() - real.detach().float().mean()),
+     "a finite gradient at the real logits"),
+    (OwnNorms(), "two processes compute the same factor.*mean_over_processes"),
     (FreesTheGraph(), "the graphs of both losses stay.*give torch.autograd.grad retain_graph=True"),
-    (WithGradient(), "needed a factor without a gradient, got one with; return factor.detach"),
+    (variant(Ratio, forward=lambda self, reconstruction, adversarial, layer: reconstruction / adversarial),
+     "needed a factor without a gradient, got one with; return factor.detach"),
     (MeanOfMeans(), "two updates count as one with the joined batch.*add sums and counts in float64"),
     (OneProcessOnly(), "two processes that share the data report what one does.*in process 0 the scores of all data"),
     (NeverForgets(), "resetting forgets everything.*set back all that update adds to in reset"),
     (ComputesOnce(), "computing changes nothing.*the same scores a second time"),
-    (WrongWay(), "higher_is_better says which way.*a 'error' of a perfect reconstruction no worse.*got 0 and"),
-    (OtherName(), r"higher_is_better names exactly the scores.*each of \['error'\], got {'mean_error': False}"),
-    (GivesTensors(), "needed a dict of floats, got .*tensor.*; return {name: tensor.item"),
-    (Infinite(), "needed finite scores"),
-    (Bytes(), r"needed pixels \(C, T, H, W\) of torch.float32, got \(3, 1, 4, 4\) of torch.uint8; .*127.5"),
-    (UpTo255(), r"needed pixels in \[-1, 1\], got 255 to 255; convert by pixels / 127.5 - 1"),
-    (NoKey(), r"got \['pixels'\]; return one from __getitem__"),
-    (NumberAsKey(), "needed a key, a str that names the sample, got 0"),
-    (Flat(), r"got \(3, 4, 4\) of torch.float32; keep T = 1 for an image"),
-    (ClipsAsImages(), "needed one frame, as modality is 'image', got 2; set modality to 'video'"),
-    (OtherModality(), "needed modality 'image' or 'video', got 'sound'"),
+    (variant(Error, higher_is_better={"error": True}),
+     "higher_is_better says which way.*a 'error' of a perfect reconstruction no worse.*got 0 and"),
+    (variant(Error, higher_is_better={"mean_error": False}),
+     r"higher_is_better names exactly the scores.*each of \['error'\], got {'mean_error': False}"),
+    (variant(Error, compute=lambda self: {"error": torch.tensor(self.total)}),
+     "needed a dict of floats, got .*tensor.*; return {name: tensor.item"),
+    (variant(Error, compute=lambda self: {"error": float("inf")}), "needed finite scores"),
+    (grey({"pixels": torch.zeros(3, 1, 4, 4, dtype=torch.uint8), "key": "grey"}),
+     r"needed pixels \(C, T, H, W\) of torch.float32, got \(3, 1, 4, 4\) of torch.uint8; .*127.5"),
+    (grey({"pixels": torch.full((3, 1, 4, 4), 255.0), "key": "grey"}),
+     r"needed pixels in \[-1, 1\], got 255 to 255; convert by pixels / 127.5 - 1"),
+    (grey({"pixels": torch.zeros(3, 1, 4, 4)}), r"got \['pixels'\]; return one from __getitem__"),
+    (grey({"pixels": torch.zeros(3, 1, 4, 4), "key": 0}), "needed a key, a str that names the sample, got 0"),
+    (grey({"pixels": torch.zeros(3, 4, 4), "key": "grey"}),
+     r"got \(3, 4, 4\) of torch.float32; keep T = 1 for an image"),
+    (grey({"pixels": torch.zeros(3, 2, 4, 4), "key": "grey"}),
+     "needed one frame, as modality is 'image', got 2; set modality to 'video'"),
+    (variant(Grey, modality="sound"), "needed modality 'image' or 'video', got 'sound'"),
     (OwnDraws(), "under the same seed it gives the same samples.*draw from torch's global generator"),
-    (Neither(), "needed __len__ and __getitem__, or __iter__, got neither"),
+    (variant(Dataset, modality="image"), "needed __len__ and __getitem__, or __iter__, got neither"),
     (Unreadable(), r"its samples can be read.*got OSError \(disk on fire\)"),
 ], ids=lambda value: "" if isinstance(value, str) else type(value).__name__)
-def test_what_breaks_it_is_told(part, message):
-    with pytest.raises(ContractViolation, match=f"(?s)^{type(part).__name__} fails the check .*{message}"):
-        check(part)
+def test_violation_is_named(component, message):
+    with pytest.raises(ContractViolation, match=f"(?s)^{type(component).__name__} fails the check .*{message}"):
+        check(component)

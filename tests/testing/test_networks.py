@@ -1,14 +1,15 @@
-"""check_encoder, check_decoder and check_discriminator pass what keeps the contract and name what does not."""
+"""check_encoder, check_decoder and check_discriminator accept valid components and name violations."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from testing.variants import check, variant
 from torch import nn
 
 from toolkit.contracts import Decoder, Discriminator, Encoder
 from toolkit.layers import CausalConv3d
-from toolkit.testing import ContractViolation, check_decoder, check_discriminator, check_encoder
+from toolkit.testing import ContractViolation, check_encoder
 
 
 class SmallEncoder(Encoder):
@@ -24,29 +25,13 @@ class SmallEncoder(Encoder):
         return self.conv(pixels, cache)
 
 
-class SeesTheFuture(SmallEncoder):
-    def forward(self, pixels, cache=None):
-        return self.conv(pixels) + pixels.mean()
+class Acausal(SmallEncoder):
+    """A good one that depends on later frames."""
 
-
-class SeesTheFutureAndSaysSo(SeesTheFuture):
     causal = False
 
     def forward(self, pixels, cache=None):
         return self.conv(pixels) + pixels.mean((1, 2, 3, 4), keepdim=True)
-
-
-class DeniesIt(SeesTheFutureAndSaysSo):
-    causal = True
-
-
-class ForgetsTheCache(SmallEncoder):
-    def forward(self, pixels, cache=None):
-        return self.conv(pixels)
-
-
-class WrongStride(SmallEncoder):
-    stride = (1, 2, 2)
 
 
 class Patches(SmallEncoder):
@@ -60,31 +45,6 @@ class Patches(SmallEncoder):
 
     def forward(self, pixels, cache=None):
         return self.conv(pixels)
-
-
-class WrongFraming(Patches):
-    first_frame_alone = True
-
-
-class NoStride(SmallEncoder):
-    stride = 8
-
-
-class HalfLatents(SmallEncoder):
-    def forward(self, pixels, cache=None):
-        return super().forward(pixels, cache).half()
-
-
-class CutsTheGradient(SmallEncoder):
-    def forward(self, pixels, cache=None):
-        return super().forward(pixels.detach(), cache)
-
-
-class MixesTheBatch(SmallEncoder):
-    causal = False
-
-    def forward(self, pixels, cache=None):
-        return self.conv(pixels - pixels.mean())
 
 
 class AlwaysDrops(SmallEncoder):
@@ -127,16 +87,6 @@ class OneSize(SmallEncoder):
         return 1, 4, 4
 
 
-class NoCache(SmallEncoder):
-    def forward(self, pixels):
-        return self.conv(pixels)
-
-
-class TooSmall(SmallEncoder):
-    def fitting_size(self, size):
-        return 1, 2, 2
-
-
 class SmallDecoder(Decoder):
     """A good one to break, of stride (1, 2, 2)."""
 
@@ -164,21 +114,6 @@ class OtherLastLayer(SmallDecoder):
         return self.unused
 
 
-class NoParameter(SmallDecoder):
-    @property
-    def last_layer(self):
-        return self.conv.weight.detach()
-
-
-class WrongChannels(SmallDecoder):
-    out_channels = 1
-
-
-class AcausalDecoder(SmallDecoder):
-    def forward(self, codes, cache=None):
-        return super().forward(codes.flip(2)).flip(2)
-
-
 class Judge(Discriminator):
     """A good one to break."""
 
@@ -201,22 +136,7 @@ class AnySize(Judge):
         return pixels.mean((1, 2, 3, 4)) * self.linear.weight.sum()
 
 
-class ShapeErrorInstead(Judge):
-    def forward(self, pixels):
-        return self.linear(pixels.flatten(1))
-
-
-class OneLogit(Judge):
-    def forward(self, pixels):
-        return super().forward(pixels).mean()
-
-
-class JudgesTheBatch(Judge):
-    def forward(self, pixels):
-        return super().forward(pixels) - super().forward(pixels).mean()
-
-
-class JudgesTheBatchAndSaysSo(Judge):
+class DeclaredBatchStatistics(Judge):
     batch_statistics = True
 
     def forward(self, pixels):
@@ -235,61 +155,56 @@ class Once(torch.autograd.Function):
         return 2 * gradient
 
 
-class OnceDifferentiable(Judge):
-    def forward(self, pixels):
-        return super().forward(Once.apply(pixels)).square()
-
-
-class Infinite(Judge):
-    def forward(self, pixels):
-        return super().forward(pixels) / 0
-
-
-CHECKS = {Encoder: check_encoder, Decoder: check_decoder, Discriminator: check_discriminator}
-
-
-def check(part: nn.Module) -> None:
-    next(function for contract, function in CHECKS.items() if isinstance(part, contract))(part)
-
-
-@pytest.mark.parametrize("part", [
-    SmallEncoder(), Patches(), SeesTheFutureAndSaysSo(), SmallDecoder(), Judge(), AnySize(), JudgesTheBatchAndSaysSo(),
-], ids=lambda part: type(part).__name__)
-def test_what_keeps_the_contract_passes(part):
-    check(part)
+@pytest.mark.parametrize("component", [
+    SmallEncoder(), Patches(), Acausal(), SmallDecoder(), Judge(), AnySize(), DeclaredBatchStatistics(),
+], ids=lambda component: type(component).__name__)
+def test_valid_component_passes(component):
+    check(component)
 
 
 def test_network_of_one_size_is_checked_at_that_size():
     check_encoder(OneSize(), sizes=[(1, 8, 8)])
 
 
-@pytest.mark.parametrize(("part", "message"), [
-    (SeesTheFuture(), "does not depend on the rest of its batch"),
-    (DeniesIt(), "nothing depends on later frames.*causal = False"),
-    (ForgetsTheCache(), "a stream through its cache gives what the whole gives.*pass the cache to every layer"),
-    (WrongStride(), r"needed latents \(2, 4, 2, 3, 2\) of torch.float32 .*stride \(1, 2, 2\).*got"),
-    (WrongFraming(), "the latents have the size that grid tells.*RuntimeError"),
+@pytest.mark.parametrize(("component", "message"), [
+    (variant(Acausal, causal=True), "nothing depends on later frames.*causal = False"),
+    (variant(SmallEncoder, forward=lambda self, pixels, cache=None: self.conv(pixels)),
+     "a stream through its cache gives what the whole gives.*pass the cache to every layer"),
+    (variant(SmallEncoder, stride=(1, 2, 2)),
+     r"needed latents \(2, 4, 2, 3, 2\) of torch.float32 .*stride \(1, 2, 2\).*got"),
+    (variant(Patches, first_frame_alone=True), "the latents have the size that grid tells.*RuntimeError"),
     (OneSize(), r"grid and fitting_size tell the sizes.*takes \(1, 8, 8\).*give check_encoder sizes"),
-    (NoCache(), "the latents have the size that grid tells.*TypeError.*write forward"),
-    (TooSmall(), "needed a fitting size that contains"),
-    (OnceDifferentiable(), "its gradient at the pixels can be differentiated"),
-    (NoStride(), r"needed stride \(s_t, s_h, s_w\), ints from 1 on, got 8; set self.stride"),
-    (HalfLatents(), "of torch.float16; correct forward"),
-    (CutsTheGradient(), "the gradient reaches the pixels.*do not detach"),
-    (MixesTheBatch(), "in eval mode a sample's output does not depend on the rest"),
+    (variant(SmallEncoder, forward=lambda self, pixels: self.conv(pixels)),
+     "the latents have the size that grid tells.*TypeError.*write forward"),
+    (variant(SmallEncoder, fitting_size=lambda self, size: (1, 2, 2)), "needed a fitting size that contains"),
+    (variant(Judge, forward=lambda self, pixels: Judge.forward(self, Once.apply(pixels)).square()),
+     "its gradient at the pixels can be differentiated"),
+    (variant(SmallEncoder, stride=8), r"needed stride \(s_t, s_h, s_w\), ints from 1 on, got 8; set self.stride"),
+    (variant(SmallEncoder, forward=lambda self, pixels, cache=None: self.conv(pixels, cache).half()),
+     "of torch.float16; correct forward"),
+    (variant(SmallEncoder, forward=lambda self, pixels, cache=None: self.conv(pixels.detach(), cache)),
+     "the gradient reaches the pixels.*do not detach"),
+    (variant(SmallEncoder, forward=lambda self, pixels, cache=None: self.conv(pixels - pixels.mean())),
+     "in eval mode a sample's output does not depend on the rest"),
     (AlwaysDrops(), "in eval mode"),
     (ChangesInEval(), r"eval mode changes no state.*changes of \['calls'\]"),
     (UnsavedWeight(), "saved and loaded, it gives the same.*persistent buffers"),
     (CheckpointsBadly(), "activation checkpointing changes memory, not results"),
     (OtherLastLayer(), "last_layer is the weight that makes the pixels.*got none; return the last convolution's"),
-    (NoParameter(), "needed one of the decoder's parameters, got Tensor"),
-    (WrongChannels(), r"needed pixels \(2, 1, 1, 4, 4\) .*got \(2, 3, 1, 4, 4\)"),
-    (AcausalDecoder(), "nothing depends on later frames.*CausalConv3d"),
-    (ShapeErrorInstead(), r"needed a ValueError for pixels of size \(2, 8, 8\), got RuntimeError"),
-    (OneLogit(), r"needed \(3, ...\) of a float dtype.*got \(\) of torch.float32; keep the batch first"),
-    (JudgesTheBatch(), "does not depend on the rest of its batch.*or set batch_statistics = True"),
-    (Infinite(), "needed finite logits, got NaN or infinity"),
+    (variant(SmallDecoder, last_layer=property(lambda self: self.conv.weight.detach())),
+     "needed one of the decoder's parameters, got Tensor"),
+    (variant(SmallDecoder, out_channels=1), r"needed pixels \(2, 1, 1, 4, 4\) .*got \(2, 3, 1, 4, 4\)"),
+    (variant(SmallDecoder, forward=lambda self, codes, cache=None: SmallDecoder.forward(self, codes.flip(2)).flip(2)),
+     "nothing depends on later frames.*CausalConv3d"),
+    (variant(Judge, forward=lambda self, pixels: self.linear(pixels.flatten(1))),
+     r"needed a ValueError for pixels of size \(2, 8, 8\), got RuntimeError"),
+    (variant(Judge, forward=lambda self, pixels: Judge.forward(self, pixels).mean()),
+     r"needed \(3, ...\) of a float dtype.*got \(\) of torch.float32; keep the batch first"),
+    (variant(Judge, forward=lambda self, pixels: Judge.forward(self, pixels) - Judge.forward(self, pixels).mean()),
+     "does not depend on the rest of its batch.*or set batch_statistics = True"),
+    (variant(Judge, forward=lambda self, pixels: Judge.forward(self, pixels) / 0),
+     "needed finite logits, got NaN or infinity"),
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "")
-def test_what_breaks_it_is_told(part, message):
-    with pytest.raises(ContractViolation, match=f"(?s)^{type(part).__name__} fails the check .*{message}"):
-        check(part)
+def test_violation_is_named(component, message):
+    with pytest.raises(ContractViolation, match=f"(?s)^{type(component).__name__} fails the check .*{message}"):
+        check(component)

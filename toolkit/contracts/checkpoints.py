@@ -41,12 +41,11 @@ class CheckpointFamily(Component, ABC):
 
     @abstractmethod
     def state_dict(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The whole state dict of what :meth:`config` describes; nothing is left over.
+        """The whole state dict of what :meth:`config` describes.
 
-        Raises:
-            ValueError: If tensors are missing or left over; the message names them.
+        Tensors that are missing or unused raise ValueError with their names.
         """
 
     def constants(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the tensors that hold nothing learned and have no place in the state dict."""
+        """Names and shapes of the tensors that are not learned and not in the state dict."""
         return {}

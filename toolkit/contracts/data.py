@@ -1,4 +1,4 @@
-"""Data sets and the scores over them."""
+"""Datasets and metrics."""
 
 from __future__ import annotations
 
@@ -77,35 +77,24 @@ class Metric(Component, ABC):
 
     @abstractmethod
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop all samples."""
 
     def merged(self, others: Sequence[Metric]) -> Metric:
-        """A new metric of everything that this one and the others have seen; none of them is changed.
-
-        Args:
-            others: Of the same class, built with the same arguments.
-
-        Raises:
-            NotImplementedError: If the metric cannot be merged.
-        """
+        """A new metric of all samples of this one and ``others``, which have the same config; none is changed."""
         raise NotImplementedError(f"{type(self).__name__} has no merged, so its scores have no intervals; write "
                                   "merged(others) and num_samples() for them.")
 
     def num_samples(self) -> int:
-        """How many samples, whatever it compares, were added by every process.
-
-        Raises:
-            NotImplementedError: If the metric does not count them.
-        """
+        """Number of samples added, summed over processes."""
         raise NotImplementedError(f"{type(self).__name__} has no num_samples, so its scores have no intervals; "
                                   "write merged(others) and num_samples() for them.")
 
     def target_state(self) -> dict[str, Tensor] | None:
-        """What this process has kept of the targets, or None: the next metric has to see them itself."""
+        """State of this process computed from the targets, or None if every metric must see the targets."""
         return None
 
     def load_target_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the :meth:`target_state` (not None) of a metric that has seen the same targets."""
+        """Load the :meth:`target_state` (not None) of a metric that has seen the same targets."""
         raise NotImplementedError(f"{type(self).__name__} has no load_target_state; write it beside target_state.")
 
 
@@ -133,7 +122,7 @@ class Dataset(Component, ABC):
     sample_size: tuple[int, int, int] | None = None
 
     def shard(self, index: int, count: int) -> Dataset | None:
-        """For iterable datasets: this one, reduced to share ``index`` of ``count``, without the samples of the others.
+        """For iterable datasets: the samples of reader ``index`` of ``count``.
 
         None: not supported. Every process and worker then reads all samples and keeps each ``count``-th.
         """

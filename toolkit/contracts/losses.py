@@ -1,4 +1,4 @@
-"""What training minimises: losses on the reconstruction and adversarial losses."""
+"""Losses on the reconstruction, adversarial losses, and the weight between the two."""
 
 from __future__ import annotations
 
@@ -67,13 +67,8 @@ class GeneratorWeight(Component, nn.Module, ABC):
 
     @abstractmethod
     def forward(self, reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: nn.Parameter) -> Tensor:
-        """The factor of one batch.
+        """The factor of one batch: () float32, detached, the same on every process.
 
-        Args:
-            reconstruction_loss: () weighted sum of the losses on the reconstruction.
-            adversarial_loss: () generator's adversarial loss, before its weight.
-            last_layer: The decoder's; both losses depend on it, and their graphs must be retained.
-
-        Returns:
-            () float32, detached, the same on every process.
+        Both losses are (): the weighted sum of those on the reconstruction, and the generator's before its weight.
+        Both depend on the decoder's ``last_layer``, and their graphs must be retained.
         """

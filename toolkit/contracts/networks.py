@@ -43,34 +43,28 @@ class Encoder(Component, nn.Module, ABC):
 
     @abstractmethod
     def forward(self, pixels: Tensor, cache: dict[Any, Any] | None = None) -> Tensor:
-        """(B, C, T, H, W) in [-1, 1], a size that fits -> latents (B, d, t, h, w).
+        """Pixels (B, C, T, H, W) in [-1, 1] of a :meth:`fitting_size` -> latents (B, d, t, h, w).
 
-        Args:
-            pixels: Of a size that :meth:`fitting_size` returns unchanged; with a cache, any number of frames.
-            cache: What earlier chunks of the same video left, and where this one leaves what the next needs: a dict,
-                empty for the first chunk. A network that sees every frame alone ignores it.
+        In a stream ``pixels`` is a chunk of any number of frames, and ``cache`` a dict, empty for the first chunk,
+        that carries state from chunk to chunk. A network that sees every frame alone ignores it.
         """
 
     def grid(self, size: Size) -> Size:
         """The latent grid (t, h, w) of pixels (T, H, W), padded to :meth:`fitting_size`.
 
-        By default a first frame that stands alone takes one latent, and the rest is divided by the stride, rounded
-        up. A network whose latents are no grid overrides it: N latents of one image are (1, 1, N).
-
-        Raises:
-            ValueError: If the network takes other sizes only; the message names them.
+        A network whose latents are no grid overrides it: N latents of one image are (1, 1, N). Sizes that the network
+        does not take raise ValueError with those that it takes.
         """
         alone = int(self.first_frame_alone)
         (frames, height, width), (s_t, s_h, s_w) = size, self.stride
         return alone + -(-(frames - alone) // s_t), -(-height // s_h), -(-width // s_w)
 
     def fitting_size(self, size: Size) -> Size:
-        """The smallest (T, H, W) that the network takes and that contains ``size``: what pixels are padded to.
+        """The smallest (T, H, W) from ``size`` on that the network takes; pixels are padded to it.
 
-        Raises:
-            ValueError: If there is none; the message names the sizes that the network takes.
+        If there is none, it raises ValueError with the sizes that the network takes.
         """
-        return _pixel_size(self, self.grid(size))
+        return pixel_size(self, self.grid(size))
 
 
 class Decoder(Component, nn.Module, ABC):
@@ -106,13 +100,13 @@ class Decoder(Component, nn.Module, ABC):
     def pixel_size(self, grid: Size) -> Size:
         """(T, H, W) of the pixels of codes (t, h, w); overridden where the encoder overrides :meth:`Encoder.grid`.
 
-        Raises:
-            ValueError: If the network takes other grids only; the message names them.
+        Grids that the network does not take raise ValueError with those that it takes.
         """
-        return _pixel_size(self, grid)
+        return pixel_size(self, grid)
 
 
-def _pixel_size(network: Encoder | Decoder, grid: Size) -> Size:
+def pixel_size(network: Encoder | Decoder, grid: Size) -> Size:
+    """(T, H, W) of the pixels of a latent grid, by the strides alone."""
     t, h, w = (cells * stride for cells, stride in zip(grid, network.stride, strict=True))
     return t - int(network.first_frame_alone) * (network.stride[0] - 1), h, w
 
@@ -123,8 +117,8 @@ class Discriminator(Component, nn.Module, ABC):
     Attributes:
         in_channels: C.
         size: (T, H, W) it takes, or None for any.
-        batch_statistics: Whether a sample's logits depend on the rest of its batch, so that real and
-            fake pixels are to be judged in calls of their own.
+        batch_statistics: Whether a sample's logits depend on the rest of its batch. Real and fake pixels then go
+            through it in separate calls.
 
     Example:
         >>> import torch
@@ -141,8 +135,4 @@ class Discriminator(Component, nn.Module, ABC):
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, C, T, H, W) in [-1, 1] -> raw logits (B, ...).
-
-        Raises:
-            ValueError: If the pixels have another size than its own.
-        """
+        """(B, C, T, H, W) in [-1, 1] -> raw logits (B, ...); another size than its own raises ValueError."""

@@ -56,14 +56,10 @@ class Quantizer(Component, nn.Module, ABC):
 
     @abstractmethod
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        """The method, on flat positions.
+        """Latents (B, N, d) float32 -> codes, indices and losses.
 
-        Args:
-            z: (B, N, d) float32 latents.
-
-        Returns:
-            codes (B, N, d) that carry a gradient to ``z`` in training, indices (B, N, G) int64 in
-            [0, K), and unweighted losses, name -> () float32.
+        Codes (B, N, d) carry a gradient to ``z`` in training. Indices are (B, N, G) int64 in [0, K). Losses are
+        unweighted, name -> () float32.
         """
 
     @abstractmethod
@@ -86,14 +82,7 @@ class Quantizer(Component, nn.Module, ABC):
         return rearrange(codes, "b (t h w) d -> b d t h w", t=grid[0], h=grid[1], w=grid[2])
 
     def forward(self, latents: Tensor) -> QuantizerOutput:
-        """Quantize latents.
-
-        Args:
-            latents: (B, d, t, h, w), any float dtype.
-
-        Raises:
-            ValueError: If the latents are not 5-D with ``dim`` channels.
-        """
+        """Quantize latents (B, d, t, h, w) of any float dtype; another shape raises ValueError."""
         if latents.ndim != 5 or latents.shape[1] != self.dim:
             raise ValueError(
                 f"{type(self).__name__} takes latents (B, {self.dim}, t, h, w), got "
@@ -107,17 +96,10 @@ class Quantizer(Component, nn.Module, ABC):
         return QuantizerOutput(codes.to(latents.dtype), indices, losses if self.training else {})
 
     def codes_from_indices(self, indices: Tensor, grid: Grid | None = None) -> Tensor:
-        """Codes of stored indices.
+        """Stored indices (B, *positions, G) of any integer dtype in [0, K) -> codes (B, d, t, h, w) float32.
 
-        Args:
-            indices: (B, *positions, G) integers in [0, K).
-            grid: (t, h, w) of the codes, for a quantizer whose positions are no grid.
-
-        Returns:
-            (B, d, t, h, w) float32.
-
-        Raises:
-            ValueError: If the indices have another shape or lie outside the codebook.
+        ``grid`` is the codes' (t, h, w), for a quantizer whose positions are no grid. Indices of another shape or
+        outside the codebook raise ValueError.
         """
         name = type(self).__name__
         if self.codebook_size == 0:

@@ -1,9 +1,12 @@
-"""One check of a component, and the error message of one that fails."""
+"""One check of a component, and the error of a failed check."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import torch
+from torch import Tensor
 
 
 class ContractViolation(AssertionError):
@@ -32,6 +35,18 @@ class Check:
         if not condition:
             raise self.violation(needed=needed, got=got, do=do)
 
+    def need_finite(self, tensor: Tensor, called: str, *, do: str) -> None:
+        """Raise the error if the tensor has NaN or infinity."""
+        self.need(bool(tensor.isfinite().all()), needed=f"finite {called}", got="NaN or infinity", do=do)
+
+    def need_scalar(self, value: object, called: str) -> None:
+        """Raise the error unless the value is a finite () float32 tensor."""
+        self.need(isinstance(value, Tensor) and value.shape == () and value.dtype == torch.float32,
+                  needed=f"{called} as a () float32 tensor", got=describe(value),
+                  do="compute in float32 (x.float()) and take the mean over batch and positions")
+        self.need(bool(value.isfinite()), needed=f"a finite {called}", got=f"{value.item()}",
+                  do="look for the logarithm of zero or a division by zero")
+
     def need_refusal(self, call: Callable[[], object], *, of: str, do: str) -> None:
         """Raise the error unless ``call`` raises ValueError."""
         try:
@@ -56,11 +71,16 @@ def check(component: object, text: str, *, do: str = "see the error above, which
 
 
 def check_type(component: object, contract: type) -> None:
-    """The component is an instance of its contract."""
+    """Check that the component is an instance of its contract."""
     article = "an" if contract.__name__[0] in "AE" else "a"
     with check(component, f"it is {article} {contract.__name__}") as checked:
         checked.need(isinstance(component, contract), needed=f"an instance of toolkit.{contract.__name__}",
                      got=f"{type(component).__mro__}", do="derive the class from it")
+
+
+def describe(value: object) -> str:
+    """Shape and dtype of a tensor, anything else as Python shows it."""
+    return f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else f"{value!r}"
 
 
 def _named(error: Exception) -> str:

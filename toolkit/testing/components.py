@@ -1,4 +1,4 @@
-"""What all checks share: copies, rebuilding, saving, states, comparisons and tiny inputs."""
+"""Helpers of all checks: copies, rebuilding, saving, states, comparisons and tiny inputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Size = tuple[int, int, int]
 
 
 def tiny_pixels(*, batch: int = 2, channels: int = 3, size: Size = (1, 8, 8), seed: int = 0) -> Tensor:
-    """Random pixels (B, C, T, H, W) float32 in [-1, 1], always the same ones; torch's generator is left alone.
+    """Random pixels (B, C, T, H, W) float32 in [-1, 1], the same for a seed; torch's generator is not used.
 
     Example:
         >>> tiny_pixels(size=(5, 16, 16)).shape
@@ -32,7 +32,7 @@ def tiny_pixels(*, batch: int = 2, channels: int = 3, size: Size = (1, 8, 8), se
 
 
 def tiny_latents(*, dim: int, batch: int = 2, grid: Size = (1, 4, 4), seed: int = 0) -> Tensor:
-    """Normal random latents (B, d, t, h, w) float32, always the same ones; torch's generator is left alone.
+    """Normal random latents (B, d, t, h, w) float32, the same for a seed; torch's generator is not used.
 
     Example:
         >>> tiny_latents(dim=6).shape
@@ -41,9 +41,14 @@ def tiny_latents(*, dim: int, batch: int = 2, grid: Size = (1, 4, 4), seed: int 
     return torch.randn(batch, dim, *grid, generator=torch.Generator().manual_seed(seed))
 
 
+def is_count(number: object) -> bool:
+    """Whether a value is an int from 1 on."""
+    return type(number) is int and number > 0
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's generator seeded within, and as it was afterwards."""
+    """Seed torch's generator within the context, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -58,7 +63,7 @@ def duplicate(component: P) -> P:
 
 
 def check_config(component: Component) -> None:
-    """The config is JSON."""
+    """Check that the config survives a JSON round trip."""
     with check(component, "the config is JSON, from which the component can be built again",
              do="take only numbers, strings, lists, dicts and other components as constructor arguments") as checked:
         config = component.config
@@ -90,7 +95,7 @@ def build_as(kind: type[P], config: Mapping[str, Any], registry: Registry) -> P:
 
 
 def _with_components(registry: Registry, value: Any) -> Any:
-    """An argument whose dicts with a ``type`` are built."""
+    """An argument with every dict that has a ``type`` replaced by the component built from it."""
     if isinstance(value, Mapping):
         return build_component(registry, value) if "type" in value else value
     return [_with_components(registry, item) for item in value] if isinstance(value, list) else value
@@ -119,7 +124,7 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def changes(module: nn.Module, before: dict[str, Tensor]) -> list[str]:
-    """The names of what differs from an earlier :func:`state_of`, in any bit."""
+    """Names of the tensors that differ from an earlier :func:`state_of` in any bit."""
     now = state_of(module)
     return sorted(name for name in now.keys() | before.keys()
                   if name not in now or name not in before or not _same_bits(now[name], before[name]))
@@ -141,7 +146,7 @@ def near(result: Tensor, expected: Tensor, *, rel: float = 1e-5, floor: float = 
 
 
 def check_modes(component: nn.Module, call: Callable[[nn.Module], Tensor]) -> None:
-    """In eval mode a component gives the same twice and changes no state."""
+    """Check that a component in eval mode is deterministic and changes no state."""
     component = duplicate(component).eval()
     before = state_of(component)
     with check(component, "in eval mode the same input gives the same output") as checked, torch.no_grad():
@@ -158,7 +163,7 @@ def check_modes(component: nn.Module, call: Callable[[nn.Module], Tensor]) -> No
 
 
 def check_saving(component: nn.Module, registry: Registry, call: Callable[[nn.Module], Tensor]) -> None:
-    """Rebuilt from its config and loaded, a component gives the same in eval mode."""
+    """Check that a component rebuilt from its config and weights has the same output in eval mode."""
     component = duplicate(component).eval()
     other = reloaded(component, registry).eval()
     with check(component, "saved and loaded, it gives the same") as checked:

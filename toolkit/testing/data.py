@@ -11,22 +11,18 @@ import torch
 from torch import Tensor
 
 from toolkit.contracts import Dataset
-from toolkit.testing.checks import check, check_type
+from toolkit.testing.checks import check, check_type, describe
 from toolkit.testing.components import check_config, duplicate, seeded
 
 
 def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
-    """Check that a dataset meets its contract.
+    """Check that a dataset meets its contract; raise ContractViolation if not.
 
     Its modality; samples with pixels (C, T, H, W) float32 in [-1, 1] of its ``sample_size`` and a key; a length that
     stays; the same samples under the same seed, by which a run is resumed; shares of readers that make up the whole.
 
     Args:
-        dataset: Built, map-style or iterable, with at least one sample; it is copied, never changed.
         num_samples: How many to look at, evenly spaced if it has a length, else the first ones.
-
-    Raises:
-        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.data import Images
@@ -60,7 +56,7 @@ def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
 
 
 def _check_shares(dataset: Dataset) -> None:
-    """Of an iterable data set of few samples; one without an end is compared at its beginning."""
+    """Compare the shares of two readers with the dataset; an endless dataset passes."""
     with check(dataset, "the shares of its readers are the data set", do="correct shard(index, count)") as checked:
         shares = [duplicate(dataset).shard(index=index, count=2) for index in range(2)]
         if shares != [None, None]:
@@ -93,12 +89,11 @@ def _check_sample(dataset: Dataset, sample: Any) -> None:
         pixels, key = sample["pixels"], sample["key"]
         checked.need(isinstance(key, str) and bool(key), needed="a key, a str that names the sample", got=f"{key!r}",
                      do="use the file's path")
-        shown = f"{tuple(pixels.shape)} of {pixels.dtype}" if isinstance(pixels, Tensor) else type(pixels).__name__
         checked.need(isinstance(pixels, Tensor) and pixels.ndim == 4 and pixels.dtype == torch.float32,
-                     needed="pixels (C, T, H, W) of torch.float32", got=shown,
+                     needed="pixels (C, T, H, W) of torch.float32", got=describe(pixels),
                      do="keep T = 1 for an image, and convert by pixels / 127.5 - 1")
         checked.need(bool(pixels.numel()) and bool((pixels.abs() <= 1).all()), needed="pixels in [-1, 1]",
-                     got=f"{pixels.min().item():.4g} to {pixels.max().item():.4g}" if pixels.numel() else shown,
+                     got=f"{pixels.min().item():.4g} to {pixels.max().item():.4g}" if pixels.numel() else "none",
                      do="convert by pixels / 127.5 - 1, and clamp after a resize")
         size = dataset.sample_size
         checked.need(size is None or tuple(pixels.shape[1:]) == tuple(size), needed=f"its sample_size {size}",

@@ -20,24 +20,20 @@ Scores = dict[str, float]
 def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int | None = None,
                  num_codebooks: int | None = None, tolerance: float = 1e-6,
                  processes: Sequence[int] = (1, 2)) -> None:
-    """Check that a metric meets its contract.
+    """Check that a metric meets its contract; raise ContractViolation if not.
 
-    Finite scores, named as in ``higher_is_better`` and ``columns``, of which a perfect reconstruction has the better
-    ones; two updates count as one with the joined batch; computing changes nothing; resetting forgets; another's
-    ``target_state`` gives the same scores; if it can be merged,
-    merging equals joint updates and leaves the metrics as they were; two processes that share the data report what
-    one with all of it does.
+    Scores are finite, named as in ``higher_is_better`` and ``columns``, and better for a perfect reconstruction. Two
+    updates equal one with the joined batch. ``compute`` changes nothing, ``reset`` drops everything. Another metric's
+    ``target_state`` gives the same scores. ``merged``, if written, equals joint updates and changes no metric. Two
+    processes that share the data report the scores of all of it.
 
     Args:
         metric: Built; it is copied, never changed.
         size: (T, H, W) of the pixels.
-        codebook_size: K of the indices it is given; by default its own attribute, or 16.
+        codebook_size: K of the indices; by default its own attribute, or 16.
         num_codebooks: G of them; by default its own attribute, or 1.
         tolerance: Of scores, relative; sums are to be float64.
         processes: With 2 among them, two real processes share the data.
-
-    Raises:
-        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.metrics import PSNR
@@ -73,7 +69,7 @@ def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int
 
 
 def _batches(size: Size, codebook_size: int, num_codebooks: int) -> list[Batch]:
-    """Three, of other numbers of samples and errors, for a mean of means to show."""
+    """Three batches with different sizes and errors, so that a mean of means differs from the mean."""
     generator, batches = torch.Generator().manual_seed(9), []
     for number, samples in enumerate((1, 1, 2)):
         target = tiny_pixels(batch=samples, size=size, seed=number)
@@ -84,7 +80,7 @@ def _batches(size: Size, codebook_size: int, num_codebooks: int) -> list[Batch]:
 
 
 def _scores(metric: Metric, batches: Sequence[Batch]) -> Scores:
-    """Of these batches alone."""
+    """Scores of these batches alone."""
     metric.reset()
     for batch in batches:
         metric.update(**batch)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from toolkit.contracts import Decoder, Discriminator, Encoder
+from toolkit.contracts.networks import pixel_size
 from toolkit.registry import DECODERS, DISCRIMINATORS, ENCODERS, Registry
-from toolkit.testing.checks import check, check_type
+from toolkit.testing.checks import check, check_type, describe
 from toolkit.testing.components import (
     Size,
     check_modes,
     check_saving,
     duplicate,
+    is_count,
     near,
     seeded,
     tiny_latents,
@@ -27,19 +29,15 @@ _TOLERANCE = 1e-4  # of the largest output: other sizes mean other orders of sum
 
 
 def check_encoder(encoder: Encoder, *, sizes: Sequence[Size] | None = None) -> None:
-    """Check that an encoder meets its contract.
+    """Check that an encoder meets its contract; raise ContractViolation if not.
 
     Attributes and config; ``grid`` and ``fitting_size``; the latents' size; gradients; batches; eval mode; saving;
     activation checkpointing; and if it is causal, that no latent depends on later frames and that a stream through
     its cache gives the latents of the whole.
 
     Args:
-        encoder: Built, on any device; it is copied, never changed.
         sizes: (T, H, W) of pixels to try; by default some that its stride divides. A network of one size needs them.
             A causal one needs at least two latents in time in the last.
-
-    Raises:
-        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.networks import VQGANEncoder
@@ -47,7 +45,7 @@ def check_encoder(encoder: Encoder, *, sizes: Sequence[Size] | None = None) -> N
     """
     with seeded(0):
         _check_attributes(encoder, Encoder)
-        sizes = sizes or [_strided(encoder, grid) for grid in GRIDS]
+        sizes = sizes or [pixel_size(encoder, grid) for grid in GRIDS]
         grids = [_check_grid(encoder, size) for size in sizes]
         for size, grid in zip(sizes, grids, strict=True):
             pixels = tiny_pixels(channels=encoder.in_channels, size=encoder.fitting_size(size))
@@ -63,15 +61,13 @@ def check_encoder(encoder: Encoder, *, sizes: Sequence[Size] | None = None) -> N
 
 
 def check_decoder(decoder: Decoder, *, grids: Sequence[Size] = GRIDS) -> None:
-    """Check that a decoder meets its contract: an encoder's, mirrored, and its last layer.
+    """Check that a decoder meets its contract; raise ContractViolation if not.
+
+    The checks are those of :func:`check_encoder`, mirrored, and that of the last layer.
 
     Args:
-        decoder: Built, on any device; it is copied, never changed.
         grids: Latent grids (t, h, w) to try. A network of one size needs its own, a causal one at least two latents
             in time in the last.
-
-    Raises:
-        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.networks import VQGANDecoder
@@ -91,18 +87,14 @@ def check_decoder(decoder: Decoder, *, grids: Sequence[Size] = GRIDS) -> None:
 
 
 def check_discriminator(discriminator: Discriminator, *, size: Size = (5, 32, 32)) -> None:
-    """Check that a discriminator meets its contract.
+    """Check that a discriminator meets its contract; raise ContractViolation if not.
 
     Attributes and config; one or more finite logits per sample; a ValueError for other sizes than its own; gradients
     and their gradients (R1); logits of a sample that do not depend on its batch, unless ``batch_statistics``; eval
     mode; saving.
 
     Args:
-        discriminator: Built, on any device; it is copied, never changed.
         size: (T, H, W) of pixels for one that takes any size.
-
-    Raises:
-        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.networks import PatchGANDiscriminator
@@ -112,7 +104,7 @@ def check_discriminator(discriminator: Discriminator, *, size: Size = (5, 32, 32
         check_type(discriminator, Discriminator)
         with check(discriminator, "in_channels, size and batch_statistics are declared") as checked:
             own, flag = discriminator.size, discriminator.batch_statistics
-            checked.need(_count(discriminator.in_channels), needed="in_channels, an int from 1 on",
+            checked.need(is_count(discriminator.in_channels), needed="in_channels, an int from 1 on",
                          got=f"{discriminator.in_channels!r}", do="set self.in_channels")
             checked.need(own is None or _triple(own), needed="size, (T, H, W) or None", got=f"{own!r}",
                          do="set self.size, None for any size")
@@ -134,17 +126,8 @@ def check_discriminator(discriminator: Discriminator, *, size: Size = (5, 32, 32
         _check_saved(discriminator, pixels, DISCRIMINATORS)
 
 
-def _strided(encoder: Encoder, grid: Size) -> Size:
-    t, h, w = (cells * stride for cells, stride in zip(grid, encoder.stride, strict=True))
-    return t - (encoder.stride[0] - 1 if encoder.first_frame_alone else 0), h, w
-
-
-def _count(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number > 0
-
-
 def _triple(numbers: object) -> bool:
-    return isinstance(numbers, tuple | list) and len(numbers) == 3 and all(map(_count, numbers))
+    return isinstance(numbers, tuple | list) and len(numbers) == 3 and all(map(is_count, numbers))
 
 
 def _check_attributes(network: Coder, contract: type) -> None:
@@ -152,7 +135,7 @@ def _check_attributes(network: Coder, contract: type) -> None:
     with check(network, "its channels, stride, first_frame_alone and causal are declared",
                do="set them on the class or in the constructor, after super().__init__()") as checked:
         for name in ("in_channels", "out_channels"):
-            checked.need(_count(getattr(network, name)), needed=f"{name}, an int from 1 on",
+            checked.need(is_count(getattr(network, name)), needed=f"{name}, an int from 1 on",
                          got=f"{getattr(network, name)!r}", do=f"set self.{name}")
         checked.need(_triple(network.stride), needed="stride (s_t, s_h, s_w), ints from 1 on",
                      got=f"{network.stride!r}", do="set self.stride")
@@ -184,16 +167,15 @@ def _check_output(network: Coder, x: Tensor, expected: tuple[int, ...], *, calle
         checked.need(tuple(out.shape) == expected and out.dtype == torch.float32,
                      needed=f"{called} {expected} of torch.float32 for an input {tuple(x.shape)} (stride "
                      f"{tuple(network.stride)}, first_frame_alone {network.first_frame_alone})",
-                     got=f"{tuple(out.shape)} of {out.dtype}",
+                     got=describe(out),
                      do=f"correct forward, or what {rule}, stride and out_channels tell")
-        checked.need(bool(out.isfinite().all()), needed=f"finite {called}", got="NaN or infinity",
-                     do="look for a division by zero")
+        checked.need_finite(out, called, do="look for a division by zero")
         checked.need(torch.equal(kept, x), needed="an input that is left as it was", got="a changed one",
                      do="use no in-place operation on it")
 
 
 def _check_coder(network: Coder, x: Tensor, registry: Registry, *, called: str) -> None:
-    """What encoders and decoders have in common, on one input."""
+    """The checks that encoders and decoders share, on one input."""
     _check_gradient(network, x, called=called)
     _check_batch(network, x, training=False, do="use no statistic of the batch in eval mode")
     _check_saved(network, x, registry)
@@ -213,14 +195,14 @@ def _check_logits(discriminator: Discriminator, pixels: Tensor) -> None:
         logits = duplicate(discriminator).train()(pixels)
         checked.need(logits.ndim > 0 and len(logits) == len(pixels) and logits.is_floating_point(),
                      needed=f"({len(pixels)}, ...) of a float dtype for pixels {tuple(pixels.shape)}",
-                     got=f"{tuple(logits.shape)} of {logits.dtype}", do="keep the batch first, never average it")
+                     got=describe(logits), do="keep the batch first, never average it")
         checked.need(bool(logits.numel()) and bool(logits.isfinite().all()), needed="finite logits",
                      got="NaN or infinity" if logits.numel() else "none",
                      do="look for a division by zero, and refuse pixels that are too small")
 
 
 def _gradient(network: nn.Module, x: Tensor) -> Tensor:
-    """Of a random sum of the output."""
+    """Gradient of a random weighted sum of the output at the input."""
     x = x.clone().requires_grad_()
     out = network(x)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(7))
@@ -233,8 +215,7 @@ def _check_gradient(network: nn.Module, x: Tensor, *, called: str) -> None:
     with check(network, f"the gradient reaches the {called}", do=do) as checked:
         gradient = _gradient(duplicate(network).train(), x)
         checked.need(bool(gradient.any()), needed="a gradient that is not zero everywhere", got="zeros or none", do=do)
-        checked.need(bool(gradient.isfinite().all()), needed="finite gradients", got="NaN or infinity",
-                     do="look for a division by zero or the root of zero")
+        checked.need_finite(gradient, "gradients", do="look for a division by zero or the root of zero")
 
 
 def _check_second_gradient(discriminator: Discriminator, pixels: Tensor) -> None:
@@ -244,9 +225,9 @@ def _check_second_gradient(discriminator: Discriminator, pixels: Tensor) -> None
         gradient, = torch.autograd.grad(network(pixels).sum(), pixels, create_graph=True)
         if gradient.requires_grad:
             gradient.square().sum().backward()
-        second = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-        checked.need(all(bool(one.isfinite().all()) for one in second), needed="finite gradients",
-                     got="NaN or infinity", do="look for the root of zero")
+        for parameter in network.parameters():
+            if parameter.grad is not None:
+                checked.need_finite(parameter.grad, "gradients", do="look for the root of zero")
 
 
 def _check_batch(network: nn.Module, x: Tensor, *, training: bool, do: str) -> None:
@@ -279,7 +260,7 @@ def _check_last_layer(decoder: Decoder, codes: Tensor) -> None:
 
 
 def _check_causal(network: Coder, x: Tensor, *, seen: int, kept: int) -> None:
-    """The first ``kept`` of the output depend on the first ``seen`` of the input only, also in a stream."""
+    """Check that the first ``kept`` output frames depend on the first ``seen`` input frames only, also in a stream."""
     network = duplicate(network).eval()
     with check(network, "it is causal: nothing depends on later frames") as checked, torch.no_grad():
         whole = network(x)
@@ -290,14 +271,10 @@ def _check_causal(network: Coder, x: Tensor, *, seen: int, kept: int) -> None:
                      got="a difference", do="pad time on the left only (toolkit.layers.CausalConv3d), normalize frame "
                      "by frame, or set causal = False")
     length = x.shape[2]
-    for sizes in ([1] * length, [2, length - 2]) if length > 2 else ([1] * length,):
-        _check_stream(network, x.split(sizes, dim=2), whole, sizes)
-
-
-def _check_stream(network: Callable[..., Tensor], chunks: Sequence[Tensor], whole: Tensor, sizes: list[int]) -> None:
     with check(network, "a stream through its cache gives what the whole gives") as checked, torch.no_grad():
-        cache: dict[nn.Module, Tensor] = {}
-        joined = torch.cat([network(chunk, cache) for chunk in chunks], dim=2)
-        checked.need(near(joined, whole, rel=_TOLERANCE), needed=f"for chunks of {sizes} the output of the whole, "
-                     f"{tuple(whole.shape)}", got=f"{tuple(joined.shape)}, other values",
-                     do="pass the cache to every layer that looks back in time, or set causal = False")
+        for sizes in ([1] * length, [2, length - 2]) if length > 2 else ([1] * length,):
+            cache: dict[nn.Module, Tensor] = {}
+            joined = torch.cat([network(chunk, cache) for chunk in x.split(sizes, dim=2)], dim=2)
+            checked.need(near(joined, whole, rel=_TOLERANCE), needed=f"for chunks of {sizes} the output of the whole, "
+                         f"{tuple(whole.shape)}", got=f"{tuple(joined.shape)}, other values",
+                         do="pass the cache to every layer that looks back in time, or set causal = False")

@@ -27,18 +27,14 @@ LOGITS = ((4,), (4, 1), (4, 1, 2, 3, 3))
 
 
 def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
-    """Check that a loss on reconstructions meets its contract.
+    """Check that a loss on reconstructions meets its contract; raise ContractViolation if not.
 
     A finite () float32 whatever the reconstruction's dtype; a gradient at the reconstruction, the latents or the
     codes; a gradient at each of its own parameters; no state changed in eval mode; frozen networks in no checkpoint;
     saving.
 
     Args:
-        loss: Built, on any device; it is copied, never changed.
         size: (T, H, W) of the pixels.
-
-    Raises:
-        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.losses import L1
@@ -47,21 +43,21 @@ def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
     with seeded(0):
         target = tiny_pixels(size=size, seed=1)
         for training in (True, False):
-            part = duplicate(loss).train(training)
+            copied = duplicate(loss).train(training)
             for dtype in (torch.float32, torch.bfloat16):
                 with check(loss, "it is one finite float32 number") as checked:
-                    _need_scalar(checked, part(_output(size, dtype), target))
+                    checked.need_scalar(copied(_output(size, dtype), target), "loss")
             with check(loss, "the gradient reaches output.reconstruction, or its latents or codes") as checked:
                 output = _output(size)
-                _need_gradient(checked, part(output, target), [output.reconstruction, output.latents, output.codes],
+                _need_gradient(checked, copied(output, target), [output.reconstruction, output.latents, output.codes],
                                called="reconstruction, the latents or the codes")
         _check_parameters(loss, _output(size), target)
-        part = duplicate(loss).eval()
-        before = state_of(part)
+        copied = duplicate(loss).eval()
+        before = state_of(copied)
         with check(loss, "eval mode changes no state, and the input stays as it is") as checked:
             output, kept = _output(size), target.clone()
-            part(output, target)
-            touched = changes(part, before)
+            copied(output, target)
+            touched = changes(copied, before)
             same = torch.equal(target, kept) and torch.equal(output.reconstruction, _output(size).reconstruction)
             checked.need(not touched and same, needed="parameters, buffers and pixels as before",
                          got=f"changes of {touched or 'the pixels'}", do="use no in-place operations in eval mode")
@@ -69,16 +65,10 @@ def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
 
 
 def check_adversarial_loss(loss: AdversarialLoss) -> None:
-    """Check that an adversarial loss meets its contract.
+    """Check that an adversarial loss meets its contract; raise ContractViolation if not.
 
     Both sides are a finite () float32 for logits of any shape, with gradients; the discriminator's falls when real
-    and fake are told apart, the generator's when the fake passes as real; saving.
-
-    Args:
-        loss: Built, on any device; it is copied, never changed.
-
-    Raises:
-        ContractViolation: At the first check that fails.
+    and fake are distinguished, the generator's when the fake passes as real; saving.
 
     Example:
         >>> from toolkit.losses import Hinge
@@ -87,32 +77,28 @@ def check_adversarial_loss(loss: AdversarialLoss) -> None:
     with seeded(0):
         for shape in LOGITS:
             _check_sides(duplicate(loss).train(), shape)
-        part = duplicate(loss).eval()
+        copied = duplicate(loss).eval()
         high, low = torch.ones(4, 1), -torch.ones(4, 1)
-        with check(loss, "the discriminator's loss is low when real and fake are told apart") as checked:
-            right, wrong = part.discriminator(high, low), part.discriminator(low, high)
+        with check(loss, "the discriminator's loss is low when real and fake are distinguished") as checked:
+            right, wrong = copied.discriminator(high, low), copied.discriminator(low, high)
             checked.need(bool(right < wrong), needed="a lower loss for real logits 1 and fake ones -1 than the other "
                          "way round", got=f"{right.item():.4g} and {wrong.item():.4g}",
                          do="see which of the two arguments comes first: real, then fake")
         with check(loss, "the generator's loss is low when its fake passes as real") as checked:
-            passing, caught = part.generator(high), part.generator(low)
+            passing, caught = copied.generator(high), copied.generator(low)
             checked.need(bool(passing < caught), needed="a lower loss for fake logits 1 than for -1",
                          got=f"{passing.item():.4g} and {caught.item():.4g}", do="correct the sign")
         check_saving(loss, LOSSES, lambda one: one.discriminator(high, low) + one.generator(low))
 
 
 def check_generator_weight(weight: GeneratorWeight, *, processes: Sequence[int] = (1, 2)) -> None:
-    """Check that a weight of the generator's loss meets its contract.
+    """Check that a weight of the generator's loss meets its contract; raise ContractViolation if not.
 
     A finite () float32 without a gradient; the losses' graphs stay; no parameter gets a gradient; two processes
-    find the same factor.
+    compute the same factor.
 
     Args:
-        weight: Built, on any device; it is copied, never changed.
-        processes: With 2 among them, two real processes find the factor of their shares.
-
-    Raises:
-        ContractViolation: At the first check that fails.
+        processes: With 2 among them, two real processes compute the factor of their shares.
 
     Example:
         >>> from toolkit.losses import AdaptiveWeight
@@ -120,8 +106,8 @@ def check_generator_weight(weight: GeneratorWeight, *, processes: Sequence[int] 
     """
     with seeded(0):
         with check(weight, "it is one finite float32 number without a gradient") as checked:
-            factor, layer, total = _game(duplicate(weight), slice(None))
-            _need_scalar(checked, factor)
+            factor, layer, total = _linear_decoder(duplicate(weight), slice(None))
+            checked.need_scalar(factor, "factor")
             checked.need(not factor.requires_grad, needed="a factor without a gradient", got="one with",
                          do="return factor.detach()")
             checked.need(layer.grad is None, needed="no gradient left at the last layer", got="one",
@@ -129,38 +115,31 @@ def check_generator_weight(weight: GeneratorWeight, *, processes: Sequence[int] 
         with check(weight, "the graphs of both losses stay", do="give torch.autograd.grad retain_graph=True"):
             (factor * total).backward()
         if 2 in processes:
-            with check(weight, "two processes find the same factor") as checked:
-                part = duplicate(weight)
-                first, second = on_two_processes(checked, _share_of_game, [(part, slice(0, 2)), (part, slice(2, 4))])
+            with check(weight, "two processes compute the same factor") as checked:
+                shares = [(duplicate(weight), half) for half in (slice(0, 2), slice(2, 4))]
+                first, second = on_two_processes(checked, _share_of_losses, shares)
                 checked.need(near(torch.tensor(first), torch.tensor(second)), needed="one factor",
                              got=f"{first:.6g} and {second:.6g}",
                              do="average gradients by toolkit.layers.mean_over_processes before taking norms")
-        check_saving(weight, LOSSES, lambda one: _game(one, slice(None))[0])
+        check_saving(weight, LOSSES, lambda one: _linear_decoder(one, slice(None))[0])
 
 
 def _output(size: Size, dtype: torch.dtype = torch.float32) -> TokenizerOutput:
-    """What a loss is given, with a reconstruction, latents and codes that a gradient can reach."""
+    """Output of a tokenizer with a reconstruction, latents and codes that a gradient can reach."""
     latents = tiny_latents(dim=4, grid=(1, 4, 4)).to(dtype)
     return TokenizerOutput(tiny_pixels(size=size, seed=2).to(dtype).requires_grad_(), latents.requires_grad_(),
                            latents.detach().sign().requires_grad_(), torch.zeros(2, 1, 4, 4, 1, dtype=torch.int64))
 
 
-def _need_scalar(checked: Check, value: object) -> None:
-    shown = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else f"{value!r}"
-    checked.need(isinstance(value, Tensor) and value.shape == () and value.dtype == torch.float32,
-                 needed="a () float32 tensor", got=shown, do="compute in float32 (x.float()) and take the mean")
-    checked.need(bool(value.isfinite()), needed="a finite number", got=f"{value.item()}",
-                 do="look for the logarithm of zero or a division by zero")
-
-
 def _need_gradient(checked: Check, value: Tensor, at: Sequence[Tensor], *, called: str) -> None:
-    """A finite gradient at one of several at least."""
+    """Raise the error unless a gradient is nonzero at one tensor at least, and finite at all."""
     do = "do not detach, round or convert to numpy on the way"
     checked.need(value.requires_grad, needed="a loss with a gradient", got="one cut off from any", do=do)
-    found = [gradient for gradient in torch.autograd.grad(value, at, allow_unused=True) if gradient is not None]
-    moving, finite = any(gradient.any() for gradient in found), all(gradient.isfinite().all() for gradient in found)
-    checked.need(moving and finite, needed=f"a finite gradient at the {called} that is not zero everywhere",
-                 got="none" if not found else "zeros" if not moving else "NaN or infinity", do=do)
+    gradients = [gradient for gradient in torch.autograd.grad(value, at, allow_unused=True) if gradient is not None]
+    checked.need(any(gradient.any() for gradient in gradients), got="zeros" if gradients else "none", do=do,
+                 needed=f"a finite gradient at the {called} that is not zero everywhere")
+    for gradient in gradients:
+        checked.need_finite(gradient, f"gradients at the {called}", do=do)
 
 
 def _check_parameters(loss: Loss, output: TokenizerOutput, target: Tensor) -> None:
@@ -170,9 +149,9 @@ def _check_parameters(loss: Loss, output: TokenizerOutput, target: Tensor) -> No
         checked.need(not saved, needed="no frozen parameter in the state_dict",
                      got=f"{len(saved)}, such as {saved[:2]}", do="wrap the network in toolkit.pretrained.Frozen")
     with check(loss, "its parameters learn: a gradient reaches each of them") as checked:
-        part = duplicate(loss).train()
-        part(output, target).backward()
-        unused = sorted(name for name, one in part.named_parameters() if one.requires_grad and one.grad is None)
+        copied = duplicate(loss).train()
+        copied(output, target).backward()
+        unused = sorted(name for name, one in copied.named_parameters() if one.requires_grad and one.grad is None)
         checked.need(not unused, needed="a gradient at every parameter in every step", got=f"none at {unused[:2]}",
                      do="use it in forward, make it a buffer, or wrap the network in toolkit.pretrained.Frozen")
 
@@ -186,14 +165,14 @@ def _check_sides(loss: AdversarialLoss, shape: tuple[int, ...]) -> None:
             real, fake = (tiny_pixels(size=(1, 1, 1), batch=torch.Size(shape).numel(), channels=1, seed=seed)
                           .reshape(shape).to(dtype).requires_grad_() for seed in (1, 2))
             with check(loss, f"the {name}'s side is one finite float32 number for logits {shape}") as checked:
-                _need_scalar(checked, side(real, fake))
+                checked.need_scalar(side(real, fake), "loss")
             with check(loss, f"the gradient of the {name}'s side reaches the logits {shape}") as checked:
                 _need_gradient(checked, side(real, fake), [fake], called="fake logits")
                 if name == "discriminator":
                     _need_gradient(checked, side(real, fake), [real], called="real logits")
 
 
-def _game(weight: GeneratorWeight, share: slice) -> tuple[Tensor, nn.Parameter, Tensor]:
+def _linear_decoder(weight: GeneratorWeight, share: slice) -> tuple[Tensor, nn.Parameter, Tensor]:
     """The factor of a linear decoder's two losses, its layer, and the losses' sum."""
     layer = nn.Parameter(tiny_latents(dim=4, batch=3, grid=(1, 1, 1), seed=6).flatten(1))
     codes, target = tiny_latents(dim=4, batch=4, seed=7)[share], tiny_pixels(batch=4, size=(1, 4, 4))[share]
@@ -202,5 +181,5 @@ def _game(weight: GeneratorWeight, share: slice) -> tuple[Tensor, nn.Parameter, 
     return weight(reconstruction, adversarial, layer), layer, reconstruction + adversarial
 
 
-def _share_of_game(share: tuple[GeneratorWeight, slice]) -> float:
-    return _game(*share)[0].item()
+def _share_of_losses(share: tuple[GeneratorWeight, slice]) -> float:
+    return _linear_decoder(*share)[0].item()

@@ -1,4 +1,4 @@
-"""A function on two processes that form a gloo group, as data-parallel training runs."""
+"""Call a function in two processes of one gloo group, as in data-parallel training."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def on_two_processes(check: Check, function: Callable[[Any], Any], shares: Seque
 
 
 class _Pair:
-    """Two processes that wait for functions to call."""
+    """Two processes, kept alive between calls."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -138,7 +138,7 @@ def _close() -> None:
 
 
 def _serve(connection: Connection, rank: int) -> None:
-    """A process's life: a function comes, its result goes, and the group ends when both are done."""
+    """Main loop of a process: receive a function, send its result, close the group when both are done."""
     torch.set_num_threads(1)
     try:
         while True:
@@ -147,7 +147,7 @@ def _serve(connection: Connection, rank: int) -> None:
             if dist.is_initialized():
                 dist.destroy_process_group()
             connection.send_bytes(b"ready")
-    except (EOFError, OSError):  # nobody asks any more
+    except (EOFError, OSError):  # the parent process ended
         return
 
 

@@ -50,40 +50,40 @@ def training_steps(quantizer: Quantizer, batches: Sequence[Tensor], *, share: sl
 
 
 def check_frozen(quantizer: Quantizer, grid: Grid) -> None:
-    """With ``frozen`` set on it and its children, a quantizer in train mode changes no state."""
-    part = duplicate(quantizer).train()
-    for module in part.modules():
+    """Check that a quantizer in train mode changes no state if ``frozen`` is set on it and its children."""
+    copied = duplicate(quantizer).train()
+    for module in copied.modules():
         if isinstance(module, Quantizer):
             module.frozen = True
-    before = state_of(part)
+    before = state_of(copied)
     with check(quantizer, "frozen, it changes no state in train mode") as checked:
         for seed in range(STEPS):
-            part(tiny_latents(dim=part.dim, grid=grid, seed=seed))
-        touched = changes(part, before)
+            copied(tiny_latents(dim=copied.dim, grid=grid, seed=seed))
+        touched = changes(copied, before)
         checked.need(not touched, needed="parameters and buffers as before, since frozen is True",
                      got=f"changes of {touched}",
                      do="update a codebook or running values only if self.training and not self.frozen")
 
 
 def check_seeding(quantizer: Quantizer, grid: Grid) -> None:
-    """Under the same seed it trains alike."""
-    part, batches = duplicate(quantizer).train(), _batches(quantizer, grid)
+    """Check that two trainings with the same seed are equal."""
+    copied, batches = duplicate(quantizer).train(), _batches(quantizer, grid)
     with check(quantizer, "random numbers of training come from torch's generator") as checked:
-        again = _differing(*(_run(part, batches, seed=0) for _ in range(2)))
+        again = _differing(*(_run(copied, batches, seed=0) for _ in range(2)))
         checked.need(not again, needed="under the same seed the same training", got=f"other {sorted(again)}",
                      do="draw from torch's global generator, by which a run is seeded and resumed")
 
 
 def check_loading(quantizer: Quantizer, grid: Grid) -> None:
-    """Trained, saved and loaded into a new instance, it gives the same, in eval mode and at the next step."""
-    part, batches = duplicate(quantizer).train(), _batches(quantizer, grid)
+    """Check that a trained, saved and loaded quantizer has the same outputs and the same next training step."""
+    copied, batches = duplicate(quantizer).train(), _batches(quantizer, grid)
     with check(quantizer, "it can be trained"), seeded(1):
-        training_steps(part, batches)
-    other = reloaded(part, QUANTIZERS)
+        training_steps(copied, batches)
+    other = reloaded(copied, QUANTIZERS)
     do = "keep all that changes in training in parameters or persistent buffers, and every choice in the arguments"
     with check(quantizer, "saved and loaded, it gives the same") as checked:
         with torch.no_grad():
-            expected, result = (one.eval()(batches[0]) for one in (part, other))
+            expected, result = (one.eval()(batches[0]) for one in (copied, other))
         if expected.indices is not None:
             checked.need(torch.equal(result.indices, expected.indices), needed="the indices of the one that was saved",
                          got="others", do=do)
@@ -91,7 +91,7 @@ def check_loading(quantizer: Quantizer, grid: Grid) -> None:
                      got="others", do=do)
     with check(quantizer, "saved and loaded, it goes on training alike") as checked:
         results = []
-        for one in (part, other):
+        for one in (copied, other):
             with seeded(2):
                 results.append(training_steps(one.train(), batches[:1])[0])
         for name in results[0]:
@@ -100,15 +100,15 @@ def check_loading(quantizer: Quantizer, grid: Grid) -> None:
 
 
 def check_processes(quantizer: Quantizer, grid: Grid) -> None:
-    """Two processes with half of a batch each train like one with the whole batch.
+    """Check that two processes with half of a batch each train like one with the whole batch.
 
-    What differs between two seeds on one process is random, and not compared with the joined batch.
+    Values that differ between two seeds on one process are random, and are not compared with the joined batch.
     """
     # Sent as weights to load, since modules with weight norm and the like cannot be pickled.
     recipe = type(quantizer), quantizer.config, duplicate(quantizer).state_dict()
-    part, batches = _again(*recipe), _batches(quantizer, grid)
-    joined = _run(part, batches, seed=0)
-    random = _differing(joined, _run(part, batches, seed=1))
+    copied, batches = _again(*recipe), _batches(quantizer, grid)
+    joined = _run(copied, batches, seed=0)
+    random = _differing(joined, _run(copied, batches, seed=1))
     with check(quantizer, "two processes train like one with the joined batch") as checked:
         halves = [slice(0, BATCH // 2), slice(BATCH // 2, BATCH)]
         results = on_two_processes(checked, _train_share, [(recipe, batches, half) for half in halves])
@@ -133,7 +133,7 @@ def _again(kind: type[Quantizer], config: dict[str, Any], weights: dict[str, Ten
 
 
 def _train_share(share: tuple[Recipe, list[Tensor], slice]) -> list[Record]:
-    """What each of the two processes does."""
+    """Train on half of each batch: the function of each of the two processes."""
     recipe, batches, half = share
     return training_steps(_again(*recipe), batches, share=half)
 
@@ -144,8 +144,8 @@ def _differing(one: list[Record], other: list[Record]) -> set[str]:
 
 
 def _compare(checked: Check, step: int, whole: Record, first: Record, second: Record, *, random: set[str]) -> None:
-    """One step of two processes against that of one with the joined batch."""
-    chance = bool(random & {"codes", "indices"})  # which then is in every gradient
+    """Compare one step of two processes with that of one process with the joined batch."""
+    chance = bool(random & {"codes", "indices"})  # every gradient then depends on random numbers
     for name in whole:  # first what is to be one, as all else follows from it
         if name.startswith(("state ", "gradient of ")) and name != _LATENTS:
             checked.need(near(second[name], first[name]), do=_STATE, got=_shown(second[name], first[name]),

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toolkit.contracts import Quantizer, QuantizerOutput
 from toolkit.contracts.quantizer import Grid
 from toolkit.registry import QUANTIZERS
-from toolkit.testing.checks import Check, check, check_type
-from toolkit.testing.components import check_modes, duplicate, near, rebuild, seeded, tiny_latents
+from toolkit.testing.checks import Check, check, check_type, describe
+from toolkit.testing.components import check_modes, duplicate, is_count, near, rebuild, seeded, tiny_latents
 from toolkit.testing.quantizer_training import (
     check_frozen,
     check_loading,
@@ -29,7 +29,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtypes: Sequence[torch.dtype] = DTYPES,
                     processes: Sequence[int] = (1, 2)) -> None:
-    """Check that a quantizer meets its contract.
+    """Check that a quantizer meets its contract; raise ContractViolation if not.
 
     Attributes, config and messages; shapes and dtypes; exact codes of stored indices; indices decided in
     float32; gradients; losses; eval and frozen mode; saving; and two processes that train as one. A quantizer
@@ -37,13 +37,9 @@ def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtyp
     applies to it.
 
     Args:
-        quantizer: Built, on any device; it is copied, never changed.
         grids: Latent grids (t, h, w) to try; the last one should have several positions.
         dtypes: Of the latents.
         processes: With 2 among them, two real processes are started and train it.
-
-    Raises:
-        ContractViolation: At the first check that fails.
 
     Example:
         >>> from toolkit.quantizers import VQ
@@ -78,22 +74,19 @@ def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtyp
             check_processes(quantizer, grids[-1])
 
 
-def _whole(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool)
-
-
 def _check_attributes(quantizer: Quantizer) -> None:
     check_type(quantizer, Quantizer)
     with check(quantizer, "dim, codebook_size, num_codebooks and digits say what it is",
              do="set them in the constructor, after super().__init__()") as checked:
         dim, size, books = quantizer.dim, quantizer.codebook_size, quantizer.num_codebooks
-        checked.need(_whole(dim) and dim > 0, needed="dim, an int from 1 on", got=f"{dim!r}", do="set self.dim")
-        checked.need(_whole(size) and 0 <= size <= 2**63, needed="codebook_size, an int from 1 to 2^63, or 0 for a "
-                     "continuous bottleneck", got=f"{size!r}", do="set self.codebook_size to that of one codebook")
-        checked.need(_whole(books) and books > 0, needed="num_codebooks, an int from 1 on", got=f"{books!r}",
+        checked.need(is_count(dim), needed="dim, an int from 1 on", got=f"{dim!r}", do="set self.dim")
+        checked.need(type(size) is int and 0 <= size <= 2**63, got=f"{size!r}",
+                     needed="codebook_size, an int from 1 to 2^63, or 0 for a continuous bottleneck",
+                     do="set self.codebook_size to that of one codebook")
+        checked.need(is_count(books), needed="num_codebooks, an int from 1 on", got=f"{books!r}",
                      do="set self.num_codebooks")
         digits = quantizer.digits
-        fits = all(_whole(digit) and digit > 0 for digit in digits) and math.prod(digits) == size
+        fits = all(map(is_count, digits)) and math.prod(digits) == size
         checked.need(fits or size == 0, needed=f"digits, ints whose product is the codebook_size {size}",
                      got=f"{digits!r}", do="give the sizes of an index's digits, most significant first")
     with check(quantizer, "loss_weights has the paper's weight of each loss") as checked:
@@ -105,15 +98,15 @@ def _check_attributes(quantizer: Quantizer) -> None:
 
 
 def _check_refusals(quantizer: Quantizer) -> None:
-    part, dim = duplicate(quantizer).eval(), quantizer.dim
+    copied, dim = duplicate(quantizer).eval(), quantizer.dim
     with check(quantizer, "latents that do not fit are refused") as checked:
         for shape in ((2, dim + 1, 1, 4, 4), (2, dim, 4, 4)):
-            checked.need_refusal(lambda shape=shape: part(torch.zeros(shape)), of=f"latents {shape}",
+            checked.need_refusal(lambda shape=shape: copied(torch.zeros(shape)), of=f"latents {shape}",
                                  do="let Quantizer.forward check them, or check them as it does")
 
 
 def _forward(quantizer: Quantizer, latents: Tensor) -> QuantizerOutput:
-    """The output without a graph."""
+    """The quantizer's output, without gradients."""
     with torch.no_grad():
         return quantizer(latents)
 
@@ -122,18 +115,17 @@ def _check_shapes(quantizer: Quantizer, latents: Tensor, *, shown: str = "") -> 
     grid, batch = tuple(latents.shape[2:]), len(latents)
     where = f"{shown}latents {tuple(latents.shape)} of {latents.dtype}"
     for training in (False, True):
-        part, mode = duplicate(quantizer).train(training), "training" if training else "eval"
+        copied, mode = duplicate(quantizer).train(training), "training" if training else "eval"
         copy = latents.clone()
         with check(quantizer, _SHAPES,
                  do="return codes (B, N, d), indices (B, N, G) and a dict from quantize") as checked:
-            out = _forward(part, copy)
+            out = _forward(copied, copy)
             checked.need(isinstance(out, QuantizerOutput), needed="a QuantizerOutput", got=f"{type(out).__name__}",
                          do="return one from forward")
             checked.need(out.codes.shape == latents.shape and out.codes.dtype == latents.dtype,
-                         needed=f"codes as the {where} in {mode}", got=f"{tuple(out.codes.shape)} of {out.codes.dtype}",
+                         needed=f"codes as the {where} in {mode}", got=describe(out.codes),
                          do="return codes (B, N, d) from quantize, and cast them if forward is your own")
-            checked.need(bool(out.codes.isfinite().all()), needed=f"finite codes of the {where} in {mode}",
-                         got="NaN or infinity", do="look for a division by zero")
+            checked.need_finite(out.codes, f"codes of the {where} in {mode}", do="look for a division by zero")
             checked.need(torch.equal(copy, latents), needed="latents that are left as they were",
                          got="changed ones", do="use no in-place operation on the input")
         if quantizer.codebook_size == 0:
@@ -151,7 +143,7 @@ def _check_indices(quantizer: Quantizer, indices: Tensor | None, *, batch: int, 
         expected = (batch, *quantizer.positions(grid), quantizer.num_codebooks)
         checked.need(tuple(indices.shape) == expected and indices.dtype == torch.int64,
                      needed=f"indices {expected} of torch.int64 for {where}",
-                     got=f"{tuple(indices.shape)} of {indices.dtype}",
+                     got=describe(indices),
                      do="return indices (B, N, G) with .long() from quantize, and let positions(grid) say what N is")
     with check(quantizer, "indices lie in [0, K)") as checked:
         low, high = int(indices.min()), int(indices.max())
@@ -161,17 +153,17 @@ def _check_indices(quantizer: Quantizer, indices: Tensor | None, *, batch: int, 
 
 
 def _check_gradient(quantizer: Quantizer, latents: Tensor) -> None:
-    part, latents = duplicate(quantizer).train(), latents.clone().requires_grad_()
+    copied, latents = duplicate(quantizer).train(), latents.clone().requires_grad_()
     do = "return codes that depend on z in training, such as straight_through(z, codes)"
     with check(quantizer, "the codes' gradient reaches the latents in training", do=do) as checked:
-        codes = part(latents).codes
+        codes = copied(latents).codes
         checked.need(codes.requires_grad, needed="codes with a gradient", got="codes cut off from any", do=do)
-        gradient, = torch.autograd.grad((codes.float() * tiny_latents(dim=part.dim, grid=tuple(codes.shape[2:]))).sum(),
-                                        latents, allow_unused=True)
+        pull = tiny_latents(dim=quantizer.dim, grid=tuple(codes.shape[2:]))
+        gradient, = torch.autograd.grad((codes.float() * pull).sum(), latents, allow_unused=True)
         checked.need(gradient is not None and bool(gradient.any()), needed="a gradient that is not zero everywhere",
                      got="none" if gradient is None else "zeros", do=do)
-        checked.need(bool(gradient.isfinite().all()), needed=f"finite gradients for {latents.dtype}",
-                     got="NaN or infinity", do="look for a division by zero or the root of zero")
+        checked.need_finite(gradient, f"gradients for {latents.dtype}",
+                            do="look for a division by zero or the root of zero")
         if latents.dtype == torch.float32:  # in less a small one may become zero
             reached = gradient.flatten(2).any(2)  # (B, d)
             checked.need(bool(reached.all()), needed="a gradient in every channel of every sample",
@@ -179,18 +171,13 @@ def _check_gradient(quantizer: Quantizer, latents: Tensor) -> None:
 
 
 def _check_losses(quantizer: Quantizer, latents: Tensor) -> None:
-    part = duplicate(quantizer)
+    copied = duplicate(quantizer)
     with check(quantizer, "losses are named float32 scalars in training") as checked:
-        losses = part.train()(latents.clone().requires_grad_()).losses
+        losses = copied.train()(latents.clone().requires_grad_()).losses
         checked.need(isinstance(losses, dict), needed="a dict of losses", got=f"{type(losses).__name__}",
                      do="return name -> loss from quantize, {} if there are none")
         for name, loss in losses.items():
-            shown = f"{tuple(loss.shape)} of {loss.dtype}" if isinstance(loss, Tensor) else f"{loss!r}"
-            checked.need(isinstance(loss, Tensor) and loss.shape == () and loss.dtype == torch.float32,
-                         needed=f"loss {name!r} as a () float32 tensor", got=shown,
-                         do="take the mean over batch and positions, in float32")
-            checked.need(bool(loss.isfinite()), needed=f"a finite loss {name!r}", got=f"{loss.item()}",
-                         do="look for the logarithm of zero or a division by zero")
+            checked.need_scalar(loss, f"loss {name!r}")
             checked.need(loss.requires_grad, needed=f"a loss {name!r} with a gradient, to latents or parameters",
                          got="one cut off from any", do="detach one side of a distance, not both")
     with check(quantizer, "each loss has a weight in loss_weights, and each weight a loss") as checked:
@@ -198,16 +185,16 @@ def _check_losses(quantizer: Quantizer, latents: Tensor) -> None:
                      needed=f"losses named as loss_weights, {sorted(quantizer.loss_weights)}", got=f"{sorted(losses)}",
                      do="give each loss that quantize returns in training its paper's weight, and no other")
     with check(quantizer, "there are no losses in eval mode") as checked:
-        losses = part.eval()(latents).losses
+        losses = copied.eval()(latents).losses
         checked.need(losses == {}, needed="{}", got=f"{losses!r}", do="return losses only if self.training")
 
 
 def _trained(quantizer: Quantizer, grid: Grid) -> Quantizer:
-    """A copy after a few steps of training, in eval mode: what it learned from data is there."""
-    part = duplicate(quantizer).train()
+    """A copy in eval mode after a few training steps, so that running values differ from their initial ones."""
+    copied = duplicate(quantizer).train()
     with check(quantizer, "it can be trained"), seeded(1):
-        training_steps(part, [tiny_latents(dim=part.dim, batch=4, grid=grid, seed=seed) for seed in range(3)])
-    return part.eval()
+        training_steps(copied, [tiny_latents(dim=copied.dim, batch=4, grid=grid, seed=seed) for seed in range(3)])
+    return copied.eval()
 
 
 def _check_stored_indices(quantizer: Quantizer, latents: Tensor) -> None:
@@ -224,7 +211,7 @@ def _check_stored_indices(quantizer: Quantizer, latents: Tensor) -> None:
         codes = quantizer.codes_from_indices(out.indices, grid)
         checked.need(codes.shape == latents.shape and codes.dtype == torch.float32,
                      needed=f"codes {tuple(latents.shape)} of torch.float32",
-                     got=f"{tuple(codes.shape)} of {codes.dtype}", do="return codes (B, N, d) float32 from lookup")
+                     got=describe(codes), do="return codes (B, N, d) float32 from lookup")
         wrong = codes.to(latents.dtype) != out.codes
         checked.need(not bool(wrong.any()), needed=f"for latents of {latents.dtype} the codes that forward returned",
                      got=f"others in {int(wrong.sum())} of {wrong.numel()} entries",
@@ -234,12 +221,11 @@ def _check_stored_indices(quantizer: Quantizer, latents: Tensor) -> None:
 
 
 def _check_any_indices(quantizer: Quantizer, indices: Tensor, grid: Grid) -> None:
-    """Of the whole codebook, of another integer dtype, and beyond."""
+    """Look up the first and the last index, int32 indices, and indices out of range."""
     with check(quantizer, "every index in [0, K) has a code, and others are refused") as checked:
         for index in (0, quantizer.codebook_size - 1):
             codes = quantizer.codes_from_indices(torch.full_like(indices, index), grid)
-            checked.need(bool(codes.isfinite().all()), needed=f"finite codes of index {index}", got="NaN or infinity",
-                         do="correct lookup")
+            checked.need_finite(codes, f"codes of index {index}", do="correct lookup")
         if quantizer.codebook_size <= 2**31:
             small = quantizer.codes_from_indices(indices.int(), grid)
             checked.need(torch.equal(small, quantizer.codes_from_indices(indices, grid)),
@@ -252,7 +238,7 @@ def _check_any_indices(quantizer: Quantizer, indices: Tensor, grid: Grid) -> Non
 
 
 def _check_float32(quantizer: Quantizer, grid: Grid, dtypes: Sequence[torch.dtype]) -> None:
-    """Many latents, since rounding moves few of them across a border."""
+    """Compare many latents, since rounding changes the index of few."""
     do = "compute in float32 outside autocast, as Quantizer.forward does; leave forward to it"
     for dtype in dtypes:
         latents = tiny_latents(dim=quantizer.dim, batch=32, grid=grid, seed=5).to(dtype)
@@ -267,7 +253,7 @@ def _check_float32(quantizer: Quantizer, grid: Grid, dtypes: Sequence[torch.dtyp
 
 
 class _HalfPrecision(TorchDispatchMode):
-    """Notes operations of float32 that came out in less."""
+    """Records operations with results in half precision."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -301,11 +287,11 @@ def _need_equal(checked: Check, out: QuantizerOutput, expected: QuantizerOutput,
 
 
 def _check_eval(quantizer: Quantizer, latents: Tensor) -> None:
-    def outputs(part: Quantizer) -> Tensor:
-        out = part(latents)
+    def outputs(copied: Quantizer) -> Tensor:
+        out = copied(latents)
         if out.indices is None:
             return out.codes
-        part.codes_from_indices(out.indices, tuple(latents.shape[2:]))
+        copied.codes_from_indices(out.indices, tuple(latents.shape[2:]))
         return torch.cat([out.codes.flatten().double(), out.indices.flatten().double()])
 
     check_modes(quantizer, outputs)
@@ -341,6 +327,6 @@ def _check_batch(quantizer: Quantizer, latents: Tensor) -> None:
 
 
 def _pick(out: QuantizerOutput, number: int) -> QuantizerOutput:
-    """One sample's."""
+    """The output of one sample."""
     share = slice(number, number + 1)
     return QuantizerOutput(out.codes[share], None if out.indices is None else out.indices[share])

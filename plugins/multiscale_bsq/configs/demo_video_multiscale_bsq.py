@@ -1,7 +1,7 @@
 """The small video tokenizer of configs/demo_video.py with residual codes of 18 bits on three scales.
 
 Multi-scale residual quantization is VAR's (arXiv:2404.02905), in signs Infinity's (arXiv:2412.04431). The indices of a
-clip are no grid, and no part of the toolkit minds.
+clip are no grid, and need no change of the toolkit.
 
     pip install . ./plugins/multiscale_bsq
     python tools/train.py plugins/multiscale_bsq/configs/demo_video_multiscale_bsq.py

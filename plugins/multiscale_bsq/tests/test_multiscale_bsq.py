@@ -19,7 +19,7 @@ def tokenizer():
 
 
 @pytest.mark.parametrize("options", [dict(bits=6), dict(bits=4, scales=(1.0,)), dict(bits=8, entropy_groups=8)])
-def test_multiscale_bsq_keeps_the_contract(options):
+def test_multiscale_bsq_meets_its_contract(options):
     check_quantizer(MultiScaleBSQ(**options))
 
 
@@ -37,7 +37,7 @@ def test_one_scale_is_binary_spherical_quantization():
     assert output.codes.flatten().tolist() == [0.5, -0.5, -0.5, 0.5]  # 1 / sqrt(4)
 
 
-def test_a_finer_scale_quantizes_what_the_coarser_one_left():
+def test_finer_scale_quantizes_the_residual_of_the_coarser_one():
     # One channel, two positions, scales of one and two positions: codes are 1 and -1.
     quantizer = MultiScaleBSQ(bits=1, scales=(0.5, 1.0)).eval()
     output = quantizer(torch.tensor([2.5, 0.5]).reshape(1, 1, 1, 1, 2))
@@ -82,13 +82,13 @@ def test_losses_are_those_of_all_possible_codes():
     (dict(bits=6, scales=(0.5, 0.25, 1.0)), r"got \(0.5, 0.25, 1.0\)"),
     (dict(bits=6, scales=(0.0, 1.0)), r"got \(0.0, 1.0\)"),
 ])
-def test_what_does_not_fit_is_refused(options, words):
+def test_invalid_arguments_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         MultiScaleBSQ(**options)
 
 
 @pytest.mark.parametrize("size", [(1, 16, 16), (5, 32, 48), (6, 31, 17)])
-def test_indices_without_a_grid_make_the_round_trip(tokenizer, size):
+def test_indices_without_a_grid_survive_the_round_trip(tokenizer, size):
     pixels = torch.rand(2, 3, *size) * 2 - 1
     indices, returned = tokenizer.tokenize(pixels, return_size=True)
     grid = tokenizer.grid(size)
@@ -97,7 +97,7 @@ def test_indices_without_a_grid_make_the_round_trip(tokenizer, size):
     assert torch.equal(tokenizer.detokenize(indices, size), tokenizer(pixels).reconstruction)
 
 
-def test_decoding_without_the_size_says_what_is_missing(tokenizer):
+def test_decoding_without_the_size_names_the_missing_grid(tokenizer):
     with pytest.raises(ValueError, match="MultiScaleBSQ needs the grid"):
         tokenizer.detokenize(tokenizer.tokenize(torch.zeros(1, 3, 5, 16, 16)))
 

@@ -23,7 +23,7 @@ def latents(*vectors: tuple[float, ...]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("rotation_trick", [False, True])
-def test_simvq_keeps_the_contract(rotation_trick):
+def test_simvq_meets_its_contract(rotation_trick):
     check_quantizer(SimVQ(codebook_size=32, dim=6, rotation_trick=rotation_trick))
 
 

@@ -30,15 +30,15 @@ def weights(tmp_path_factory):
 
 
 @pytest.mark.parametrize("backbone", [BACKBONE, "convnext_atto"])
-def test_encoder_keeps_the_contract(backbone):
+def test_encoder_meets_its_contract(backbone):
     check_encoder(TimmEncoder(backbone=backbone, level=1, out_channels=6))
 
 
-def test_decoder_keeps_the_contract():
+def test_decoder_meets_its_contract():
     check_decoder(TimmDecoder(in_channels=6, filters=8, channel_multipliers=(1, 2, 2)))
 
 
-def test_loss_keeps_the_contract(weights):
+def test_loss_meets_its_contract(weights):
     check_loss(FeatureAlignment(backbone=BACKBONE, weights=weights[0], level=1, margin=0.0))
 
 
@@ -49,9 +49,9 @@ def test_features_are_the_classifiers_own(weights, level):
     frames = torch.rand(2, 3, 64, 64)
     mean, std = (torch.tensor(model.pretrained_cfg[name])[:, None, None] for name in ("mean", "std"))
     expected, = model.forward_intermediates((frames - mean) / std, indices=[level % 5], intermediates_only=True)
-    found = features(frames * 2 - 1)
-    torch.testing.assert_close(found, expected)
-    assert found.shape[1:] == (features.channels, 64 // features.reduction, 64 // features.reduction)
+    result = features(frames * 2 - 1)
+    torch.testing.assert_close(result, expected)
+    assert result.shape[1:] == (features.channels, 64 // features.reduction, 64 // features.reduction)
 
 
 def test_vision_transformer_takes_its_own_arguments():
@@ -60,7 +60,7 @@ def test_vision_transformer_takes_its_own_arguments():
     assert encoder(torch.zeros(1, 3, 2, 32, 48)).shape == (1, 6, 2, 2, 3)
 
 
-def test_grey_images_are_taken(weights):
+def test_grey_images_are_accepted(weights):
     encoder = TimmEncoder(backbone=BACKBONE, level=1, in_channels=1, weights=weights[0], out_channels=6)
     assert encoder(torch.zeros(1, 1, 1, 16, 16)).shape == (1, 6, 1, 4, 4)
 
@@ -71,7 +71,7 @@ def test_grey_images_are_taken(weights):
     (dict(backbone=BACKBONE, arguments=dict(depht=3)), "choose another level or backbone"),
     (dict(backbone=BACKBONE, weights="no/such.safetensors"), "does not exist"),
 ])
-def test_what_timm_does_not_have_is_refused(options, words):
+def test_unknown_backbone_level_or_argument_is_refused(options, words):
     with pytest.raises(ValueError, match=words):
         TimmFeatures(**options)
 

@@ -22,7 +22,7 @@ class FeatureAlignment(Loss):
     Of VA-VAE's two terms it is the marginal distance matrix similarity: within a frame, the cosine
     similarity of the latents at any two positions is to be that of the target's features there, up to a
     margin. The other term compares latents with features directly and needs a learned projection between
-    their widths; a loss is not trained here, so it is left out, and this one needs none.
+    their widths; this loss has none, so that term is omitted.
 
     Where features and latents have other grids, the features are averaged to the latents'; of the frames
     that a latent stands for, the last is taken. The backbone is frozen, is in no checkpoint, and runs in
@@ -30,7 +30,7 @@ class FeatureAlignment(Loss):
 
     Args:
         backbone, weights, level, arguments: As :class:`~toolkit_timm_encoder.TimmFeatures`'s; there is nothing to
-            align to in random weights, so they must be given.
+            align to in random weights, so they are required.
         margin: Differences up to it cost nothing.
 
     Raises:
@@ -59,9 +59,9 @@ class FeatureAlignment(Loss):
         frames = torch.linspace(0, target.shape[2] - 1, num_latents, device=target.device).round().long()
         with torch.no_grad():
             features = self.features(rearrange(target[:, :, frames], "b c t h w -> (b t) c h w"))
-            wanted = _similarities(F.adaptive_avg_pool2d(features, (h, w)))
-        found = _similarities(rearrange(output.latents, "b d t h w -> (b t) d h w"))
-        return F.relu((found - wanted).abs() - self.margin).mean()
+            target_similarities = _similarities(F.adaptive_avg_pool2d(features, (h, w)))
+        similarities = _similarities(rearrange(output.latents, "b d t h w -> (b t) d h w"))
+        return F.relu((similarities - target_similarities).abs() - self.margin).mean()
 
 
 def _similarities(maps: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from toolkit.layers import (
 class TimmDecoder(Decoder):
     """A convolution, then a residual block and a pixel shuffle for every halving of the encoder.
 
-    Every frame goes through by itself. The blocks are MAGVIT-v2's (arXiv:2310.05737, fig. 8) without time,
+    Frames are decoded one by one. The blocks are MAGVIT-v2's (arXiv:2310.05737, fig. 8) without time,
     the pixel shuffle is that of arXiv:1609.05158.
 
     Args:

@@ -17,7 +17,7 @@ from toolkit_timm_encoder.features import TimmFeatures
 class TimmEncoder(Encoder):
     """A timm backbone's feature map of every frame, then a 1x1 convolution to d channels.
 
-    Every frame goes through by itself, so the encoder is causal and its stride is (1, s, s), with s the
+    Frames are encoded one by one, so the encoder is causal and its stride is (1, s, s), with s the
     backbone's reduction at the level. Batch norms use their stored statistics also in training, since
     latents may not depend on the rest of their batch; with random weights those are of no data, mean 0 and
     variance 1, and a backbone without batch norms (``convnext_atto``) is the better choice.
@@ -53,7 +53,7 @@ class TimmEncoder(Encoder):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The part as a config, without the file it started from: a saved tokenizer has its weights."""
+        """The config without ``weights``, since a saved tokenizer has its own."""
         return super().config | {"weights": None}
 
     def forward(self, pixels: Tensor, cache: StreamCache | None = None) -> Tensor:

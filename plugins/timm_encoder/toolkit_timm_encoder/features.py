@@ -16,7 +16,7 @@ from toolkit.pretrained import classifier
 
 
 class TimmFeatures(nn.Module):
-    """Frames to the features of one level of a timm backbone, in timm's ``features_only`` form.
+    """Features of one level of a timm backbone, in timm's ``features_only`` form.
 
     The backbone is always in eval mode, whatever ``train()`` is called on its parent: batch norms use their
     stored statistics, so that no frame's features depend on its batch. Its parameters may still learn.
@@ -49,7 +49,7 @@ class TimmFeatures(nn.Module):
             near = difflib.get_close_matches(backbone, timm.list_models(), n=3)
             raise ValueError(f"timm has no backbone {backbone!r}; did you mean {' or '.join(near) or 'another'}?")
         pretrained = {}
-        if weights is not None:  # read strictly as a whole; timm then takes the part below the level
+        if weights is not None:  # read strictly as a whole; timm then keeps the layers below the level
             state = classifier(backbone, weights=weights).network.model.state_dict()
             pretrained = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state}}
         try:
