@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from published import Published
 from torch import Tensor
 
 from toolkit import build_tokenizer, load_config
-from toolkit.evaluation.published import Published
 from toolkit.registry import CHECKPOINTS
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "_base_" / "networks"

@@ -25,7 +25,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from toolkit.evaluation.published import PUBLISHED, Published
+from published import PUBLISHED, Published
 
 RESULTS = Path(__file__).parent / "results" / "published"
 

@@ -35,3 +35,15 @@ def part_of(batch: dict[str, torch.Tensor], part: slice | list[int]) -> dict[str
 
 def features(metric: WithKernelDistance, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(metric.network(metric.samples(batch[name].clamp(-1, 1))) for name in ("target", "reconstruction"))
+
+
+def score(metric, target: torch.Tensor, reconstruction: torch.Tensor) -> float:
+    """The score of one batch."""
+    metric.reset()
+    metric.update(target=target, reconstruction=reconstruction)
+    return metric.compute()[metric.name]
+
+
+def noisy(pixels: torch.Tensor, amount: float) -> torch.Tensor:
+    """With noise that is the same in every call."""
+    return (pixels + amount * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)

@@ -43,7 +43,7 @@ class Browser:
         program = shutil.which("chromium")
         if program is None:
             raise BrowserError(INSTALL)
-        self.timeout, self._sent, self._buffer, self._events = timeout, 0, b"", []
+        self.timeout, self._sent, self._buffer, self.events = timeout, 0, b"", []
         self._profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
         self._log = Path(self._profile.name, "stderr.txt")
         command = [program, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"]
@@ -87,11 +87,7 @@ class Browser:
                 if "error" in answer:
                     raise BrowserError(f"{method}: {answer['error']['message']}")
                 return answer["result"]
-            self._events.append(answer)
-
-    def events(self) -> list[dict[str, Any]]:
-        """What has happened so far, oldest first; kept."""
-        return self._events
+            self.events.append(answer)
 
     def open(self, path: str | os.PathLike, *, width: int = 1280, height: int = 900, dark: bool = False) -> Page:
         """Load a local file and wait until it has loaded."""
@@ -164,18 +160,18 @@ class Page:
     def problems(self) -> list[str]:
         """Every console message, exception, log entry and failed request so far."""
         self._send("Runtime.evaluate", expression="0")  # what was on its way has now come
-        found = []
+        problems = []
         for event in self._mine():
             method, what = event["method"], event["params"]
             if method == "Runtime.consoleAPICalled":
-                found.append(f"{what['type']}: " + " ".join(str(a.get("value", a)) for a in what["args"]))
+                problems.append(f"{what['type']}: " + " ".join(str(a.get("value", a)) for a in what["args"]))
             elif method == "Runtime.exceptionThrown":
-                found.append(f"exception: {_text(what['exceptionDetails'])}")
+                problems.append(f"exception: {_text(what['exceptionDetails'])}")
             elif method == "Log.entryAdded":
-                found.append(f"{what['entry']['level']}: {what['entry']['text']}")
+                problems.append(f"{what['entry']['level']}: {what['entry']['text']}")
             elif method == "Network.loadingFailed" and not what.get("canceled"):
-                found.append(f"request: {what['errorText']}")
-        return found
+                problems.append(f"request: {what['errorText']}")
+        return problems
 
     def requests(self) -> list[str]:
         """The addresses that the page asked for; of a data: address only its type."""
@@ -202,7 +198,7 @@ class Page:
         return self._browser.send(method, self._session, **parameters)
 
     def _mine(self) -> list[dict[str, Any]]:
-        return [event for event in self._browser.events() if event.get("sessionId") == self._session]
+        return [event for event in self._browser.events if event.get("sessionId") == self._session]
 
 
 def _text(details: dict[str, Any]) -> str:

@@ -1,14 +1,8 @@
-"""Results in the benchmark's form on the CC0 city clip: of degraded copies, not of tokenizers; only PSNR is real.
-
-    python tests/evaluation/example_results.py FOLDER
-
-writes them, their videos and their page.
-"""
+"""Results in the benchmark's form on the CC0 city clip: of degraded copies, not of tokenizers; only PSNR is real."""
 
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +15,6 @@ from toolkit.data import read_video, write_video
 
 DEGRADATIONS = {"half": ("1/2 size, 24 levels", 2, 24), "half_coarse": ("1/2 size, 8 levels", 2, 8),
                 "quarter": ("1/4 size, 24 levels", 4, 24), "quarter_coarse": ("1/4 size, 8 levels", 4, 8)}
-TITLE = "Example page: degraded copies, made-up scores"
 FPS = 8.0
 
 
@@ -96,14 +89,3 @@ def _baselines(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     bypass = {"psnr": 29.0, "ssim": 0.94, "lpips_alex": 0.045}
     return [*baselines, shared | {"name": "thumbnail", "kind": "baseline", "title": "Thumbnail", "scores": thumbnail},
             shared | {"name": "bypass", "kind": "baseline", "title": "No quantizer", "scores": bypass}]
-
-
-def main() -> None:
-    from toolkit.evaluation.report import write_report
-
-    folder = Path(sys.argv[1])
-    write_report(write_example(folder), folder / "report.html", title=TITLE)
-
-
-if __name__ == "__main__":
-    main()

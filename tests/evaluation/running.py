@@ -30,12 +30,12 @@ def write_suite(file: Path, clips: Path, *, metrics: str = "PSNR, SSIM, CODEBOOK
     return file
 
 
-def run_here(*arguments: object) -> str | int | None:
-    """What the script passes to ``sys.exit``."""
+def run_here(*arguments: object, script: str = "run.py") -> str | int | None:
+    """What the script passes to ``sys.exit``: None or 0 is success; Python prints a text and exits with 1."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["run.py", *map(str, arguments)])
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
         try:
-            runpy.run_path(str(FOLDER / "run.py"), run_name="__main__")
+            runpy.run_path(str(FOLDER / script), run_name="__main__")
         except SystemExit as ended:
             return ended.code
     return None

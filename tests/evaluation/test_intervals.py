@@ -112,13 +112,13 @@ def test_metrics_that_cannot_merge_have_no_interval(caplog):
     assert "Alone has no num_samples" in caplog.text
 
 
-def test_blocks_without_which_too_little_is_left_have_no_interval(caplog):
+def test_blocks_of_too_few_samples_have_no_interval(caplog):
     assert jackknife(normal_blocks([1, 1], torch.Generator())) == {}
     assert extrapolated(normal_blocks([1] * 4, torch.Generator()), "values") is None
     assert "needs at least 2 samples" in caplog.text
 
 
-def test_subsets_are_not_warned_of(caplog):
+def test_subsets_give_no_warning(caplog):
     blocks = [Thumbnails() for _ in range(4)]
     for seed, block in enumerate(blocks):
         block.update(**pair(31 - seed, 3, 1, 8, 8, seed=seed))
@@ -132,7 +132,7 @@ def test_subsets_are_not_warned_of(caplog):
 
 
 @pytest.mark.parametrize("counts", [[10] * 20, [3, 20, 7, 10] * 5])
-def test_extrapolation_takes_away_what_is_due_to_few_samples(counts):
+def test_extrapolation_removes_the_bias_of_few_samples(counts):
     generator, raw, limits = torch.Generator().manual_seed(0), [], []
     for _ in range(40):
         blocks = normal_blocks(counts, generator)  # both sets of one distribution: the distance is 0

@@ -39,12 +39,12 @@ def test_suites_hash_alike_in_another_process_and_unlike_each_other():
             f"SUITES = Path({str(SUITES)!r})\n"
             "for name in suite_names(SUITES): print(name, load_suite(name, SUITES).protocol.hash)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    found = dict(line.split() for line in done.stdout.splitlines())
-    assert found == {name: load_suite(name, SUITES).protocol.hash for name in suite_names(SUITES)}
-    assert len(set(found.values())) == len(found) == len(suite_names(SUITES))
+    hashes = dict(line.split() for line in done.stdout.splitlines())
+    assert hashes == {name: load_suite(name, SUITES).protocol.hash for name in suite_names(SUITES)}
+    assert len(set(hashes.values())) == len(hashes) == len(suite_names(SUITES))
 
 
-def test_a_hash_stays_what_it_was():
+def test_hashes_are_those_of_earlier_versions():
     assert BASE.hash == "fab3bddd6c10" and load_suite("samples_video", SUITES).protocol.hash == "707edf5d57d6"
 
 
@@ -84,9 +84,9 @@ def test_every_resize_gives_the_protocols_size(resize):
                                                  ("short edge, bicubic", Image.Resampling.BICUBIC)])
 def test_short_edge_resizes_agree_with_pillow(resize, filter_):
     frames = wide()
-    wanted = np.asarray(Image.fromarray(frames[0].numpy()).resize((64, 32), filter_))[:, 16:48]
-    got = (Preparation(dataclasses.replace(BASE, resize=resize))(frames) + 1) * 127.5
-    difference = got[:, 0].permute(1, 2, 0) - torch.from_numpy(wanted.astype(np.float32))
+    expected = np.asarray(Image.fromarray(frames[0].numpy()).resize((64, 32), filter_))[:, 16:48]
+    actual = (Preparation(dataclasses.replace(BASE, resize=resize))(frames) + 1) * 127.5
+    difference = actual[:, 0].permute(1, 2, 0) - torch.from_numpy(expected.astype(np.float32))
     assert difference.abs().max() <= 1.01
 
 

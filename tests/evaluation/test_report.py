@@ -1,4 +1,4 @@
-"""benchmarks/report.py: what the page says, and what a real Chromium makes of it."""
+"""benchmarks/report.py: the content of the page, and its behaviour in a real Chromium."""
 
 import re
 from itertools import pairwise
@@ -16,7 +16,7 @@ READY = f"{VIDEOS}.length > 0 && {VIDEOS}.every(v => v.readyState >= 2 && !v.see
 HALF_A_FRAME = 0.5 / FPS
 HALF, *_ = TITLES = [title for title, _, _ in DEGRADATIONS.values()]  # best first
 DASH = "\N{EN DASH}"
-STRANGER = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
+HOSTILE = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +64,14 @@ def page(open_page, example):
 
 def cells(html: str, column: str) -> dict[str, str]:
     """Row title -> the cell's inner HTML, of one column of the tables."""
-    found = {}
+    contents = {}
     for table in re.findall(r"<table>.*?</table>", html, re.S):
         keys = re.findall(r'<th scope="col"(?: data-key="(\w+)")?', table)
         if column in keys:
             for line in re.findall(r"<tr class.*?</tr>", table):
                 title = re.search(r"</span>(.*?)</th>", line)[1]
-                found[title] = re.findall(r"<td(.*?)</td>", line)[keys.index(column) - 1]
-    return found
+                contents[title] = re.findall(r"<td(.*?)</td>", line)[keys.index(column) - 1]
+    return contents
 
 
 def written(rows, folder) -> str:
@@ -83,7 +83,7 @@ def row(name: str, kind: str = "tokenizer", **rest) -> dict:
     return {"name": name, "kind": kind, "title": name} | rest
 
 
-# --- what the page says
+# --- the page's content
 
 
 def test_no_results_are_an_error(tmp_path):
@@ -128,7 +128,7 @@ def test_the_header_has_every_field_of_the_protocol_and_its_hash(tmp_path):
         assert text in html
 
 
-def test_rows_of_several_protocols_are_not_compared_in_silence(tmp_path):
+def test_rows_of_several_protocols_have_a_warning(tmp_path):
     html = written([row("a", protocol_hash="h1", scores={"psnr": 20}),
                     row("b", protocol_hash="h1", scores={"psnr": 21}),
                     row("c", protocol_hash="h2", scores={"psnr": 99})], tmp_path)
@@ -145,7 +145,7 @@ def test_a_video_that_is_missing_broken_or_elsewhere_is_named(tmp_path):
         assert text in html
 
 
-def test_without_chromium_the_tests_say_how_to_install_it(monkeypatch):
+def test_error_without_chromium_names_the_install_command(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(BrowserError, match="apt-get install -y --no-install-recommends chromium"):
         Browser()
@@ -154,16 +154,16 @@ def test_without_chromium_the_tests_say_how_to_install_it(monkeypatch):
 # --- in a browser
 
 
-def test_names_from_strangers_are_text(open_page, tmp_path):
-    write_report([row("a", title=STRANGER, suite=STRANGER, protocol={STRANGER: STRANGER}, marks={"psnr": STRANGER},
-                      scores={"psnr": 20, "bits_per_pixel": 0.1}, videos=[f"{STRANGER}.mp4"],
+def test_hostile_names_are_shown_as_text(open_page, tmp_path):
+    write_report([row("a", title=HOSTILE, suite=HOSTILE, protocol={HOSTILE: HOSTILE}, marks={"psnr": HOSTILE},
+                      scores={"psnr": 20, "bits_per_pixel": 0.1}, videos=[f"{HOSTILE}.mp4"],
                       codebook={"size": 4, "num_codebooks": 1, "histogram": [3, 1], "digit_entropies": [[0.1, 0.2]]})],
-                 tmp_path / "report.html", title=STRANGER)
+                 tmp_path / "report.html", title=HOSTILE)
     page = open_page(tmp_path / "report.html")
     assert page.evaluate("window.hacked === undefined && document.images.length === 0")
     places = ("h1", "dt", "dd", "tbody th", ".notes li", "#legend > span", "#codebooks h3", "figcaption", ".missing")
     for place in places:
-        assert STRANGER in page.evaluate(f"document.querySelector('{place}').textContent"), place
+        assert HOSTILE in page.evaluate(f"document.querySelector('{place}').textContent"), place
 
 
 def test_a_row_of_a_name_alone_makes_a_page(open_page, tmp_path):
@@ -194,7 +194,7 @@ def test_plots_show_points_curves_and_levels_at_their_numbers(page, example):
         assert level == pytest.approx(found[0][1] + slope * (29.0 - psnrs[0]))
 
 
-def test_marks_that_would_cover_each_other_stand_side_by_side(open_page, tmp_path):
+def test_overlapping_marks_are_moved_side_by_side(open_page, tmp_path):
     scores = {"psnr": 20.0, "bits_per_pixel": 0.1}
     write_report([row(name, scores=scores) for name in "abc"] + [row("far", scores=scores | {"psnr": 30.0})],
                  tmp_path / "report.html")
@@ -255,7 +255,7 @@ def test_videos_play_in_step_and_begin_again_together(page):
     assert back and clock[back[0]] > 15 / FPS and clock[back[0] + 1] < 3 / FPS  # of 17 frames
 
 
-def test_a_video_that_strays_is_brought_back_while_playing(page):
+def test_a_video_out_of_step_is_corrected_while_playing(page):
     page.evaluate("document.querySelector('[title=\"Speed 0.25\"]').click()")  # a round takes 8.5 s
     page.evaluate("document.querySelector('.play').click()")
     page.wait(f"{VIDEOS}.every(v => !v.paused && v.currentTime > 0.1)")
@@ -297,7 +297,7 @@ def test_the_slider_seeks_and_the_speed_is_everyones(page):
 
 
 def test_nothing_overflows_in_either_scheme_and_zoom_is_pixelated(open_page, example):
-    papers = set()
+    backgrounds = set()
     for dark in (False, True):
         page = open_page(example[1], dark=dark)
         for pixelated in ("auto", "pixelated"):
@@ -305,8 +305,8 @@ def test_nothing_overflows_in_either_scheme_and_zoom_is_pixelated(open_page, exa
             assert page.evaluate("[...document.querySelectorAll('.scroll')].every(s => s.scrollWidth <= s.clientWidth)")
             assert page.evaluate(f"getComputedStyle({VIDEOS}[0]).imageRendering") == pixelated
             page.evaluate("document.querySelector('[title^=Zoom]').click()")
-        papers.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-    assert len(papers) == 2
+        backgrounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(backgrounds) == 2
 
 
 def test_a_missing_video_leaves_the_others_playing(open_page, example):

@@ -160,10 +160,10 @@ def test_x264_of_a_row_is_what_the_codec_gives_clip_by_clip(sweep, data):
     assert row["scores"]["bits_per_pixel"] == pytest.approx(codec.num_bits / codec.num_pixels)
 
 
-# --- what goes wrong
+# --- errors
 
 
-def test_a_corrupt_clip_in_the_middle_is_named_left_out_and_marked(data, tmp_path, capsys):
+def test_a_corrupt_clip_is_named_skipped_and_marked(data, tmp_path, capsys):
     clips = shutil.copytree(data, tmp_path / "clips")
     (clips / "1.mp4").write_bytes((clips / "1.mp4").read_bytes()[:700])
     suite, directory = write_suite(tmp_path / "stripes.py", clips), save_tokenizer(tmp_path / "mine")
@@ -179,7 +179,7 @@ def test_a_corrupt_clip_in_the_middle_is_named_left_out_and_marked(data, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["wrong folder", "empty folder", "too few", "wrong suite", "wrong metric"])
-def test_data_that_is_not_there_is_one_line_and_nothing_is_written(kind, data, tmp_path, capsys):
+def test_missing_data_is_one_error_line_and_nothing_is_written(kind, data, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     suite = write_suite(tmp_path / "stripes.py", data, num_samples=7 if kind == "too few" else None)
     arguments, words = {
@@ -209,7 +209,7 @@ def test_a_tokenizer_without_weights_and_a_training_that_fails_leave_the_others_
     assert rows_in(tmp_path / "out").keys() == {"whole", "whole_unquantized", *BASELINES}
 
 
-def test_a_missing_weight_of_a_metric_is_said_before_anything_is_measured(data, tmp_path, capsys, monkeypatch):
+def test_a_missing_weight_of_a_metric_is_an_error_before_anything_is_measured(data, tmp_path, capsys, monkeypatch):
     from toolkit.metrics import perceptual
 
     suite = write_suite(tmp_path / "stripes.py", data, metrics='PSNR, {"type": "LPIPS", "net": "alex"}')

@@ -59,7 +59,7 @@ def test_rows_are_ordered_by_their_run_with_baselines_last(tmp_path):
     for number, (name, kind) in enumerate([("z", "tokenizer"), ("b", "tokenizer"), ("a", "baseline")]):
         (tmp_path / f"{name}.json").write_text(json.dumps(row(name, kind=kind, order=number)))
     (tmp_path / "other.json").write_text("{}")
-    assert [found["name"] for found in rows_of_folder(tmp_path)] == ["z", "b", "a"]
+    assert [row["name"] for row in rows_of_folder(tmp_path)] == ["z", "b", "a"]
 
 
 def test_extrapolated_distances_stand_beside_the_raw_ones():

@@ -1,33 +1,23 @@
 """benchmarks/verify_published.py as its users run it, on checkpoints with random weights."""
 
 import json
-import runpy
 import sys
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
+from evaluation import running
 from training.tiny import write_images
 
-from toolkit.evaluation import published
 from toolkit.registry import CHECKPOINTS
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(FOLDER))  # a script's folder comes first on the path
+sys.path.insert(0, str(running.FOLDER))  # a script's folder comes first on the path
 
-import synthetic  # noqa: E402
+import published
+import synthetic
 
-
-def run_here(*arguments: object) -> str | int | None:
-    """What the script passes to ``sys.exit``: None or 0 is success, a text is printed by Python, with exit code 1."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["verify_published.py", *map(str, arguments)])
-        try:
-            runpy.run_path(str(FOLDER / "verify_published.py"), run_name="__main__")
-        except SystemExit as ended:
-            return ended.code
-    return None
+run_here = partial(running.run_here, script="verify_published.py")
 
 
 @pytest.fixture
@@ -59,20 +49,13 @@ def test_every_entry_has_what_a_verification_needs():
         assert set(entry.stated) <= set(entry.tolerance), name
 
 
-@pytest.mark.slow
-def test_a_dry_run_takes_every_entry_all_the_way_and_writes_nothing(tmp_path, capsys):
-    assert run_here("--dry-run", "--device", "cpu", "--results", tmp_path) == 0
-    printed = capsys.readouterr().out
-    assert all(f" {name} " in printed for name in published.PUBLISHED)
-    assert printed.count("dry run") >= len(published.PUBLISHED) and "mean nothing" in printed
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_dry_run_of_one_entry_of_each_layout(tmp_path, capsys):
-    names = ["open_magvit2_16384", "llamagen_vq8", "o2_magvit2_preview"]
+@pytest.mark.parametrize("names", [["open_magvit2_16384", "llamagen_vq8", "o2_magvit2_preview"],
+                                   pytest.param([], marks=pytest.mark.slow)], ids=["one of each layout", "all"])
+def test_a_dry_run_evaluates_the_entries_and_writes_nothing(tmp_path, capsys, names):
     assert run_here(*names, "--dry-run", "--device", "cpu", "--results", tmp_path) == 0
-    printed = capsys.readouterr().out
-    assert all(f" {name} " in printed for name in names) and "open_magvit2_256" not in printed
+    printed, expected = capsys.readouterr().out, names or published.PUBLISHED
+    assert {name for name in published.PUBLISHED if f" {name} " in printed} == set(expected)
+    assert printed.count("dry run") >= len(expected) and "mean nothing" in printed
     assert list(tmp_path.iterdir()) == []
 
 
@@ -149,7 +132,7 @@ def test_a_missing_file_is_one_line_and_exit_code_1(kind, small, tmp_path, capsy
     assert printed.err.count("\n") == 1 and printed.out == "" and not (tmp_path / "out").exists()
 
 
-def test_what_is_needed_is_said_before_anything_is_done():
+def test_missing_arguments_are_an_error_before_anything_runs():
     assert "--list" in run_here()
     assert "--data" in run_here("open_magvit2_256")
     assert "one NAME" in run_here("open_magvit2_256", "llamagen_vq8", "--data", "x", "--checkpoint", "y")

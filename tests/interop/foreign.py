@@ -47,7 +47,7 @@ class Foreign:
         self.info = json.loads((GOLDEN / f"{case}.json").read_text())
         self.tensors = {name: self._tensor(name, shape) for name, shape in self.info["parameters"].items()}
         self.discriminator = {  # without a prefix
-            name.removeprefix("discriminator/"): self._rival_tensor(name, shape)
+            name.removeprefix("discriminator/"): self._discriminator_tensor(name, shape)
             for name, shape in self.info.get("discriminator_parameters", {}).items()}
         pixels = np.random.default_rng(zlib.crc32(case.encode())).uniform(-1, 1, self.info["input_shape"])
         self.pixels = five_d(torch.from_numpy(pixels.astype(np.float32)))
@@ -67,7 +67,7 @@ class Foreign:
         unit_length = self.layout == "llamagen" and name == "quantize.embedding.weight"
         return torch.nn.functional.normalize(tensor, dim=-1) if unit_length else tensor
 
-    def _rival_tensor(self, name: str, shape: list[int]) -> Tensor:
+    def _discriminator_tensor(self, name: str, shape: list[int]) -> Tensor:
         if self.layout == "praxis":
             return praxis_recipe(name, tuple(shape))
         return blur(shape) if name.endswith("blur.filt") else recipe(f"discriminator.{name}", tuple(shape))
@@ -157,15 +157,15 @@ def save_safetensors(tensors: Tensors, path: Path) -> Path:
 
 def native(case: Foreign, folder: Path) -> Path:
     """The checkpoint as the system itself publishes it: with everything that goes along, averaged where it does so."""
-    tensors, rival = case.tensors, case.discriminator
+    tensors, discriminator = case.tensors, case.discriminator
     if case.layout == "o2_magvit2":
-        return save_torch(o2_trainer(tensors, rival), folder / "iter_7.ckpt")
+        return save_torch(o2_trainer(tensors, discriminator), folder / "iter_7.ckpt")
     if case.layout == "open_magvit2":
-        rival = patchgan(video=case.pixels.shape[2] > 1)
-        return save_torch(lightning(garbage(tensors), tensors, rival), folder / "epoch=3.ckpt")
+        discriminator = patchgan(video=case.pixels.shape[2] > 1)
+        return save_torch(lightning(garbage(tensors), tensors, discriminator), folder / "epoch=3.ckpt")
     if case.layout == "llamagen":
         return save_torch(llamagen(garbage(tensors), tensors, patchgan()), folder / "0000007.pt")
-    return save_npz(tensors | prefixed("discriminator/", rival), folder / "variables.npz")
+    return save_npz(tensors | prefixed("discriminator/", discriminator), folder / "variables.npz")
 
 
 def taming_names(tensors: Tensors) -> Tensors:

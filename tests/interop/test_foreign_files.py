@@ -109,10 +109,10 @@ def test_tensors_of_more_numbers_than_the_file_has_are_refused(tmp_path, tensors
     assert f"{path.stat().st_size:,}" in message
 
 
-def test_tensor_of_two_names_is_taken(tmp_path):
+def test_tensor_of_two_names_is_read(tmp_path):
     tied = torch.ones(100_000)
-    found = read_file(save_torch({"state_dict": {"a": tied, "b": tied, "c": tied[:10]}}, tmp_path / "tied.pt"))
-    assert {name: tensor.numel() for name, tensor in found["state_dict"].items()} == {"a": 10**5, "b": 10**5, "c": 10}
+    content = read_file(save_torch({"state_dict": {"a": tied, "b": tied, "c": tied[:10]}}, tmp_path / "tied.pt"))
+    assert {name: tensor.numel() for name, tensor in content["state_dict"].items()} == {"a": 10**5, "b": 10**5, "c": 10}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -122,7 +122,7 @@ def test_tensor_of_two_names_is_taken(tmp_path):
     lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])],
     ids=["without numbers", "sparse", "compressed", "quantized", "ragged"])
 def test_tensors_that_are_not_plain_numbers_are_refused_by_name(tmp_path, make):
-    path = save_torch({"state_dict": {"a.weight": torch.ones(3), "b.weight": make()}}, tmp_path / "odd.pt")
+    path = save_torch({"state_dict": {"a.weight": torch.ones(3), "b.weight": make()}}, tmp_path / "special.pt")
     assert "others are state_dict.b.weight" in refusal(path)
 
 
@@ -168,7 +168,7 @@ def test_wrong_suffix_is_refused_with_the_right_ones(case, tmp_path, name):
 
 @pytest.mark.parametrize(("content", "kind"), [([torch.ones(1)], "list"), (torch.ones(1), "Tensor"), (7, "int"),
                                                (argparse.Namespace(model=1), "Namespace")])
-def test_what_is_no_dict_is_refused_by_its_type(tmp_path, content, kind):
+def test_content_that_is_no_dict_is_refused_by_its_type(tmp_path, content, kind):
     assert f"holds a {kind}" in refusal(save_torch(content, tmp_path / "model.pt"))
 
 
@@ -212,7 +212,7 @@ def test_layout_of_another_family_is_refused_with_its_name(foreign, named, name)
 
 
 @pytest.mark.parametrize("path", ["missing.ckpt", "."])
-def test_missing_file_is_said_to_be_missing(tmp_path, path):
+def test_missing_file_is_an_error_that_says_so(tmp_path, path):
     with pytest.raises(FileNotFoundError, match="no checkpoint at") as caught:
         convert_checkpoint(tmp_path / path)
     assert "\n" not in str(caught.value)
@@ -262,18 +262,18 @@ def test_tensor_that_lost_its_prefix_is_named(case, tmp_path, number):
 
 
 @pytest.mark.parametrize("section", ["hyper_parameters", "callbacks", "scaler", "optimizer", "lr_schedulers"])
-def test_trainers_state_with_tensors_in_it_is_left_out(case, section):
+def test_trainers_state_with_tensors_in_it_is_skipped(case, section):
     conversion = convert_tensors({"state_dict": case.tensors, "epoch": torch.tensor(3), section: {"x": torch.ones(2)}})
     assert set(conversion.skipped["optimizers and other state"]) == {section, "epoch"}
 
 
-def test_averaged_copy_beside_bare_weights_is_taken_only_when_asked(case):
+def test_averaged_copy_beside_bare_weights_is_used_only_on_request(case):
     doubled = {name: 2 * tensor if tensor.is_floating_point() else tensor for name, tensor in case.tensors.items()}
     raw, average = (convert_tensors({**case.tensors, "ema": doubled}, ema=ema).tokenizer for ema in (False, True))
     assert torch.equal(average.decoder.last_layer, 2 * raw.decoder.last_layer)
 
 
-def test_raw_weights_are_not_to_be_had_from_averaged_ones(case):
+def test_raw_weights_of_a_file_with_averaged_ones_alone_are_refused(case):
     with pytest.raises(CheckpointError, match="averaged weights alone, no raw ones"):
         convert_tensors({"ema": case.tensors}, ema=False)
 

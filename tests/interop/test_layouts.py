@@ -92,34 +92,23 @@ def test_llamagen_has_16384_unit_codes_of_8_and_attention_at_the_coarsest_level(
     ("o2_magvit2_video_256", (17, 256, 256), (2, 4, 4, 4, 4)),
     ("o2_magvit2_image_256", (1, 256, 256), (2, 2, 4, 4, 4))])
 def test_o2_discriminator_converts_wholly_beside_its_tokenizer(source, size, multipliers):
-    rival = tensors_of(DISCRIMINATOR_OF[source])
-    conversion = convert({**prefixed("tokenizer.", tensors_of(source)), **prefixed("discriminator.", rival)})
+    discriminator = tensors_of(DISCRIMINATOR_OF[source])
+    conversion = convert({**prefixed("tokenizer.", tensors_of(source)), **prefixed("discriminator.", discriminator)})
     assert tuple(conversion.discriminator.size) == size
     assert tuple(conversion.discriminator.config["channel_multipliers"]) == multipliers
-    filters = {name for name in rival if name.endswith("blur.filt")}
+    filters = {name for name in discriminator if name.endswith("blur.filt")}
     assert set(conversion.skipped["constants"]) == {"quantize.mask", *(f"discriminator.{name}" for name in filters)}
     assert sum(tensor.numel() for tensor in conversion.discriminator.parameters()) == sum(
-        tensor.numel() for name, tensor in rival.items() if name not in filters)
+        tensor.numel() for name, tensor in discriminator.items() if name not in filters)
 
 
-@pytest.mark.parametrize("source", [name for name in TOKENIZERS if name.startswith("open_magvit2")])
-def test_open_magvit2_takes_its_averaged_copy_by_names_without_dots(source):
-    tensors = tensors_of(source)
-    conversion = convert(lightning(tensors, tensors, meta_patchgan(video="video" in source)))
+@pytest.mark.parametrize("source", [name for name in TOKENIZERS if not name.startswith("o2")])
+def test_averaged_copy_of_open_magvit2_and_llamagen_is_used(source):
+    tensors, wrap = tensors_of(source), llamagen if source.startswith("llamagen") else lightning
+    assert len(averaged(tensors)) == len(tensors)  # names are unique without dots too
+    conversion = convert(wrap(tensors, tensors, meta_patchgan(video="video" in source)))
     assert conversion.ema and conversion.discriminator is not None
     assert set(conversion.skipped["replaced by EMA"]) == set(tensors)
-
-
-def test_names_without_dots_are_unique_in_every_open_magvit2_checkpoint():
-    for source in TOKENIZERS:
-        tensors = tensors_of(source)
-        assert len(averaged(tensors)) == len(tensors)
-
-
-@pytest.mark.parametrize("source", ["llamagen_vq16", "llamagen_vq8"])
-def test_llamagen_takes_its_averaged_section(source):
-    conversion = convert(llamagen(tensors_of(source), tensors_of(source), meta_patchgan()))
-    assert conversion.ema and conversion.discriminator is not None
 
 
 @pytest.mark.slow

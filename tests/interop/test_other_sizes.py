@@ -36,7 +36,7 @@ def same(value: torch.Tensor, expected: torch.Tensor) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("size", [(1, 32, 32), (4, 31, 33), (2, 17, 40), (6, 5, 9), (3, 1, 1), (1, 1, 23)])
-def test_any_size_comes_back_in_its_size_with_indices_of_the_grid(name, size):
+def test_reconstructions_of_any_size_have_that_size_and_indices_the_grid(name, size):
     tokenizer, pixels = converted(name), noise(*size)
     output = tokenizer(pixels)
     assert output.reconstruction.shape == pixels.shape
@@ -106,7 +106,7 @@ def test_clip_norms_of_open_magvit2_see_the_whole_clip():
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ALL)
-def test_what_else_is_in_the_batch_does_not_matter(name):
+def test_clips_of_a_batch_are_independent(name):
     tokenizer, clips = converted(name), noise(3, 12, 20, batch=3)
     together = tokenizer(clips)
     for i in range(3):

@@ -87,7 +87,7 @@ def test_tensor_too_many_for_the_family_of_a_plugin_is_named(site, tmp_path):
     assert done.returncode == 1 and "left over in the checkpoint: encoder.extra.weight" in done.stderr
 
 
-def test_family_that_fails_is_an_error_of_one_line_when_it_is_named(site, tmp_path):
+def test_named_family_that_fails_is_an_error_of_one_line(site, tmp_path):
     path = save_safetensors({"weight": torch.ones(2)}, tmp_path / "a.safetensors")
     done = run_with(site, "tools/convert_checkpoint.py", path, tmp_path / "out", "--layout", "broken")
     assert done.returncode == 1 and done.stderr.count("\n") == 1

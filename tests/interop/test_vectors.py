@@ -51,14 +51,7 @@ def test_checkpoint_as_published_is_recognised_and_gives_the_numbers_of_its_syst
     assert conversion.ema == (case.layout in ("open_magvit2", "llamagen"))
     conversion.save(tmp_path / "out")
     gives_its_numbers(load_tokenizer(tmp_path / "out"), case)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_naming_the_layout_and_loading_directly_give_the_same_numbers(foreign, tmp_path, name):
-    case = foreign(name)
-    path = native(case, tmp_path)
-    gives_its_numbers(load_checkpoint(path), case)
-    gives_its_numbers(load_checkpoint(path, case.layout), case)
+    gives_its_numbers(load_checkpoint(native(case, tmp_path), case.layout), case)  # named, and loaded directly
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -82,22 +75,15 @@ def test_o2_files_of_every_wrapping_give_its_numbers(foreign, tmp_path, name, fi
     gives_its_numbers(load_checkpoint(save_torch(wrap(case.tensors), tmp_path / file)), case)
 
 
+@pytest.mark.parametrize("has_average", [True, False])
 @pytest.mark.parametrize("name", ["open_magvit2_video_tiny", "open_magvit2_image_tiny", "llamagen_vq_tiny"])
-def test_raw_weights_are_taken_on_request_and_the_averaged_ones_listed(foreign, tmp_path, name):
+def test_raw_weights_convert_on_request_and_where_there_are_no_averaged_ones(foreign, tmp_path, name, has_average):
     case = foreign(name)
     wrap = llamagen if case.layout == "llamagen" else lightning
-    path = save_torch(wrap(case.tensors, garbage(case.tensors), patchgan()), tmp_path / "both.ckpt")
-    conversion = convert_checkpoint(path, ema=False)
-    assert not conversion.ema and "EMA" in conversion.skipped
-    gives_its_numbers(conversion.tokenizer, case)
-
-
-@pytest.mark.parametrize("name", ["open_magvit2_video_tiny", "open_magvit2_image_tiny", "llamagen_vq_tiny"])
-def test_raw_weights_are_taken_where_there_are_no_averaged_ones(foreign, tmp_path, name):
-    case = foreign(name)
-    wrap = llamagen if case.layout == "llamagen" else lightning
-    conversion = convert_checkpoint(save_torch(wrap(case.tensors, None, patchgan()), tmp_path / "raw.ckpt"))
-    assert not conversion.ema
+    average = garbage(case.tensors) if has_average else None
+    path = save_torch(wrap(case.tensors, average, patchgan()), tmp_path / "raw.ckpt")
+    conversion = convert_checkpoint(path, ema=not has_average)
+    assert not conversion.ema and ("EMA" in conversion.skipped) == has_average
     gives_its_numbers(conversion.tokenizer, case)
 
 
@@ -136,7 +122,7 @@ def test_praxis_losses_are_those_of_praxis(foreign, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["o2_video_tiny", "o2_image_tiny"])
-def test_o2_losses_of_the_converted_parts_are_those_of_o2(foreign, tmp_path, name):
+def test_o2_losses_of_the_converted_components_are_those_of_o2(foreign, tmp_path, name):
     case = foreign(name)
     conversion = convert_checkpoint(native(case, tmp_path))
     objective = build_objective(dict(
@@ -151,31 +137,29 @@ def test_o2_losses_of_the_converted_parts_are_those_of_o2(foreign, tmp_path, nam
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "video"), [("open_magvit2_video_tiny", True), ("open_magvit2_image_tiny", False)])
-def test_patchgan_comes_along_with_the_raw_weights_tensor_by_tensor(foreign, tmp_path, name, video):
-    rival = patchgan(video=video)
-    case = foreign(name)
-    convert_checkpoint(save_torch(lightning(case.tensors, case.tensors, rival), tmp_path / "a.ckpt")).save(
-        tmp_path / "out")
+def test_patchgan_converts_tensor_by_tensor_from_the_raw_weights(foreign, tmp_path, name, video):
+    discriminator, case = patchgan(video=video), foreign(name)
+    path = save_torch(lightning(case.tensors, case.tensors, discriminator), tmp_path / "a.ckpt")
+    convert_checkpoint(path).save(tmp_path / "out")
     state = load_discriminator(tmp_path / "out" / "discriminator").state_dict()
-    assert {key: value.reshape(rival[key].shape).tolist() for key, value in state.items()} == {
-        key: value.tolist() for key, value in rival.items()}
+    assert {key: value.reshape(discriminator[key].shape).tolist() for key, value in state.items()} == {
+        key: value.tolist() for key, value in discriminator.items()}
 
 
 @torch.no_grad()
 def test_llamagens_patchgan_gives_the_logits_of_its_layers_in_torch(foreign, tmp_path):
-    rival = patchgan()
-    case = foreign("llamagen_vq_tiny")
+    tensors, case = patchgan(), foreign("llamagen_vq_tiny")
     discriminator = convert_checkpoint(native(case, tmp_path)).discriminator.eval()
     layers = []
     for number in (0, 2, 5, 8, 11):
-        outs, ins = rival[f"main.{number}.weight"].shape[:2]
+        outs, ins = tensors[f"main.{number}.weight"].shape[:2]
         layers.append(torch.nn.Conv2d(ins, outs, 4, stride=2 if number < 8 else 1, padding=1, bias=number in (0, 11)))
         if number in (2, 5, 8):
             layers.append(torch.nn.BatchNorm2d(outs))
         if number < 11:
             layers.append(torch.nn.LeakyReLU(0.2))
     theirs = torch.nn.Sequential(*layers).eval()
-    theirs.load_state_dict({f"{name.removeprefix('main.')}": tensor for name, tensor in rival.items()})
+    theirs.load_state_dict({f"{name.removeprefix('main.')}": tensor for name, tensor in tensors.items()})
     close(discriminator(case.pixels).squeeze(2), theirs(case.pixels.squeeze(2)))
 
 
@@ -194,12 +178,12 @@ def test_half_precision_checkpoint_becomes_float32_within_half_precision(foreign
 
 def test_bfloat16_discriminator_becomes_float32(foreign, tmp_path):
     case = foreign("o2_image_tiny")
-    rival = {name: tensor.bfloat16() for name, tensor in case.discriminator.items()}
-    conversion = convert_checkpoint(save_torch(o2_trainer(case.tensors, rival), tmp_path / "a.ckpt"))
+    half = {name: tensor.bfloat16() for name, tensor in case.discriminator.items()}
+    conversion = convert_checkpoint(save_torch(o2_trainer(case.tensors, half), tmp_path / "a.ckpt"))
     assert {tensor.dtype for tensor in conversion.discriminator.state_dict().values()} == {torch.float32}
 
 
-def test_everything_left_out_is_listed_by_its_name(foreign, tmp_path):
+def test_everything_skipped_is_listed_by_its_name(foreign, tmp_path):
     case = foreign("open_magvit2_image_tiny")
     skipped = convert_checkpoint(native(case, tmp_path)).skipped
     assert set(skipped["replaced by EMA"]) == set(case.tensors)

@@ -1,4 +1,4 @@
-"""What stays of features, and targets whose features are known."""
+"""Samples of features, and targets with stored features."""
 
 import pytest
 import torch
@@ -20,16 +20,16 @@ def scores(metric, *batches) -> dict[str, float]:
 
 def test_the_same_sample_stays_whatever_the_order_and_the_batches():
     vectors, keys = torch.randn(40, 3), torch.randint(-2**63, 2**63 - 1, (40,))
-    wanted = vectors[keys.argsort()[:6]]
+    expected = vectors[keys.argsort()[:6]]
     for order, sizes in ((torch.arange(40), [40]), (torch.randperm(40), [1, 20, 19]), (torch.randperm(40), [5] * 8)):
         features = FeatureSet(3, kept=6)
         for part in order.split(sizes):
             features.add(vectors[part], keys[part])
-        assert torch.equal(features.sample(), wanted) and not features.complete and features.count == 40
+        assert torch.equal(features.sample(), expected) and not features.complete and features.count == 40
 
 
 @pytest.mark.parametrize("asked_before", [False, True])
-def test_sums_are_of_all_samples_and_not_of_those_that_stay(asked_before):
+def test_sums_are_of_all_samples_and_not_of_the_kept_ones(asked_before):
     vectors, features = torch.randn(40, 3), FeatureSet(3, kept=6)
     for part in vectors.split(3):
         features.add(part, torch.randint(1000, (len(part),)))
@@ -70,18 +70,18 @@ def test_a_copy_is_added_to_alone():
 def test_known_targets_give_the_same_scores_without_the_network(kind):
     batches = [pair(3, 3, 5, 8, 8, seed=seed) for seed in range(4)]
     first, second = kind(), kind()
-    wanted = scores(first, *batches)
+    expected = scores(first, *batches)
     state = load(save(first.target_state()))  # as a file holds it
     second.load_target_state(state)
     seen, network = [], second.network
     second.network = lambda samples: seen.append(len(samples)) or network(samples)
-    found = scores(second, *(part_of(batch, [2, 0, 1]) for batch in reversed(batches)))  # another order
-    assert found == pytest.approx(wanted, rel=1e-9) and sum(seen) == second.num_samples() == 60
+    actual = scores(second, *(part_of(batch, [2, 0, 1]) for batch in reversed(batches)))  # another order
+    assert actual == pytest.approx(expected, rel=1e-9) and sum(seen) == second.num_samples() == 60
     assert {name: tensor.tolist() for name, tensor in second.target_state().items()} == {
         name: tensor.tolist() for name, tensor in state.items()}
 
 
-def test_targets_other_than_the_known_are_refused():
+def test_targets_other_than_the_stored_ones_are_refused():
     known, batch = Thumbnails(), pair(4, 3, 1, 8, 8)
     scores(known, batch)
     for other in (part_of(batch, slice(3)), pair(4, 3, 1, 8, 8, seed=1)):
@@ -128,11 +128,11 @@ def test_merging_changes_neither_side_even_where_only_a_sample_stays():
         block.update(**pair(9, 3, 1, 8, 8, seed=seed))
     alone = [block.compute() for block in blocks]
     merged = union(blocks)
-    wanted = merged.compute()
+    expected = merged.compute()
     again = union(blocks)
     merged.update(**pair(9, 3, 1, 8, 8, seed=7))
-    assert merged.num_samples() == 36 and merged.compute() != wanted
-    assert again.compute() == wanted and [block.compute() for block in blocks] == alone
+    assert merged.num_samples() == 36 and merged.compute() != expected
+    assert again.compute() == expected and [block.compute() for block in blocks] == alone
 
 
 def test_a_metric_merged_twice_counts_twice():

@@ -53,7 +53,7 @@ def test_equal_sets_have_distance_0_and_samples_of_one_distribution_about_0():
     assert abs(np.mean(found)) < 3 * error and min(found) < 0 < max(found)
 
 
-def test_what_is_not_finite_has_no_distance_and_misfits_are_refused():
+def test_values_that_are_not_finite_give_nan_and_other_shapes_are_refused():
     assert math.isnan(kernel_distance(torch.tensor([[math.nan], [1.0]]), torch.zeros(2, 1)))
     for shapes in (((1, 3), (1, 3)), ((4, 3), (5, 3)), ((4,), (4,))):
         with pytest.raises(ValueError, match=r"two sets \(N, D\) of equal size"):
@@ -77,7 +77,7 @@ def test_metric_is_the_distance_of_its_features_whatever_the_batches_and_blocks(
     assert union(blocks[::-1]).compute() == pytest.approx(union(blocks).compute(), rel=1e-9)
 
 
-def test_beyond_those_that_stay_it_is_the_distance_of_a_sample_of_each_block():
+def test_beyond_the_kept_features_it_is_the_distance_of_a_sample_of_each_block():
     batches, blocks = [pair(9, 3, 1, 8, 8, seed=seed) for seed in range(2)], [FewThumbnails(), FewThumbnails()]
     for block, batch in zip(blocks, batches, strict=True):
         block.update(**batch)
@@ -93,12 +93,12 @@ def test_beyond_those_that_stay_it_is_the_distance_of_a_sample_of_each_block():
 
 def test_an_update_after_computing_counts():
     first, second = (pair(4, 3, 1, 8, 8, seed=seed) for seed in range(2))
-    metric, wanted = Thumbnails(), Thumbnails()
+    metric, expected = Thumbnails(), Thumbnails()
     metric.update(**first)
     metric.compute()
     metric.update(**second)
-    wanted.update(**{name: torch.cat([first[name], second[name]]) for name in first})
-    assert metric.compute() == pytest.approx(wanted.compute(), rel=1e-9)
+    expected.update(**{name: torch.cat([first[name], second[name]]) for name in first})
+    assert metric.compute() == pytest.approx(expected.compute(), rel=1e-9)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pooled import noisy, score
 from skimage import data
 
 from toolkit.metrics import LPIPS, PSNR
@@ -11,16 +12,6 @@ from toolkit.pretrained import lpips_network
 def clips() -> torch.Tensor:
     photo = torch.from_numpy(data.chelsea()).permute(2, 0, 1) / 127.5 - 1
     return torch.stack([torch.stack([photo[:, y:y + 40, x:x + 48] for x in (60, 180)], 1) for y in (40, 140)])
-
-
-def noisy(pixels: torch.Tensor, amount: float) -> torch.Tensor:
-    return (pixels + amount * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
-
-
-def score(metric, target: torch.Tensor, reconstruction: torch.Tensor) -> float:
-    metric.reset()
-    metric.update(target=target, reconstruction=reconstruction)
-    return metric.compute()[metric.name]
 
 
 def test_black_against_white_is_the_published_number():

@@ -1,4 +1,4 @@
-"""Merging: what is refused, and that the law finds what merges wrongly."""
+"""Merging: what is refused, and that the contract check finds wrong merging."""
 
 import pytest
 import torch
@@ -64,12 +64,12 @@ class Uncounted(Error):
     (MeanOfMeans(), "merging counts as updating one.*scores of the joined batch"),
     (IntoItself(), "do not change each other.*after the first merged metric was updated"),
     (Shared(), "do not change each other"), (Uncounted(), "of 0 for none")])
-def test_the_law_finds_what_merges_wrongly(metric, message):
+def test_the_contract_check_finds_wrong_merging(metric, message):
     with pytest.raises(ContractViolation, match=message):
         check_metric(metric, processes=(1,))
 
 
-def test_the_law_passes_what_merges_rightly():
+def test_the_contract_check_passes_correct_merging():
     check_metric(Error(), processes=(1,))
 
 

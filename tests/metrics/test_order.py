@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pooled import Thumbnails, pair
+from pooled import Thumbnails, noisy, pair
 from skimage import data
 
 from toolkit.metrics import InceptionDistances, VideoDistances
@@ -19,10 +19,6 @@ def pans(clips: int, frames: int) -> torch.Tensor:
         made.append(torch.stack([photo[:, y + 6 * t:y + 6 * t + 64, x + 5 * t:x + 5 * t + 64] for t in range(frames)],
                                 dim=1))
     return torch.stack(made)
-
-
-def noisy(target: torch.Tensor, amount: float) -> torch.Tensor:
-    return (target + amount * torch.randn(target.shape, generator=torch.Generator().manual_seed(0))).clamp(-1, 1)
 
 
 def scores(metric, target: torch.Tensor, reconstruction: torch.Tensor) -> dict[str, float]:

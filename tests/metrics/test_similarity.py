@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pooled import noisy, score
 from scipy.ndimage import gaussian_filter
 from skimage import data
 
@@ -12,17 +13,6 @@ from toolkit.metrics import MSSSIM, SSIM
 def cat(height: int, width: int) -> torch.Tensor:
     """A frame (1, 3, 1, H, W) in [-1, 1]."""
     return (torch.from_numpy(data.chelsea()).permute(2, 0, 1)[:, :height, :width] / 127.5 - 1)[None, :, None]
-
-
-def noisy(frame: torch.Tensor, amount: float) -> torch.Tensor:
-    noise = torch.randn(frame.shape, generator=torch.Generator().manual_seed(0))
-    return (frame + amount * noise).clamp(-1, 1)
-
-
-def score(metric, target: torch.Tensor, reconstruction: torch.Tensor) -> float:
-    metric.reset()
-    metric.update(target=target, reconstruction=reconstruction)
-    return metric.compute()[metric.name]
 
 
 def with_scipy(first: np.ndarray, second: np.ndarray) -> float:

@@ -15,13 +15,7 @@ from accelerate import PartialState
 from toolkit.assets import AssetError
 from toolkit.config import parse_overrides
 from toolkit.contracts import DataError
-from toolkit.evaluation.entries import (
-    DEFAULT_BASELINES,
-    Entry,
-    baseline_entries,
-    tokenizer_entry,
-    unquantized,
-)
+from toolkit.evaluation.entries import DEFAULT_BASELINES, Entry, baseline_entries, tokenizer_entry, unquantized
 from toolkit.evaluation.protocol import Protocol, Suite
 from toolkit.evaluation.report import write_report
 from toolkit.evaluation.results import Evaluation, finished_row, measure, write_row
@@ -51,11 +45,7 @@ class Options:
 
 
 def protocol_of(name: str, protocol: Protocol, options: Options) -> Protocol:
-    """The protocol of a suite with the limit and the metrics of the options.
-
-    Raises:
-        ValueError: If the suite has no such metric, or the limit is below 1.
-    """
+    """The protocol of a suite with the limit and the metrics of the options."""
     if options.metrics:
         known = [config["type"] for config in protocol.metrics]
         unknown = [metric for metric in options.metrics if metric not in known]
@@ -72,17 +62,6 @@ def protocol_of(name: str, protocol: Protocol, options: Options) -> Protocol:
 
 class SuiteRun:
     """Measures the entries of one suite; every process of a group makes one.
-
-    Args:
-        name: Name of the suite.
-        suite: The suite.
-        folder: Folder of the results.
-        options: Options of the run.
-        state: The processes.
-        on_error: Called with the message of each entry that failed.
-
-    Attributes:
-        failed: Whether anything went wrong so far.
     """
 
     def __init__(self, name: str, suite: Suite, folder: Path, options: Options, *, state: PartialState,

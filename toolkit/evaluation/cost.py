@@ -21,9 +21,6 @@ def measure_cost(spec: dict[str, Any], pixels: np.ndarray, device: str, num_thre
 
     Speeds are medians of repeated runs after a warm-up. Memory is that of the tensors on a GPU, and on a CPU
     of the whole process, Python and torch included.
-
-    Raises:
-        RuntimeError: If the process dies, for example without memory.
     """
     forkserver = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forkserver else "spawn")

@@ -28,24 +28,15 @@ NOT_ARGUMENTS = ("reference", "curve")  # of a baseline's spec: the rate it stan
 
 @dataclass(frozen=True)
 class Entry:
-    """What one row of a table measures.
+    """What one row of a table measures."""
 
-    Attributes:
-        name, title: In file names and in tables.
-        kind: "tokenizer" or "baseline".
-        spec: Plain values from which :func:`open_codec` makes the codec.
-        rate: Bits per pixel of a tokenizer; None without a codebook.
-        notes: Footnotes.
-        training: Summary of the training, if it was part of the run.
-    """
-
-    name: str
-    title: str
-    kind: str
-    spec: dict[str, Any]
-    rate: float | None = None
+    name: str  # in file names
+    title: str  # in tables
+    kind: str  # "tokenizer" or "baseline"
+    spec: dict[str, Any]  # plain values from which open_codec makes the codec
+    rate: float | None = None  # bits per pixel of a tokenizer; None without a codebook
     notes: tuple[str, ...] = ()
-    training: dict[str, Any] | None = field(default=None, hash=False)
+    training: dict[str, Any] | None = field(default=None, hash=False)  # its summary, if the run trained
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -70,11 +61,7 @@ def size_of(protocol: Protocol) -> tuple[int, int, int]:
 
 def tokenizer_entry(path: Path, protocol: Protocol, *, name: str, title: str,
                     training: dict[str, Any] | None = None) -> Entry:
-    """A trained tokenizer in its directory.
-
-    Raises:
-        FileNotFoundError, ValueError: If it cannot be loaded.
-    """
+    """A trained tokenizer in its directory."""
     rate = bits_per_pixel(load_tokenizer(path), size_of(protocol))
     spec = {"type": "tokenizer", "path": str(path), "bypass": False}
     return Entry(name, title, "tokenizer", spec, rate=rate, training=training)
@@ -88,11 +75,7 @@ def unquantized(entry: Entry) -> Entry:
 
 
 def reference_of(tokenizers: list[Entry]) -> Entry:
-    """A tokenizer with the rate that most discrete tokenizers have, of several such rates the highest.
-
-    Raises:
-        ValueError: If no tokenizer is discrete.
-    """
+    """A tokenizer with the rate that most discrete tokenizers have, of several such rates the highest."""
     rates = Counter(round(entry.rate, 9) for entry in tokenizers if entry.rate)
     if not rates:
         raise ValueError("baselines need a rate, and no tokenizer here is discrete; add one that is.")
@@ -101,11 +84,7 @@ def reference_of(tokenizers: list[Entry]) -> Entry:
 
 
 def baseline_entries(names: list[str], tokenizers: list[Entry], protocol: Protocol) -> list[Entry]:
-    """Baselines at the rate of :func:`reference_of`; their curves include the rates of all tokenizers.
-
-    Raises:
-        UnknownComponentError, PluginError: If a name is not registered, or its plugin cannot be used.
-    """
+    """Baselines at the rate of :func:`reference_of`; their curves include the rates of all tokenizers."""
     reference = reference_of(tokenizers)
     tokenizer, size = load_tokenizer(reference.spec["path"]), size_of(protocol)
     known = {"bits_per_pixel": reference.rate, "size": size, "grid": tokenizer.grid(size),

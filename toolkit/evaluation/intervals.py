@@ -24,23 +24,17 @@ SHARES = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)  # sizes of the subsets of an extrapola
 class Interval:
     """A score with its 95 % confidence interval.
 
-    Attributes:
-        score: Of all blocks together.
-        error: Standard error of the score.
-        low, high: Ends of the interval.
-        blocks: Number of blocks with samples.
-
     Example:
         >>> interval = Interval(score=20.0, error=0.5, low=19.0, high=21.0, blocks=20)
         >>> interval.high - interval.score
         1.0
     """
 
-    score: float
-    error: float
+    score: float  # of all blocks together
+    error: float  # standard error of the score
     low: float
     high: float
-    blocks: int
+    blocks: int  # number of blocks with samples
 
 
 def jackknife(blocks: Sequence[Metric]) -> dict[str, Interval]:

@@ -101,16 +101,9 @@ class Subset(Dataset, torch.utils.data.Dataset):
 
 def build_dataset(protocol: Protocol, path: str | Path | None, *, limit: int | None = None,
                   exact: bool = True) -> Dataset:
-    """The samples of a protocol, always in the same order.
+    """The samples of a protocol, always in the same order; ``limit`` of them are evenly spaced.
 
-    Args:
-        protocol: How samples are prepared.
-        path: Place of the files; None: the toolkit's sample clips.
-        limit: Number of samples to use, evenly spaced.
-        exact: Refuse any other number of samples than the protocol's.
-
-    Raises:
-        DataError: If there are no files, or not as many samples as the protocol needs.
+    ``exact`` refuses any other number of samples than the protocol's.
     """
     options: dict[str, Any] = {"path": None if path is None else str(path), "size": protocol.size, "samples": "full"}
     random = protocol.clip_choice == "random"

@@ -27,42 +27,26 @@ RESIZES = (
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a score is measured.
+    """How a score is measured; ValueError for an unknown choice.
 
-    Attributes:
-        dataset, split: Names of the data.
-        num_samples: Number of clips or images; scores over another number do not compare. None: all.
-        size: Pixels of each side.
-        metrics: Configs of the metrics.
-        num_frames: T of a clip; 1 for images.
-        frame_stride: Distance between the frames that are used.
-        fps: Frame rate to sample at, instead of a stride: the nearest frames are used.
-        resize: One of ``RESIZES``.
-        crop: "centre" or "random", drawn once per sample and the same in every run.
-        clip_choice: "spread": ``clips_per_video`` clips of each file, evenly spaced, a single one in the middle;
-            "random": one drawn per sample, the same in every run; files repeat up to ``num_samples``.
-        clips_per_video: For "spread".
-        values: "float", or "uint8" to round reconstructions to 8 bits before the metrics.
-        deviations: Known differences from the authors' own evaluation.
-
-    Raises:
-        ValueError: If a choice is unknown, or the numbers do not fit each other.
+    ``clip_choice`` "spread" uses ``clips_per_video`` clips of each file, evenly spaced, a single one in the middle.
+    "random" draws one clip per sample, the same in every run; files repeat up to ``num_samples``.
     """
 
     dataset: str
     split: str
-    num_samples: int | None
-    size: int
-    metrics: tuple[dict[str, Any], ...]
-    num_frames: int = 1
-    frame_stride: int = 1
-    fps: float | None = None
-    resize: str = "short edge, bicubic"
-    crop: str = "centre"
-    clip_choice: str = "spread"
-    clips_per_video: int = 1
-    values: str = "float"
-    deviations: tuple[str, ...] = ()
+    num_samples: int | None  # clips or images; scores over another number do not compare; None: all
+    size: int  # pixels of each side
+    metrics: tuple[dict[str, Any], ...]  # configs
+    num_frames: int = 1  # T of a clip; 1 for images
+    frame_stride: int = 1  # distance between the frames that are used
+    fps: float | None = None  # frame rate to sample at, instead of a stride: the nearest frames are used
+    resize: str = "short edge, bicubic"  # one of RESIZES
+    crop: str = "centre"  # or "random", drawn once per sample and the same in every run
+    clip_choice: str = "spread"  # or "random"
+    clips_per_video: int = 1  # for "spread"
+    values: str = "float"  # or "uint8": reconstructions are rounded to 8 bits before the metrics
+    deviations: tuple[str, ...] = ()  # known differences from the authors' own evaluation
 
     def __post_init__(self) -> None:
         for name, known in (("resize", RESIZES), ("crop", ("centre", "random")),
@@ -90,19 +74,12 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Suite:
-    """A protocol, and the place of its data on this computer, which is not part of the protocol.
-
-    Attributes:
-        protocol: How scores are measured.
-        path: Folder, list file or glob, relative to the working directory; None: the toolkit's sample clips.
-        shown: Names (without ending) of the files whose reconstructions a report may show; empty: any.
-        steps: Training steps of each variant of a sweep, unless the command sets them.
-    """
+    """A protocol, and the place of its data on this computer, which is not part of the protocol."""
 
     protocol: Protocol
-    path: str | None
-    shown: tuple[str, ...] = ()
-    steps: int | None = None
+    path: str | None  # folder, list file or glob, relative to the working directory; None: the sample clips
+    shown: tuple[str, ...] = ()  # names (without ending) of the files that a report may show; empty: any
+    steps: int | None = None  # training steps of each variant of a sweep, unless the command sets them
 
 
 def suite_names(folder: Path) -> list[str]:
@@ -111,11 +88,7 @@ def suite_names(folder: Path) -> list[str]:
 
 
 def load_suite(name: str, folder: Path) -> Suite:
-    """``SUITE`` of the file ``NAME.py`` in a folder, or of the file that ``name`` is the path of.
-
-    Raises:
-        ValueError: If there is no such file, or it defines no suite.
-    """
+    """``SUITE`` of the file ``NAME.py`` in a folder, or of the file that ``name`` is the path of."""
     file = Path(name) if name.endswith(".py") else folder / f"{name}.py"
     if not file.is_file():
         if name.endswith(".py"):

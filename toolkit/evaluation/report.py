@@ -59,17 +59,7 @@ def page_columns(rows: Sequence[Row]) -> tuple[list[ScoreColumn], list[ScoreColu
 
 
 def write_report(results: Sequence[Row], path: str | Path, *, title: str = "Visual tokenizers compared") -> None:
-    """Write the page.
-
-    Args:
-        results: Rows as ``benchmarks/run.py`` writes them; what a row lacks is a dash. The paths of videos are
-            relative to the folder of ``path``; the page names a file that is missing or not a video in its place.
-        path: File of the page; its folder is created.
-        title: The page's heading.
-
-    Raises:
-        ValueError: If there are no results.
-    """
+    """Write the page; the paths of videos in the rows are relative to its folder."""
     if not results:
         raise ValueError("write_report needs at least one result, got an empty list; run a benchmark first.")
     path = Path(path)
@@ -285,17 +275,14 @@ def _data(rows: Sequence[Row], folder: Path) -> dict[str, Any]:
     low = min((book["even"] for book in books), default=1)
     high = max((book["points"][0][1] for book in books), default=1)
     ranges = [max([2, *(book["size"] for book in books)]), [0.7 * min(low, 1), 1.5 * max(high, 1)]]
+    columns = {column.key: column for column in page_columns(rows)[0]}
+    plots = [{"name": name, "label": columns[name].column.label, "better": columns[name].better,
+              "unit": f" {columns[name].column.unit}" if columns[name].column.unit else ""}
+             for name in PLOTS if name in columns]
     return {
-        "rows": _plotted(rows), "plots": _plots(rows), "codebooks": books, "clips": clips, "histogram": ranges,
+        "rows": _plotted(rows), "plots": plots, "codebooks": books, "clips": clips, "histogram": ranges,
         "media": {path: _media(folder, path) for path in paths},
     }
-
-
-def _plots(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    columns = {column.key: column for column in page_columns(rows)[0]}
-    return [{"name": name, "label": columns[name].column.label, "better": columns[name].better,
-             "unit": f" {columns[name].column.unit}" if columns[name].column.unit else ""}
-            for name in PLOTS if name in columns]
 
 
 def _kind(row: Row) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 
 import av
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -36,7 +38,6 @@ from toolkit.evaluation.preparation import (
     with_values,
 )
 from toolkit.evaluation.protocol import Protocol, Suite
-from toolkit.evaluation.targets import States, load_targets, save_targets
 from toolkit.io.atomic_write import atomic_write
 from toolkit.layers.distributed import gather_objects_over_processes, sum_numbers_over_processes
 from toolkit.metrics import Codebook
@@ -49,32 +50,19 @@ FRECHET = ("rfid", "rfvd")
 CURVE = ({"type": "PSNR"}, {"type": "SSIM"}, {"type": "LPIPS", "net": "alex"})
 NUM_VIDEOS, LONGEST_HISTOGRAM = 2, 512
 Row = Mapping[str, Any]
+States = dict[int, dict[str, dict[str, Tensor]]]  # block -> metric -> name -> tensor of the targets' features
 
 
 @dataclass
 class Evaluation:
-    """A suite with its data: measures entries, one row each.
+    """A suite with its data: measures entries, one row each."""
 
-    Attributes:
-        suite: Name of the suite.
-        settings: The suite.
-        protocol: Protocol of the run, by default the suite's.
-        folder: Folder of rows and videos.
-        path: Place of the data.
-        limit: Number of samples to use.
-        batch_size, num_workers, device: Without influence on scores.
-        rank, world_size: Number of this process, and of all.
-
-    Raises:
-        DataError, ValueError, AssetError: If the data or a metric is not available.
-    """
-
-    suite: str
+    suite: str  # its name
     settings: Suite
-    protocol: Protocol
-    folder: Path
-    path: str | None
-    limit: int | None
+    protocol: Protocol  # of the run, by default the suite's
+    folder: Path  # of rows and videos
+    path: str | None  # of the data
+    limit: int | None  # number of samples to use
     batch_size: int
     num_workers: int
     device: torch.device
@@ -129,12 +117,7 @@ class Evaluation:
 
 
 def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, Any]:
-    """The row of an entry. Every process calls this and gets the scores; costs are in the row of the first process.
-
-    Raises:
-        DataError: If no sample could be read.
-        ValueError, RuntimeError: If the entry cannot be measured under this protocol.
-    """
+    """The row of an entry. Every process calls this and gets the scores; costs are in the row of the first process."""
     codec, protocol = open_codec(entry.spec, evaluation.device), evaluation.protocol
     shown: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -341,3 +324,26 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     content = json.loads(path.read_text(encoding="utf-8"))
     rows = content if isinstance(content, list) else [content]
     return [row | {"kind": "baseline"} if row.get("kind") == "anchor" else row for row in rows]
+
+
+def save_targets(path: Path, states: States) -> None:
+    """Keep targets' features for the next row and the next run; no file if no metric has any."""
+    tensors = {f"{block}\n{metric}\n{name}": tensor.contiguous() for block, metrics in states.items()
+               for metric, state in metrics.items() for name, tensor in state.items()}
+    if tensors:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as partial:
+            save_file(tensors, partial, metadata={"blocks": str(len(states))})
+
+
+def load_targets(path: Path, *, num_blocks: int) -> States | None:
+    """What :func:`save_targets` wrote; None if the file is missing or damaged: it is then computed again."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError):
+        return None
+    states: States = {block: {} for block in range(num_blocks)}
+    for key, tensor in tensors.items():
+        block, metric, name = key.split("\n")
+        states[int(block)].setdefault(metric, {})[name] = tensor
+    return states

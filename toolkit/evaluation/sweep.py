@@ -38,11 +38,7 @@ class Variant:
 
 
 def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str, Any]) -> list[Variant]:
-    """The variants, all with the data, the seed and the steps of the first; the last is the first without quantizer.
-
-    Raises:
-        ConfigError: If a config cannot be read or trained.
-    """
+    """The variants, all with the data, the seed and the steps of the first; the last is the first without quantizer."""
     if steps is not None:
         overrides = {**overrides, "training.max_steps": steps}
     configs = [load_config(path, overrides) for path in paths]
@@ -71,11 +67,7 @@ def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str,
 
 
 def train(variant: Variant, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Train a variant to its last step, resuming if it was interrupted; the tokenizer's directory and a summary.
-
-    Raises:
-        KeyboardInterrupt: If training is interrupted; a checkpoint is kept.
-    """
+    """Train a variant to its last step, resuming if it was interrupted; the tokenizer's directory and a summary."""
     work_dir, steps = folder / variant.work_dir, variant.config.training.max_steps
     done = [checkpoint_step(path) for path in checkpoints_in(work_dir / "checkpoints")]
     source = Path(variant.source)

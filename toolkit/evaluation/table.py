@@ -137,11 +137,7 @@ def terminal_tables(rows: Sequence[Row]) -> Group:
 
 
 def insert_table(text: str, suite: str, table: str) -> str:
-    """The text of a README with the table between the marks of the suite.
-
-    Raises:
-        ValueError: If it has no such marks.
-    """
+    """The text of a README with the table between the marks of the suite."""
     start, end = f"<!-- results/{suite} -->", f"<!-- end of results/{suite} -->"
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.S)
     if not pattern.search(text):

@@ -21,22 +21,24 @@ from toolkit.registry import DISCRIMINATORS
 class Layout(CheckpointFamily):
     """A family whose tensors correspond to ours one by one.
 
-    A subclass writes :meth:`their_name`, and :meth:`to_ours` where a tensor is stored otherwise. A family that joins
-    or splits tensors overrides :meth:`config` and :meth:`state_dict`, and calls these with the tensors of this layout.
+    A subclass sets :attr:`rules`, and writes :meth:`to_ours` where a tensor is stored otherwise. A family that joins or
+    splits tensors overrides :meth:`config` and :meth:`state_dict`, and calls these with the tensors of this layout.
     Sizes are read from the tensors by majority, so that one tensor that is renamed or reshaped does not mislead;
     :meth:`weights_for` then names it.
 
     Attributes:
         marks: A pattern that names of this family match.
+        rules: Pattern -> replacement, in order: they turn our name of a tensor into the checkpoint's.
         tensors: Of the checkpoint that :meth:`bind` was called with.
         video: Whether most kernels are 3-D.
 
     Example:
         >>> sorted(Layout.__abstractmethods__)   # what a subclass writes
-        ['component_config', 'their_name']
+        ['component_config']
     """
 
     marks: ClassVar[str]
+    rules: ClassVar[Mapping[str, str]] = {}
     tensors: Mapping[str, Tensor]
     video: bool
     num_levels: int
@@ -77,16 +79,15 @@ class Layout(CheckpointFamily):
         """Count levels and blocks in :attr:`tensors`, before names are asked for."""
 
     def build(self, config: Mapping[str, Any]) -> nn.Module:
-        """The component of a config."""
         return build_tokenizer(config)
 
     @abstractmethod
     def component_config(self) -> dict[str, Any]:
         """The config of what the bound checkpoint holds."""
 
-    @abstractmethod
     def their_name(self, ours: str) -> str:
-        """The checkpoint's name for a tensor of ours."""
+        """The checkpoint's name for a tensor of ours, by :attr:`rules`."""
+        return translate(ours, self.rules)
 
     def constant_shapes(self) -> dict[str, tuple[int, ...]]:
         """As :meth:`constants`, of the bound checkpoint."""
@@ -229,7 +230,6 @@ class DiscriminatorLayout(Layout):
     component = "discriminator"
 
     def build(self, config: Mapping[str, Any]) -> nn.Module:
-        """The discriminator of a config."""
         return build_component(DISCRIMINATORS, config)
 
 

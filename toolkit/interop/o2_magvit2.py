@@ -42,7 +42,6 @@ class O2MAGVIT2(MAGVIT2Layout):
         self.quantizer_options = {"bit_order": self._bit_order()}
 
     def their_name(self, ours: str) -> str:
-        """O2's name of our tensor."""
         name = translate(ours, _RULES)
         return translate(name, _WRAPPED) if self.video else name
 
@@ -74,16 +73,12 @@ class O2Discriminator(StyleGANLayout):
     """O2-MAGVIT2's StyleGAN discriminators."""
 
     marks = r"res_blocks\.\d+\.|linear[01]\."
+    rules = _DISCRIMINATOR
     blur_padding = "reflect"
 
     def inspect(self) -> None:
-        """Blocks by their names."""
         self.num_blocks = self.count("blocks", (r"res_blocks\.(\d+)\.conv1", 0), (r"res_blocks\.(\d+)\.conv2", 0),
                                      (r"res_blocks\.(\d+)\.conv3", 0), (r"res_blocks\.(\d+)\.blur", 0))
-
-    def their_name(self, ours: str) -> str:
-        """O2's name of our tensor."""
-        return translate(ours, _DISCRIMINATOR)
 
     def constant_shapes(self) -> dict[str, tuple[int, ...]]:
         """The blur's filters."""

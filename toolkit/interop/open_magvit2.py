@@ -27,7 +27,6 @@ class OpenMAGVIT2(MAGVIT2Layout):
     quantizer_options = {"bit_order": "lsb_first"}
 
     def inspect(self) -> None:
-        """Levels and blocks by their names."""
         self.options = {"norm_scope": "clip" if self.video else "frame", "norm_eps": 1e-6}
         self.num_levels = self.count("levels", (r"encoder\.down\.(\d+)\.", 0), (r"decoder\.up\.(\d+)\.", 0),
                                      (r"decoder\.adaptive\.(\d+)\.", 0), (r"encoder\.down\.(\d+)\.downsample\.", 1),

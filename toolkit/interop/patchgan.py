@@ -22,7 +22,3 @@ class PatchGAN(DiscriminatorLayout):
                     in_channels=self.read("the discriminator's image channels", [("main.0.weight", 1)]),
                     filters=self.read("the discriminator's width", [
                         ("main.0.weight", 0), ("main.0.bias", 0), ("main.2.weight", 1)]))
-
-    def their_name(self, ours: str) -> str:
-        """The same name."""
-        return ours

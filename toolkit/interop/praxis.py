@@ -40,7 +40,6 @@ class _ChannelsLast(Layout):
         return tensor
 
     def their_shape(self, ours: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Channels last."""
         if len(shape) == 5:
             return (*shape[2:], shape[1], shape[0])
         is_norm = re.search(r"\.norm(1|2|_out)\.(weight|bias)$", ours)
@@ -57,7 +56,6 @@ class Praxis(_ChannelsLast, MAGVIT2Layout):
     quantizer_options = {"bit_order": "lsb_first", "sign_of_zero": 1}
 
     def inspect(self) -> None:
-        """Levels and blocks by their names."""
         self.video = True
         self.num_levels = self.count("levels", *(
             (rf"encoder/conv_downsample_layers_(\d+)/{kind}", 1) for kind in "wb"), *(
@@ -94,17 +92,13 @@ class PraxisDiscriminator(_ChannelsLast, StyleGANLayout):
     """Google's StyleGAN discriminator, whose first linear layer takes positions before channels."""
 
     marks = r"proj/|res_blocks_\d+/"
+    rules = _DISCRIMINATOR
     blur_padding = "same"
 
     def inspect(self) -> None:
-        """Blocks by their names."""
         self.video = True
         self.num_blocks = self.count("blocks", *(
             (rf"res_blocks_(\d+)/{kind}", 0) for kind in ("conv_first/w", "conv_last/w", "conv_residual/w")))
-
-    def their_name(self, ours: str) -> str:
-        """Google's name of our tensor."""
-        return translate(ours, _DISCRIMINATOR)
 
     def to_ours(self, ours: str, tensor: Tensor) -> Tensor:
         """Channels first, also in what the first linear layer flattens."""

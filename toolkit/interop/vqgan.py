@@ -18,7 +18,6 @@ class _VQGANLayout(Layout):
     block: ClassVar[str]
 
     def inspect(self) -> None:
-        """Levels and blocks by their names."""
         networks = (self.encoder_levels, self.decoder_levels)
         self.num_levels = self.count("levels", *(
             (rf"{levels}\.(\d+)\.{what}", add) for levels in networks
@@ -76,12 +75,9 @@ class LlamaGen(_VQGANLayout):
     """LlamaGen's VQ-8 and VQ-16: the code is the nearest row at unit length."""
 
     marks = r"(encoder|decoder)\.conv_blocks\."
+    rules = _LLAMAGEN
     quantizer = dict(type="VQ", normalize=True)
     encoder_levels, decoder_levels, block = r"encoder\.conv_blocks", r"decoder\.conv_blocks", "res"
-
-    def their_name(self, ours: str) -> str:
-        """LlamaGen's name of our tensor."""
-        return translate(ours, _LLAMAGEN)
 
     def constant_shapes(self) -> dict[str, tuple[int, ...]]:
         """The record of the codes that training used lately."""

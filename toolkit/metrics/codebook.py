@@ -134,7 +134,6 @@ class Codebook(Metric):
         return int(sum_numbers_over_processes([sum(int(counts.sum()) for _, counts in self._chunks[0])])[0])
 
     def merged(self, others: Sequence[Metric]) -> Codebook:
-        """See :meth:`Metric.merged`."""
         check_mergeable(self, others)
         merged, parts = copy.copy(self), (self, *others)
         merged._chunks = [[chunk for part in parts for chunk in part._chunks[book]]
@@ -169,7 +168,6 @@ class Codebook(Metric):
         return entropies
 
     def reset(self) -> None:
-        """Forget everything."""
         self._chunks: list[list[Counts]] = [[] for _ in range(self.num_codebooks)]
         self._pixels, self._frames = 0, 0
 

@@ -39,16 +39,6 @@ class FeatureSums:
         extended = F.pad(features.detach().cpu().double(), (0, 1), value=1.0)
         self.matrix.addmm_(extended.T, extended)
 
-    def over_processes(self) -> FeatureSums:
-        """The sums over all processes."""
-        joined = copy.copy(self)
-        joined.matrix = sum_over_processes(self.matrix.to(reduction_device())).cpu()
-        return joined
-
-    def count(self) -> int:
-        """Number of vectors."""
-        return int(self.matrix[-1, -1])
-
     def gaussian(self) -> tuple[Tensor, Tensor]:
         """Mean (D,) and unbiased covariance (D, D) of at least two vectors."""
         count = self.matrix[-1, -1]
@@ -125,7 +115,8 @@ class FeatureSet:
         joined.count, joined.checksum = sum(part[0] for part in parts), sum(part[1] for part in parts) % 2**64
         joined._chunks = [chunk for _, _, chunk in parts if len(chunk[0])]
         if not joined.complete:
-            joined._sums = self.sums().over_processes()
+            joined._sums = FeatureSums(self.dim)
+            joined._sums.matrix = sum_over_processes(self.sums().matrix.to(reduction_device())).cpu()
         return joined
 
     def state(self) -> dict[str, Tensor]:

@@ -172,7 +172,6 @@ class FrechetMetric(Metric):
         return int(sum_numbers_over_processes([sum(block.reconstruction.count for block in self._blocks)])[0])
 
     def merged(self, others: Sequence[Metric]) -> FrechetMetric:
-        """See :meth:`Metric.merged`."""
         check_mergeable(self, others)
         merged = copy.copy(self)
         merged._blocks = [block for metric in (self, *others) for block in metric._blocks]
@@ -181,7 +180,6 @@ class FrechetMetric(Metric):
         return merged
 
     def target_state(self) -> dict[str, Tensor]:
-        """See :meth:`Metric.target_state`; ValueError if the metric was merged from several."""
         return self._only_block("target_state").target.state()
 
     def load_target_state(self, state: Mapping[str, Tensor]) -> None:
@@ -199,7 +197,6 @@ class FrechetMetric(Metric):
         self._blocks[0].target_known = True
 
     def reset(self) -> None:
-        """Forget everything."""
         self._blocks = [FeatureBlock(self.dim, kept=self.kept)]
 
     def _only_block(self, method: str) -> FeatureBlock:

@@ -82,12 +82,9 @@ class WithKernelDistance(FrechetMetric):
 
     All pairs of the features that stay are compared: of every sample up to ``kept``, beyond that of a
     sample of them.
-
-    Attributes:
-        kernel_name: What the second score is called in :meth:`compute`'s result.
     """
 
-    kernel_name: str
+    kernel_name: str  # of the second score in compute's result
 
     def compute(self) -> dict[str, float]:
         """Both distances over all samples of all processes; errors as in :meth:`FrechetMetric.compute`."""

@@ -22,13 +22,9 @@ from toolkit.registry import METRICS
 
 
 class FrameMean(Metric):
-    """The mean over frames of a score of two frames; an author writes :meth:`score`.
+    """The mean over frames of a score of two frames; an author writes :meth:`score`."""
 
-    Attributes:
-        name: What the score is called in :meth:`compute`'s result.
-    """
-
-    name: str
+    name: str  # of the score in compute's result
 
     def __init__(self) -> None:
         self.reset()
@@ -63,7 +59,6 @@ class FrameMean(Metric):
         return int(sum_numbers_over_processes([self._frames])[0])
 
     def merged(self, others: Sequence[Metric]) -> FrameMean:
-        """See :meth:`Metric.merged`."""
         check_mergeable(self, others)
         merged = copy.copy(self)
         merged._total = sum(other._total for other in (self, *others))
@@ -71,7 +66,6 @@ class FrameMean(Metric):
         return merged
 
     def reset(self) -> None:
-        """Forget everything."""
         self._total, self._frames = 0.0, 0
 
 
