@@ -66,13 +66,12 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 def _flush(path: Path) -> None:
     """Flush a folder and its files to the disk."""
-    for each in (*path.glob("*"), path):
-        if each.is_file() or each == path:
-            descriptor = os.open(each, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    for each in (*filter(Path.is_file, path.glob("*")), path):
+        descriptor = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class DamagedCheckpointError(ValueError):
@@ -94,11 +93,7 @@ def _load_state(path: Path) -> dict[str, Any]:
 class CheckpointWriter:
     """Writes and reads ``step_N`` folders, each written under another name until it is complete.
 
-    Args:
-        directory: Where they are written.
-        keep: How many to keep; None: all.
-        rank, num_processes: This process among all; process 0 creates, renames and deletes folders.
-        any_process: Whether a flag is set on any process, which wait for each other there; None: there is one process.
+    Process 0 creates, renames and deletes folders. ``any_process`` tells whether a flag is set on any process.
     """
 
     def __init__(self, directory: Path, *, keep: int | None, rank: int = 0, num_processes: int = 1,
@@ -110,15 +105,8 @@ class CheckpointWriter:
               own: dict[str, Any]) -> Path:
         """Write a checkpoint; every process calls it.
 
-        Args:
-            step: Number of optimizer steps.
-            modules: name -> module, saved as ``name.safetensors`` by process 0.
-            shared: State that is equal on all processes.
-            own: State of this process (random generators, position in the data).
-
-        Raises:
-            OSError: On all processes, if one cannot write, as on a full disk; the attempt is removed, and the
-                earlier checkpoints are unchanged.
+        ``shared`` is equal on all processes, ``own`` is this process's (random generators, position in the data). If
+        one process cannot write, all raise an OSError, and the earlier checkpoints are unchanged.
         """
         partial, final = self.directory / f".step_{step}.partial", self.directory / f"step_{step}"
 
@@ -180,12 +168,7 @@ class CheckpointWriter:
             shutil.rmtree(path, ignore_errors=True)
 
     def read(self, checkpoint: Path, *, modules: dict[str, nn.Module]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Restore the modules; returns the shared state and this process's own.
-
-        Raises:
-            DamagedCheckpointError: If a file is missing or cannot be read.
-            ValueError: If it is of another config, or of another number of processes.
-        """
+        """Restore the modules; returns the shared state and this process's own."""
         shared = _load_state(checkpoint / "state.pt")
         if (before := shared.pop("num_processes", None)) != self.num_processes:
             raise ValueError(f"{checkpoint} was written by {before or 'an unknown number of'} process"
@@ -203,12 +186,7 @@ class CheckpointWriter:
         return shared, own
 
     def read_newest(self, *, modules: dict[str, nn.Module]) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
-        """The newest checkpoint that all processes can read, with what :meth:`read` returns; None if there is none.
-
-        Raises:
-            DamagedCheckpointError: If all checkpoints are damaged.
-            ValueError: As :meth:`read`.
-        """
+        """The newest checkpoint that all processes can read, with what :meth:`read` returns; None if there is none."""
         damage = None
         for checkpoint in reversed(checkpoints := checkpoints_in(self.directory)):
             try:
