@@ -58,11 +58,6 @@ class Phase:
     peak: int
     share: float = 1.0
 
-    @property
-    def mean_flops(self) -> float:
-        """Per step."""
-        return self.flops * self.share
-
 
 class Meter(TorchDispatchMode):
     """Counts the arithmetic within it as ``torch.utils.flop_counter`` does, and the bytes of all tensors in use.

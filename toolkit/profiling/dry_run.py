@@ -58,7 +58,7 @@ class SourceCost:
     @property
     def flops(self) -> float:
         """FLOPs of a micro-batch, averaged over steps."""
-        return sum(phase.mean_flops for phase in self.phases)
+        return sum(phase.flops * phase.share for phase in self.phases)
 
     @property
     def peak(self) -> int:

@@ -35,16 +35,6 @@ def checkpoints_in(directory: Path) -> list[Path]:
                   key=checkpoint_step)
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's state as safetensors, in its own precision."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Restore what :func:`save_weights` wrote; every tensor must fit."""
-    module.load_state_dict(load_file(path))
-
-
 def random_state() -> dict[str, Any]:
     """State of every random generator of this process, in types that load with ``weights_only``."""
     name, keys, *rest = np.random.get_state()
@@ -114,7 +104,8 @@ class CheckpointWriter:
             self._clear()
             partial.mkdir(parents=True)
             for name, module in modules.items():
-                save_weights(module, partial / f"{name}.safetensors")
+                state = {key: tensor.cpu().contiguous() for key, tensor in module.state_dict().items()}
+                save_file(state, partial / f"{name}.safetensors")
             torch.save(shared | {"num_processes": self.num_processes}, partial / "state.pt")
 
         def rename() -> None:
@@ -177,7 +168,7 @@ class CheckpointWriter:
         for name, module in modules.items():
             path = checkpoint / f"{name}.safetensors"
             try:
-                load_weights(module, path)
+                module.load_state_dict(load_file(path))
             except (OSError, SafetensorError, ValueError) as error:
                 raise DamagedCheckpointError(f"{path} is missing or damaged: {str(error)[:500]}") from error
             except RuntimeError as error:  # a tensor too many, missing or of another shape
