@@ -23,6 +23,9 @@ from toolkit.training.settings import Settings
     (dict(max_steps=10, activation_checkpointing=-1), "activation_checkpointing must be True, False or a number"),
     (dict(max_steps=10, mixed_precision="fp8"), "mixed_precision is"),
     (dict(max_steps=10, ema_decay=1.0), "ema_decay lies in"),
+    (dict(max_steps=10, gradient_clipping=dict(encoder=1.0)), "gradient_clipping.*encoder"),
+    (dict(max_steps=10, gradient_clipping=dict(tokenizer=0)), "above 0"),
+    (dict(max_steps=10, max_skipped_in_a_row=-1), "max_skipped_in_a_row"),
 ])
 def test_config_errors_name_the_key(config, words):
     with pytest.raises(ConfigError, match=words):
