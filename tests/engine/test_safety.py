@@ -25,6 +25,7 @@ from data.test_shards import npy, write_tar
 from engine.hostile import FORMATS, PAYLOADS, Calls, plain, refused, refused_by_tool
 from mmengine.config import Config
 from tools.commands import ENVIRONMENT
+from training import tiny
 from training.tiny import tiny_config
 
 from toolkit import assets, build_tokenizer, load_tokenizer
@@ -36,6 +37,8 @@ from toolkit.pretrained.classifiers import classifier
 from toolkit.tokens import read_tokens
 
 pytestmark = pytest.mark.engine
+clips = tiny.clips
+
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory) -> Path:
@@ -210,13 +213,13 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("trick", TEMPLATES)
-def test_template_words_of_mmengine_are_refused(trick, folder, tmp_path, marker, monkeypatch):
+def test_template_words_of_mmengine_are_refused(trick, clips, folder, tmp_path, marker, monkeypatch):
     """Training on a tokenizer writes its config into the run's config.py, which --resume runs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text("import os\nos.mkdir('marker')\n")
     place, value = TEMPLATES[trick]
     refused(load_tokenizer, edited(folder, *place, value=value), named=folder)
-    config = tiny_config(tmp_path, training__init_from=str(folder))
+    config = tiny_config(clips, training__init_from=str(folder))
     del config["tokenizer"]
     refused(build_trainer, Config(config), work_dir=tmp_path / "run", named=folder)
 
