@@ -1,6 +1,6 @@
-"""The cases of ``speed.py``: each returns, for the name of a version, a function whose time and memory are measured.
+"""The cases of ``speed.py``: each returns, for a version's name, the function whose time and memory are measured.
 
-The functions return result values, which agree where the versions compute the same.
+The functions return numbers, which agree where the versions compute the same.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def entropy(version: str, *, filters: int, side: int) -> Run:
 
 
 def image(version: str, *, filters: int, side: int) -> Run:
-    """One image through the full-width video network and back."""
+    """Reconstruction of one image by the full-width video network."""
     return _round_trip(version, filters, clip(1, side))
 
 
 def video(version: str, *, filters: int, side: int) -> Run:
-    """17 frames through the full-width network and back."""
+    """Reconstruction of 17 frames by the full-width network."""
     return _round_trip(version, filters, clip(17, side))
 
 
@@ -152,10 +152,10 @@ def step(version: str, *, filters: int, side: int) -> Run:
         total.backward()
         update(optimizers[0])
         output.reconstruction = output.reconstruction.detach()
-        against, _ = objective.discriminator_loss(output, pixels, step=1, discriminator=discriminator)
-        against.backward()
+        discriminator_total, _ = objective.discriminator_loss(output, pixels, step=1, discriminator=discriminator)
+        discriminator_total.backward()
         update(optimizers[1])
-        return {"generator": total.item(), "discriminator": against.item()}
+        return {"generator": total.item(), "discriminator": discriminator_total.item()}
 
     def run_plain() -> dict[str, float]:
         reconstruction, latents, codes = tokenizer(pixels)
@@ -172,10 +172,10 @@ def step(version: str, *, filters: int, side: int) -> Run:
         update(optimizers[0])
         reconstruction = reconstruction.detach()
         real, fake = discriminate(discriminator, torch.cat([pixels, reconstruction])).chunk(2)
-        against = adversary.loss.discriminator(real, fake) + 0.001 * adversary.lecam(real, fake)
-        against.backward()
+        discriminator_total = adversary.loss.discriminator(real, fake) + 0.001 * adversary.lecam(real, fake)
+        discriminator_total.backward()
         update(optimizers[1])
-        return {"generator": total.item(), "discriminator": against.item()}
+        return {"generator": total.item(), "discriminator": discriminator_total.item()}
     return run_plain if version == "plain" else run
 
 
@@ -186,7 +186,7 @@ def _at_step_1(weight: Any) -> float:
 
 
 def stream(frames: int) -> Callable[..., Run]:
-    """The case of a video of so many frames."""
+    """The case of a video of ``frames`` frames."""
     def case(version: str, *, filters: int, side: int) -> Run:
         torch.manual_seed(0)
         network = dict(filters=16, channel_multipliers=(1, 2, 2), num_res_blocks=1, temporal_downsample=(True, True))
@@ -202,7 +202,7 @@ def stream(frames: int) -> Callable[..., Run]:
             pixels = tokenizer.detokenize_stream(tokenizer.tokenize_stream(chunks), size=(frames, 64, 64))
             return {"frames out": sum(chunk.shape[2] for chunk in pixels)}
         return run
-    case.__doc__ = f"{frames:,} frames of 64x64 to tokens and back, in chunks of 16; plain: in one piece."
+    case.__doc__ = f"{frames:,} frames of 64x64 to tokens and to pixels, in chunks of 16; plain: in one piece."
     return case
 
 
@@ -228,7 +228,7 @@ def long_video(minutes: float) -> Path:
 
 
 def clip_reading(of: str) -> Callable[..., Run]:
-    """The case of a random clip against the whole ``"file"`` or one ``"group"`` of pictures."""
+    """The case of a random clip, compared with decoding the whole ``"file"`` or one ``"group"`` of pictures."""
     def case(version: str, *, filters: int, side: int) -> Run:
         import av
 
@@ -264,7 +264,7 @@ def clip_reading(of: str) -> Callable[..., Run]:
 
 @cache
 def cases() -> dict[str, Callable[..., Run]]:
-    """All by name, the quick ones first."""
+    """All cases by name, the quick ones first."""
     streams = {f"stream_{frames}": stream(frames) for frames in (100, 1000, 5000)}
     reading = {f"clip_of_{of}": clip_reading(of) for of in ("group", "file")}
     return dict(entropy=entropy, image=image) | streams | reading | dict(

@@ -1,8 +1,6 @@
 """demo_video.py with another quantizer, and nothing else changed.
 
 BSQ: 18 bits on the unit sphere (arXiv:2406.07548), with the exact entropy of its average at temperature 1/10.
-With the paper's approximation, bit by bit, so short a run collapsed: after 250 steps codes were in use on the
-validation clips as if 13 were used evenly (temperature 1; 9 at temperature 1/10), and are here as if 128 were.
 
     python tools/train.py configs/demo_video_bsq.py
 """

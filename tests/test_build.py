@@ -1,4 +1,4 @@
-"""From configs to objects, and from a directory back to a tokenizer."""
+"""Configs become objects; a saved directory becomes a tokenizer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_widths_follow_the_quantizer(quantizer, dim):
     assert tokenizer.encoder.out_channels == tokenizer.decoder.in_channels == tokenizer.quantizer.dim == dim
 
 
-def test_stated_widths_that_do_not_agree_are_named():
+def test_widths_that_do_not_agree_are_named():
     config = config_of(bits=5)
     config["encoder"]["out_channels"] = 7
     with pytest.raises(ValueError, match=r"encoder.out_channels=7, quantizer.dim=5, decoder.in_channels=5"):
@@ -60,20 +60,20 @@ def test_strides_that_do_not_agree_are_named():
 
 
 @pytest.mark.parametrize("missing", ["encoder", "quantizer", "decoder"])
-def test_missing_part_is_named(missing):
+def test_missing_component_is_named(missing):
     config = config_of(bits=5)
     del config[missing]
     with pytest.raises(ConfigError, match=f"got no {missing}"):
         build_tokenizer(config)
 
 
-def test_unknown_part_is_refused_with_the_nearest():
+def test_unknown_key_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match=r"tokenizer has no key 'quantiser' \(did you mean 'quantizer'\?\)"):
         build_tokenizer(config_of(bits=5) | {"quantiser": {}})
 
 
 @pytest.mark.parametrize("config", [None, [], "LFQ", 3])
-def test_tokenizer_config_that_is_no_mapping_is_a_config_error(config):
+def test_tokenizer_config_must_be_a_mapping(config):
     with pytest.raises(ConfigError, match="configured as dict"):
         build_tokenizer(config)
 
@@ -115,7 +115,7 @@ def saved(tmp_path, make_tokenizer) -> Path:
 
 
 @torch.no_grad()
-def test_saved_tokenizer_gives_the_same_tokens_and_pixels_to_the_last_bit(saved, make_tokenizer):
+def test_saved_tokenizer_gives_the_same_tokens_and_pixels_bit_for_bit(saved, make_tokenizer):
     torch.manual_seed(0)
     original = make_tokenizer()
     original.save_pretrained(saved)
@@ -136,7 +136,7 @@ def test_another_process_with_no_config_reads_the_same_tokens(saved, tmp_path):
     assert json.loads(done.stdout) == load_tokenizer(saved).tokenize(pixels).flatten().tolist()
 
 
-def test_directory_has_its_two_files_and_either_names_it(saved):
+def test_directory_has_two_files_and_either_path_loads_it(saved):
     assert sorted(p.name for p in saved.iterdir()) == ["config.json", "model.safetensors"]
     for path in (str(saved), saved / "config.json", saved / "model.safetensors"):
         assert load_tokenizer(path).config == json.loads((saved / "config.json").read_text())
@@ -159,7 +159,7 @@ def test_damaged_file_is_one_clear_error(saved, name, content):
 
 
 @pytest.mark.parametrize("content", ["null", "[]", "3", '"x"', '{"encoder": {}}'])
-def test_config_file_that_is_no_tokenizers_is_one_clear_error(saved, content):
+def test_config_file_of_something_else_is_one_clear_error(saved, content):
     (saved / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=r"^tokenizer "):
         load_tokenizer(saved)
@@ -171,25 +171,25 @@ def edit_weights(directory: Path, change) -> None:
     save_file(weights, directory / "model.safetensors")
 
 
-@pytest.mark.parametrize(("change", "said"), [
+@pytest.mark.parametrize(("change", "message"), [
     (lambda w: w.update(extra=torch.zeros(3)), r"extra not in config / \(3,\)"),
     (lambda w: w.pop("encoder.conv_in.bias"), r"encoder.conv_in.bias \(8,\) / not in weights"),
     (lambda w: w.update({"encoder.conv_in.bias": torch.zeros(7)}), r"encoder.conv_in.bias \(8,\) / \(7,\)"),
     (lambda w: w.update({"encoder.conv_in.bias": torch.zeros(1)}), r"encoder.conv_in.bias \(8,\) / \(1,\)"),
 ])
-def test_weights_that_do_not_fit_are_named_with_both_shapes(saved, change, said):
+def test_weights_that_do_not_fit_are_named_with_both_shapes(saved, change, message):
     edit_weights(saved, change)
-    with pytest.raises(ValueError, match=rf"config and weights disagree on 1 tensors: {said}"):
+    with pytest.raises(ValueError, match=rf"config and weights disagree on 1 tensors: {message}"):
         load_tokenizer(saved)
 
 
 @pytest.mark.parametrize("foreign", ["os.system", "os.getcwd", "subprocess.run", "torch.hub.load"])
-@pytest.mark.parametrize("part", ["encoder", "quantizer", "decoder"])
-def test_foreign_type_in_a_config_file_is_refused_and_never_run(saved, tmp_path, part, foreign):
+@pytest.mark.parametrize("component", ["encoder", "quantizer", "decoder"])
+def test_foreign_type_in_a_config_file_is_refused_and_never_run(saved, tmp_path, component, foreign):
     config = json.loads((saved / "config.json").read_text())
-    config[part] = {"type": foreign, "command": f"touch {tmp_path}/ran"}
+    config[component] = {"type": foreign, "command": f"touch {tmp_path}/ran"}
     (saved / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UnknownComponentError, match=f"no {part} is called '{foreign}'"):
+    with pytest.raises(UnknownComponentError, match=f"no {component} is called '{foreign}'"):
         load_tokenizer(saved)
     assert not (tmp_path / "ran").exists()
 
@@ -202,7 +202,7 @@ def test_stale_argument_in_a_config_file_is_named(saved):
         load_tokenizer(saved)
 
 
-def test_what_is_neither_a_directory_nor_on_the_hub_is_one_clear_error(tmp_path, monkeypatch):
+def test_path_that_is_neither_a_directory_nor_on_the_hub_is_one_clear_error(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -1,4 +1,4 @@
-"""The presets of the code bases, and the table that tells them apart."""
+"""The presets of the code bases, and the table of their differences."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ PRESETS = {"o2": "o2_magvit2_video.py", "praxis": "praxis_video.py", "open_magvi
 
 
 def preset(name: str) -> dict:
-    """Every argument of a preset's parts, defaults included."""
+    """Every argument of a preset's components, defaults included."""
     config = load_config(CONFIGS / "_base_" / "networks" / PRESETS[name])
     with torch.device("meta"):
         tokenizer = build_tokenizer(config.tokenizer)
-    parts = {**tokenizer.decoder.config, **tokenizer.encoder.config, **tokenizer.quantizer.config}
-    return {**config.discriminator, **parts}
+    components = {**tokenizer.decoder.config, **tokenizer.encoder.config, **tokenizer.quantizer.config}
+    return {**config.discriminator, **components}
 
 
 def table() -> dict[str, dict[str, str]]:
-    """argument -> column -> what configs/README.md says."""
+    """argument -> column -> cell of the table in configs/README.md."""
     lines = [line for line in (CONFIGS / "README.md").read_text().splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     header = next(row for row in rows if row[0] == "detail")
@@ -50,11 +50,11 @@ def test_network_builds(path):
 @pytest.mark.parametrize("argument", ["padding", "downsample_kernel", "first_conv_bias", "norm_scope", "norm_eps",
                                       "adaptive_norm", "kept_frame", "bit_order", "sign_of_zero", "blur_padding"])
 @pytest.mark.parametrize("name", PRESETS)
-def test_table_says_what_the_preset_is(argument, name):
+def test_table_states_the_presets_value(argument, name):
     column = next(column for column in table()[argument] if column.startswith(f"{name} "))
-    said = re.split(r"[:( ]", table()[argument][column])[0]
+    stated = re.split(r"[:( ]", table()[argument][column])[0]
     value = preset(name).get(argument, "reflect" if name == "o2" else "none")  # discriminator defaults are not stated
-    assert said == str(value) or (argument == "norm_eps" and float(said) == value)
+    assert stated == str(value) or (argument == "norm_eps" and float(stated) == value)
 
 
 def test_table_has_every_option_in_which_presets_differ():
@@ -118,7 +118,7 @@ def test_paper_scale_steps_are_the_published_samples(name):
 def test_paper_scale_data_may_be_shards(name, kind):
     shards = {"data.train.dataset.type": kind, "data.train.dataset.path": "no/such"}
     config = load_config(CONFIGS / f"{name}.py", shards)
-    with pytest.raises(DataError, match="no/such"):  # and no word of arguments that shards do not take
+    with pytest.raises(DataError, match="no/such"):  # and not an error of the arguments
         build_component(DATASETS, config.data.train.dataset)
 
 
@@ -126,7 +126,7 @@ def test_paper_scale_stages_fit_together():
     image, video = (load_config(CONFIGS / f"{name}.py") for name in PUBLISHED)
     with torch.device("meta"):
         source, target = (build_tokenizer(config.tokenizer) for config in (image, video))
-    initialize(target, source)  # or it names the tensors that do not fit
+    initialize(target, source)  # raises an error if tensors do not fit
     assert video.training.init_from == "work_dirs/paper_stage1_image/tokenizer"
 
 
@@ -144,7 +144,6 @@ MAGVIT2 = dict(commitment=0.25, per_sample_entropy=[(0, 0.3), (2000, 0.1)], code
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_a_config_trains_with_its_own_quantizers_weights(path):
-    """Fault: the configs of IBQ and BSQ trained with LFQ's weights (IBQ with a commitment of 0.25 instead of 1)."""
     config = load_config(path)
     section = config.get("tokenizer", dict(quantizer=dict(type="LFQ", bits=18)))["quantizer"]
     with torch.device("meta"):

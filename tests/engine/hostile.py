@@ -1,4 +1,4 @@
-"""Hostile content, and doors that are to refuse it."""
+"""Hostile files, and checks that a reader refuses them."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def tar_of_torch(content: Any, path: Path) -> None:
 FORMATS = [zipped, legacy, plain, tar_of_torch]
 
 
-def refused(door: Callable, *arguments: Any, named: object = "", **options: Any) -> str:
-    """What a door says of a file it does not take: one of the errors that tools print, which names it."""
+def refused(reader: Callable, *arguments: Any, named: object = "", **options: Any) -> str:
+    """The error message of a reader that refuses a file; it is one that tools print, and names the file."""
     with pytest.raises(CLEAR) as caught:
-        door(*arguments, **options)
+        reader(*arguments, **options)
     message = str(caught.value)
     assert str(named) in message and len(message) < 4000
     return message

@@ -1,4 +1,4 @@
-"""Real runs of tools/train.py that are killed, and what is left of them."""
+"""Runs of tools/train.py in processes, and comparisons of their work dirs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def start(command: list[str]) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, *, timeout: float = 120) -> tuple[int, str]:
-    """Its exit code and what it said; a process that does not end is killed, and is an error."""
+    """Exit code and stderr; a process that does not end is killed, and is an error."""
     try:
         _, error = process.communicate(timeout=timeout)
     finally:
@@ -44,10 +44,10 @@ def finish(process: subprocess.Popen, *, timeout: float = 120) -> tuple[int, str
 
 
 def wait_for(process: subprocess.Popen, work_dir: Path, *, step: int, timeout: float = 120) -> None:
-    """Just started: until its log has a line of ``step``, or it has ended."""
+    """Wait until the log of a process just started has a line of ``step``, or the process has ended."""
     file, begun, deadline = work_dir / "metrics.jsonl", time.time(), time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < deadline:
-        # not what an earlier attempt has left, which is cut when a run begins
+        # the log of an earlier attempt does not count: a run truncates it when it begins
         if file.exists() and file.stat().st_mtime > begun and f'"step": {step},' in file.read_text():
             return
         time.sleep(0.01)
@@ -62,7 +62,7 @@ def kill_at_random(command: list[str], work_dir: Path, *, after_step: int, draw:
     assert process.poll() is None, finish(process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()  # until the last of them has closed its pipes
-    assert not (work_dir / "tokenizer").exists()  # it had not come to its end, and did not go on to it
+    assert not (work_dir / "tokenizer").exists()  # the run had not ended
 
 
 def signal_all(process: subprocess.Popen, number: int) -> None:

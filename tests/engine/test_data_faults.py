@@ -1,4 +1,4 @@
-"""Odd and faulty files: right pixels, or an error that names the file, which training goes past."""
+"""Unusual and damaged files: right pixels, or an error that names the file, which training skips."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from data import unusual_files as odd
+from data import unusual_files as make
 from data.numbered import encode, numbers_of
 from data.tars import write_shard
 from engine.runs import finish, start, train_command, wait_for
@@ -30,35 +30,35 @@ as_in_a_new_process = tiny.as_in_a_new_process
 
 # file -> its writer, and the grey levels that its pixels may be off
 IMAGES = {
-    "odd_size.png": (odd.odd_size_image, 0), "grey.png": (odd.grey, 0), "grey_16_bit.png": (odd.grey_16_bit, 0),
-    "rgb_16_bit.png": (odd.rgb_16_bit, 1), "transparent.png": (odd.transparent, 1), "palette.png": (odd.palette, 0),
-    "transparent_grey_16_bit.png": (odd.transparent_grey_16_bit, 0), "cmyk.jpg": (odd.cmyk, 3),
-    "jpeg_called.png": (odd.jpeg_by_another_name, 3),
-    **{f"exif_orientation_{number}.jpg": (functools.partial(odd.turned_by_exif, orientation=number), 3)
+    "odd_size.png": (make.odd_size_image, 0), "grey.png": (make.grey, 0), "grey_16_bit.png": (make.grey_16_bit, 0),
+    "rgb_16_bit.png": (make.rgb_16_bit, 1), "transparent.png": (make.transparent, 1), "palette.png": (make.palette, 0),
+    "transparent_grey_16_bit.png": (make.transparent_grey_16_bit, 0), "cmyk.jpg": (make.cmyk, 3),
+    "jpeg_called.png": (make.jpeg_by_another_name, 3),
+    **{f"exif_orientation_{number}.jpg": (functools.partial(make.turned_by_exif, orientation=number), 3)
        for number in range(1, 9)}}
 VIDEOS = {
-    "odd_size.mkv": (odd.odd_size_video, 0), "odd_size_with_half_chroma.webm": (odd.odd_size_with_half_chroma, 8),
-    "grey.mkv": (odd.grey_video, 0), "variable_rate.mkv": (odd.variable_rate, 12),
-    **{f"transparent_{codec}.{ending}": (functools.partial(odd.transparent_video, codec=codec, pix_fmt=pix_fmt), 0.5)
+    "odd_size.mkv": (make.odd_size_video, 0), "odd_size_with_half_chroma.webm": (make.odd_size_with_half_chroma, 8),
+    "grey.mkv": (make.grey_video, 0), "variable_rate.mkv": (make.variable_rate, 12),
+    **{f"transparent_{codec}.{ending}": (functools.partial(make.transparent_video, codec=codec, pix_fmt=pix_fmt), 0.5)
        for codec, ending, pix_fmt in (("qtrle", "mov", "argb"), ("ffv1", "mkv", "bgra"), ("png", "mov", "rgba"))},
-    **{f"matrix_turn_{90 * turns}.mp4": (functools.partial(odd.turned_by_matrix, quarter_turns=turns), 8)
+    **{f"matrix_turn_{90 * turns}.mp4": (functools.partial(make.turned_by_matrix, quarter_turns=turns), 8)
        for turns in range(4)}}
 # file -> its writer, and what the error says
 FOREIGN, SILENT = "needed an image that Pillow can read, got no known format", "needed a video stream, got none"
 STRIP = "needed frames at most 100 times as long as wide, got"
 NO_IMAGES = {
-    "truncated.png": (odd.truncated, "needed an image that Pillow can read, got .*truncated"),
-    "truncated.jpg": (odd.truncated, "needed an image that Pillow can read, got .*truncated"),
-    "empty.png": (odd.empty, FOREIGN), "text_called.png": (odd.text, FOREIGN), "strip.png": (odd.strip, STRIP),
-    "mp4_called.png": (odd.video_by_another_name, FOREIGN)}
+    "truncated.png": (make.truncated, "needed an image that Pillow can read, got .*truncated"),
+    "truncated.jpg": (make.truncated, "needed an image that Pillow can read, got .*truncated"),
+    "empty.png": (make.empty, FOREIGN), "text_called.png": (make.text, FOREIGN), "strip.png": (make.strip, STRIP),
+    "mp4_called.png": (make.video_by_another_name, FOREIGN)}
 NO_VIDEOS = {
-    "truncated.mp4": (odd.truncated_video, SILENT),
-    "torn.ts": (odd.torn_stream, "needed whole frames, got damaged ones"), "strip.mkv": (odd.strip_of_video, STRIP),
-    "empty.mp4": (odd.empty, "needed a video that FFmpeg can decode, got Invalid data"),
-    "text_called.mp4": (odd.text, "needed a video that FFmpeg can decode, got Invalid data"),
-    "png_called.mp4": (odd.image_by_another_name, r"needed 5 frames \(5 with stride 1\), got 1"),
-    "audio_only.mp4": (odd.audio_only, SILENT), "no_frames.mp4": (odd.no_frames, SILENT),
-    "no_frames.avi": (odd.no_frames, r"needed 5 frames \(5 with stride 1\), got 0")}
+    "truncated.mp4": (make.truncated_video, SILENT),
+    "torn.ts": (make.torn_stream, "needed whole frames, got damaged ones"), "strip.mkv": (make.strip_of_video, STRIP),
+    "empty.mp4": (make.empty, "needed a video that FFmpeg can decode, got Invalid data"),
+    "text_called.mp4": (make.text, "needed a video that FFmpeg can decode, got Invalid data"),
+    "png_called.mp4": (make.image_by_another_name, r"needed 5 frames \(5 with stride 1\), got 1"),
+    "audio_only.mp4": (make.audio_only, SILENT), "no_frames.mp4": (make.no_frames, SILENT),
+    "no_frames.avi": (make.no_frames, r"needed 5 frames \(5 with stride 1\), got 0")}
 OPTIONS = {"image": {}, "video": {"num_frames": 5}}
 FILES, SHARDS = {"image": Images, "video": VideoClips}, {"image": ImageShards, "video": VideoShards}
 
@@ -79,7 +79,7 @@ def cases(*tables):
 
 @pytest.mark.parametrize("held", ["file", "shard"])
 @pytest.mark.parametrize(("modality", "name"), cases(IMAGES, VIDEOS))
-def test_an_odd_file_shows_the_right_pixels(tmp_path, modality, name, held):
+def test_an_unusual_file_has_the_right_pixels(tmp_path, modality, name, held):
     writer, tolerance = (IMAGES if modality == "image" else VIDEOS)[name]
     expected = writer(tmp_path / name)
     sample = read(tmp_path / name, modality, held=held, size=expected.shape[1:3])
@@ -93,7 +93,7 @@ def test_an_odd_file_shows_the_right_pixels(tmp_path, modality, name, held):
 
 @pytest.mark.parametrize("held", ["file", "shard"])
 @pytest.mark.parametrize(("modality", "name"), cases(NO_IMAGES, NO_VIDEOS))
-def test_a_faulty_file_is_an_error_that_names_it(tmp_path, modality, name, held):
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path, modality, name, held):
     writer, words = (NO_IMAGES if modality == "image" else NO_VIDEOS)[name]
     writer(tmp_path / name)
     with pytest.raises(DataError, match=rf"{name}: {words}.*; ") as caught:
@@ -128,7 +128,7 @@ def test_a_truncated_video_whose_index_is_left_gives_whole_clips_or_an_error(tmp
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_file_that_is_deleted_within_an_epoch_is_left_out_from_then_on(tmp_path, workers):
+def test_a_file_that_is_deleted_within_an_epoch_is_skipped_from_then_on(tmp_path, workers):
     folder = tiny.write_images(tmp_path / "images", count=30)
     loader = TrainLoader([Source(Images(path=str(folder), size=16), batch_size=2, num_workers=workers)], seed=0,
                          report=tmp_path / "unreadable.txt")
@@ -160,12 +160,12 @@ def test_a_shard_of_good_and_bad_files_gives_the_good_ones(tmp_path, modality, g
     dataset = SHARDS[modality](path=str(tmp_path / "{0..2}.tar"), size=16, train=False, **OPTIONS[modality])
     loader = ValLoader([Source(dataset, batch_size=4, num_workers=2)], report=tmp_path / "unreadable.txt")
     read_keys = [key.rsplit("/", 1)[1][:2] for batch in loader for key in batch.keys]
-    faults = [path.rsplit("/", 1)[1][:2] for path in loader.unreadable]
-    assert sorted(read_keys) == keys[:len(good)] and sorted(faults) == keys[len(good):]
+    unreadable = [path.rsplit("/", 1)[1][:2] for path in loader.unreadable]
+    assert sorted(read_keys) == keys[:len(good)] and sorted(unreadable) == keys[len(good):]
     assert len((tmp_path / "unreadable.txt").read_text().splitlines()) == len(bad)
 
 
-def test_training_goes_past_every_kind_of_fault_and_lists_each_file_once(tmp_path):
+def test_training_skips_every_kind_of_damaged_file_and_lists_each_once(tmp_path):
     bad = {str(path) for path in write_all(tmp_path / "bad_images", NO_IMAGES) + write_all(tmp_path / "bad", NO_VIDEOS)}
     for latin_1 in (tmp_path / "bad_images" / "caf\udce9.png", tmp_path / "bad" / "caf\udce9.mp4"):
         latin_1.touch()
@@ -203,9 +203,9 @@ def test_a_lost_worker_ends_the_run_with_what_to_do(tmp_path):
     wait_for(process, tmp_path / "run", step=3)
     worker, = (child for child in psutil.Process(process.pid).children() if "train.py" in " ".join(child.cmdline()))
     os.kill(worker.pid, signal.SIGKILL)  # as the system does that has no more memory
-    code, said = finish(process)
-    assert code == 1 and "Traceback" not in said
-    assert re.search(r"error: a data worker was lost, got .+ want of memory; .*num_workers.* --resume", said)
+    code, error = finish(process)
+    assert code == 1 and "Traceback" not in error
+    assert re.search(r"error: a data worker was lost, got .+ want of memory; .*num_workers.* --resume", error)
 
 
 def test_validation_that_loses_a_worker_ends_too(tmp_path):

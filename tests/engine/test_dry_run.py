@@ -1,4 +1,4 @@
-"""``tools/train.py --dry-run`` at full size, and the cost that configs/README.md states."""
+"""``tools/train.py --dry-run`` at full size, and the cost in configs/README.md."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ UTILISATION = 0.35
 
 
 def cost_of_one_sample(name: str) -> RunCost:
-    """Of a config at batch size 1: per sample it costs the same, and is found sooner."""
+    """Cost of a config at batch size 1: equal per sample, and faster to measure."""
     return run_cost(load_config(CONFIGS / name, {"data.train.batch_size": 1}))
 
 
 def numbers_of(layout: str) -> int:
-    """In all tensors of a published model that are learned."""
+    """Number of parameters of a published model."""
     tensors = json.loads((ROOT / "tests/golden/layouts" / f"{layout}.json").read_text())["tensors"]
     return sum(math.prod(shape) for name, shape in tensors.items() if not name.endswith((".mask", ".filt")))
 
@@ -54,26 +54,26 @@ def test_readme_states_what_the_published_runs_cost(name, samples, model, discri
     assert counts["encoder"] + counts["quantizer"] + counts["decoder"] == numbers_of(model)
     modality = cost.sources[0].modality
     assert counts[f"discriminator ({modality})"] == numbers_of(discriminator)
-    there_and_back, training, count, total, *hours = stated()[name]
-    assert there_and_back == pytest.approx(cost.forward_flops_per_sample / 1e12, rel=1e-3)
+    forward, training, count, total, *hours = stated()[name]
+    assert forward == pytest.approx(cost.forward_flops_per_sample / 1e12, rel=1e-3)
     assert training == pytest.approx(cost.flops_per_sample / 1e12, rel=1e-3)
     assert count == samples and total == pytest.approx(cost.flops_per_sample * samples / 1e18, rel=3e-3)
-    for said, peak in zip(hours, PEAKS.values(), strict=True):
-        assert said == pytest.approx(cost.flops_per_sample * samples / (peak * UTILISATION) / 3600, rel=3e-3)
+    for stated_hours, peak in zip(hours, PEAKS.values(), strict=True):
+        assert stated_hours == pytest.approx(cost.flops_per_sample * samples / (peak * UTILISATION) / 3600, rel=3e-3)
 
 
 def test_the_papers_figure_at_batch_8_is_costed_in_a_minute_and_little_memory(tmp_path):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     code = (f"import os, runpy, sys; os.chdir({str(tmp_path)!r}); sys.argv = sys.argv[1:]\n"
             "runpy.run_path(sys.argv[0], run_name='__main__')\n")
-    peak, said = peak_memory.peak_of(*command("train", CONFIGS / "magvit2_video.py", "--dry-run")[1:], code=code,
+    peak, output = peak_memory.peak_of(*command("train", CONFIGS / "magvit2_video.py", "--dry-run")[1:], code=code,
                                      env={**ENVIRONMENT, "COLUMNS": "120"})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60
     assert peak < 2048
     for words in ("encoder", "discriminator (video)", "8 x (3, 17, 128, 128)", "tokenizer, forward", "with R1",
                   "seconds per optimizer step", "100,000 steps", "100% of the cpu's rate"):
-        assert words in said, said
+        assert words in output, output
     assert not list(tmp_path.iterdir())
 
 
@@ -81,8 +81,8 @@ def test_the_time_is_the_arithmetic_over_the_measured_rate(clips, tmp_path, caps
     config = write_config(tmp_path / "tiny.py", tiny_config(clips, training__max_steps=7200))
     work_dir = tmp_path / "run"
     assert run_here("train", config, "--dry-run", "--work-dir", work_dir) is None
-    said = capsys.readouterr().out
-    figures = {name.strip(): value.strip() for name, value in re.findall(r"^│([^│]+)│([^│]+)│$", said, re.MULTILINE)}
+    output = capsys.readouterr().out
+    figures = {name.strip(): value.strip() for name, value in re.findall(r"^│([^│]+)│([^│]+)│$", output, re.MULTILINE)}
     seconds = float(figures["seconds per optimizer step"])
     assert seconds == pytest.approx(float(figures["TFLOP per optimizer step"])
                                     / float(figures["TFLOP per second, float32"]), rel=1e-2)
@@ -95,14 +95,14 @@ def test_the_time_is_the_arithmetic_over_the_measured_rate(clips, tmp_path, caps
     (dict(data__val__dataset__path="no/such/folder"), ["no/such/folder", "does not exist"]),
     (dict(discriminator=tiny.DISCRIMINATOR), ["discriminator and objective.adversarial belong together"]),
     (dict(training__max_step=3), ["did you mean 'max_steps'"])])
-def test_a_mistake_is_found_as_in_training(clips, tmp_path, changes, words):
+def test_a_config_error_is_the_same_as_in_training(clips, tmp_path, changes, words):
     config = write_config(tmp_path / "tiny.py", tiny_config(clips, **changes))
     messages = [run_here("train", config, "--work-dir", tmp_path / "run", *more) for more in ([], ["--dry-run"])]
     assert messages[0] == messages[1] and messages[0].startswith("error: ")
     assert all(word in messages[0] for word in words) and not (tmp_path / "run").exists()
 
 
-def test_steps_of_a_run_take_the_arithmetic_that_was_foretold(clips, tmp_path):
+def test_steps_of_a_run_have_the_predicted_flops(clips, tmp_path):
     config = Config(tiny_config(clips, gan=True, training__gradient_accumulation_steps=2))
 
     def measured(max_steps: int) -> int:
@@ -114,5 +114,5 @@ def test_steps_of_a_run_take_the_arithmetic_that_was_foretold(clips, tmp_path):
         return meter.phases[0].flops
 
     *others, without_r1, with_r1 = run_cost(config).sources[0].phases
-    foretold = 2 * sum(phase.flops for phase in others) + without_r1.flops + with_r1.flops
-    assert measured(3) - measured(1) == 2 * foretold  # two steps, one of them with R1, each of two micro-batches
+    predicted = 2 * sum(phase.flops for phase in others) + without_r1.flops + with_r1.flops
+    assert measured(3) - measured(1) == 2 * predicted  # two steps, one of them with R1, each of two micro-batches

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +48,7 @@ def blunt(quantizer: Mapping[str, Any]) -> dict[str, Any]:
 def train(config: dict[str, Any], work_dir: Path) -> dict[str, torch.Tensor]:
     trainer = build_trainer(Config(config), work_dir=work_dir)
     for module in trainer.tokenizer.plain.modules():
-        if isinstance(module, KL):  # its noise is drawn anew for every position: none is left
+        if isinstance(module, KL):  # remove its noise, which each position draws anew
             module.moments.bias.data[module.dim:] = -30
     trainer.run()
     return outcome(work_dir)
@@ -58,7 +56,7 @@ def train(config: dict[str, Any], work_dir: Path) -> dict[str, torch.Tensor]:
 
 def config_of(data: Path, *, batch_size: int, quantizer: Mapping[str, Any] = FSQ, images: bool = False,
               **changes: Any) -> dict[str, Any]:
-    """Of a run on clips, and on images if wanted; ``batch_size`` is that of a process."""
+    """The config of a run on clips, and with ``images`` on both; ``batch_size`` is per process."""
     config = tiny_config(data / "clips", **{"training__max_steps": 2, "training__eps": EPS, **changes},
                          data__train__batch_size=batch_size, data__val__batch_size=batch_size)
     config["tokenizer"]["quantizer"] = blunt(quantizer)
@@ -80,7 +78,7 @@ def data(tmp_path_factory) -> Path:
 # ---- micro-batches
 
 def in_micro_batches(data: Path, folder: Path, **changes: Any) -> dict[str, float]:
-    """What differs between steps of two batches of one, and of one batch of two."""
+    """Differences between steps of two micro-batches of one sample and of one batch of two."""
     large = train(config_of(data, batch_size=2, **changes), folder / "large")
     small = train(config_of(data, batch_size=1, training__gradient_accumulation_steps=2, **changes), folder / "small")
     return differences(small, large)
@@ -91,19 +89,19 @@ def in_micro_batches(data: Path, folder: Path, **changes: Any) -> dict[str, floa
     dict(discriminator=dict(video=DISCRIMINATOR, image=IMAGE_DISCRIMINATOR), images=True),
 ], ids=["clips", "clips and images"])
 def test_micro_batches_equal_one_large_batch_in_everything_that_is_per_sample(data, tmp_path, case):
-    found = in_micro_batches(data, tmp_path, objective__adversarial=PER_SAMPLE, quantizer=LFQ,
+    differing = in_micro_batches(data, tmp_path, objective__adversarial=PER_SAMPLE, quantizer=LFQ,
                              objective__quantizer=dict(codebook_entropy=0.0), **case, **SCHEDULES)
-    assert {name for name in found if not name.endswith("codebook_entropy")} == set()
+    assert {name for name in differing if not name.endswith("codebook_entropy")} == set()
 
 
 def on_images(config: dict[str, Any]) -> dict[str, Any]:
-    """A loss in the features of a network that wants frames of some size."""
+    """A loss in the features of a network that needs frames of 32 pixels."""
     still = dict(num_frames=1, size=32)
     return dict(objective__losses__term=dict(loss=config, weight=0.01), data__train__dataset=still,
                 data__val__dataset=still)
 
 
-def game(discriminator: dict[str, Any] = DISCRIMINATOR, *, loss: str = "Hinge", **terms: Any) -> dict[str, Any]:
+def gan_terms(discriminator: dict[str, Any] = DISCRIMINATOR, *, loss: str = "Hinge", **terms: Any) -> dict[str, Any]:
     return dict(discriminator=discriminator, objective__adversarial=dict(loss=dict(type=loss), weight=0.5, **terms))
 
 
@@ -117,19 +115,19 @@ PATCHGAN = dict(type="PatchGANDiscriminator", filters=8, num_layers=2)
 AVERAGES = dict(VQ, update="ema", decay=0.8)
 REVIVING = dict(VQ, decay=0.1, revive_below=0.9)  # from the first step on
 LEVELS = dict(type="Residual", quantizers=[dict(LFQ, scale=0.5**level) for level in range(3)], quantize_dropout=1.0)
-# What a config can turn on, by the word for it -> each term by itself, in all its forms.
+# What a config can turn on, by the word for it -> each term alone, in all its forms.
 TERMS: dict[str, list[dict[str, Any]]] = {
     "L1": [dict(objective__losses__term=dict(loss=dict(type="L1"), weight=1.0))],
     "L2": [{}],
     "LPIPS": [on_images(dict(type="LPIPS", net="alex"))],
     "LogitDistance": [on_images(dict(TINY["loss"]["LogitDistance"][0], type="LogitDistance"))],
-    "Hinge": [game()],
-    "NonSaturating": [game(loss="NonSaturating")],
-    "StyleGANDiscriminator": [game()],
-    "PatchGANDiscriminator": [game(PATCHGAN)],
-    "AdaptiveWeight": [game(adaptive=dict(type="AdaptiveWeight"))],
-    "r1": [game(r1=dict(weight=0.5))],
-    "lecam": [game(lecam=dict(weight=0.1, decay=0.7, per_logit=per_logit)) for per_logit in (False, True)],
+    "Hinge": [gan_terms()],
+    "NonSaturating": [gan_terms(loss="NonSaturating")],
+    "StyleGANDiscriminator": [gan_terms()],
+    "PatchGANDiscriminator": [gan_terms(PATCHGAN)],
+    "AdaptiveWeight": [gan_terms(adaptive=dict(type="AdaptiveWeight"))],
+    "r1": [gan_terms(r1=dict(weight=0.5))],
+    "lecam": [gan_terms(lecam=dict(weight=0.1, decay=0.7, per_logit=per_logit)) for per_logit in (False, True)],
     "commitment": [alone("commitment", quantizer) for quantizer in (LFQ, VQ)],
     "per_sample_entropy": [alone("per_sample_entropy", LFQ)],
     "codebook_entropy": [alone("codebook_entropy", LFQ)],
@@ -159,11 +157,11 @@ def named_in_the_settings(word: str) -> bool:
 
 @pytest.mark.parametrize("word", TERMS)
 def test_terms_that_differ_in_micro_batches_are_those_that_the_settings_name(data, tmp_path, word):
-    found = set()
+    differing = set()
     for number, changes in enumerate(TERMS[word]):
-        found |= in_micro_batches(data, tmp_path / str(number), **changes).keys()
+        differing |= in_micro_batches(data, tmp_path / str(number), **changes).keys()
     # The log has losses without weight too; what a term does is in the weights.
-    assert bool({name for name in found if not name.startswith("log")}) == named_in_the_settings(word), found
+    assert bool({name for name in differing if not name.startswith("log")}) == named_in_the_settings(word), differing
 
 
 def test_micro_batches_hold_the_samples_of_the_large_batch(data):
@@ -173,10 +171,10 @@ def test_micro_batches_hold_the_samples_of_the_large_batch(data):
                     for size, draws in ((2, 1), (1, 2)))
     modalities = set()
     for _ in range(6):
-        whole, parts = next(large), [next(small), next(small)]
+        whole, halves = next(large), [next(small), next(small)]
         modalities.add(whole.modality)
-        assert {part.modality for part in parts} == {whole.modality}
-        assert torch.equal(torch.cat([part.pixels for part in parts]), whole.pixels)
+        assert {half.modality for half in halves} == {whole.modality}
+        assert torch.equal(torch.cat([half.pixels for half in halves]), whole.pixels)
     assert len(modalities) == 2
 
 
@@ -190,17 +188,14 @@ CASES: dict[str, dict[str, Any]] = {
     "reviving averages": dict(quantizer=dict(REVIVING, update="ema", kmeans_iters=2)),
     "stylegan": dict(discriminator=dict(video=DISCRIMINATOR, image=IMAGE_DISCRIMINATOR), images=True, quantizer=LFQ,
                      objective__adversarial=ADVERSARIAL, training__global_batch_size=4, **SCHEDULES),
-    "patchgan": dict(quantizer=VQ, **game(PATCHGAN, adaptive=dict(type="AdaptiveWeight"),
+    "patchgan": dict(quantizer=VQ, **gan_terms(PATCHGAN, adaptive=dict(type="AdaptiveWeight"),
                                           lecam=dict(weight=0.1, decay=0.7, per_logit=True))),
 }
 
 
 def share(rank: int, port: int, data: Path, folder: Path) -> None:
     """Train all cases as one of two processes."""
-    place = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, MASTER_ADDR="127.0.0.1",
-                 MASTER_PORT=port, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS=1)
-    os.environ.update({name: str(value) for name, value in place.items()})
-    torch.set_num_threads(1)
+    tiny.join_two_processes(rank, port)
     for name, changes in CASES.items():
         train(config_of(data, batch_size=1, **changes), folder / name)
     torch.distributed.destroy_process_group()
@@ -210,10 +205,7 @@ def share(rank: int, port: int, data: Path, folder: Path) -> None:
 def of_two_processes(data, tmp_path_factory) -> Path:
     """A folder with the runs of two processes."""
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    group = mp.spawn(share, args=(port, data, folder), nprocs=2, join=False, daemon=True)
+    group = mp.spawn(share, args=(tiny.free_port(), data, folder), nprocs=2, join=False, daemon=True)
     deadline = time.monotonic() + 300
     while not group.join(timeout=5):
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""A run that was killed and resumed is the undisturbed run, bit for bit."""
+"""A run that was killed and resumed equals the undisturbed run bit for bit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolkit.training.checkpoint import checkpoints_in
 
 pytestmark = pytest.mark.engine
 STEPS = 24
-# whose codebook is a running average, begun by k-means, with codes that are drawn anew
+# its codebook is a running average, started by k-means, with unused codes drawn anew
 VQ = dict(_delete_=True, type="VQ", codebook_size=16, dim=4, update="ema", decay=0.8, kmeans_iters=2, revive_below=0.5)
 
 
@@ -55,8 +55,8 @@ def test_a_run_killed_at_random_moments_ends_as_the_undisturbed_one(tmp_path, nu
     assert not list((killed / "checkpoints").glob(".*"))  # nothing is left of what was half written
 
 
-def test_a_checkpoint_is_never_found_half_written(tmp_path):
-    """Killed -9 while it writes, again and again: whatever is found can be read."""
+def test_no_checkpoint_is_half_written_after_a_kill(tmp_path):
+    """Killed -9 while it writes, again and again: every checkpoint can be read."""
     config = tiny_config(write_clips(tmp_path / "clips"), gan=True, training__max_steps=10_000,
                          training__checkpoints=dict(every=1, keep=2))
     command = train_command(write_config(tmp_path / "tiny.py", config), tmp_path / "run", "--resume")

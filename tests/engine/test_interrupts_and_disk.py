@@ -1,4 +1,4 @@
-"""Signals end a run well, and a full disk ends it clearly."""
+"""A signal ends a run with a checkpoint; a full disk ends it with one error message."""
 
 from __future__ import annotations
 

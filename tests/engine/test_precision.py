@@ -21,7 +21,7 @@ from toolkit.tokens import extract_tokens, read_tokens, tokenizer_hash
 
 pytestmark = pytest.mark.engine
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
-PARTS = [(kind, arguments) for kind, choices in TINY["quantizer"].items() for arguments in choices]
+CASES = [(kind, arguments) for kind, choices in TINY["quantizer"].items() for arguments in choices]
 
 
 def train(clips, work_dir, precision, **changes):
@@ -38,9 +38,9 @@ def lines_of(work_dir, split):
             for line in metric_lines(work_dir) if line["split"] == split]
 
 
-@pytest.mark.parametrize(("kind", "arguments"), PARTS, ids=str)
+@pytest.mark.parametrize(("kind", "arguments"), CASES, ids=str)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_codes_and_ids_of_given_latents_do_not_depend_on_autocast(kind, arguments, training):
+def test_codes_and_ids_of_latents_do_not_depend_on_autocast(kind, arguments, training):
     quantizer = build_component(QUANTIZERS, dict(type=kind, **copy.deepcopy(arguments))).train(training)
     latents = torch.randn(64, quantizer.dim, 2, 4, 4)  # many, since rounding decides few of them
 
@@ -51,14 +51,14 @@ def test_codes_and_ids_of_given_latents_do_not_depend_on_autocast(kind, argument
             stored = output.indices is not None and not training
             return output, quantizer.codes_from_indices(output.indices, (2, 4, 4)) if stored else None
 
-    wanted, codes = quantized(torch.float32)
+    expected, codes = quantized(torch.float32)
     for dtype in (torch.bfloat16, torch.float16):
-        found, looked_up = quantized(dtype)
-        assert found.codes.dtype == torch.float32 and torch.equal(found.codes, wanted.codes)
-        assert found.losses.keys() == wanted.losses.keys()
-        assert all(torch.equal(found.losses[name], loss) for name, loss in wanted.losses.items())
-        if wanted.indices is not None:
-            assert torch.equal(found.indices, wanted.indices)
+        output, looked_up = quantized(dtype)
+        assert output.codes.dtype == torch.float32 and torch.equal(output.codes, expected.codes)
+        assert output.losses.keys() == expected.losses.keys()
+        assert all(torch.equal(output.losses[name], loss) for name, loss in expected.losses.items())
+        if expected.indices is not None:
+            assert torch.equal(output.indices, expected.indices)
         if codes is not None:
             assert looked_up.dtype == torch.float32 and torch.equal(looked_up, codes)
 
@@ -95,8 +95,8 @@ def test_scores_of_a_run_in_bf16_are_those_of_its_exported_tokenizer_in_float32(
     exported = load_tokenizer(bf16_run / "tokenizer")
     assert {tensor.dtype for tensor in exported.state_dict().values()} == {torch.float32}
     assert last["step"] == 4
-    for name, wanted in independent_scores(exported, clips).items():
-        assert last[name] == pytest.approx(wanted, rel=1e-4), name
+    for name, expected in independent_scores(exported, clips).items():
+        assert last[name] == pytest.approx(expected, rel=1e-4), name
     with torch.autocast("cpu", dtype=torch.bfloat16):  # and bf16's are others, or this would show nothing
         assert last["psnr"] != pytest.approx(independent_scores(exported, clips)["psnr"], rel=1e-4)
 
@@ -122,6 +122,6 @@ def test_tokens_of_a_tokenizer_trained_in_bf16_are_those_of_plain_float64_convol
     (_, indices, _), = read_tokens(tmp_path / "tokens" / "tokens-000000.tar")
     latents = PlainTokenizer(load_tokenizer(directory)).double().encode(synthetic_clip.pixels_of(clip).double())
     latents = latents[0].movedim(0, -1).numpy()  # (t, h, w, 6)
-    wanted = (latents > 0) @ 2 ** np.arange(5, -1, -1)
+    expected = (latents > 0) @ 2 ** np.arange(5, -1, -1)
     decided = np.abs(latents).min(-1) > 1e-5
-    assert decided.mean() > 0.9 and np.array_equal(indices[..., 0][decided], wanted[decided])
+    assert decided.mean() > 0.9 and np.array_equal(indices[..., 0][decided], expected[decided])

@@ -25,6 +25,7 @@ from data.test_shards import npy, write_tar
 from engine.hostile import FORMATS, PAYLOADS, Calls, plain, refused, refused_by_tool
 from mmengine.config import Config
 from tools.commands import ENVIRONMENT
+from training import tiny
 from training.tiny import tiny_config
 
 from toolkit import assets, build_tokenizer, load_tokenizer
@@ -36,6 +37,8 @@ from toolkit.pretrained.classifiers import classifier
 from toolkit.tokens import read_tokens
 
 pytestmark = pytest.mark.engine
+clips = tiny.clips
+
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory) -> Path:
@@ -60,7 +63,7 @@ def marker(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_payloads_are_as_evil_as_they_look(payload, tmp_path):
+def test_payloads_run_if_unpickled_without_care(payload, tmp_path):
     content = pickle.dumps(PAYLOADS[payload](str(tmp_path / "marker")))
     with contextlib.suppress(AttributeError):  # of the one that would make a tensor of what the call returns
         pickle.loads(content)
@@ -114,14 +117,14 @@ def admitted() -> OrderedDict:
                  items=[("encoder.conv_in.weight", tensor)])
 
 
-def test_admitted_objects_with_foreign_attributes_are_their_plain_content(tmp_path, marker):
+def test_admitted_objects_with_foreign_attributes_become_plain_data(tmp_path, marker):
     for content in (admitted(), {"state_dict": admitted()}):
-        torch.save(content, tmp_path / "odd.pt")
-        found = read_file(tmp_path / "odd.pt")
-        found = found.get("state_dict", found)
-        assert type(found) is dict and found["encoder.conv_in.weight"].float().shape == (4, 3, 3, 3, 3)
+        torch.save(content, tmp_path / "admitted.pt")
+        state = read_file(tmp_path / "admitted.pt")
+        state = state.get("state_dict", state)
+        assert type(state) is dict and state["encoder.conv_in.weight"].float().shape == (4, 3, 3, 3, 3)
         with pytest.raises(CheckpointError, match="the checkpoint has no levels"):
-            load_checkpoint(tmp_path / "odd.pt", "o2_magvit2")
+            load_checkpoint(tmp_path / "admitted.pt", "o2_magvit2")
 
 
 def lying_npz(path: Path, header: str) -> None:
@@ -133,7 +136,7 @@ def lying_npz(path: Path, header: str) -> None:
     "{'descr': (", "(" * 500, "__import__('os').mkdir('marker')",
     "{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,)}",
     "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"])
-def test_header_of_an_array_is_no_code_and_its_size_no_promise(header, tmp_path, marker, monkeypatch):
+def test_header_of_an_array_is_not_executed_and_its_size_not_trusted(header, tmp_path, marker, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lying_npz(tmp_path / "evil.npz", header)
     refused(load_checkpoint, tmp_path / "evil.npz", named=tmp_path / "evil.npz")
@@ -160,7 +163,7 @@ def f32(shape: list[int], begin: int, end: int) -> dict[str, Any]:
     header_of(__metadata__={"plugins": '{"x; rm -rf ~": "1"}'}), header_of(__metadata__={"plugins": "[" * 10**4})],
     ids=["length", "long", "overlap", "alias", "beyond", "shape", "negative", "backwards", "behind", "kind", "deep",
          "plugins", "words of plugins", "deep plugins"])
-def test_safetensors_header_that_lies_is_one_error(content, folder, tmp_path):
+def test_false_safetensors_header_is_one_error(content, folder, tmp_path):
     (folder / "model.safetensors").write_bytes(content)
     refused(load_tokenizer, folder, named=folder)
     (tmp_path / "a.safetensors").write_bytes(content)
@@ -190,17 +193,17 @@ def evil_module(tmp_path, marker, monkeypatch) -> str:
     {"type": "LFQ"}])
 def test_type_that_is_no_registered_part_is_refused_at_any_depth(named, folder, marker, evil_module):
     before = (folder / "config.json").read_text()
-    part = {"type": named, "args": [f"mkdir {marker}"], "expression": f"__import__('os').mkdir({str(marker)!r})"}
-    for place, value in [(("encoder",), part), (("quantizer",), part), (("decoder",), part),
-                         (("encoder", "filters"), part), (("encoder", "channel_multipliers"), [[part]]),
-                         (("quantizer",), {"type": "Residual", "quantizers": [part]})]:
+    component = {"type": named, "args": [f"mkdir {marker}"], "expression": f"__import__('os').mkdir({str(marker)!r})"}
+    for place, value in [(("encoder",), component), (("quantizer",), component), (("decoder",), component),
+                         (("encoder", "filters"), component), (("encoder", "channel_multipliers"), [[component]]),
+                         (("quantizer",), {"type": "Residual", "quantizers": [component]})]:
         (folder / "config.json").write_text(before)
         refused(load_tokenizer, edited(folder, *place, value=value), named=folder)
     assert "evil_module" not in sys.modules
 
 
 TEMPLATES = {
-    "base": (("_base_",), "evil.py"), "base of a part": (("encoder", "_base_"), ["evil.py"]),
+    "base": (("_base_",), "evil.py"), "base of a component": (("encoder", "_base_"), ["evil.py"]),
     "imports": (("custom_imports",), {"imports": ["evil_module"]}), "delete": (("encoder", "_delete_"), True),
     "scope": (("quantizer", "_scope_"), "evil_module"), "variable": (("quantizer", "scale"), "{{fileDirname}}"),
     "environment": (("encoder", "first_conv_bias"), ["{{$NONE:\"'}}", ", __import__('os').mkdir('marker')]#"]),
@@ -210,13 +213,13 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("trick", TEMPLATES)
-def test_words_that_mean_something_to_a_config_file_never_reach_one(trick, folder, tmp_path, marker, monkeypatch):
+def test_template_words_of_mmengine_are_refused(trick, clips, folder, tmp_path, marker, monkeypatch):
     """Training on a tokenizer writes its config into the run's config.py, which --resume runs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text("import os\nos.mkdir('marker')\n")
     place, value = TEMPLATES[trick]
     refused(load_tokenizer, edited(folder, *place, value=value), named=folder)
-    config = tiny_config(tmp_path, training__init_from=str(folder))
+    config = tiny_config(clips, training__init_from=str(folder))
     del config["tokenizer"]
     refused(build_trainer, Config(config), work_dir=tmp_path / "run", named=folder)
 
@@ -225,13 +228,13 @@ def test_words_that_mean_something_to_a_config_file_never_reach_one(trick, folde
     "import os; os.mkdir('marker')", "__import__('os').mkdir('marker')", "!!python/object/apply:os.mkdir [marker]",
     "[" * 10**5, '{"a":' * 10**5, "{", "NaN", '"config"', "\0" * 100, '{"encoder": ' + "9" * 10**5 + "}"],
     ids=["module", "expression", "YAML", "deep list", "deep dict", "torn", "NaN", "text", "zeros", "digits"])
-def test_config_that_is_no_config_is_one_error(text, folder, tmp_path, marker, monkeypatch):
+def test_invalid_config_is_one_error(text, folder, tmp_path, marker, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (folder / "config.json").write_text(text)
     refused(load_tokenizer, folder, named=folder)
 
 
-def test_link_out_of_the_folder_is_read_as_data_and_left_as_it_is(folder, tmp_path, marker):
+def test_link_out_of_the_folder_is_read_as_data_and_not_changed(folder, tmp_path, marker):
     outside = tmp_path / "outside.py"
     outside.write_text(f"import os\nos.mkdir({str(marker)!r})\n")
     (folder / "config.json").unlink()
@@ -246,40 +249,40 @@ import json, sys, time
 from pathlib import Path
 import peak_memory
 from toolkit import load_tokenizer
-from toolkit.interop import load_checkpoint  # what it imports is no part of the measure
+from toolkit.interop import load_checkpoint  # import it before measuring
 folder = Path(sys.argv[1])
 original = (folder / "config.json").read_text()
 load_tokenizer(folder)
 before, started = peak_memory.peak_mib(), time.time()
 network = {"filters", "in_channels", "num_res_blocks", "channel_multipliers", "temporal_kernel", "num_groups"}
 for number in (10**4, 10**6, 10**9, 10**30, -1, 0):
-    cases = [(part, name, [number] * 3 if name == "channel_multipliers" else number)
-             for part in ("encoder", "decoder") for name in network]
+    cases = [(component, name, [number] * 3 if name == "channel_multipliers" else number)
+             for component in ("encoder", "decoder") for name in network]
     cases += [("quantizer", "bits", number), ("quantizer", "num_codebooks", number)]
     cases += [("quantizer", None, quantizer) for quantizer in ({"type": "VQ", "codebook_size": number, "dim": 6},
         {"type": "VQ", "codebook_size": number, "dim": 6, "update": "ema"},
         {"type": "IBQ", "codebook_size": 4, "dim": number}, {"type": "KL", "dim": number})]
-    for part, name, value in cases:
+    for component, name, value in cases:
         config = json.loads(original)
-        config[part] = config[part] | {name: value} if name else value
+        config[component] = config[component] | {name: value} if name else value
         (folder / "config.json").write_text(json.dumps(config))
         try:
             load_tokenizer(folder)
         except (TypeError, ValueError) as error:
-            assert str(folder) in str(error), (part, name, value, error)
+            assert str(folder) in str(error), (component, name, value, error)
         else:  # a norm has no more groups than channels, whatever it is given
-            assert name == "num_groups" and value > 0, (part, name, value)
+            assert name == "num_groups" and value > 0, (component, name, value)
 print(peak_memory.peak_mib() - before, time.time() - started)
 """
 
 
-def test_enormous_numbers_in_a_config_take_no_memory_and_no_time(folder):
+def test_enormous_numbers_in_a_config_cost_no_memory_and_time(folder):
     _, printed = peak_memory.peak_of(folder, code=ENORMOUS, env=ENVIRONMENT | {"PYTHONWARNINGS": "ignore"})
     added, seconds = map(float, printed.split())
     assert added < 800 and seconds < 40  # MiB; a billion filters would be 10^11 MiB
 
 
-def test_part_of_a_plugin_is_imported_only_where_a_config_names_it(folder, tmp_path, monkeypatch):
+def test_component_of_a_plugin_is_imported_only_if_a_config_names_it(folder, tmp_path, monkeypatch):
     site, ran = tmp_path / "site", tmp_path / "ran"
     about = site / "toolkit_evil-1.0.dist-info"
     about.mkdir(parents=True)
@@ -300,7 +303,7 @@ def test_part_of_a_plugin_is_imported_only_where_a_config_names_it(folder, tmp_p
     assert ran.exists()
 
 
-def test_snapshot_of_the_hub_is_two_files_and_no_more(folder, tmp_path, marker, monkeypatch):
+def test_only_two_files_of_a_hub_snapshot_are_read(folder, tmp_path, marker, monkeypatch):
     from huggingface_hub import constants
 
     home = tmp_path / "hub" / "models--user--name"

@@ -1,4 +1,4 @@
-"""Archives, token sets and checkpoints of strangers: nothing is written beside the output, nothing of them runs."""
+"""Third-party archives, token sets and checkpoints write nothing outside of the output and execute nothing."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def marker(tmp_path) -> Path:
     assert not path.exists()
 
 
-def odd_members(tar: tarfile.TarFile, name: str, target: Path) -> None:
-    """All that is no file, under a name that would count."""
+def special_members(tar: tarfile.TarFile, name: str, target: Path) -> None:
+    """Every kind of member that is not a file, under a name that would be read."""
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
         member = tarfile.TarInfo(name)
         member.type, member.linkname, member.devmajor, member.devminor = kind, str(target), 1, 5
@@ -70,17 +70,17 @@ def test_link_in_a_wheel_is_its_own_text(tmp_path):
     assert members == [("toy/a.bin", str(tmp_path / "secret").encode())]
 
 
-def test_links_and_devices_of_tars_are_passed_over(tmp_path):
+def test_links_and_devices_in_tars_are_skipped(tmp_path):
     (tmp_path / "secret").write_bytes(b"secret")
     for name in ("toy/a.bin", "k.png", "k.indices.npy"):
-        with tarfile.open(tmp_path / "odd.tar", "w") as tar:
-            odd_members(tar, name, tmp_path / "secret")
-        assert list(assets._members(tmp_path / "odd.tar")) == []
-        assert list(media_in_tar(tmp_path / "odd.tar", suffixes=(".png",))) == []
-        assert list(read_tokens(tmp_path / "odd.tar")) == []
+        with tarfile.open(tmp_path / "special.tar", "w") as tar:
+            special_members(tar, name, tmp_path / "secret")
+        assert list(assets._members(tmp_path / "special.tar")) == []
+        assert list(media_in_tar(tmp_path / "special.tar", suffixes=(".png",))) == []
+        assert list(read_tokens(tmp_path / "special.tar")) == []
 
 
-def test_names_in_a_tar_of_images_lead_nowhere(make_tokenizer, tmp_path):
+def test_names_in_a_tar_of_images_stay_below_the_output(make_tokenizer, tmp_path):
     write_image(tmp_path / "image.png", tiny.stripes(1, num_frames=1, height=8, width=8))
     image = (tmp_path / "image.png").read_bytes()
     names = ["../a.png", "/tmp/evil/b.png", "c/../../../d.png", "e\nf.png"]
@@ -119,7 +119,7 @@ def test_decoding_writes_below_the_output_or_not_at_all(key, saved, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["a\nb", "a%0Ab", "~", "$HOME", "-rf", "%25", "a;touch b", "\x1b[2J", "a/./b"])
-def test_odd_name_is_a_name_below_the_output(key, saved, tmp_path):
+def test_unusual_name_is_a_name_below_the_output(key, saved, tmp_path):
     shard(tmp_path / "tokens", key, saved)
     before = set(files_of(tmp_path))
     assert run_here("extract_tokens", tmp_path / "tokens", "--decode", "--tokenizer", saved, "--output",
@@ -132,7 +132,7 @@ def test_odd_name_is_a_name_below_the_output(key, saved, tmp_path):
     {"fps": float("inf")}, {"fps": float("nan")}, {"fps": 1e300}, {"fps": 10**100}, {"fps": 1e-300}, {"fps": [24]},
     {"size": [10**9] * 3}, {"size": [5, 8, 8]}, {"size": "1x8x8"}, {"size": [True, 8, 8.0]}, {"size": None},
     {"tokenizer": ["x"]}, {"tokenizer": None}], ids=str)
-def test_words_of_a_token_shard_that_cannot_be_are_one_error(meta, make_tokenizer, saved, tmp_path):
+def test_impossible_values_in_a_token_shard_are_one_error(meta, make_tokenizer, saved, tmp_path):
     tar = shard(tmp_path / "tokens", "a", saved, **meta)
     refused(decode_tokens, make_tokenizer(), tmp_path / "tokens", tokenizer_hash=tokenizer_hash(saved),
             output=tmp_path / "out", named=tar)
@@ -140,7 +140,7 @@ def test_words_of_a_token_shard_that_cannot_be_are_one_error(meta, make_tokenize
 
 
 @pytest.mark.parametrize("text", [b"[]", b"3", b"null", b"{", b"\xff", b"__import__('os').mkdir('marker')"])
-def test_json_of_a_token_shard_that_is_none_is_one_error(text, make_tokenizer, saved, tmp_path, marker, monkeypatch):
+def test_invalid_json_in_a_token_shard_is_one_error(text, make_tokenizer, saved, tmp_path, marker, monkeypatch):
     monkeypatch.chdir(tmp_path)
     indices = npy(np.zeros((1, 2, 2, 1), int)).getvalue()
     tar = write_tar(tmp_path / "tokens.tar", {"a.indices.npy": indices, "a.json": text})
@@ -150,7 +150,7 @@ def test_json_of_a_token_shard_that_is_none_is_one_error(text, make_tokenizer, s
 @pytest.mark.parametrize("text", [
     b"[]", b"{}", b'{"num_shards": "x"}', b'{"num_shards": 1.5}', b"{", b"\xff", b"[" * 10**5],
     ids=["list", "empty", "word", "fraction", "torn", "bytes", "deep"])
-def test_description_of_a_token_set_that_is_none_is_one_error(text, make_tokenizer, saved, tmp_path):
+def test_invalid_description_of_a_token_set_is_one_error(text, make_tokenizer, saved, tmp_path):
     shard(tmp_path / "tokens", "a", saved)
     (tmp_path / "tokens" / "dataset.json").write_bytes(text)
     refused(decode_tokens, make_tokenizer(), tmp_path / "tokens", tokenizer_hash=HASH, output=tmp_path / "out",

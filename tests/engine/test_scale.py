@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ import pytest
 from engine.outcomes import EPS, differences, outcome
 from mmengine.config import Config
 from training import tiny
-from training.tiny import metric_lines, tiny_config, write_config
+from training.tiny import free_port, metric_lines, tiny_config, write_config
 
 from toolkit import load_tokenizer
 from toolkit.build import build_trainer
@@ -31,7 +30,7 @@ clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 120  # seconds, of any command
-LOSS = 60  # seconds within which a launch ends that lost a process, its own or the other's
+LOSS = 60  # seconds within which a launch ends after any process was lost
 
 
 def config_of(clips: Path, *, batch_size: int, **changes: Any) -> dict[str, Any]:
@@ -39,15 +38,9 @@ def config_of(clips: Path, *, batch_size: int, **changes: Any) -> dict[str, Any]
                        tokenizer__quantizer__inv_temperature=1.0, **changes)
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @contextlib.contextmanager
 def launched(*words: str) -> Iterator[subprocess.Popen]:
-    """``accelerate launch`` on CPUs, with its output in one pipe; nothing of it is left afterwards."""
+    """``accelerate launch`` on CPUs, with its output in one pipe; all its processes are killed afterwards."""
     # ACCELERATE_USE_CPU, not --cpu, which starts several processes through mpirun only.
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *words]
@@ -63,7 +56,7 @@ def launched(*words: str) -> Iterator[subprocess.Popen]:
 
 
 def wait_for(processes: list[subprocess.Popen], *, timeout: float = TIMEOUT) -> list[str]:
-    """What each has printed at its end."""
+    """The output of each process, once all have ended."""
     deadline = time.monotonic() + timeout
     return [process.communicate(timeout=max(1.0, deadline - time.monotonic()))[0] for process in processes]
 

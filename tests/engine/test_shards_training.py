@@ -41,7 +41,7 @@ def config(tmp_path_factory):
 
 
 def run(config, work_dir, *, resume=False):
-    """Train, and return the keys of each batch that was taken."""
+    """Train, and return the keys of each batch."""
     keys, advance = [], TrainLoader.__next__
 
     def noted(loader):
@@ -94,14 +94,14 @@ def test_two_nodes_of_two_processes_of_two_workers_see_each_sample_of_a_pass_onc
 
     shares = []
     for rank in range(4):
-        first, taken = loader(rank), []
+        first, seen = loader(rank), []
         batches = iter(first)
         if stop:
-            taken += itertools.islice(batches, stop)
+            seen += itertools.islice(batches, stop)
             second = loader(rank)
             second.load_state_dict(first.state_dict())
             list(batches)  # its workers end with it
             batches = iter(second)
-        shares.append([key for batch in itertools.chain(taken, batches) for key in batch.keys])
+        shares.append([key for batch in itertools.chain(seen, batches) for key in batch.keys])
     numbers = sorted(int(key[-7:-4]) for key in itertools.chain(*shares))
     assert numbers == list(range(sum(sizes))) and all(shares)

@@ -1,4 +1,4 @@
-"""What may change token ids and what may not; and the committed matrix says so too."""
+"""What may change token ids and what may not, measured here and in the committed matrix."""
 
 import json
 import subprocess
@@ -37,20 +37,21 @@ def scripts():
 @pytest.fixture(scope="module")
 def directories(tmp_path_factory):
     """Quantizer -> a tokenizer's directory; the golden weights, and with them FSQ's and VQ's random last layers."""
-    found, golden = {"LFQ": GOLDEN}, load_tokenizer(GOLDEN)
+    directories, golden = {"LFQ": GOLDEN}, load_tokenizer(GOLDEN)
     for name in ("FSQ", "VQ"):
         torch.manual_seed(0)
-        parts = {part: {key: value for key, value in config.items() if key not in ("in_channels", "out_channels")}
-                 for part, config in golden.config.items() if part != "quantizer"}
-        tokenizer = build_tokenizer(parts | {"quantizer": QUANTIZERS[name]})
+        components = {component: {key: value for key, value in config.items()
+                                  if key not in ("in_channels", "out_channels")}
+                      for component, config in golden.config.items() if component != "quantizer"}
+        tokenizer = build_tokenizer(components | {"quantizer": QUANTIZERS[name]})
         state = tokenizer.state_dict()
         state |= {key: value for key, value in golden.state_dict().items()
                   if key in state and state[key].shape == value.shape and key.startswith("encoder")}
         tokenizer.load_state_dict(state)
         tokenizer.encoder.conv_out.weight.data *= 3  # over several levels
-        found[name] = tmp_path_factory.mktemp("tokenizers") / name
-        tokenizer.save_pretrained(found[name])
-    return found
+        directories[name] = tmp_path_factory.mktemp("tokenizers") / name
+        tokenizer.save_pretrained(directories[name])
+    return directories
 
 
 def clips(count=5, num_frames=17):
@@ -76,72 +77,72 @@ def margins(name, tokenizer, latents):
 
 
 @torch.no_grad()
-def need_equal_but_near_borders(name, directory, found, pixels):
+def require_equal_away_from_borders(name, directory, actual, pixels):
     tokenizer = load_tokenizer(directory)
     output = [tokenizer(clip) for clip in pixels.split(1)]
     plain = torch.cat([one.indices for one in output])
     decided = margins(name, tokenizer, torch.cat([one.latents for one in output])) > 1e-5
     assert decided.mean() > 0.99 and len(plain.unique()) > 5
-    assert torch.equal(found.indices[torch.from_numpy(decided)], plain[torch.from_numpy(decided)])
+    assert torch.equal(actual.indices[torch.from_numpy(decided)], plain[torch.from_numpy(decided)])
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
 @pytest.mark.parametrize("size", [2, 5])
-def test_the_rest_of_a_batch_changes_no_id_but_at_borders(scripts, directories, tmp_path, name, size):
+def test_the_rest_of_a_batch_changes_ids_only_at_borders(scripts, directories, tmp_path, name, size):
     pixels = clips()
     pixels[3] *= 4  # far beyond what pixels are, next to the others
-    found = scripts[0].in_batches(scripts[0].Case(directories[name], pixels, tmp_path), size)
-    need_equal_but_near_borders(name, directories[name], found, pixels)
+    actual = scripts[0].in_batches(scripts[0].Case(directories[name], pixels, tmp_path), size)
+    require_equal_away_from_borders(name, directories[name], actual, pixels)
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
 @pytest.mark.parametrize("lengths", CHUNKS, ids=str)
-def test_where_a_stream_is_cut_changes_no_id_but_at_borders(scripts, directories, tmp_path, name, lengths):
+def test_where_a_stream_is_cut_changes_ids_only_at_borders(scripts, directories, tmp_path, name, lengths):
     pixels = clips(2)
-    found = scripts[0].in_chunks(scripts[0].Case(directories[name], pixels, tmp_path), lengths)
-    need_equal_but_near_borders(name, directories[name], found, pixels)
+    actual = scripts[0].in_chunks(scripts[0].Case(directories[name], pixels, tmp_path), lengths)
+    require_equal_away_from_borders(name, directories[name], actual, pixels)
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_saving_and_loading_changes_nothing(scripts, directories, tmp_path, name):
     case = scripts[0].Case(directories[name], clips(2), tmp_path)
-    found, wanted = scripts[0].saved_and_loaded(case), scripts[0].plain(case)
-    assert torch.equal(found.indices, wanted.indices) and found.psnr == wanted.psnr
+    actual, expected = scripts[0].saved_and_loaded(case), scripts[0].plain(case)
+    assert torch.equal(actual.indices, expected.indices) and actual.psnr == expected.psnr
     one, other = (load_tokenizer(path).state_dict() for path in (directories[name], tmp_path / "saved"))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_two_processes_give_the_ids_and_the_score_of_one(scripts, tmp_path):
     case = scripts[0].Case(GOLDEN, clips(), tmp_path)  # an odd number: the shares differ
-    found, wanted = scripts[0].in_two_processes(case), scripts[0].plain(case)
-    assert torch.equal(found.indices, wanted.indices) and found.psnr == pytest.approx(wanted.psnr, rel=1e-9)
+    actual, expected = scripts[0].in_two_processes(case), scripts[0].plain(case)
+    assert torch.equal(actual.indices, expected.indices) and actual.psnr == pytest.approx(expected.psnr, rel=1e-9)
 
 
 def test_a_training_that_is_resumed_gives_the_ids_of_one_that_is_not(scripts, tmp_path):
     case = scripts[0].Case(GOLDEN, clips(2), tmp_path)
-    before, wanted, found = (run(case) for run in (
+    before, expected, actual = (run(case) for run in (
         scripts[0].plain, scripts[0].trained_in_one_go, scripts[0].trained_and_resumed))
-    assert torch.equal(found.indices, wanted.indices) and found.psnr == wanted.psnr
-    assert not torch.equal(wanted.indices, before.indices)  # it did learn
+    assert torch.equal(actual.indices, expected.indices) and actual.psnr == expected.psnr
+    assert not torch.equal(expected.indices, before.indices)  # it did learn
     assert [path.name for path in sorted((tmp_path / "resumed" / "checkpoints").iterdir())] == ["step_4", "step_8"]
 
 
 def test_half_precision_does_change_ids_so_that_the_other_tests_would_notice(scripts, tmp_path):
     case = scripts[0].Case(GOLDEN, clips(2), tmp_path)
-    found, wanted = scripts[0].WAYS["bf16 autocast"].run(case), scripts[0].plain(case)
-    assert 0 < scripts[1].shares(found.indices, wanted.indices, (2,) * 8)["ids"] < 0.2
+    actual, expected = scripts[0].WAYS["bf16 autocast"].run(case), scripts[0].plain(case)
+    assert 0 < scripts[1].shares(actual.indices, expected.indices, (2,) * 8)["ids"] < 0.2
 
 
 def test_shares_count_ids_and_their_digits(scripts):
     rng, shares = np.random.default_rng(0), scripts[1].shares
     one, other = rng.integers(0, 256, (2, 50, 1))
     bits = np.unpackbits(one.astype(np.uint8), axis=-1) != np.unpackbits(other.astype(np.uint8), axis=-1)
-    found = shares(torch.tensor(one), torch.tensor(other), (2,) * 8)
-    assert found == pytest.approx({"ids": (one != other).mean(), "digits": bits.mean()})
+    actual = shares(torch.tensor(one), torch.tensor(other), (2,) * 8)
+    assert actual == pytest.approx({"ids": (one != other).mean(), "digits": bits.mean()})
     one, other = rng.integers(0, 60, (2, 50, 1))
     digits = np.stack(np.unravel_index(one, (3, 4, 5))) != np.stack(np.unravel_index(other, (3, 4, 5)))
-    found = shares(torch.tensor(one), torch.tensor(other), (3, 4, 5))
-    assert found == pytest.approx({"ids": (one != other).mean(), "digits": digits.mean()})
+    actual = shares(torch.tensor(one), torch.tensor(other), (3, 4, 5))
+    assert actual == pytest.approx({"ids": (one != other).mean(), "digits": digits.mean()})
     assert shares(torch.tensor(one), torch.tensor(other), (60,)) == {"ids": (one != other).mean()}
 
 
@@ -186,23 +187,23 @@ def test_the_table_is_made_of_the_matrix(scripts, matrix):
 
 
 def test_the_command_measures_the_golden_tokenizers_cheap_rows_again(matrix, tmp_path):
-    wanted = matrix["tokenizers"]["small LFQ"]
+    expected = matrix["tokenizers"]["small LFQ"]
     cheap = ["batch of 8", "chunks of 5"]
     done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "ids.py"), "--tokenizer", str(GOLDEN), "--ways",
                            *cheap, "--output", str(tmp_path / "ids.json")], capture_output=True, text=True, check=False,
                           timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    found, = json.loads((tmp_path / "ids.json").read_text())["tokenizers"].values()
-    assert list(found["rows"]) == cheap and done.stdout == (tmp_path / "ids.md").read_text() + "\n"
+    actual, = json.loads((tmp_path / "ids.json").read_text())["tokenizers"].values()
+    assert list(actual["rows"]) == cheap and done.stdout == (tmp_path / "ids.md").read_text() + "\n"
     for key in ("hash", "num_ids", "quantizer", "digits"):
-        assert found[key] == wanted[key]
-    assert found["psnr"] == pytest.approx(wanted["psnr"], abs=1e-3)
+        assert actual[key] == expected[key]
+    assert actual["psnr"] == pytest.approx(expected["psnr"], abs=1e-3)
     for way in cheap:
-        assert abs(found["rows"][way]["ids"] - wanted["rows"][way]["ids"]) < 1e-4
-        assert abs(found["rows"][way]["psnr"]) < 1e-3
+        assert abs(actual["rows"][way]["ids"] - expected["rows"][way]["ids"]) < 1e-4
+        assert abs(actual["rows"][way]["psnr"]) < 1e-3
 
 
-def test_a_way_that_there_is_not_is_one_clear_error(scripts, monkeypatch, capsys):
+def test_an_unknown_way_is_one_clear_error(scripts, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["ids.py", "--ways", "on a GPU"])
     with pytest.raises(SystemExit) as ended:
         scripts[1].main()

@@ -1,4 +1,4 @@
-"""Starting from a tokenizer that exists: inflation with proof, frozen parts, discriminators brought along."""
+"""Training from an existing tokenizer: inflation, frozen components, discriminators."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def test_inflated_network_gives_the_image_networks_latents_indices_and_pixels(fa
     image, video = pair(family, downsample)
     initialize(video, image)
     pixels = torch.rand(2, 3, 1, 16, 24) * 2 - 1
-    wanted, found = image(pixels), video(pixels)
-    torch.testing.assert_close(found.latents, wanted.latents, rtol=1e-5, atol=1e-6)
-    assert torch.equal(found.indices, wanted.indices)
-    torch.testing.assert_close(found.reconstruction, wanted.reconstruction, rtol=1e-5, atol=1e-6)
+    expected, actual = image(pixels), video(pixels)
+    torch.testing.assert_close(actual.latents, expected.latents, rtol=1e-5, atol=1e-6)
+    assert torch.equal(actual.indices, expected.indices)
+    torch.testing.assert_close(actual.reconstruction, expected.reconstruction, rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
@@ -74,15 +74,6 @@ def test_still_clip_through_the_inflated_network_is_the_image_in_every_frame():
     torch.testing.assert_close(video(still).reconstruction, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_kernels_are_zero_but_for_their_last_temporal_slice():
-    image, video = pair("o2", (False, True))
-    initialize(video, image)
-    kernel, flat = video.encoder.levels[0].blocks[0].conv1.weight, image.encoder.levels[0].blocks[0].conv1.weight
-    assert not kernel[:, :, :-1].any() and torch.equal(kernel[:, :, -1:], flat)
-    grown, plain = video.decoder.levels[0].upsample.conv, image.decoder.levels[0].upsample.conv
-    assert torch.equal(grown.bias, torch.cat([plain.bias, plain.bias]))
-
-
 @pytest.mark.parametrize("change", [dict(filters=16), dict(num_res_blocks=2), dict(channel_multipliers=(1, 2, 4))])
 def test_another_network_is_refused_and_nothing_changes(make_tokenizer, change):
     tokenizer, source = make_tokenizer(), make_tokenizer(**change)
@@ -92,7 +83,7 @@ def test_another_network_is_refused_and_nothing_changes(make_tokenizer, change):
     assert all(torch.equal(before[name], tensor) for name, tensor in tokenizer.state_dict().items())
 
 
-def test_fitting_weights_of_a_network_that_computes_otherwise_are_taken_with_a_warning(make_tokenizer, caplog):
+def test_weights_of_a_network_with_another_padding_load_with_a_warning(make_tokenizer, caplog):
     tokenizer, source = make_tokenizer(), make_tokenizer(padding="replicate")
     initialize(tokenizer, source)
     assert "padding='zeros' (checkpoint: 'replicate')" in caplog.text
@@ -111,23 +102,23 @@ def run(clips, tmp_path, name="run", **changes):
     return trainer
 
 
-def tensors(folder, part=""):
-    return {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if name.startswith(part)}
+def tensors(folder, prefix=""):
+    return {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if name.startswith(prefix)}
 
 
-def test_training_starts_from_the_given_weights_with_fresh_optimizer_and_average(clips, tmp_path):
+def test_training_starts_from_the_source_weights_with_fresh_optimizer_and_average(clips, tmp_path):
     run(clips, tmp_path, "first")
-    given = tmp_path / "first" / "tokenizer"
-    trainer = build_trainer(config_of(clips, **{"training.init_from": str(given)}), work_dir=tmp_path / "second")
+    source = tmp_path / "first" / "tokenizer"
+    trainer = build_trainer(config_of(clips, **{"training.init_from": str(source)}), work_dir=tmp_path / "second")
     for weights in (trainer.tokenizer.plain.state_dict(), trainer.averaged.state_dict()):
-        assert all(torch.equal(weights[name], tensor) for name, tensor in tensors(given).items())
+        assert all(torch.equal(weights[name], tensor) for name, tensor in tensors(source).items())
     assert not trainer.tokenizer.optimizer.state
 
 
 def test_without_a_tokenizer_section_the_given_one_is_trained(clips, tmp_path, make_tokenizer):
     source = make_tokenizer(temporal_downsample=(True, False), bits=5)
-    source.save_pretrained(tmp_path / "given")
-    config = config_of(clips, **{"training.init_from": str(tmp_path / "given")})
+    source.save_pretrained(tmp_path / "source")
+    config = config_of(clips, **{"training.init_from": str(tmp_path / "source")})
     config.pop("tokenizer")
     trainer = build_trainer(config, work_dir=tmp_path / "run")
     assert trainer.run() and trainer.tokenizer.plain.config == source.config
@@ -150,24 +141,24 @@ def test_video_run_starts_from_an_image_run(clips, tmp_path):
                            work_dir=tmp_path / "video")
     pixels = torch.rand(1, 3, 1, 16, 16)
     with torch.no_grad():
-        wanted, found = first.averaged.eval()(pixels), second.averaged.eval()(pixels)
-    assert torch.equal(found.indices, wanted.indices)
-    torch.testing.assert_close(found.reconstruction, wanted.reconstruction, rtol=1e-4, atol=1e-5)
+        expected, actual = first.averaged.eval()(pixels), second.averaged.eval()(pixels)
+    assert torch.equal(actual.indices, expected.indices)
+    torch.testing.assert_close(actual.reconstruction, expected.reconstruction, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_training_the_decoder_leaves_encoder_and_token_ids_as_they_were(clips, tmp_path, precision):
     run(clips, tmp_path, "first")
-    given = tmp_path / "first" / "tokenizer"
-    run(clips, tmp_path, "second", **{"training.init_from": str(given), "training.trainable": ["decoder"],
+    source = tmp_path / "first" / "tokenizer"
+    run(clips, tmp_path, "second", **{"training.init_from": str(source), "training.trainable": ["decoder"],
                                       "training.mixed_precision": precision})
-    for folder in (tmp_path / "second" / "tokenizer",):
-        for part in ("encoder.", "quantizer."):
-            before, after = tensors(given, part), tensors(folder, part)
-            assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
-        assert any(not torch.equal(t, tensors(folder)[n]) for n, t in tensors(given, "decoder.").items())
+    folder = tmp_path / "second" / "tokenizer"
+    for component in ("encoder.", "quantizer."):
+        before, after = tensors(source, component), tensors(folder, component)
+        assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
+    assert any(not torch.equal(t, tensors(folder)[n]) for n, t in tensors(source, "decoder.").items())
     pixels = torch.rand(1, 3, 5, 16, 16)
-    assert torch.equal(load_tokenizer(given).tokenize(pixels),
+    assert torch.equal(load_tokenizer(source).tokenize(pixels),
                        load_tokenizer(tmp_path / "second" / "tokenizer").tokenize(pixels))
 
 
@@ -183,34 +174,34 @@ def test_training_the_encoder_alone_leaves_the_decoder_as_it_was_and_still_has_t
 @pytest.mark.parametrize(("names", "message"), [
     (["decodr"], "got 'decodr'"), (["quantizer"], "leaves nothing to train"), ([], r"a list of names"),
     ("decoder", "a list of names")])
-def test_parts_that_cannot_be_trained_are_refused(clips, tmp_path, names, message):
+def test_components_that_cannot_be_trained_are_refused(clips, tmp_path, names, message):
     with pytest.raises(ConfigError, match=message):
         build_trainer(config_of(clips, **{"training.trainable": names}), work_dir=tmp_path)
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_discriminator_that_was_brought_along_is_taken_where_it_fits(clips, tmp_path, make_tokenizer, caplog, fits):
+def test_discriminator_of_the_source_is_loaded_if_its_tensors_match(clips, tmp_path, make_tokenizer, caplog, fits):
     caplog.set_level(logging.INFO)
     trainer = build_trainer(config_of(clips), work_dir=tmp_path / "first")
-    trainer.tokenizer.plain.save_pretrained(tmp_path / "given")
-    wanted = StyleGANDiscriminator(**{k: v for k, v in tiny.DISCRIMINATOR.items() if k != "type"}
+    trainer.tokenizer.plain.save_pretrained(tmp_path / "source")
+    expected = StyleGANDiscriminator(**{k: v for k, v in tiny.DISCRIMINATOR.items() if k != "type"}
                                    | ({} if fits else {"filters": 16}))
-    save_component(wanted, tmp_path / "given" / "discriminator")
-    trainer = build_trainer(config_of(clips, **{"training.init_from": str(tmp_path / "given")}),
+    save_component(expected, tmp_path / "source" / "discriminator")
+    trainer = build_trainer(config_of(clips, **{"training.init_from": str(tmp_path / "source")}),
                             work_dir=tmp_path / "second")
-    (found,) = trainer.discriminators.values()
-    same = all(torch.equal(tensor, wanted.state_dict()[name]) for name, tensor in found.plain.state_dict().items()
-               if tensor.shape == wanted.state_dict()[name].shape)
+    (actual,) = trainer.discriminators.values()
+    same = all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in actual.plain.state_dict().items()
+               if tensor.shape == expected.state_dict()[name].shape)
     assert same == fits and ("starts from" in caplog.text) == fits and ("starts afresh" in caplog.text) != fits
 
 
-def test_resumed_run_needs_its_start_no_more(clips, tmp_path, make_tokenizer):
-    make_tokenizer(temporal_downsample=(True, False), bits=5).save_pretrained(tmp_path / "given")
-    config = config_of(clips, **{"training.init_from": str(tmp_path / "given")})
+def test_resumed_run_does_not_need_its_source(clips, tmp_path, make_tokenizer):
+    make_tokenizer(temporal_downsample=(True, False), bits=5).save_pretrained(tmp_path / "source")
+    config = config_of(clips, **{"training.init_from": str(tmp_path / "source")})
     config.pop("tokenizer")
     first = build_trainer(copy.deepcopy(config), work_dir=tmp_path / "run")
     assert first.run()
-    (tmp_path / "given").rename(tmp_path / "elsewhere")
+    (tmp_path / "source").rename(tmp_path / "elsewhere")
     AcceleratorState._reset_state(reset_partial_state=True)
     again = build_trainer(config, work_dir=tmp_path / "run", resume=True)
     assert again.step == 4 and all(torch.equal(tensor, first.tokenizer.plain.state_dict()[name])

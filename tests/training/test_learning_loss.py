@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
@@ -58,7 +56,6 @@ def test_a_loss_with_parameters_gets_the_gradient_of_its_formula():
 
 
 def test_a_loss_with_parameters_learns_is_saved_and_resumes(clips, tmp_path):
-    """Fault: a Loss with parameters was accepted and never learned."""
     config = config_of(clips, training__checkpoints=dict(every=2, keep=None))
     trainer = build_trainer(config, work_dir=tmp_path / "one")
     assert trainer.run()
@@ -73,7 +70,7 @@ def test_a_loss_with_parameters_learns_is_saved_and_resumes(clips, tmp_path):
     assert torch.equal(resumed.objective.losses["learned"].log_scale, scale)
 
 
-def test_its_gradient_counts_in_the_norm_and_is_clipped(clips, tmp_path):
+def test_the_gradient_of_a_loss_counts_in_the_norm_and_is_clipped(clips, tmp_path):
     trainer = build_trainer(config_of(clips, training__max_steps=1, training__gradient_clipping=dict(tokenizer=1e-3)),
                             work_dir=tmp_path)
     seen = []
@@ -84,7 +81,7 @@ def test_its_gradient_counts_in_the_norm_and_is_clipped(clips, tmp_path):
     assert seen[0].norm().item() == pytest.approx(1e-3, rel=1e-3) and seen[0][-1] > 0
 
 
-def test_a_step_whose_loss_is_not_finite_does_not_change_it(clips, tmp_path):
+def test_a_skipped_step_does_not_change_the_parameters_of_a_loss(clips, tmp_path):
     trainer = build_trainer(config_of(clips, training__max_steps=1), work_dir=tmp_path)
     with torch.no_grad():
         trainer.tokenizer.plain.decoder.conv_out.bias.fill_(float("nan"))
@@ -93,7 +90,7 @@ def test_a_step_whose_loss_is_not_finite_does_not_change_it(clips, tmp_path):
     assert not trainer.objective.losses["learned"].log_scale.any()
 
 
-def test_without_weight_it_is_not_computed_and_does_not_change(clips, tmp_path):
+def test_a_loss_without_weight_is_not_computed_and_does_not_change(clips, tmp_path):
     config = config_of(clips, training__max_steps=2)
     config.objective.losses.learned.weight = [(2, 0.0), (2, 1.0)]
     trainer = build_trainer(config, work_dir=tmp_path)
@@ -120,18 +117,13 @@ def one_step(share: slice) -> dict[str, torch.Tensor]:
 
 
 def run(rank: int, folder: str, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
-                       MASTER_PORT=str(port), ACCELERATE_USE_CPU="true")
+    tiny.join_two_processes(rank, port)
     torch.save(one_step(slice(2 * rank, 2 * rank + 2)), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_processes_learn_it_from_the_joined_batch(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(run, args=(str(tmp_path), port), nprocs=2)
+def test_two_processes_learn_the_parameters_of_a_loss_from_the_joined_batch(tmp_path):
+    mp.spawn(run, args=(str(tmp_path), tiny.free_port()), nprocs=2)
     halves = [torch.load(Path(tmp_path, f"{rank}.pt")) for rank in (0, 1)]
     for name, value in one_step(slice(0, 4)).items():
         torch.testing.assert_close(halves[0][name], halves[1][name], rtol=0, atol=0)

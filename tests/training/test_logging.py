@@ -16,7 +16,7 @@ clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 
 
 class Recorder(tracking.GeneralTracker):
-    """A tracker that remembers what it was told, under the name of one that is not installed."""
+    """A tracker that records its calls, under the name of one that is not installed."""
 
     name, requires_logging_directory, tracker = "wandb", False, None
     lines: list = []

@@ -1,4 +1,4 @@
-"""Any quantizer in a run without another change; bypass, frozen codebooks, the alarm."""
+"""Every quantizer in a run without another change; bypass, frozen codebooks, the collapse warning."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def exchanged(clips, quantizer: dict, **changes) -> dict:
 
 def test_there_is_a_choice_for_every_built_in_quantizer():
     QUANTIZERS.import_from_location()
-    built_in = {name for name, part in QUANTIZERS.module_dict.items() if part.__module__.startswith("toolkit.")}
+    built_in = {name for name, cls in QUANTIZERS.module_dict.items() if cls.__module__.startswith("toolkit.")}
     assert built_in == set(CHOICES)
 
 
@@ -61,7 +61,7 @@ def test_every_quantizer_trains_and_is_saved_without_another_change(clips, tmp_p
     assert all(set(again.quantizer.loss_weights) <= set(line) for line in lines) and len(lines) == 2
 
 
-def test_resumed_run_goes_on_with_the_codebook_it_had(clips, tmp_path):
+def test_resumed_run_continues_with_its_codebook(clips, tmp_path):
     changes = dict(training__checkpoints=dict(every=1, keep=None))
     whole = build(exchanged(clips, EMA, **changes), tmp_path / "whole")
     whole.run()
@@ -117,12 +117,12 @@ def test_evaluation_is_fully_quantized_whatever_the_schedule(make_tokenizer):
 
 
 @pytest.mark.parametrize("schedule", [-0.1, 1.5, [(0, 0.0), (5, 2.0)]])
-def test_schedule_beyond_its_range_is_refused(clips, tmp_path, schedule):
+def test_quantization_outside_0_to_1_is_refused(clips, tmp_path, schedule):
     with pytest.raises(ConfigError, match=r"training.quantization lies in \[0, 1\]"):
         build(tiny_config(clips, training__quantization=schedule), tmp_path)
 
 
-def test_collapsed_codebook_raises_an_alarm_in_the_log(clips, tmp_path, caplog):
+def test_collapsed_codebook_is_logged_as_a_warning(clips, tmp_path, caplog):
     config = exchanged(clips, dict(type="VQ", codebook_size=64, dim=4))
     trainer = build(config, tmp_path)
     trainer.tokenizer.plain.quantizer.codebook.data[1:] += 1e3  # out of reach
@@ -167,7 +167,7 @@ def test_demo_takes_any_quantizer_from_the_command_line_or_a_child_config(tmp_pa
 
 
 @pytest.mark.parametrize("name", sorted(CHOICES.keys() - {"LFQ"}))
-def test_stale_argument_is_named_with_the_cure(name):
+def test_stale_argument_is_named_with_advice(name):
     words = [f"tokenizer.quantizer.{word}" for word in [f"type={name}", *FROM_THE_COMMAND_LINE[name]]]
     config = load_config(CONFIGS / "demo_video.py", {**parse_overrides(words), "tokenizer.quantizer.scale": 1.0})
     with pytest.raises(TypeError, match=rf"quantizer '{name}': unexpected .*'scale'.*; it takes \(.*\)\. If the config "

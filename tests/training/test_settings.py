@@ -23,20 +23,23 @@ from toolkit.training.settings import Settings
     (dict(max_steps=10, activation_checkpointing=-1), "activation_checkpointing must be True, False or a number"),
     (dict(max_steps=10, mixed_precision="fp8"), "mixed_precision is"),
     (dict(max_steps=10, ema_decay=1.0), "ema_decay lies in"),
+    (dict(max_steps=10, gradient_clipping=dict(encoder=1.0)), "gradient_clipping.*encoder"),
+    (dict(max_steps=10, gradient_clipping=dict(tokenizer=0)), "above 0"),
+    (dict(max_steps=10, max_skipped_in_a_row=-1), "max_skipped_in_a_row"),
 ])
-def test_misfits_are_named(config, words):
+def test_config_errors_name_the_key(config, words):
     with pytest.raises(ConfigError, match=words):
         Settings.from_config(config)
 
 
-def test_the_section_is_read():
+def test_the_config_section_becomes_settings():
     settings = Settings.from_config(dict(max_steps=10, ema_decay=None, checkpoints=dict(every=5, keep=None)))
     assert (settings.max_steps, settings.ema_decay) == (10, None)
     assert (settings.checkpoints.every, settings.checkpoints.keep) == (5, None)
 
 
 @pytest.mark.parametrize(("batch_size", "processes", "micro"), [(2, 8, 8), (2, 32, 2), (128, 1, 1), (1, 128, 1)])
-def test_a_global_batch_is_shared_out(batch_size, processes, micro):
+def test_a_global_batch_is_divided_among_processes(batch_size, processes, micro):
     settings = Settings(max_steps=10, global_batch_size=128).shared_out([batch_size] * 2, num_processes=processes)
     assert settings.gradient_accumulation_steps == micro
     settings.check()
@@ -54,6 +57,6 @@ def test_without_a_global_batch_nothing_changes():
     ([1], 256, r"got 1 x 256; take a number of processes that divides 128"),
     ([2, 4], 1, r"one batch_size in all of data.train, got \[2, 4\]"),
 ])
-def test_a_global_batch_that_cannot_be_shared_out_says_what_to_do(batch_sizes, processes, words):
+def test_a_global_batch_that_cannot_be_divided_is_an_error_with_advice(batch_sizes, processes, words):
     with pytest.raises(ConfigError, match=words):
         Settings(max_steps=10, global_batch_size=128).shared_out(batch_sizes, num_processes=processes)

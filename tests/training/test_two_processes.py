@@ -38,8 +38,8 @@ def penalties(share: slice) -> list[dict[str, list[float] | float]]:
     return results
 
 
-def patch_game(share: slice) -> dict[str, torch.Tensor]:
-    """Gradients and statistics after one step of VQGAN's game, with R1, on this share of four clips."""
+def patchgan_step(share: slice) -> dict[str, torch.Tensor]:
+    """Gradients and statistics after one step with VQGAN's GAN losses and R1 on this share of four clips."""
     torch.manual_seed(0)
     plain, decoder = PatchGANDiscriminator(filters=4, num_layers=2), nn.Conv3d(4, 3, 1)
     pixels, codes = torch.randn(4, 3, 2, 16, 16)[share], torch.randn(4, 4, 2, 16, 16)[share]
@@ -65,13 +65,13 @@ def run(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     share = slice(2 * rank, 2 * rank + 2)
     Path(folder, f"{rank}.json").write_text(json.dumps(penalties(share)))
-    torch.save(patch_game(share), f"{folder}/{rank}.pt")
+    torch.save(patchgan_step(share), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory) -> Path:
-    """A folder with what each of two processes found."""
+    """A folder with the results of two processes."""
     folder = tmp_path_factory.mktemp("processes")
     mp.spawn(run, args=(str(folder),), nprocs=2)
     return folder
@@ -88,8 +88,8 @@ def test_lecam_of_two_processes_equals_the_joined_batch(processes):
         assert [half["average"] for half in halves] == pytest.approx([whole["average"]] * 2, rel=1e-5)
 
 
-def test_patch_game_of_two_processes_equals_the_joined_batch(processes):
-    whole = patch_game(slice(0, 4))
+def test_patchgan_step_of_two_processes_equals_the_joined_batch(processes):
+    whole = patchgan_step(slice(0, 4))
     shares = [torch.load(processes / f"{rank}.pt") for rank in (0, 1)]
     assert {"d.main.0.weight", "g.weight", "main.3.running_var", "adaptive_weight", "r1"} <= set(whole)
     for name, value in whole.items():

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,20 @@ def write_config(path: Path, config: dict[str, Any]) -> Path:
 
 def metric_lines(work_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (work_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def join_two_processes(rank: int, port: int) -> None:
+    """Make accelerate take this process for one of two on CPUs."""
+    torch.set_num_threads(1)
+    place = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, MASTER_ADDR="127.0.0.1",
+                 MASTER_PORT=port, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS=1)
+    os.environ.update({name: str(value) for name, value in place.items()})
 
 
 @pytest.fixture(scope="module")

@@ -47,9 +47,9 @@ class Phase:
     Attributes:
         name: What is computed.
         flops: Multiplications and additions of its convolutions and matrix products, counted separately.
-        kept: Bytes that are in use when it ends: outputs, and what autograd keeps for the backward pass.
+        kept: Bytes in use when it ends: outputs, and what autograd keeps for the backward pass.
         peak: The most bytes in use at once within it.
-        share: Of the steps, in which it takes place.
+        share: Share of the steps that have this phase.
     """
 
     name: str
@@ -58,20 +58,12 @@ class Phase:
     peak: int
     share: float = 1.0
 
-    @property
-    def mean_flops(self) -> float:
-        """Per step."""
-        return self.flops * self.share
-
 
 class Meter(TorchDispatchMode):
     """Counts the arithmetic within it as ``torch.utils.flop_counter`` does, and the bytes of all tensors in use.
 
     Several tensors of one storage count once, and until the last of them is gone. Without modules to follow it
     also sees into autograd functions, where torch's own FlopCounterMode fails.
-
-    Attributes:
-        phases: Those measured so far.
     """
 
     def __init__(self):
@@ -115,7 +107,7 @@ def frozen_networks(module: nn.Module) -> list[nn.Module]:
 
 
 def make_fake(module: nn.Module) -> None:
-    """Replace all parameters and buffers by fake ones; within a FakeTensorMode."""
+    """Replace all parameters and buffers by fake ones, within a FakeTensorMode."""
     def fake(tensor: Tensor) -> Tensor:  # of the layout that training gives it
         layout = torch.channels_last_3d if tensor.dim() == 5 else torch.contiguous_format
         return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", memory_format=layout)
@@ -132,7 +124,7 @@ def make_fake(module: nn.Module) -> None:
                 child._buffers[name] = fake(buffer)
     for network in frozen_networks(module):
         make_fake(network)
-        network.to = lambda device: None  # it is there already, and torch cannot move fake parameters
+        network.to = lambda device: None  # torch cannot move fake parameters
 
 
 def step_phases(pixels: Tensor, *, meter: Meter, tokenizer: Tokenizer, objective: Objective,
@@ -191,16 +183,15 @@ def measure_step(shape: tuple[int, ...], *, tokenizer: Tokenizer, objective: Obj
                 step_phases(torch.empty(shape), meter=meter, tokenizer=tokenizer, objective=objective,
                             discriminator=discriminator, modality=modality, settings=settings)
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException) as error:
-        raise ConfigError(f"the cost of this step cannot be told beforehand: it depends on numbers, in {error}; such "
-                          "are the quantizer's quantize_dropout and some plugins. Remove them for the dry run.",
-                          ) from error
+        raise ConfigError(f"the cost of this step depends on numbers, in {error}; remove the quantizer's "
+                          "quantize_dropout, or the plugin that does this, for the dry run.") from error
     return meter.phases
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 1.0) -> float:
-    """Multiplications and additions per second, each for itself, of the device's best product of square matrices."""
+    """FLOP per second of the device's fastest product of square matrices."""
     best, size, count, end = 0.0, 256, 0, time.perf_counter() + seconds
-    while count < 10 or time.perf_counter() < end:  # some of them undisturbed, whatever else the machine does
+    while count < 10 or time.perf_counter() < end:  # enough that some run undisturbed
         count += 1
         matrix = torch.randn(size, size, device=device).to(dtype)
         if device.type == "cuda":

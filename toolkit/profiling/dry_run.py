@@ -48,14 +48,7 @@ class Network:
 
 @dataclass
 class SourceCost:
-    """A micro-batch from one source of data.
-
-    Attributes:
-        modality: Modality of its samples.
-        shape: (B, C, T, H, W).
-        share: Share of the steps that draw from it.
-        phases: Phases of one micro-batch.
-    """
+    """A micro-batch (B, C, T, H, W) from one source of data; ``share``: of the steps that draw from it."""
 
     modality: str
     shape: tuple[int, ...]
@@ -65,7 +58,7 @@ class SourceCost:
     @property
     def flops(self) -> float:
         """FLOPs of a micro-batch, averaged over steps."""
-        return sum(phase.mean_flops for phase in self.phases)
+        return sum(phase.flops * phase.share for phase in self.phases)
 
     @property
     def peak(self) -> int:
@@ -75,13 +68,7 @@ class SourceCost:
 
 @dataclass
 class RunCost:
-    """What one process of a run computes and holds.
-
-    Attributes:
-        networks: Networks with what they hold.
-        sources: One for each of ``data.train``.
-        settings: The config's section ``training``.
-    """
+    """What one process of a run computes and holds."""
 
     networks: list[Network]
     sources: list[SourceCost]
@@ -148,11 +135,7 @@ def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:
 
 
 def batch_shape(source: Source, *, channels: int) -> tuple[int, int, int, int, int]:
-    """(B, C, T, H, W) of a source's micro-batches, told by its dataset's arguments.
-
-    Raises:
-        ConfigError: If the dataset has no argument ``size``.
-    """
+    """(B, C, T, H, W) of a source's micro-batches, from its dataset's arguments."""
     options = source.dataset.config
     if options.get("size") is None:
         raise ConfigError(f"a dry run reads no data and needs the dataset's argument size, got a {options['type']} "

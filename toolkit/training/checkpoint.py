@@ -35,16 +35,6 @@ def checkpoints_in(directory: Path) -> list[Path]:
                   key=checkpoint_step)
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's state as safetensors, in its own precision."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}, path)
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Restore what :func:`save_weights` wrote; every tensor must fit."""
-    module.load_state_dict(load_file(path))
-
-
 def random_state() -> dict[str, Any]:
     """State of every random generator of this process, in types that load with ``weights_only``."""
     name, keys, *rest = np.random.get_state()
@@ -66,13 +56,12 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 def _flush(path: Path) -> None:
     """Flush a folder and its files to the disk."""
-    for each in (*path.glob("*"), path):
-        if each.is_file() or each == path:
-            descriptor = os.open(each, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    for each in (*filter(Path.is_file, path.glob("*")), path):
+        descriptor = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class DamagedCheckpointError(ValueError):
@@ -94,11 +83,7 @@ def _load_state(path: Path) -> dict[str, Any]:
 class CheckpointWriter:
     """Writes and reads ``step_N`` folders, each written under another name until it is complete.
 
-    Args:
-        directory: Where they are written.
-        keep: How many to keep; None: all.
-        rank, num_processes: This process among all; process 0 creates, renames and deletes folders.
-        any_process: Whether a flag is set on any process, which wait for each other there; None: there is one process.
+    Process 0 creates, renames and deletes folders. ``any_process`` tells whether a flag is set on any process.
     """
 
     def __init__(self, directory: Path, *, keep: int | None, rank: int = 0, num_processes: int = 1,
@@ -110,15 +95,8 @@ class CheckpointWriter:
               own: dict[str, Any]) -> Path:
         """Write a checkpoint; every process calls it.
 
-        Args:
-            step: Number of optimizer steps.
-            modules: name -> module, saved as ``name.safetensors`` by process 0.
-            shared: State that is equal on all processes.
-            own: State of this process (random generators, position in the data).
-
-        Raises:
-            OSError: On all processes, if one cannot write, as on a full disk; the attempt is removed, and the
-                earlier checkpoints are unchanged.
+        ``shared`` is equal on all processes, ``own`` is this process's (random generators, position in the data). If
+        one process cannot write, all raise an OSError, and the earlier checkpoints are unchanged.
         """
         partial, final = self.directory / f".step_{step}.partial", self.directory / f"step_{step}"
 
@@ -126,7 +104,8 @@ class CheckpointWriter:
             self._clear()
             partial.mkdir(parents=True)
             for name, module in modules.items():
-                save_weights(module, partial / f"{name}.safetensors")
+                state = {key: tensor.cpu().contiguous() for key, tensor in module.state_dict().items()}
+                save_file(state, partial / f"{name}.safetensors")
             torch.save(shared | {"num_processes": self.num_processes}, partial / "state.pt")
 
         def rename() -> None:
@@ -180,12 +159,7 @@ class CheckpointWriter:
             shutil.rmtree(path, ignore_errors=True)
 
     def read(self, checkpoint: Path, *, modules: dict[str, nn.Module]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Restore the modules; returns the shared state and this process's own.
-
-        Raises:
-            DamagedCheckpointError: If a file is missing or cannot be read.
-            ValueError: If it is of another config, or of another number of processes.
-        """
+        """Restore the modules; returns the shared state and this process's own."""
         shared = _load_state(checkpoint / "state.pt")
         if (before := shared.pop("num_processes", None)) != self.num_processes:
             raise ValueError(f"{checkpoint} was written by {before or 'an unknown number of'} process"
@@ -194,7 +168,7 @@ class CheckpointWriter:
         for name, module in modules.items():
             path = checkpoint / f"{name}.safetensors"
             try:
-                load_weights(module, path)
+                module.load_state_dict(load_file(path))
             except (OSError, SafetensorError, ValueError) as error:
                 raise DamagedCheckpointError(f"{path} is missing or damaged: {str(error)[:500]}") from error
             except RuntimeError as error:  # a tensor too many, missing or of another shape
@@ -203,12 +177,7 @@ class CheckpointWriter:
         return shared, own
 
     def read_newest(self, *, modules: dict[str, nn.Module]) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
-        """The newest checkpoint that all processes can read, with what :meth:`read` returns; None if there is none.
-
-        Raises:
-            DamagedCheckpointError: If all checkpoints are damaged.
-            ValueError: As :meth:`read`.
-        """
+        """The newest checkpoint that all processes can read, with what :meth:`read` returns; None if there is none."""
         damage = None
         for checkpoint in reversed(checkpoints := checkpoints_in(self.directory)):
             try:

@@ -143,12 +143,7 @@ def _is_kept(line: str, step: int) -> bool:
 class RunLog:
     """The record of one run, written by the main process; on the others every method does nothing.
 
-    Args:
-        work_dir: Where ``metrics.jsonl``, ``events`` and ``samples/`` are written.
-        step: Number of optimizer steps so far: later lines of an earlier attempt are dropped.
-        max_steps: Optimizer steps of the whole run.
-        active: Whether this process writes the record.
-        trackers: Names of accelerate's trackers.
+    Lines after optimizer step ``step``, of an earlier attempt, are dropped.
     """
 
     def __init__(self, work_dir: Path, *, step: int, max_steps: int, active: bool, trackers: Sequence[str] = ()):

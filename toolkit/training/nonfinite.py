@@ -21,17 +21,8 @@ class DivergenceError(ValueError):
 class FiniteCheck:
     """Decides for all processes together whether a step is skipped: if a loss or a gradient is not finite.
 
-    A skipped step changes nothing: the optimizers are not stepped, and what the forward passes changed is restored:
-    buffers (averages of logits, codebooks, batch statistics), and codes that a quantizer replaced.
-
-    Args:
-        modules: All modules of the run that learn or keep averages.
-        max_in_a_row: More skipped steps in a row end the run.
-        any_process: Whether a flag is set on any process; None: there is one process.
-
-    Attributes:
-        num_skipped: Number of skipped steps.
-        in_a_row: Number of skipped steps since the last optimizer step.
+    The optimizers are not stepped then, and what the forward passes changed is restored: buffers (averages of logits,
+    codebooks, batch statistics), and codes that a quantizer replaced.
     """
 
     def __init__(self, modules: Iterable[nn.Module], *, max_in_a_row: int,
@@ -53,19 +44,10 @@ class FiniteCheck:
 
     def check(self, scalars: Sequence[Mapping[str, Tensor]], *, norms: Mapping[str, Tensor], keys: Sequence[str],
               ) -> tuple[str, list[str]] | None:
-        """Check a step; every process calls it.
+        """None if all losses and gradient norms are finite; otherwise the reason and the keys of the suspect samples.
 
-        Args:
-            scalars: Losses by name, for each micro-batch.
-            norms: Gradient norms by name, equal on all processes.
-            keys: Keys of this process' samples.
-
-        Returns:
-            None if all is finite. Otherwise the reason, and the sample keys of the processes with the most losses that
-            are not finite; what the step changed is restored.
-
-        Raises:
-            DivergenceError: If that was one skipped step in a row too many.
+        Every process calls it with its losses per micro-batch and its keys; norms are equal on all processes. A
+        DivergenceError is raised after more than ``max_in_a_row`` skipped steps.
         """
         named = [*((name, value) for each in scalars for name, value in each.items()), *norms.items()]
         finite = torch.stack([value.detach().float() for _, value in named]).isfinite()

@@ -1,4 +1,4 @@
-"""What training minimises: every term with its weight, in one place.
+"""The training objective: every term with its weight.
 
 The tokenizer's total is ``sum(weight * loss) + sum(weight * quantizer loss) + weight * adversarial``; an
 adaptive weight multiplies the last term. The discriminator's total is ``weight * adversarial + lecam + r1``.
@@ -43,24 +43,10 @@ def no_parameter_gradients(module: nn.Module) -> Iterator[None]:
 
 
 class Adversary(nn.Module):
-    """The GAN terms, for one discriminator.
+    """The GAN terms, for one discriminator; weights are numbers or schedules.
 
-    Args:
-        loss: The adversarial loss, such as ``NonSaturating``.
-        weight: Weight of the generator's loss, a number or a schedule.
-        adaptive: A further factor on the generator's loss, such as ``AdaptiveWeight``, or None.
-        discriminator_weight: Weight of the discriminator's loss, a number or a schedule.
-        lecam: The regulariser with its averages, or None.
-        lecam_weight: A number or a schedule.
-        r1_weight: Average weight of R1 per step, a number or a schedule.
-        r1_every: R1 is computed every so many steps, and then multiplied by that number.
-
-    Example:
-        >>> from toolkit.registry import LOSSES
-        >>> adversary = Adversary(LOSSES.build(dict(type="Hinge")), weight=0.5)
-        >>> mean = nn.Sequential(nn.Flatten(), nn.AvgPool1d(12))   # a discriminator of brightness
-        >>> adversary.generator_loss(torch.ones(2, 3, 1, 2, 2), mean, step=0)[0].item()   # 0.5 * -1
-        -0.5
+    ``adaptive`` gives a further factor on the generator's loss. R1 is computed every ``r1_every`` steps and then
+    multiplied by that number, so that ``r1_weight`` is its average weight per step.
     """
 
     def __init__(self, loss: AdversarialLoss, *, weight: Schedule = 0.1, adaptive: GeneratorWeight | None = None,

@@ -32,13 +32,7 @@ class Learner:
 class OptimizerState(Learner):
     """A network, wrapped for its processes, with its optimizer and learning rate schedule.
 
-    Args:
-        module: The network.
-        learning_rate: After the warm-up.
-        settings: Names and options of optimizer and schedule.
-        accelerator: Places the network and wraps it for its processes.
-        max_norm: Largest gradient norm, see :meth:`gradient_norm`.
-        extra: Parameters outside of the network that learn with it, such as those of losses. Alike on all processes.
+    ``extra``: parameters outside of the network that learn with it, such as those of losses.
     """
 
     def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator,

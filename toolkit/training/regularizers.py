@@ -12,14 +12,7 @@ def r1_penalty(logits: Tensor, pixels: Tensor) -> Tensor:
     """Zero-centred gradient penalty on real data, before its weight.
 
     From logits (B, ...) and pixels (B, C, T, H, W) that require grad to the () float32 mean over the batch of the
-    squared gradient norm.
-
-    Source: Mescheder et al., arXiv:1801.04406, eq. 9.
-
-    Example:
-        >>> x = torch.ones(1, 3, 1, 2, 2, requires_grad=True)
-        >>> r1_penalty((2 * x).sum((1, 2, 3, 4)), x).item()   # 12 entries, slope 2
-        48.0
+    squared gradient norm (Mescheder et al., arXiv:1801.04406, eq. 9).
     """
     if not pixels.requires_grad:
         raise ValueError("r1_penalty needs pixels that require grad, got some that do not; call "
@@ -35,13 +28,6 @@ class LeCAM(nn.Module):
     They are buffers, so a checkpoint has them. Statistics are of the joint batch of all processes.
     ``per_logit``: the mean of each logit's penalty (the paper, Open-MAGVIT2) instead of the penalty of the batch-mean
     logit (O2-MAGVIT2).
-
-    Example:
-        >>> lecam = LeCAM(decay=0.5)
-        >>> lecam(torch.tensor([2.0]), torch.tensor([0.0])).item()   # (2 - 0)^2 + (1 - 0)^2
-        5.0
-        >>> lecam.average_real.item()
-        1.0
     """
 
     def __init__(self, *, decay: float = 0.999, per_logit: bool = False):

@@ -59,10 +59,6 @@ class Settings:
             which is then inflated. Optimizers and the average start afresh. Without a ``tokenizer`` in the
             config, that tokenizer itself is trained.
         trainable: The components that learn, such as ["decoder"]; None: all. The others stay bit for bit as they are.
-
-    Example:
-        >>> Settings.from_config(dict(max_steps=10)).learning_rate
-        0.0001
     """
 
     max_steps: int
@@ -109,15 +105,7 @@ class Settings:
         return settings
 
     def shared_out(self, batch_sizes: Iterable[int], *, num_processes: int) -> Settings:
-        """These settings with the micro-batches that ``global_batch_size`` needs, for these processes.
-
-        Args:
-            batch_sizes: Per process and micro-batch, of each source of training data.
-            num_processes: Processes of the run.
-
-        Raises:
-            ConfigError: If the batch cannot be divided among the processes.
-        """
+        """These settings with the micro-batches that ``global_batch_size`` needs, for these processes."""
         if self.global_batch_size is None:
             return self
         sizes, whole = set(batch_sizes), self.global_batch_size

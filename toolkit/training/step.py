@@ -29,12 +29,8 @@ def tokenizer_pass(pixels: Tensor, tokenizer: Learner, objective: Objective, dis
                    ) -> tuple[TokenizerOutput, Scalars]:
     """Forward pass, losses and backward pass of the tokenizer for pixels (B, C, T, H, W).
 
-    Args:
-        share: Factor on the loss: one over the number of micro-batches.
-        phase: Called with the name of each phase; a profiler measures within it.
-
-    Returns:
-        The output, its reconstruction detached, and the terms of the loss.
+    Returns the output, its reconstruction detached, and the terms of the loss. ``share`` multiplies the loss: one over
+    the number of micro-batches.
     """
     with autocast():
         with phase("tokenizer, forward"):

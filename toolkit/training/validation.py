@@ -31,15 +31,7 @@ def as_codec(tokenizer: Tokenizer) -> Codec:
 @torch.no_grad()
 def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *, device: torch.device | str = "cpu",
              on_first: Callable[[Tensor, Tensor], None] | None = None) -> dict[str, float]:
-    """Every metric's scores over the batches, in float32.
-
-    Args:
-        codec: Pixels (B, C, T, H, W) in [-1, 1] -> (reconstruction, indices).
-        batches: Finite; each process has its own share.
-        metrics: Reset first; they reduce over processes themselves.
-        device: Where to compute.
-        on_first: Called with the first batch's pixels and reconstruction.
-    """
+    """Every metric's scores over a finite pass of batches, in float32; each process has its own share."""
     for metric in metrics:
         metric.reset()
     for number, batch in enumerate(batches):
@@ -57,21 +49,10 @@ def evaluate_blocks(codec: Codec, batches: Iterable[Batch], make_metrics: Callab
                     block_of: Callable[[str], int], num_blocks: int, device: torch.device | str = "cpu",
                     targets: Mapping[int, Sequence[Mapping[str, Tensor] | None]] | None = None,
                     on_batch: Callable[[Batch, Tensor], None] | None = None) -> list[list[Metric]]:
-    """As :func:`evaluate`, but each block of the data has metrics of its own, and nothing is computed yet.
+    """The updated metrics of each block of the data: for each metric a list over blocks.
 
-    Args:
-        codec: Pixels (B, C, T, H, W) in [-1, 1] -> (reconstruction, indices).
-        batches: Finite; each process has its own share.
-        make_metrics: Makes a block's metrics, always the same ones.
-        block_of: Key of a sample -> number of its block.
-        num_blocks: Number of blocks.
-        device: Where to compute.
-        targets: From :func:`target_states` after another codec's pass over the same batches; metrics then do not
-            compute their statistics of the targets again.
-        on_batch: Called with every batch and its reconstruction.
-
-    Returns:
-        For each metric its blocks, to be merged, and to be compared by ``toolkit.evaluation.jackknife``.
+    ``targets`` of :func:`target_states`, after another codec's pass over the same batches, save the metrics from
+    computing their statistics of the targets again.
     """
     by_block = [make_metrics() for _ in range(num_blocks)]
     for number, states in (targets or {}).items():
@@ -99,14 +80,7 @@ def target_states(blocks: list[list[Metric]]) -> dict[int, list[dict[str, Tensor
 
 
 def bits_per_pixel(tokenizer: Tokenizer, size: tuple[int, int, int]) -> float | None:
-    """Rate of a tokenizer on pixels (T, H, W), counted from its indices; None for a continuous one.
-
-    Example:
-        >>> from toolkit import build_tokenizer, load_config
-        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer)
-        >>> bits_per_pixel(tokenizer, (1, 8, 8))   # one position of 18 bits
-        0.28125
-    """
+    """Rate of a tokenizer on pixels (T, H, W), counted from its indices; None for a continuous one."""
     if not tokenizer.codebook_size:
         return None
     positions = tokenizer.quantizer.positions(tokenizer.grid(size))
@@ -116,16 +90,7 @@ def bits_per_pixel(tokenizer: Tokenizer, size: tuple[int, int, int]) -> float | 
 
 def baseline_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],
                   make_metrics: Callable[[Any], list[Metric]]) -> dict[str, dict[str, float]]:
-    """Scores of two untrained codecs to stand beside a tokenizer's, the thumbnail with its grid and bits.
-
-    Args:
-        tokenizer: Its grid and rate count; a continuous one has no baselines.
-        batches: Makes a fresh pass over the validation set.
-        make_metrics: Codec -> fresh metrics for it.
-
-    Returns:
-        codec -> score name -> value.
-    """
+    """Scores of two untrained codecs to stand beside a tokenizer's, the thumbnail with its grid and bits."""
     if not tokenizer.codebook_size:
         return {}
     sizes = [tuple(batch.pixels.shape[2:]) for batch in islice(batches(), 1)]

@@ -1,4 +1,4 @@
-"""VQGAN's game in whole runs at tiny size: PatchGAN, hinge and the adaptive weight."""
+"""VQGAN's discriminator in whole runs at tiny size: PatchGAN, hinge and the adaptive weight."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from toolkit.config import ConfigError
 from toolkit.training import Trainer
 
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
-GAME = dict(loss=dict(type="Hinge"), weight=0.8, adaptive=dict(type="AdaptiveWeight"), discriminator_weight=0.5)
+ADVERSARIAL = dict(loss=dict(type="Hinge"), weight=0.8, adaptive=dict(type="AdaptiveWeight"), discriminator_weight=0.5)
 
 
-def game_config(clips, *, temporal_kernel: int = 1, **changes):
+def patchgan_config(clips, *, temporal_kernel: int = 1, **changes):
     patchgan = dict(type="PatchGANDiscriminator", filters=8, num_layers=2, temporal_kernel=temporal_kernel)
-    return tiny_config(clips, discriminator=patchgan, objective__adversarial=GAME, **changes)
+    return tiny_config(clips, discriminator=patchgan, objective__adversarial=ADVERSARIAL, **changes)
 
 
 def build(config, work_dir) -> Trainer:
@@ -37,7 +37,7 @@ def train(config, work_dir) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("temporal_kernel", [1, 3])
 def test_both_networks_learn_and_the_total_has_the_adaptive_weight(clips, tmp_path, temporal_kernel):
-    trainer = build(game_config(clips, temporal_kernel=temporal_kernel), tmp_path)
+    trainer = build(patchgan_config(clips, temporal_kernel=temporal_kernel), tmp_path)
     network = trainer.discriminators["video"].plain
     # all but the logits' bias, to which the hinge is flat until a logit leaves the margins
     learning = [parameter for parameter in network.parameters() if parameter.shape != (1,)]
@@ -47,8 +47,8 @@ def test_both_networks_learn_and_the_total_has_the_adaptive_weight(clips, tmp_pa
     for line in lines:
         assert line["adaptive_weight"] > 0 and math.isfinite(line["discriminator"])
         quantizer = 0.25 * line["commitment"] + 0.1 * line["per_sample_entropy"] - 0.1 * line["codebook_entropy"]
-        game = 0.8 * line["adaptive_weight"] * line["adversarial"]
-        assert line["total"] == pytest.approx(5 * line["reconstruction"] + quantizer + game, rel=1e-4, abs=1e-5)
+        adversarial = 0.8 * line["adaptive_weight"] * line["adversarial"]
+        assert line["total"] == pytest.approx(5 * line["reconstruction"] + quantizer + adversarial, rel=1e-4, abs=1e-5)
     assert len(lines) == 4
     assert all(not torch.equal(*pair) for pair in zip(before, learning, strict=True))
     # each step: the generator's reconstructions, then real pixels, then reconstructions
@@ -57,7 +57,7 @@ def test_both_networks_learn_and_the_total_has_the_adaptive_weight(clips, tmp_pa
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_the_logged_weight_is_the_ratio_at_the_decoders_last_convolution(clips, tmp_path, precision):
-    config = game_config(clips, training__max_steps=1, training__mixed_precision=precision)
+    config = patchgan_config(clips, training__max_steps=1, training__mixed_precision=precision)
     line, = train(config, tmp_path / "run")
     trainer = build(config, tmp_path / "by_hand")
     pixels, tokenizer = next(trainer.train_loader).pixels, trainer.tokenizer.plain.train()
@@ -73,7 +73,7 @@ def test_the_logged_weight_is_the_ratio_at_the_decoders_last_convolution(clips, 
 
 
 def test_a_resumed_run_equals_an_undisturbed_one_with_accumulation(clips, tmp_path):
-    config = game_config(clips, data__train__batch_size=1, training__gradient_accumulation_steps=2,
+    config = patchgan_config(clips, data__train__batch_size=1, training__gradient_accumulation_steps=2,
                          training__checkpoints=dict(every=2, keep=None))
     train(config, tmp_path / "one")
     (tmp_path / "other" / "checkpoints").mkdir(parents=True)
@@ -86,19 +86,12 @@ def test_a_resumed_run_equals_an_undisturbed_one_with_accumulation(clips, tmp_pa
     assert one["main.3.num_batches_tracked"] == 4 * 2 * 3
 
 
-def test_activation_checkpointing_changes_nothing(clips, tmp_path):
-    runs = [train(game_config(clips, training__max_steps=2, training__activation_checkpointing=wanted),
-                  tmp_path / str(wanted)) for wanted in (False, True)]
-    for name in ("adaptive_weight", "adversarial", "reconstruction", "discriminator"):
-        assert [line[name] for line in runs[0]] == pytest.approx([line[name] for line in runs[1]], rel=1e-4)
-
-
-def test_a_game_that_starts_late_has_its_weight_from_then_on(clips, tmp_path):
+def test_an_adversarial_loss_that_starts_late_has_its_weight_from_then_on(clips, tmp_path):
     late = dict(objective__adversarial__weight=[(2, 0.0), (2, 0.8)])
-    lines = train(game_config(clips, training__max_steps=3, **late), tmp_path)
+    lines = train(patchgan_config(clips, training__max_steps=3, **late), tmp_path)
     assert ["adaptive_weight" in line for line in lines] == [False, False, True]
 
 
 def test_a_frozen_decoder_is_refused_before_training(clips, tmp_path):
     with pytest.raises(ConfigError, match="adaptive needs the gradient at the decoder's last layer, got a frozen one"):
-        build(game_config(clips, training__trainable=["encoder"]), tmp_path)
+        build(patchgan_config(clips, training__trainable=["encoder"]), tmp_path)
