@@ -25,7 +25,7 @@ def plain(conv: CausalConv3d, x: torch.Tensor) -> torch.Tensor:
     """The definition: k_t - 1 zero frames (or copies of the first) before it, then torch's convolution."""
     k_t, k_h, k_w = conv.kernel_size
     sides = ((k_w - 1) // 2, k_w // 2, (k_h - 1) // 2, k_h // 2, k_t - 1, 0)
-    x = F.pad(x, sides, mode="constant" if conv.fill == "constant" else "replicate")
+    x = F.pad(x, sides, mode="constant" if conv.pad_mode == "constant" else "replicate")
     return F.conv3d(x, conv.weight, conv.bias, conv.stride)
 
 
