@@ -48,10 +48,8 @@ class CausalConv3d(nn.Conv3d):
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
         """(B, in, T, H, W) -> (B, out, T', H', W').
 
-        Args:
-            x: A clip, or with ``cache`` the next chunk of one, of any number of frames.
-            cache: Keeps the input frames that later chunks need; start each stream with an empty dict.
-                The outputs of the chunks, concatenated, equal the whole clip's output.
+        With ``cache`` (an empty dict at the start of a stream) ``x`` is the next chunk of a clip, of any number of
+        frames. The outputs of the chunks, concatenated, equal the output of the clip.
         """
         if x.shape[2] == 0:  # of a stream, when the layer before completed no output
             return self._no_frames(x)

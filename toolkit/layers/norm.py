@@ -54,7 +54,7 @@ class FrameGroupNorm(ClipGroupNorm):
     pooled_axes = (3, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] == 1:  # reshaping an axis of length 1 gives strides that are not taken for channels_last
+        if x.shape[2] == 1:  # reshaping a single frame would lose the channels_last strides
             return super().forward(x.select(2, 0)).unsqueeze(2)
         frames = super().forward(x.movedim(2, 1).flatten(0, 1))  # (B * T, C, H, W)
         return frames.unflatten(0, (len(x), -1)).movedim(1, 2)
