@@ -165,13 +165,6 @@ def test_other_members_are_ignored(tmp_path):
     assert [key for key, *_ in read_tokens(write_tar(tmp_path / "mixed.tar", members))] == ["c"]
 
 
-def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
-    with atomic_open(tmp_path / "a") as one, atomic_open(tmp_path / "a") as other:
-        one.write(b"1")
-        other.write(b"22")
-    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a", b"1")]  # closed last
-
-
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
 def test_media_come_in_order_without_hidden_and_other_files(mode, tmp_path):
     members = {"./b.png": b"1", "b.txt": b"2", "a/.hidden.png": b"3", ".cache/x.png": b"4", "a/c.MP4": b"5",

@@ -1,4 +1,4 @@
-"""Growing a grid: the order of channels, the frames that are dropped."""
+"""Upsampling: the order of channels, the frames that are dropped."""
 
 from __future__ import annotations
 
