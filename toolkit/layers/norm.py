@@ -49,7 +49,13 @@ class ClipGroupNorm(nn.GroupNorm):
 
 
 class FrameGroupNorm(ClipGroupNorm):
-    """Group normalisation of (B, C, T, H, W) with statistics per frame; arguments as :class:`ClipGroupNorm`."""
+    """Group normalisation of (B, C, T, H, W) with statistics per frame; arguments as :class:`ClipGroupNorm`.
+
+    Example:
+        >>> import torch
+        >>> FrameGroupNorm(32)(torch.ones(1, 32, 2, 4, 4)).abs().max().item()
+        0.0
+    """
 
     pooled_axes = (3, 4)
 
