@@ -44,7 +44,7 @@ def convolve(conv: CausalConv3d, x: Tensor) -> Tensor:
     """Pad time and space by a copy, then convolve."""
     k_t, k_h, k_w = conv.kernel_size
     sides = ((k_w - 1) // 2, k_w // 2, (k_h - 1) // 2, k_h // 2, k_t - 1, 0)
-    return F.conv3d(F.pad(x, sides, mode=conv.fill), conv.weight, conv.bias, conv.stride)
+    return F.conv3d(F.pad(x, sides, mode=conv.pad_mode), conv.weight, conv.bias, conv.stride)
 
 
 def normalize(norm: nn.GroupNorm, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pinned downloads: what is not exactly what was pinned never reaches the cache."""
+"""Pinned downloads: no file with another hash reaches the cache."""
 
 import hashlib
 import logging
@@ -101,7 +101,7 @@ def test_an_sdist_with_another_hash_runs_nothing(index, tmp_path):
 
 @pytest.mark.parametrize("members", [{"toy/a.bin": b"a", "toy/b.bin": b"changed"}, {"toy/a.bin": b"a"}],
                          ids=["changed", "missing"])
-def test_a_member_that_is_not_the_pinned_one_leaves_nothing_behind(index, members):
+def test_a_changed_or_missing_member_leaves_an_empty_cache(index, members):
     archive = index.publish(members)
     index.pin(archive, a=("toy/a.bin", b"a"), b=("toy/b.bin", b"b"))
     with pytest.raises(AssetError, match=r"toys/b.*toy/b\.bin"):
@@ -133,7 +133,7 @@ def test_a_damaged_cached_file_is_fetched_again(index, caplog):
     assert "wrong sha256" in caplog.text
 
 
-def test_a_crash_during_a_download_does_not_stay_in_the_cache(index):
+def test_a_partial_download_is_removed_from_the_cache(index):
     archive = index.publish({"toy/a.bin": b"a"})
     index.pin(archive, a=("toy/a.bin", b"a"))
     (index.cache / ".download-toy-1").mkdir(parents=True)
@@ -156,13 +156,13 @@ def test_an_unknown_name_gets_the_nearest():
 
 
 @pytest.mark.parametrize("name", ["clips/bikes", "clips/carphone", "clips/bigbuckbunny"])
-def test_the_demos_clips_are_what_was_pinned(name):
+def test_demo_clips_have_the_pinned_hash(name):
     assert sha256(fetch(name).read_bytes()) == assets.ASSETS[name].sha256
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(assets.ASSETS))
-def test_every_asset_is_what_was_pinned(name):
+def test_every_asset_has_the_pinned_hash(name):
     assert sha256(fetch(name).read_bytes()) == assets.ASSETS[name].sha256
 
 
@@ -178,7 +178,7 @@ class NumpyAttack:
 
 @pytest.mark.parametrize("payload", [Attack(), {"w": [NumpyAttack()]}, np.array([Attack()], dtype=object),
                                      eval])
-def test_a_pickle_that_asks_for_more_than_arrays_is_refused(payload, tmp_path, monkeypatch):
+def test_a_pickle_of_other_objects_than_arrays_is_refused(payload, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.ckpt").write_bytes(pickle.dumps(payload))
     with pytest.raises(AssetError, match=r"bad.ckpt.*which arrays do not need"):

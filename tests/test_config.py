@@ -1,4 +1,4 @@
-"""Reading configs: closed keys, inheritance, overrides, and every file we ship."""
+"""Reading configs: closed keys, inheritance, overrides, and every shipped file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 import toolkit
 from toolkit.build import build_discriminators, build_tokenizer
-from toolkit.config import TOP_LEVEL, ConfigError, check_keys, load_config, parse_overrides
+from toolkit.config import TOP_LEVEL, ConfigError, load_config, parse_overrides
 
 CONFIGS = Path(toolkit.__file__).parent.parent / "configs"
 RUNNABLE = sorted(CONFIGS.glob("*.py"))
@@ -36,7 +36,7 @@ def write(tmp_path):
     return write
 
 
-def test_top_level_keys_are_the_seven_of_the_design():
+def test_top_level_keys_are_the_seven_sections():
     assert set(TOP_LEVEL) == {"tokenizer", "discriminator", "objective", "data", "training", "metrics", "seed"}
 
 
@@ -45,11 +45,6 @@ def test_top_level_keys_are_the_seven_of_the_design():
 def test_unknown_top_level_key_is_refused_with_the_nearest(write, key, near):
     with pytest.raises(ConfigError, match=rf"has no key '{key}' \(did you mean '{near}'\?\); it takes tokenizer, "):
         load_config(write(f"{key} = dict(a=1)"))
-
-
-def test_all_unknown_keys_are_named_at_once(write):
-    with pytest.raises(ConfigError, match=r"has no key 'qqq', 'sead' \(did you mean 'seed'\?\)"):
-        load_config(write("qqq = 1\nsead = 2"))
 
 
 def test_child_inherits_changes_and_adds(write):
@@ -62,7 +57,7 @@ def test_child_inherits_changes_and_adds(write):
     assert config.seed == 0
 
 
-def test_delete_exchanges_a_part_with_none_of_its_arguments_left(write):
+def test_delete_replaces_a_component_and_its_arguments(write):
     write(BASE, "_base_/base.py")
     config = load_config(write("_base_ = '_base_/base.py'\n"
                                "tokenizer = dict(quantizer=dict(_delete_=True, type='FSQ', levels=[8, 5]))"))
@@ -71,7 +66,6 @@ def test_delete_exchanges_a_part_with_none_of_its_arguments_left(write):
 
 @pytest.mark.parametrize(("name", "text"), [
     ("config.yaml", "tokenizer:\n  quantizer: {type: LFQ, bits: 12}\nseed: 3\n"),
-    ("config.yml", "tokenizer:\n  quantizer: {type: LFQ, bits: 12}\nseed: 3\n"),
     ("config.json", '{"tokenizer": {"quantizer": {"type": "LFQ", "bits": 12}}, "seed": 3}')])
 def test_yaml_and_json_take_the_same_keys(write, name, text):
     config = load_config(write(text, name))
@@ -94,15 +88,9 @@ def test_overrides_are_set_last_at_any_depth(write):
     assert config.seed is None and config.objective.losses.a == 1
 
 
-def test_override_of_an_unknown_part_is_refused(write):
+def test_override_of_an_unknown_section_is_refused(write):
     with pytest.raises(ConfigError, match="--cfg-options has no key 'trainig'"):
         load_config(write(BASE), {"trainig.max_steps": 1})
-
-
-def test_overrides_are_left_as_they_were(write):
-    overrides = {"training.max_steps": 1}
-    load_config(write(BASE), overrides)
-    assert overrides == {"training.max_steps": 1}
 
 
 def test_missing_file_is_named_with_its_neighbours(write):
@@ -115,12 +103,6 @@ def test_missing_file_is_named_with_its_neighbours(write):
         load_config(path.parent)
 
 
-def test_config_error_is_a_value_error_that_users_can_catch():
-    with pytest.raises(ValueError):
-        check_keys("config", {"x": 1}, ("seed",))
-    check_keys("config", {"seed": 1}, ("seed",))
-
-
 @pytest.mark.parametrize(("word", "value"), [
     ("a=1", 1), ("a=1e-4", 1e-4), ("a=True", True), ("a=true", True), ("a=false", False), ("a=None", None),
     ("a=text", "text"), ("a='1'", "1"), ("a=[(0, 0.3), (9, 1)]", [(0, 0.3), (9, 1)]), ("a=x=y", "x=y"), ("a=", ""),
@@ -129,7 +111,7 @@ def test_command_line_values_are_literals_or_else_text(word, value):
     assert parse_overrides([word]) == {"a": value}
 
 
-def test_settings_that_the_guide_shows_can_be_given_on_the_command_line():
+def test_settings_of_the_guide_work_on_the_command_line():
     shown = re.findall(r"`((?:data|objective|tokenizer|training)\.[^`=]+=[^`]+)`", (CONFIGS / "README.md").read_text())
     words = [word for words in shown for word in re.split(r" (?=[a-z]+\.)", words)]
     assert "training.gradient_clipping.tokenizer=1.0" in words and "training.checkpoints.keep=3" in words
@@ -146,7 +128,7 @@ def test_command_line_word_without_key_or_value_is_refused(word):
 @pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
 def test_shipped_config_builds_its_networks(path):
     config = load_config(path)
-    assert ("tokenizer" in config) != path.stem.startswith("finetune")  # which train the one they are given
+    assert ("tokenizer" in config) != path.stem.startswith("finetune")  # which train an existing tokenizer
     with torch.device("meta"):
         tokenizer = build_tokenizer(config.get("tokenizer", load_config(CONFIGS / "magvit2_video.py").tokenizer))
         modalities = ["image", "video"] if isinstance(config.data.train, list) else ["any"]
@@ -173,7 +155,7 @@ def test_shipped_configs_have_two_levels_only(path):
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "_base_").rglob("*.py")), ids=lambda path: path.stem)
-def test_shipped_parts_load_by_themselves(path):
+def test_base_configs_load_alone(path):
     assert set(load_config(path)) <= set(TOP_LEVEL)
 
 

@@ -27,7 +27,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def stored():
-    """Name -> indices (t, h, w, 1), what is known of them."""
+    """Name -> indices (t, h, w, 1), metadata."""
     return {key: (np.array(indices), meta) for key, indices, meta in read_tokens(GOLDEN / "tokens-000000.tar")}
 
 
@@ -52,16 +52,16 @@ def media(tmp_path):
     return tmp_path / "media"
 
 
-def test_the_files_are_those_that_were_committed():
+def test_the_files_have_the_committed_hashes():
     sums = dict(reversed(line.split("  ")) for line in (GOLDEN / "SHA256SUMS").read_text().splitlines())
     assert sums.keys() == {"config.json", "model.safetensors", "tokens-000000.tar"}
-    for name, wanted in sums.items():
-        assert hashlib.sha256((GOLDEN / name).read_bytes()).hexdigest() == wanted, name
+    for name, expected in sums.items():
+        assert hashlib.sha256((GOLDEN / name).read_bytes()).hexdigest() == expected, name
     assert (GOLDEN / "model.safetensors").stat().st_size < 300_000
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_no_latent_is_near_a_border_so_that_rounding_cannot_decide(latents, name):
+def test_no_latent_is_near_zero(latents, name):
     assert latents[name].shape[-1] == BITS and np.abs(latents[name]).min() > 1e-3
 
 
@@ -82,7 +82,7 @@ def test_tokenize_gives_exactly_the_stored_ids(tokenizer, stored, name):
     assert np.array_equal(chunks[0].numpy(), stored[name][0])
 
 
-def test_extraction_writes_the_committed_samples_again(tokenizer, stored, media, tmp_path):
+def test_extraction_writes_the_committed_samples(tokenizer, stored, media, tmp_path):
     extract_tokens(tokenizer, media, tokenizer_hash=tokenizer_hash(GOLDEN), output=tmp_path / "tokens",
                    samples_per_shard=2)
     found = {key: (indices, meta) for key, indices, meta in read_tokens(tmp_path / "tokens" / "tokens-000000.tar")}
@@ -102,7 +102,7 @@ def test_every_sample_and_the_description_carry_the_tokenizers_hash(tokenizer, s
     assert [meta["tokenizer"] for _, meta in stored.values()] == [wanted.hexdigest()] * 2
 
 
-def test_the_committed_file_decodes_with_its_tokenizer_and_no_other(tokenizer, tmp_path):
+def test_the_committed_file_decodes_only_with_its_tokenizer(tokenizer, tmp_path):
     assert decode_tokens(tokenizer, GOLDEN / "tokens-000000.tar", tokenizer_hash=tokenizer_hash(GOLDEN),
                          output=tmp_path) == 2
     assert {file.name for file in tmp_path.iterdir()} == {"clip_reconstruction.mp4", "image_reconstruction.png"}

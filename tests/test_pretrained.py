@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from skimage import data
 from torch import nn
 
-from toolkit.pretrained import Frozen, classifier, lpips_network
+from toolkit.pretrained import Frozen, classifier, i3d_network, inception_network, lpips_network
 
 
 class Parent(nn.Module):
@@ -24,7 +24,7 @@ def parent() -> Parent:
     return Parent(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)))
 
 
-def test_train_does_not_reach_it(parent):
+def test_train_mode_does_not_change_it(parent):
     statistics = parent.perceptual.network[1].running_mean.clone()
     parent.train()
     x = torch.randn(8, 4)
@@ -33,7 +33,7 @@ def test_train_does_not_reach_it(parent):
     assert not any(module.training for module in parent.perceptual.network.modules())
 
 
-def test_no_checkpoint_holds_it_and_one_without_it_loads_strictly(parent):
+def test_state_dict_excludes_it_and_loads_strictly(parent):
     state = parent.state_dict()
     assert state.keys() == {"own.weight", "own.bias"} == dict(parent.named_parameters()).keys()
     parent.load_state_dict(state, strict=True)
@@ -61,7 +61,7 @@ def test_a_copy_of_its_parent_works(parent):
 
 
 @pytest.mark.parametrize(("net", "side"), [("alex", 31), ("vgg", 16)])
-def test_lpips_works_down_to_its_smallest_frames(net, side):
+def test_lpips_accepts_its_smallest_frames(net, side):
     network = lpips_network(net)
     first, second = torch.rand(2, 2, 3, side, side) * 2 - 1
     distance = network(first, second)
@@ -84,12 +84,15 @@ def test_lpips_heads_are_the_packages_own():
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_building_a_network_does_not_move_the_random_stream():
+@pytest.mark.parametrize("build", [
+    i3d_network, inception_network, lambda: lpips_network("alex"),
+    lambda: classifier("tf_efficientnet_lite0", weights="weights/efficientnet_lite0")],
+    ids=["i3d", "inception", "lpips", "classifier"])
+def test_building_a_network_does_not_change_the_random_state(build):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    lpips_network("alex")
-    classifier("tf_efficientnet_lite0", weights="weights/efficientnet_lite0")
+    build()
     assert torch.equal(torch.rand(3), expected)
 
 

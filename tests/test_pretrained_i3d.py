@@ -44,12 +44,6 @@ def test_clips_keep_apart_in_a_batch(network):
     assert torch.allclose(network(clips)[1:], network(clips[1:]), atol=1e-4)
 
 
-def test_building_it_does_not_move_the_random_stream():
-    expected = torch.random.get_rng_state()
-    i3d_network()
-    assert torch.equal(torch.random.get_rng_state(), expected)
-
-
 @pytest.mark.parametrize("shape", [(1, 3, 9, 32, 32), (1, 1, 10, 32, 32), (3, 10, 32, 32)])
 def test_short_clips_and_other_shapes_are_refused(network, shape):
     with pytest.raises(ValueError, match="at least 10 frames, got"):

@@ -1,4 +1,4 @@
-"""A video in chunks: the same tokens and pixels as in one piece, or a reason why not."""
+"""Streaming: the tokens and pixels of a video do not depend on its chunks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build(make_tokenizer, options):
 
 
 @torch.no_grad()
-def test_streams_in_train_mode_are_those_of_eval_mode_between_which_the_mode_is_kept(make_tokenizer):
+def test_streaming_in_train_mode_equals_eval_mode_and_keeps_the_mode(make_tokenizer):
     tokenizer, video = make_tokenizer(), torch.rand(1, 3, 5, 8, 8) * 2 - 1
     whole = tokenizer.tokenize(video)
     pixels = tokenizer.detokenize(whole)
@@ -41,7 +41,7 @@ def test_streams_in_train_mode_are_those_of_eval_mode_between_which_the_mode_is_
 
 
 def test_stream_refuses_pixels_that_are_not_finite(make_tokenizer):
-    """Fault 9: NaN became valid indices."""
+    """NaN became valid indices."""
     video = torch.zeros(1, 3, 5, 8, 8)
     video[:, :, 3, 2, 2] = float("nan")
     stream = make_tokenizer().tokenize_stream(video.split(1, dim=2))
@@ -53,7 +53,7 @@ def test_stream_refuses_pixels_that_are_not_finite(make_tokenizer):
 @CHUNKS
 @OPTIONS
 @torch.no_grad()
-def test_chunks_give_the_tokens_and_pixels_of_the_whole(make_tokenizer, chunks, options):
+def test_chunks_give_the_tokens_and_pixels_of_the_clip(make_tokenizer, chunks, options):
     tokenizer = build(make_tokenizer, options)
     video = torch.rand(2, 3, 18, 14, 18) * 2 - 1  # fits the stride in no axis
     whole, size = tokenizer.tokenize(video, return_size=True)
@@ -78,7 +78,7 @@ def test_stream_of_an_image_tokenizer_is_its_frames(make_tokenizer):
     assert torch.equal(indices, torch.cat([tokenizer.tokenize(frame) for frame in video.split(1, dim=2)], dim=1))
 
 
-def test_network_with_clip_wide_norms_says_why_it_cannot_stream(make_tokenizer):
+def test_network_with_clip_wide_norms_cannot_stream(make_tokenizer):
     tokenizer = make_tokenizer(norm_scope="clip")
     assert not tokenizer.encoder.causal and not tokenizer.decoder.causal
     with pytest.raises(ValueError, match=r"MAGVIT2Encoder is not causal.*norm_scope='clip'"):

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -41,17 +40,10 @@ def tokenizer(make_tokenizer) -> Tokenizer:
     return make_tokenizer()  # stride 2x4x4
 
 
-@pytest.fixture(scope="module")
-def paper_tokenizer() -> Tokenizer:
-    """The paper's video network, stride 4x8x8, without memory."""
-    with torch.device("meta"):
-        return Tokenizer(MAGVIT2Encoder(), LFQ(), MAGVIT2Decoder())
-
-
 @settings(max_examples=30, deadline=None)
 @given(t=st.integers(1, 6), h=st.integers(1, 13), w=st.integers(1, 13))
 @torch.no_grad()
-def test_any_size_comes_back_in_its_own_size(t, h, w):
+def test_reconstruction_has_the_size_of_the_input(t, h, w):
     torch.manual_seed(0)
     tokenizer = Tokenizer(MAGVIT2Encoder(out_channels=6, **NETWORK), LFQ(bits=6),
                           MAGVIT2Decoder(in_channels=6, **NETWORK)).eval()
@@ -78,22 +70,13 @@ def test_odd_sizes_are_padded_by_their_last_frame_row_and_column(tokenizer):
 
 @pytest.mark.parametrize("size", [(1, 4, 4), (3, 8, 12), (5, 16, 4)])
 @torch.no_grad()
-def test_sizes_that_fit_are_never_touched(tokenizer, size):
+def test_sizes_that_fit_are_not_padded(tokenizer, size):
     pixels, seen = torch.randn(1, 3, *size), []
     tokenizer.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     tokenizer(pixels)
     tokenizer.encode(pixels)
     assert all(x is pixels for x in seen) and len(seen) == 2
     assert tokenizer.fitting_size(size) == size
-
-
-@settings(max_examples=60, deadline=None)
-@given(size=st.tuples(*[st.integers(1, 70)] * 3))
-def test_fitting_size_is_the_smallest_that_fits(paper_tokenizer, size):
-    tokenizer = paper_tokenizer
-    fits = [t for t in range(1, 80) if (t - 1) % 4 == 0], range(8, 88, 8), range(8, 88, 8)
-    assert tokenizer.fitting_size(size) == tuple(min(n for n in fit if n >= s)
-                                                 for s, fit in zip(size, fits, strict=True))
 
 
 @torch.no_grad()
@@ -116,8 +99,8 @@ def test_decoding_indices_equals_decoding_codes(make_tokenizer, num_codebooks):
     assert (tokenizer.codebook_size, tokenizer.num_codebooks, tokenizer.stride) == (16, num_codebooks, (2, 4, 4))
 
 
-def test_tokenizing_in_train_mode_leaves_an_ema_codebook_and_the_modes_as_they_were():
-    """Fault 7: tokenize() in train mode moved the codebook."""
+def test_tokenizing_in_train_mode_changes_no_ema_codebook_and_no_mode():
+    """Once, tokenize() in train mode moved the codebook."""
     tokenizer = Tokenizer(MAGVIT2Encoder(out_channels=6, **NETWORK), VQ(codebook_size=8, dim=6, update="ema"),
                           MAGVIT2Decoder(in_channels=6, **NETWORK)).train()
     tokenizer.decoder.eval()
@@ -133,7 +116,7 @@ def test_tokenizing_in_train_mode_leaves_an_ema_codebook_and_the_modes_as_they_w
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_get_no_indices(tokenizer, value):
-    """Fault 9: NaN and inf in pixels or weights became index 0."""
+    """NaN and inf in pixels or weights became index 0."""
     pixels = torch.zeros(1, 3, 3, 8, 8)
     damaged = pixels.clone()
     damaged[0, 1, 2, 3, 4] = value
@@ -246,13 +229,3 @@ def test_weights_are_saved_in_float32_whatever_they_were(make_tokenizer, tmp_pat
     loaded = load_tokenizer(tmp_path)
     for name, weight in tokenizer.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight.float())
-
-
-@torch.no_grad()
-def test_padding_reaches_the_encoder_as_the_replicated_border(tokenizer):
-    seen = []
-    tokenizer.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    pixels = torch.randn(1, 3, 2, 5, 8)
-    tokenizer.encode(pixels)
-    expected = F.pad(pixels, (0, 0, 0, 3, 0, 1), mode="replicate")
-    assert torch.equal(seen[0], expected)

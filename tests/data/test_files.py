@@ -23,7 +23,7 @@ def test_a_folder_is_searched_recursively_in_order_of_names(folder):
     assert names(folder) == ["a.MP4", "b.mp4", "c.mp4"]
 
 
-def test_links_are_followed_but_not_in_circles(folder):
+def test_links_are_followed_once(folder):
     (folder / "deep" / "up").symlink_to(folder)
     (folder / "deep" / "more").symlink_to(folder / "deep" / "er")
     assert names(folder / "deep") == ["c.mp4", "a.MP4", "b.mp4"]
@@ -40,7 +40,7 @@ def test_globs_single_files_and_lists_of_all_kinds(folder):
     assert names([str(folder / "deep" / "notes.md"), str(folder / "deep")]) == ["notes.md", "c.mp4"]
 
 
-def test_braces_are_expanded_and_all_of_them_must_be_there(folder):
+def test_braces_are_expanded_and_every_file_must_exist(folder):
     assert names(folder / "{b.mp4,deep/**/*.mp4}") == ["b.mp4", "c.mp4"]
     (folder / "{1..2}.mp4").touch()
     assert names(folder / "{1..2}.mp4") == ["{1..2}.mp4"]  # a file of that very name
@@ -50,7 +50,7 @@ def test_braces_are_expanded_and_all_of_them_must_be_there(folder):
 
 @pytest.mark.parametrize(("path", "message"), [("nowhere", "does not exist"), ("empty", "got none"),
                                                ("*.avi", "got none"), ("empty.txt", "got none")])
-def test_what_is_not_there_is_named(folder, path, message):
+def test_missing_and_empty_inputs_are_named(folder, path, message):
     (folder / "empty").mkdir()
     (folder / "empty.txt").write_text("\n# nothing\n")
     with pytest.raises(DataError, match=message) as caught:
@@ -64,7 +64,7 @@ def test_an_empty_list_is_refused():
 
 
 @pytest.fixture
-def as_nobody(tmp_path, monkeypatch):
+def as_unprivileged_user(tmp_path, monkeypatch):
     """For root may list everything."""
     tmp_path.chmod(0o755)
     monkeypatch.chdir(tmp_path)
@@ -77,7 +77,7 @@ def as_nobody(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_listed_is_skipped_with_a_warning(folder, request, caplog):
     (folder / "deep" / "er").chmod(0)
-    request.getfixturevalue("as_nobody")
+    request.getfixturevalue("as_unprivileged_user")
     with caplog.at_level(logging.WARNING):
         assert names(".") == ["a.MP4", "b.mp4"]
     assert caplog.messages == ["skipped, a folder that cannot be listed: ./deep/er (Permission denied)."]

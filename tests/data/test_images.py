@@ -32,7 +32,7 @@ def test_unreadable_files_are_named(tmp_path):
         assert caught.value.path == str(tmp_path / name)
 
 
-def test_written_images_are_read_back_exactly(tmp_path):
+def test_written_images_are_read_exactly(tmp_path):
     pixels = torch.randint(0, 256, (3, 1, 5, 7)) / 127.5 - 1
     write_image(tmp_path / "x.png", pixels)
     assert torch.allclose(read_image(tmp_path / "x.png"), pixels, atol=1e-6)

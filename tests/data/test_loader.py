@@ -57,7 +57,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(sources):
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 2), (2, 0)])
-def test_a_resumed_loader_continues_with_the_very_next_batch(sources, before, after):
+def test_a_resumed_loader_continues_with_the_next_batch(sources, before, after):
     whole = TrainLoader(sources(num_workers=0), seed=4)
     expected = [next(whole) for _ in range(11)]
     first = TrainLoader(sources(num_workers=before), seed=4)
@@ -69,7 +69,7 @@ def test_a_resumed_loader_continues_with_the_very_next_batch(sources, before, af
     assert all(equal(next(second), batch) for batch in expected[5:])
 
 
-def test_loading_leaves_the_global_generator_alone(sources):
+def test_loading_does_not_change_the_global_generator(sources):
     torch.manual_seed(0)
     expected = torch.rand(3)
     for workers in (0, 1):
@@ -80,7 +80,7 @@ def test_loading_leaves_the_global_generator_alone(sources):
         assert torch.equal(torch.rand(3), expected)
 
 
-def test_an_epoch_shows_every_sample_once_and_the_next_another_order(tmp_path):
+def test_an_epoch_has_every_sample_once_in_another_order(tmp_path):
     loader = TrainLoader([Source(images_of(tmp_path / "i"), batch_size=4)], seed=0)
     epochs = [flat(keys_of(loader, 3)) for _ in range(3)]
     assert all(len(set(epoch)) == 12 for epoch in epochs)
@@ -112,7 +112,7 @@ def test_a_position_may_be_resumed_by_another_number_of_processes(tmp_path):
     assert set(seen).isdisjoint(flat(keys_of(one, 1)))
 
 
-def test_sources_are_drawn_by_weight_and_alike_on_all_ranks(tmp_path):
+def test_sources_are_drawn_by_weight_and_the_same_on_all_ranks(tmp_path):
     images = images_of(tmp_path / "i", count=2)
     other = images_of(tmp_path / "o", count=2)
     loaders = [TrainLoader([Source(images, batch_size=1, weight=3.0), Source(other, batch_size=1),
@@ -236,7 +236,7 @@ def test_samples_of_different_shapes_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("count", [11, 12, 13])
-def test_another_number_of_samples_than_were_saved_is_logged_and_not_refused(tmp_path, caplog, count):
+def test_a_changed_number_of_samples_is_logged(tmp_path, caplog, count):
     first = TrainLoader([Source(images_of(tmp_path / "i"), batch_size=4)], seed=0)
     next(first)
     for path in (tmp_path / "i").iterdir():

@@ -38,7 +38,7 @@ def test_number_and_stride_choose_the_frames(short_video, options, numbers, fps,
         assert (media.fps, media.more, media.num_frames) == (fps, more, len(numbers))
 
 
-def test_the_short_edge_is_resized_as_whole_clips_are(tmp_path):
+def test_resizing_frames_equals_resizing_the_clip(tmp_path):
     write_video(tmp_path / "wide.mp4", torch.rand(3, 5, 40, 66) * 2 - 1, fps=24)
     with open_media(tmp_path / "wide.mp4", short_edge=23) as media:
         pixels = frames_of(media, 2)
@@ -98,7 +98,7 @@ def test_an_error_in_the_middle_is_raised_after_the_frames_before_it(tmp_path, l
     assert caught.value.path == str(tmp_path / "both.bin") and seen == 5 // length * length
 
 
-def test_closing_in_the_middle_waits_for_the_chunk_under_way(short_video):
+def test_closing_in_the_middle_waits_for_the_current_chunk(short_video):
     for _ in range(20):
         with open_media(short_video) as media:
             chunks = media.chunks(2)
@@ -159,7 +159,7 @@ def test_frames_of_another_size_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_strip_is_not_resized_to_any_length(tmp_path):
+def test_enlarging_a_strip_is_refused(tmp_path):
     strip(tmp_path / "strip.png")
     with open_media(tmp_path / "strip.png") as media:
         assert media.size == (20_000, 1)

@@ -1,4 +1,4 @@
-"""The report of unreadable files, whatever they are called."""
+"""The report of unreadable files, for any file name."""
 
 import os
 

@@ -15,7 +15,7 @@ def clips_of(path, **options):
     return VideoClips(path=str(path), **{"size": 64, "num_frames": 5} | options)
 
 
-def test_it_is_found_by_name_and_remembers_its_config(short_video):
+def test_it_is_built_by_name_and_has_its_config(short_video):
     clips = DATASETS.build({"type": "VideoClips", "path": str(short_video), "size": [32, 48]})
     assert clips.modality == "video" and len(clips) == 1
     assert clips.config["num_frames"] == 17 and clips.config["size"] == [32, 48]
@@ -32,7 +32,7 @@ def test_training_clips_are_consecutive_and_start_anywhere(short_video):
     assert {run[0] for run in runs} == set(range(36))  # every start that leaves five frames
 
 
-def test_the_draws_come_from_torchs_global_generator_alone(short_video):
+def test_random_draws_use_only_torchs_global_generator(short_video):
     clips = clips_of(short_video, size=32, short_edge=(40, 64))
     torch.manual_seed(3)
     first = clips[0]["pixels"]
@@ -101,7 +101,7 @@ def test_numbers_that_do_not_fit_are_refused_at_construction(short_video, option
         VideoClips(**{"path": str(short_video)} | options)
 
 
-def test_without_a_path_the_sample_clips_are_used_and_it_says_so(caplog):
+def test_without_a_path_the_sample_clips_are_used_and_logged(caplog):
     with caplog.at_level(logging.INFO):
         clips = VideoClips(num_frames=3, size=(72, 88), train=False)
     assert clips.files == sample_clips("eval") and "carphone" in caplog.text

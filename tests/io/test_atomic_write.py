@@ -2,7 +2,7 @@
 
 import pytest
 
-from toolkit.io.atomic_write import atomic_write
+from toolkit.io.atomic_write import atomic_open, atomic_write
 
 
 def test_a_file_appears_at_the_end_of_the_block_and_is_unchanged_after_an_error(tmp_path):
@@ -14,3 +14,10 @@ def test_a_file_appears_at_the_end_of_the_block_and_is_unchanged_after_an_error(
         partial.write_text("half")
         raise KeyboardInterrupt
     assert path.read_text() == "complete" and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_disturb_each_other(tmp_path):
+    with atomic_open(tmp_path / "a") as one, atomic_open(tmp_path / "a") as other:
+        one.write(b"1")
+        other.write(b"22")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a", b"1")]  # closed last

@@ -20,7 +20,7 @@ def letters(word: str):
     yield from word
 
 
-def test_items_and_pieces_keep_their_order_though_short_ones_are_ready_first():
+def test_items_and_pieces_keep_their_order():
     words = ["abcde", "f", "", "ghi", "j"]
     results = [(word, "".join(pieces)) for word, pieces in prefetch(words, letters, num_workers=3)]
     assert results == [(word, word) for word in words]
@@ -52,7 +52,7 @@ def test_an_endless_item_is_not_read_further_ahead_than_a_few_pieces():
     reading.close()
 
 
-def test_no_more_items_are_begun_than_asked_for():
+def test_number_of_items_read_at_once_is_limited():
     begun = []
 
     def read(item):
@@ -66,7 +66,7 @@ def test_no_more_items_are_begun_than_asked_for():
     reading.close()
 
 
-def test_an_error_comes_after_the_pieces_before_it_and_harms_no_other_item():
+def test_an_error_comes_after_the_pieces_before_it_and_other_items_continue():
     def read(item):
         yield item
         if item == "b":

@@ -59,7 +59,7 @@ def run(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory) -> list[dict]:
-    """What each of two processes found."""
+    """Results of each of two processes."""
     folder = tmp_path_factory.mktemp("processes")
     mp.spawn(run, args=(str(folder),), nprocs=2)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
@@ -67,10 +67,10 @@ def halves(tmp_path_factory) -> list[dict]:
 
 @pytest.mark.parametrize("dtype", CASES)
 def test_on_one_process_it_is_torchs(dtype):
-    found, expected = (outcome(norm, dtype, slice(4)) for norm in (JointBatchNorm(CHANNELS), nn.BatchNorm3d(CHANNELS)))
-    assert found.keys() == expected.keys()
+    actual, expected = (outcome(norm, dtype, slice(4)) for norm in (JointBatchNorm(CHANNELS), nn.BatchNorm3d(CHANNELS)))
+    assert actual.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], **EXACTNESS[dtype])
+        torch.testing.assert_close(actual[name], expected[name], **EXACTNESS[dtype])
 
 
 @pytest.mark.parametrize("dtype", CASES)
@@ -91,10 +91,10 @@ def test_two_processes_equal_torchs_on_the_joined_batch(halves, dtype):
 
 
 def test_a_small_variance_beside_a_large_mean_keeps_its_digits(halves):
-    found = torch.cat([half["far"] for half in halves])
+    actual = torch.cat([half["far"] for half in halves])
     # of the very numbers that float32 holds
     expected = nn.BatchNorm3d(CHANNELS).double()((a_batch(torch.float32) + 1000).double())
-    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_state_is_that_of_torchs_batch_norm():

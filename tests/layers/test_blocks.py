@@ -1,4 +1,4 @@
-"""The residual block, and running one without storing what is inside it."""
+"""The residual block, and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_checkpointing_changes_no_value_and_no_gradient():
         assert torch.equal(plain, recomputed)
 
 
-def test_checkpointing_computes_the_block_twice_and_only_where_gradients_are_wanted():
+def test_checkpointing_computes_the_block_twice_and_only_with_gradients_enabled():
     block, calls = ResBlock(8, 8, temporal_kernel=1), []
     block.register_forward_pre_hook(lambda *_: calls.append(1))
     x = torch.randn(1, 8, 1, 4, 4)

@@ -25,7 +25,7 @@ def plain(conv: CausalConv3d, x: torch.Tensor) -> torch.Tensor:
     """The definition: k_t - 1 zero frames (or copies of the first) before it, then torch's convolution."""
     k_t, k_h, k_w = conv.kernel_size
     sides = ((k_w - 1) // 2, k_w // 2, (k_h - 1) // 2, k_h // 2, k_t - 1, 0)
-    x = F.pad(x, sides, mode="constant" if conv.fill == "constant" else "replicate")
+    x = F.pad(x, sides, mode="constant" if conv.pad_mode == "constant" else "replicate")
     return F.conv3d(x, conv.weight, conv.bias, conv.stride)
 
 
@@ -55,13 +55,13 @@ def test_gradients_are_those_of_the_full_convolution(kernel_size, stride, paddin
     inputs = [x, *conv.parameters(), *(norm.parameters() if normed else ())]
     weights = torch.randn_like(conv(x))
     activated = partial(norm_silu_conv, norm, conv) if normed else conv
-    wanted = torch.autograd.grad((plain(conv, F.silu(norm(x)) if normed else x) * weights).sum(), inputs)
-    found = torch.autograd.grad((activated(x) * weights).sum(), inputs)
-    for ours, theirs in zip(found, wanted, strict=True):
+    expected = torch.autograd.grad((plain(conv, F.silu(norm(x)) if normed else x) * weights).sum(), inputs)
+    actual = torch.autograd.grad((activated(x) * weights).sum(), inputs)
+    for ours, theirs in zip(actual, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_gradients_reach_only_what_asks_for_them():
+def test_gradients_reach_only_tensors_that_require_them():
     conv, norm = CausalConv3d(4, 3, kernel_size=(3, 3, 3)), FrameGroupNorm(4, num_groups=2)
     x = torch.randn(1, 4, 3, 4, 4)
     norm.weight.requires_grad_(False)
@@ -121,7 +121,7 @@ def test_export_and_compilation_trace_one_graph(frames):
 
 @PADDINGS
 @torch.no_grad()
-def test_an_image_sees_a_weight_that_has_changed(padding):
+def test_an_image_uses_changed_weights(padding):
     conv, frame = CausalConv3d(2, 3, kernel_size=(3, 3, 3), padding=padding).eval(), torch.randn(1, 2, 1, 6, 8)
     copied, before = copy.deepcopy(conv), conv(frame)
     assert torch.equal(conv(frame), before) and torch.equal(copied(frame), before)
@@ -185,8 +185,8 @@ def test_autocast_computes_in_half_and_gives_gradients_of_the_parameters_type(fr
     assert output.dtype == torch.bfloat16
     output.float().square().sum().backward()
     inputs = [x, *conv.parameters(), *norm.parameters()]
-    wanted = torch.autograd.grad(plain(conv, F.silu(norm(x))).square().sum(), inputs)
-    for tensor, exact in zip(inputs, wanted, strict=True):
+    expected = torch.autograd.grad(plain(conv, F.silu(norm(x))).square().sum(), inputs)
+    for tensor, exact in zip(inputs, expected, strict=True):
         assert tensor.grad.dtype == torch.float32
         torch.testing.assert_close(tensor.grad, exact, rtol=0.05, atol=0.05 * exact.abs().max().item())
 
@@ -240,7 +240,7 @@ def test_stream_keeps_no_more_than_the_frames_it_needs():
 
 
 @torch.no_grad()
-def test_two_streams_through_one_convolution_do_not_meet():
+def test_two_streams_through_one_convolution_are_independent():
     conv = CausalConv3d(2, 3, kernel_size=(3, 3, 3))
     first, second = torch.randn(1, 2, 4, 4, 4), torch.randn(1, 2, 4, 4, 4)
     caches = {}, {}

@@ -13,13 +13,13 @@ from toolkit.layers import (
     ClipGroupNorm,
     FrameGroupNorm,
     PooledAdaptiveGroupNorm,
-    fitting_groups,
+    num_groups_for,
 )
 
 
 @pytest.mark.parametrize("channels", range(1, 131))
 def test_groups_are_the_largest_divisor_up_to_32(channels):
-    groups = fitting_groups(channels)
+    groups = num_groups_for(channels)
     assert channels % groups == 0 and groups <= 32
     assert all(channels % more for more in range(groups + 1, min(32, channels) + 1))
 

@@ -1,4 +1,4 @@
-"""Growing a grid: the order of channels, the frames that are dropped."""
+"""Upsampling: the order of channels, the frames that are dropped."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ def test_repeat_nearest_is_torchs_nearest_interpolation_without_the_leading_fram
 @STRIDES
 @pytest.mark.parametrize("temporal_kernel", [1, 3])
 @pytest.mark.parametrize("frames", [1, 2, 4])
-@pytest.mark.parametrize("kept", ["last", "first"])
-def test_upsampling_and_its_gradients_equal_the_long_way(stride, temporal_kernel, frames, kept):
-    layer = DepthToSpaceUpsample(4, stride=stride, temporal_kernel=temporal_kernel, kept=kept).double()
+@pytest.mark.parametrize("kept_frame", ["last", "first"])
+def test_upsampling_and_its_gradients_equal_reshape_and_permute(stride, temporal_kernel, frames, kept_frame):
+    layer = DepthToSpaceUpsample(4, stride=stride, temporal_kernel=temporal_kernel, kept_frame=kept_frame).double()
     x = torch.randn(2, 4, frames, 3, 5, dtype=torch.double, requires_grad=True)
     padded = F.pad(x, (1, 1, 1, 1, temporal_kernel - 1, 0))
     wide = F.conv3d(padded, layer.conv.weight, layer.conv.bias)
     s_t, s_h, s_w = stride
-    long_way = wide.reshape(2, s_t, s_h, s_w, 4, frames, 3, 5).permute(0, 4, 5, 1, 6, 2, 7, 3)
-    long_way = long_way.reshape(2, 4, frames * s_t, 3 * s_h, 5 * s_w)
-    chosen = [s_t - 1 if kept == "last" else 0, *range(s_t, frames * s_t)]
-    long_way = long_way[:, :, chosen]
-    weights = torch.randn_like(long_way)
+    expected = wide.reshape(2, s_t, s_h, s_w, 4, frames, 3, 5).permute(0, 4, 5, 1, 6, 2, 7, 3)
+    expected = expected.reshape(2, 4, frames * s_t, 3 * s_h, 5 * s_w)
+    chosen = [s_t - 1 if kept_frame == "last" else 0, *range(s_t, frames * s_t)]
+    expected = expected[:, :, chosen]
+    weights = torch.randn_like(expected)
     inputs = [x, *layer.parameters()]
-    torch.testing.assert_close(layer(x), long_way)
+    torch.testing.assert_close(layer(x), expected)
     for ours, theirs in zip(torch.autograd.grad((layer(x) * weights).sum(), inputs),
-                            torch.autograd.grad((long_way * weights).sum(), inputs), strict=True):
+                            torch.autograd.grad((expected * weights).sum(), inputs), strict=True):
         torch.testing.assert_close(ours, theirs)
     with torch.no_grad():
-        torch.testing.assert_close(layer(x), long_way)
+        torch.testing.assert_close(layer(x), expected)
 
 
 @STRIDES
 @torch.no_grad()
-def test_first_frame_of_an_upsampled_clip_is_that_of_the_frame_alone(stride):
+def test_first_frame_of_an_upsampled_clip_is_that_of_the_single_frame(stride):
     layer = DepthToSpaceUpsample(4, stride=stride, temporal_kernel=3)
     clip = torch.randn(1, 4, 4, 3, 3)
     torch.testing.assert_close(layer(clip)[:, :, :1], layer(clip[:, :, :1]), rtol=1e-5, atol=1e-6)

@@ -60,7 +60,7 @@ def test_only_a_network_with_time_halves_time(temporal_kernel, grid):
 
 
 @torch.no_grad()
-def test_network_without_time_sees_the_frames_of_a_clip_apart_before_its_linear_layers():
+def test_network_without_time_computes_features_of_each_frame_separately():
     network = StyleGANDiscriminator(size=(3, 8, 8), temporal_kernel=1, **SMALL)
     features = []
     network.conv_out.register_forward_hook(lambda module, inputs, output: features.append(output))
@@ -109,7 +109,7 @@ def test_more_halvings_than_a_side_allows_is_an_error_at_construction(size, done
         StyleGANDiscriminator(filters=2, channel_multipliers=(1, 1, 1, 1), size=size)
 
 
-def test_image_is_judged_without_time_to_halve():
+def test_image_gets_one_logit():
     network = StyleGANDiscriminator(filters=2, channel_multipliers=(1, 1, 1, 1), size=(1, 16, 16), temporal_kernel=1)
     assert network(torch.zeros(1, 3, 1, 16, 16)).shape == (1, 1)
 
@@ -128,7 +128,7 @@ def test_unknown_padding_is_refused():
 @pytest.mark.parametrize("padding", ["reflect", "same"])
 @pytest.mark.parametrize("time", [True, False])
 @pytest.mark.parametrize("size", [(2, 4, 5), (5, 3, 2)])
-def test_gradients_of_the_blur_are_its_own_to_the_second_order(padding, time, size):
+def test_first_and_second_gradients_of_the_blur_agree_with_finite_differences(padding, time, size):
     x = torch.randn(2, 1, *size, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: blur_pool(x, time=time, padding=padding), x)
     assert torch.autograd.gradgradcheck(lambda x: blur_pool(x, time=time, padding=padding).square(), x)

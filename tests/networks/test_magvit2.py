@@ -85,7 +85,7 @@ def test_network_without_time_treats_a_clip_frame_by_frame():
 
 
 @torch.no_grad()
-def test_samples_of_a_batch_do_not_meet():
+def test_samples_of_a_batch_are_independent():
     encoder = MAGVIT2Encoder(channel_multipliers=(1, 2), temporal_downsample=(True,), **SMALL)
     clips = torch.randn(3, 3, 3, 8, 8)
     alone = torch.cat([encoder(clip) for clip in clips.split(1)])
@@ -93,7 +93,7 @@ def test_samples_of_a_batch_do_not_meet():
 
 
 @torch.no_grad()
-def test_layout_in_memory_changes_no_number():
+def test_memory_layout_does_not_change_the_output():
     encoder = MAGVIT2Encoder(channel_multipliers=(1, 2), temporal_downsample=(True,), **SMALL)
     clip = torch.randn(2, 3, 3, 8, 8)
     expected = encoder(clip)
@@ -166,7 +166,7 @@ def test_export_traces_the_networks(frames):
         torch.testing.assert_close(exported(x), network(x), rtol=1e-4, atol=1e-5)
 
 
-def test_last_layer_is_the_weight_that_makes_the_pixels():
+def test_last_layer_is_the_weight_of_the_output_convolution():
     decoder = MAGVIT2Decoder(channel_multipliers=(1, 2), temporal_downsample=(True,), **SMALL)
     with torch.no_grad():
         decoder.last_layer.zero_()

@@ -57,11 +57,11 @@ def assert_equal_in_training(ours: PatchGANDiscriminator, theirs: nn.Sequential,
         torch.testing.assert_close(parameter.grad.flatten(), gradients[name].flatten(), rtol=1e-3, atol=1e-4)
 
 
-def test_frames_are_judged_by_vqgans_network():
+def test_logits_of_frames_are_those_of_vqgan():
     assert_equal_in_training(PatchGANDiscriminator(filters=4), taming(), frames=True)
 
 
-def test_clips_are_judged_by_open_magvit2s_network():
+def test_logits_of_clips_are_those_of_open_magvit2():
     ours = PatchGANDiscriminator(filters=4, num_layers=4, temporal_kernel=3)
     assert_equal_in_training(ours, open_magvit2_video(), frames=False)
 

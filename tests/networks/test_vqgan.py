@@ -23,7 +23,7 @@ def test_grid_is_the_size_divided_by_the_stride(multipliers, side):
 
 
 @torch.no_grad()
-def test_clip_goes_through_frame_by_frame():
+def test_clip_is_processed_frame_by_frame():
     encoder = VQGANEncoder(channel_multipliers=(1, 2), **SMALL)
     decoder = VQGANDecoder(channel_multipliers=(1, 2), **SMALL)
     clip = torch.randn(2, 3, 3, 8, 8)
@@ -37,7 +37,7 @@ def attentions(module: torch.nn.Module) -> int:
     return sum(isinstance(part, FrameAttention) for part in module.modules())
 
 
-def test_only_the_coarsest_level_and_the_middle_attend_unless_told():
+def test_default_attention_is_at_the_coarsest_level_and_the_middle():
     encoder = VQGANEncoder(channel_multipliers=(1, 1, 2), num_res_blocks=2, **SMALL)
     assert [attentions(level) for level in encoder.levels] == [0, 0, 2] and attentions(encoder.mid) == 1
     decoder = VQGANDecoder(channel_multipliers=(1, 1, 2), num_res_blocks=3, attention=(True, False, False), **SMALL)

@@ -19,7 +19,7 @@ def test_groups_of_signs_equal_codebooks_of_consecutive_channels():
     assert grouped.loss_weights == together.loss_weights
 
 
-def test_group_wise_entropies_are_those_of_each_groups_own_codes():
+def test_entropies_are_those_of_the_codes_of_each_group():
     # WeTok (arXiv:2508.05599, sec. 3.1): token and codebook entropy over the 2^bits codes of each group.
     bits, groups, temperature = 3, 4, 2.0
     grouped = Grouped(quantizers=[LFQ(bits=bits, inv_temperature=temperature) for _ in range(groups)])

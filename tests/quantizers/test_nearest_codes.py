@@ -29,7 +29,7 @@ def test_counts_and_sums_are_those_of_a_one_hot_matrix():
     torch.testing.assert_close(sums, one_hot.T @ z)
 
 
-def test_random_rows_are_different_and_depend_on_the_seed_alone():
+def test_random_rows_are_different_and_depend_only_on_the_seed():
     z = torch.arange(100.0).unsqueeze(1)
     first = random_rows(z, 30, seed=1)
     torch.randn(5)  # the global stream does not matter
@@ -57,7 +57,7 @@ def test_kmeans_is_lloyds_algorithm(normalize):
     np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_fewer_vectors_than_clusters_are_clusters_of_their_own():
+def test_fewer_vectors_than_clusters_are_the_means():
     z = torch.randn(5, 3)
     means = kmeans(z, 8, num_iters=4)
     assert means.shape == (5, 3)

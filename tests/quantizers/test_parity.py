@@ -38,7 +38,7 @@ def copy_codebook(ours: VQ, theirs: reference.VectorQuantize) -> None:
         ours.code_count.copy_(book.cluster_size[0])
 
 
-def assert_alike(ours: SimpleNamespace, codes: torch.Tensor, indices: torch.Tensor) -> None:
+def assert_equal_outputs(ours: SimpleNamespace, codes: torch.Tensor, indices: torch.Tensor) -> None:
     assert torch.equal(ours.indices, indices.reshape(ours.indices.shape).long())
     torch.testing.assert_close(ours.codes, codes, rtol=1e-5, atol=1e-6)
 
@@ -54,7 +54,7 @@ def test_lookup_free(bits, num_codebooks, scale):
     for x in batches(8):
         (codes, indices, _), breakdown = theirs(layers[1](x), inv_temperature=10.0, return_loss_breakdown=True)
         output = flat(ours, layers[0](x))
-        assert_alike(output, codes, indices)
+        assert_equal_outputs(output, codes, indices)
         torch.testing.assert_close(output.losses["commitment"], breakdown.commitment)
         # Theirs clamps probabilities below 1e-5 within the logarithm, ours adds 1e-5 or nothing.
         for name, entropy in (("per_sample_entropy", breakdown.per_sample_entropy),
@@ -72,7 +72,7 @@ def test_binary_spherical():
     theirs, ours = reference.LFQ(codebook_size=2**6, spherical=True), BSQ(bits=6)
     for z in batches(6):
         codes, indices, _ = theirs(z)
-        assert_alike(flat(ours, z), codes, indices)
+        assert_equal_outputs(flat(ours, z), codes, indices)
 
 
 @pytest.mark.parametrize("levels", [[8, 5, 5, 5], [7, 4], [8, 8, 8, 6, 5], [3, 3, 3]])
@@ -84,7 +84,7 @@ def test_finite_scalar(levels):
     for x in batches(8):
         codes, indices = theirs(layers[1](x))
         output = flat(ours, layers[0](x))
-        assert_alike(output, codes, indices)
+        assert_equal_outputs(output, codes, indices)
         for optimizer, out in zip(optimizers, (output.codes, codes), strict=True):
             optimizer.zero_grad()
             (out - 0.3).square().mean().backward()
@@ -105,7 +105,7 @@ def test_vector_quantization_by_running_averages(normalize, rotation_trick):
         latents = [z.clone().requires_grad_() for _ in range(2)]
         codes, indices, commitment = theirs(latents[1])
         output = flat(ours, latents[0])
-        assert_alike(output, codes, indices)
+        assert_equal_outputs(output, codes, indices)
         torch.testing.assert_close(output.losses["commitment"], commitment.squeeze())
         torch.testing.assert_close(ours.codebook, theirs._codebook.embed[0], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(ours.code_count, theirs._codebook.cluster_size[0])
@@ -122,7 +122,7 @@ def test_vector_quantization_by_gradients():
     for z in batches(4):
         codes, indices, loss = theirs(z)
         output = flat(ours, z)
-        assert_alike(output, codes, indices)
+        assert_equal_outputs(output, codes, indices)
         # Theirs is one distance whose both sides learn, as much as ours are together.
         torch.testing.assert_close(output.losses["commitment"], loss.squeeze())
         (output.losses["codebook"]).backward()
@@ -134,7 +134,7 @@ def test_vector_quantization_by_gradients():
             book.grad = None
 
 
-def test_dead_codes_are_found_alike():
+def test_dead_codes_are_those_of_the_library():
     theirs = reference.VectorQuantize(dim=2, codebook_size=32, decay=0.5, threshold_ema_dead_code=0.4)
     ours = VQ(codebook_size=32, dim=2, update="ema", decay=0.5, revive_below=0.4 / (150 / 32))
     copy_codebook(ours, theirs)
@@ -161,7 +161,7 @@ def test_residual_of_vectors(normalize):
     for z in batches(4):
         codes, indices, losses = theirs(z)
         output = flat(ours, z)
-        assert_alike(output, codes, indices)
+        assert_equal_outputs(output, codes, indices)
         torch.testing.assert_close(output.losses["commitment"], losses.mean())
         for child, layer in zip(children, theirs.layers, strict=True):
             torch.testing.assert_close(child.codebook, layer._codebook.embed[0], rtol=1e-4, atol=1e-6)
@@ -172,10 +172,10 @@ def test_residual_of_signs():
     ours = Residual(quantizers=[LFQ(bits=5, scale=2.0**-level) for level in range(3)])
     for z in batches(5):
         codes, indices, _ = theirs(z)
-        assert_alike(flat(ours, z), codes, indices)
+        assert_equal_outputs(flat(ours, z), codes, indices)
 
 
-def test_residual_decodes_its_first_columns_alike():
+def test_residual_decodes_its_first_columns_as_the_library():
     theirs = reference.ResidualVQ(dim=4, num_quantizers=3, codebook_size=16, quantize_dropout=True).eval()
     children = [VQ(codebook_size=16, dim=4, update="ema") for _ in range(3)]
     for child, layer in zip(children, theirs.layers, strict=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from toolkit import build_tokenizer
 from toolkit.build import build_component
 from toolkit.quantizers import FSQ, IBQ, KL, LFQ, VQ, Grouped, Identity, Residual
 from toolkit.registry import QUANTIZERS
@@ -14,21 +13,6 @@ from toolkit.registry import QUANTIZERS
 def latents_of(z: torch.Tensor) -> torch.Tensor:
     """(N, d) -> (1, d, 1, 1, N)."""
     return z.T.reshape(1, -1, 1, 1, len(z))
-
-
-def test_each_level_takes_what_those_before_left():
-    levels = [VQ(codebook_size=8, dim=3) for _ in range(3)]
-    for scale, level in zip((1.0, 0.5, 0.25), levels, strict=True):
-        level.codebook.data.normal_().mul_(scale)
-    z = torch.randn(20, 3)
-    output = Residual(quantizers=levels).eval()(latents_of(z))
-    rest, columns = z.clone(), []
-    for level in levels:
-        nearest = torch.cdist(rest, level.codebook).argmin(1)
-        columns.append(nearest)
-        rest = rest - level.codebook[nearest]
-    assert torch.equal(output.indices.reshape(20, 3), torch.stack(columns, 1))
-    torch.testing.assert_close(output.codes[0, :, 0, 0].T, z - rest)
 
 
 def test_golden_indices_coarsest_level_first():
@@ -47,7 +31,7 @@ def test_scales_count_for_children_without_one():
     torch.testing.assert_close(residual(latents_of(z)).codes, first + 0.25 * second)
 
 
-def test_first_columns_alone_decode_to_a_coarser_code():
+def test_first_columns_decode_to_a_coarser_code():
     residual = Residual(quantizers=[LFQ(bits=4, num_codebooks=2), LFQ(bits=4, num_codebooks=2, scale=0.5)]).eval()
     output = residual(torch.randn(1, 8, 1, 2, 2))
     coarse = residual.codes_from_indices(output.indices[..., :2])
@@ -133,12 +117,3 @@ def test_children_that_do_not_fit_are_refused(quantizers, match):
 def test_options_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match="Residual needs"):
         Residual(quantizers=[LFQ(bits=2), LFQ(bits=2)], **arguments)
-
-
-def test_tokenizer_of_a_residual_is_built_from_a_config():
-    network = dict(filters=8, channel_multipliers=(1, 2), num_res_blocks=1, temporal_downsample=(True,), num_groups=4)
-    tokenizer = build_tokenizer(dict(
-        encoder=dict(type="MAGVIT2Encoder", **network), decoder=dict(type="MAGVIT2Decoder", **network),
-        quantizer=dict(type="Residual", quantizers=[dict(type="BSQ", bits=6)] * 3))).eval()
-    indices, size = tokenizer.tokenize(torch.zeros(1, 3, 5, 8, 8), return_size=True)
-    assert indices.shape == (1, 3, 4, 4, 3) and tokenizer.detokenize(indices, size).shape == (1, 3, 5, 8, 8)

@@ -10,7 +10,7 @@ from toolkit.quantizers import straight_through
 
 
 @pytest.mark.parametrize("rotation_trick", [False, True])
-def test_value_is_the_code_to_the_last_bit(rotation_trick):
+def test_value_is_exactly_the_code(rotation_trick):
     z, codes = 1e3 * torch.randn(2, 50, 8), torch.randn(2, 50, 8)
     assert torch.equal(straight_through(z, codes, rotation_trick=rotation_trick), codes)
 

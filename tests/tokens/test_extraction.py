@@ -1,4 +1,4 @@
-"""Token sets: what is in them, how they are shared, gone on with and turned back."""
+"""Token sets: what is in them, shared between processes, continued and decoded."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def extract(tokenizer, path, output, **options):
 
 
 def tokens_in(folder: Path) -> dict[str, tuple[np.ndarray, dict]]:
-    """source -> (indices, what is known of it)."""
+    """source -> (indices, metadata)."""
     found = [sample for tar in sorted(folder.glob("*.tar")) for sample in read_tokens(tar)]
     tokens = {meta["source"]: (indices, meta) for _, indices, meta in found}
     assert len(tokens) == len(found) == len({key for key, *_ in found})
@@ -65,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_tokens_are_the_tokenizers_own(tokenizer, folder, tmp_path):
+def test_tokens_are_those_of_the_tokenizer(tokenizer, folder, tmp_path):
     summary = extract(tokenizer, folder, tmp_path)
     tokens = tokens_in(tmp_path)
     assert list(tokens) == ["0.mp4", "a.jpg", "a.png", "b.v2.png", "c.png", "deep.er/d.png"]
@@ -80,7 +80,7 @@ def test_tokens_are_the_tokenizers_own(tokenizer, folder, tmp_path):
         assert meta["size"] == list(size) and meta["num_frames"] == size[0]
 
 
-def test_a_sample_says_what_it_is(tokenizer, folder, tmp_path):
+def test_a_sample_has_its_metadata(tokenizer, folder, tmp_path):
     extract(tokenizer, folder, tmp_path, short_edge=16, num_frames=2, frame_stride=3)
     known = {source: meta for source, (_, meta) in tokens_in(tmp_path).items()}
     assert known["0.mp4"] == {
@@ -103,7 +103,7 @@ def test_any_number_of_processes_write_the_same(tokenizer, folder, tmp_path, num
     assert contents(tmp_path / "one") == contents(tmp_path / "more")
 
 
-def test_only_what_is_missing_is_done_again(tokenizer, folder, tmp_path):
+def test_only_missing_shards_are_written(tokenizer, folder, tmp_path):
     extract(tokenizer, folder, tmp_path, samples_per_shard=2)
     whole, written = contents(tmp_path), {file: file.stat().st_mtime_ns for file in tmp_path.glob("tokens-*")}
     (tmp_path / "tokens-000001.tar").unlink()
@@ -115,14 +115,14 @@ def test_only_what_is_missing_is_done_again(tokenizer, folder, tmp_path):
     assert again == {"tokens-000001.tar", "tokens-000001.json"}
 
 
-def test_long_samples_go_over_the_disk_and_leave_nothing_there(tokenizer, folder, tmp_path, monkeypatch):
+def test_long_samples_are_buffered_on_disk(tokenizer, folder, tmp_path, monkeypatch):
     extract(tokenizer, folder, tmp_path / "memory")
     monkeypatch.setattr("toolkit.tokens.extract.MAX_IN_MEMORY", 1)
     extract(tokenizer, folder, tmp_path / "disk")
     assert contents(tmp_path / "disk") == contents(tmp_path / "memory")
 
 
-def test_a_shard_that_fails_leaves_the_others_and_no_half(tokenizer, folder, tmp_path, monkeypatch):
+def test_a_failed_shard_is_absent_and_the_others_are_complete(tokenizer, folder, tmp_path, monkeypatch):
     extract(tokenizer, folder, tmp_path / "whole", samples_per_shard=1)
     monkeypatch.setattr(tokenizer, "tokenize", lambda pixels: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -141,7 +141,7 @@ def test_a_shard_that_fails_leaves_the_others_and_no_half(tokenizer, folder, tmp
     (dict(tokenizer_hash="1" * 64), "tokenizer=000.*, got tokenizer=111"),
     (dict(path="c.png"), "made with inputs="),
 ], ids=lambda value: value if isinstance(value, str) else next(iter(value)))
-def test_a_set_of_other_settings_is_not_mixed_with(tokenizer, folder, tmp_path, change, words):
+def test_a_set_of_other_settings_is_refused(tokenizer, folder, tmp_path, change, words):
     extract(tokenizer, folder, tmp_path)
     before = contents(tmp_path)
     options = dict(path=folder, tokenizer_hash=HASH) | change
@@ -167,7 +167,7 @@ def breaking_video() -> bytes:
     return bytes(content)
 
 
-def test_unreadable_files_are_listed_and_harm_no_other(tokenizer, folder, tmp_path, caplog):
+def test_unreadable_files_are_listed_and_the_others_are_extracted(tokenizer, folder, tmp_path, caplog):
     shutil.copytree(folder, tmp_path / "in")
     (tmp_path / "in" / "b.avi").write_bytes(breaking_video())
     (tmp_path / "in" / "deep.er" / "torn.png").write_bytes(b"no image")
@@ -227,7 +227,7 @@ def test_a_tar_gives_one_shard_with_the_tokens_of_its_files(tokenizer, folder, t
     assert found["in-00.tar/b.v2.png"][1]["key"] == "in-00%2Etar/b%2Ev2"
 
 
-def test_what_a_tar_cannot_give_is_listed(tokenizer, tars, tmp_path):
+def test_unusable_members_of_a_tar_are_listed(tokenizer, tars, tmp_path):
     for pattern in ("in-*.tar", "in-{00..02}.tar"):
         output = tmp_path / pattern[3]
         summary = extract(tokenizer, tars / pattern, output)
@@ -240,7 +240,7 @@ def test_what_a_tar_cannot_give_is_listed(tokenizer, tars, tmp_path):
     assert contents(tmp_path / "*") == contents(tmp_path / "{")
 
 
-def test_the_plan_is_by_count_and_a_tar_by_itself(tmp_path):
+def test_the_plan_has_equal_counts_and_one_shard_for_each_tar(tmp_path):
     for name in ("a.png", "b.png", "c.tar", "d.png", "e.png", "f.png", "g.tar", "notes.txt"):
         (tmp_path / name).touch()
 
@@ -269,7 +269,7 @@ def test_images_of_one_size_go_in_batches(tokenizer, folder, tmp_path, monkeypat
         assert found[source][1] == meta and (found[source][0] == indices).mean() > 0.9
 
 
-def test_no_batch_goes_beyond_a_shard(tokenizer, folder, tmp_path, monkeypatch):
+def test_no_batch_spans_two_shards(tokenizer, folder, tmp_path, monkeypatch):
     sizes, tokenize = [], tokenizer.tokenize
     monkeypatch.setattr(tokenizer, "tokenize", lambda pixels: sizes.append(pixels.shape[0]) or tokenize(pixels))
     extract(tokenizer, folder, tmp_path / "one", samples_per_shard=2, batch_size=9)
@@ -295,7 +295,7 @@ def test_a_large_codebook_has_wide_numbers(make_tokenizer, folder, tmp_path):
     assert indices.dtype == np.int64 and indices.max() > 2**31
 
 
-def test_a_tokenizer_that_cannot_be_streamed_takes_the_beginning_as_a_whole(make_tokenizer, tmp_path, caplog):
+def test_a_tokenizer_that_cannot_stream_uses_the_beginning(make_tokenizer, tmp_path, caplog):
     tokenizer = make_tokenizer(norm_scope="clip")
     write_video(tmp_path / "long.mp4", stripes(1, num_frames=70, height=16, width=16), fps=24)
     extract(tokenizer, tmp_path / "long.mp4", tmp_path / "out")
@@ -343,7 +343,7 @@ def test_decoded_files_are_those_of_reconstruction(tokenizer, folder, tmp_path, 
                 assert one.info == other.info
 
 
-def test_files_that_are_decoded_are_not_decoded_again(tokenizer, folder, tmp_path):
+def test_decoded_files_are_not_decoded_again(tokenizer, folder, tmp_path):
     def decode():
         return decode_tokens(tokenizer, tmp_path / "tokens", tokenizer_hash=HASH, output=tmp_path / "decoded")
 
@@ -363,7 +363,7 @@ def test_another_tokenizers_tokens_are_refused(tokenizer, folder, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["../evil", "a/../../evil", "%2E%2E/evil", "/tmp/evil", "%2Ftmp/evil", "link/evil", ""])
-def test_a_foreign_name_never_leads_out_of_the_output_folder(tokenizer, tmp_path, key):
+def test_a_third_party_name_stays_in_the_output_folder(tokenizer, tmp_path, key):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "link").symlink_to(tmp_path, target_is_directory=True)
     meta = {"tokenizer": HASH, "size": [1, 8, 8], "fps": None}
@@ -382,7 +382,7 @@ def test_a_foreign_name_never_leads_out_of_the_output_folder(tokenizer, tmp_path
     (np.zeros((1, 2, 2, 1), int), {"size": [1, -8, 8]}, "size of three numbers"),
     (np.zeros((1, 2, 2, 1), int), {"fps": "fast"}, "frames per second"),
 ], ids=["shape", "too large", "negative", "two numbers", "negative size", "no rate"])
-def test_foreign_tokens_that_do_not_fit_are_an_error(tokenizer, tmp_path, indices, changes, words):
+def test_third_party_tokens_that_do_not_fit_are_an_error(tokenizer, tmp_path, indices, changes, words):
     meta = {"tokenizer": HASH, "size": [1, 8, 8], "fps": None} | changes
     write_shard(tmp_path / "tokens-000000.tar", {"a": indices}, **meta)
     with pytest.raises(DataError, match=words):

@@ -27,7 +27,7 @@ def latents_agree(folder, case: Foreign) -> None:
     torch.testing.assert_close(latents, case.latents, rtol=0, atol=1e-4 * case.latents.abs().max().item())
 
 
-def test_command_of_its_own_process_converts_and_says_what_it_found(tmp_path):
+def test_command_in_its_own_process_converts_and_prints_a_summary(tmp_path):
     case = Foreign("open_magvit2_image_tiny")
     done = run("convert_checkpoint", native(case, tmp_path), tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -65,7 +65,7 @@ def test_no_ema_takes_the_raw_weights(tmp_path, capsys):
     assert "averaged" not in capsys.readouterr().out
 
 
-def test_no_discriminator_leaves_it_out(tmp_path, capsys):
+def test_no_discriminator_skips_it(tmp_path, capsys):
     case = Foreign("o2_video_tiny")
     assert run_here("convert_checkpoint", native(case, tmp_path), tmp_path / "out", "--no-discriminator") is None
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
@@ -108,20 +108,20 @@ BAD = {"a file that would run code": (evil, (), "refused"), "a torn file": (torn
 
 @pytest.mark.parametrize("kind", BAD)
 def test_refusal_is_one_line_with_an_exit_code_and_nothing_is_written(tmp_path, kind):
-    make, arguments, said = BAD[kind]
+    make, arguments, words = BAD[kind]
     message = run_here("convert_checkpoint", make(tmp_path), tmp_path / "out", *arguments)
-    assert message.startswith("error: ") and "\n" not in message and said in message
+    assert message.startswith("error: ") and "\n" not in message and words in message
     assert not (tmp_path / "out").exists() and not (tmp_path / "marker").exists()
 
 
-def test_refusal_of_the_command_is_its_only_output_without_a_traceback(tmp_path):
+def test_refusal_in_its_own_process_is_one_line_on_stderr(tmp_path):
     done = run("convert_checkpoint", evil(tmp_path), tmp_path / "out")
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists() and not (tmp_path / "marker").exists()
 
 
-def test_out_that_is_a_file_is_said_in_one_line(tmp_path):
+def test_out_that_is_a_file_is_a_one_line_error(tmp_path):
     (tmp_path / "out").write_text("mine")
     message = run_here("convert_checkpoint", whole(tmp_path), tmp_path / "out")
     assert message.startswith("error: ") and "\n" not in message

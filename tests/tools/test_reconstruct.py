@@ -97,7 +97,7 @@ def test_a_folder_is_mirrored_and_its_unreadable_files_are_listed(tokenizer, fol
     assert "torn.mp4: needed a video" in done.stdout and "torn.png: needed an image" in done.stdout
 
 
-def test_odd_sizes_keep_their_shape_in_the_numbers(tokenizer, tmp_path, capsys):
+def test_table_has_the_original_odd_size(tokenizer, tmp_path, capsys):
     write_video(tmp_path / "odd.mp4", stripes(1, num_frames=7, height=64, width=48), fps=24)
     options = ["--output", tmp_path, "--short-edge", 47, "--frames", 7]
     assert run_here("reconstruct", tmp_path / "odd.mp4", "--tokenizer", tokenizer, *options) is None
@@ -120,7 +120,7 @@ def test_numbers_are_those_of_real_tokens(tokenizer, tmp_path, capsys):
     assert float(seconds) >= 0
 
 
-def test_the_input_is_left_and_the_output_right(tokenizer, tmp_path):
+def test_input_and_output_are_side_by_side(tokenizer, tmp_path):
     pixels = stripes(3, num_frames=1, height=17, width=23)
     write_image(tmp_path / "one.png", pixels)
     assert run_here("reconstruct", tmp_path / "one.png", "--tokenizer", tokenizer, "--output", tmp_path / "out") is None
@@ -141,14 +141,14 @@ def test_frames_and_stride_choose_the_frames_and_the_rate(tokenizer, tmp_path, c
         assert (video.info.fps, video.info.num_frames) == (6.0, 3)
 
 
-def test_a_shorter_video_gives_what_it_has(tokenizer, clips, tmp_path, capsys):
+def test_a_shorter_video_gives_all_its_frames(tokenizer, clips, tmp_path, capsys):
     options = ["--output", tmp_path, "--frames", 99]
     assert run_here("reconstruct", clips / "0.mp4", "--tokenizer", tokenizer, *options) is None
     assert rows(capsys.readouterr().out)["0"][0] == "6 x 32 x 32"
 
 
 @torch.no_grad()
-def test_streamed_videos_are_what_the_whole_clip_gives(tokenizer, tmp_path, monkeypatch):
+def test_streaming_equals_reconstruction_of_the_whole_clip(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("toolkit.data.reading.media.CHUNK_FRAMES", 4)
     write_clips(tmp_path, count=1, num_frames=18, height=19, width=22)
     loaded = load_tokenizer(tokenizer)
@@ -171,7 +171,7 @@ def test_streamed_videos_are_what_the_whole_clip_gives(tokenizer, tmp_path, monk
     assert written.read_bytes() == (tmp_path / "expected.mp4").read_bytes()
 
 
-def test_a_tokenizer_that_cannot_be_streamed_takes_the_beginning_and_says_why(folder, tmp_path, capsys, caplog):
+def test_a_tokenizer_that_cannot_stream_uses_the_beginning_with_a_warning(folder, tmp_path, capsys, caplog):
     network, file = NETWORK | {"norm_scope": "clip"}, folder / "deep" / "long.mp4"
     build_tokenizer(dict(encoder=dict(type="MAGVIT2Encoder", **network), quantizer=dict(type="LFQ", bits=6),
                          decoder=dict(type="MAGVIT2Decoder", **network))).save_pretrained(tmp_path / "tokenizer")
@@ -184,7 +184,7 @@ def test_a_tokenizer_that_cannot_be_streamed_takes_the_beginning_and_says_why(fo
     assert rows(capsys.readouterr().out)["long"][0] == "68 x 16 x 16" and caplog.text == ""
 
 
-def test_a_video_that_breaks_in_the_middle_is_unreadable_and_leaves_nothing(tokenizer, tmp_path, monkeypatch):
+def test_a_video_torn_in_the_middle_is_unreadable_and_has_no_output(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("toolkit.data.reading.media.CHUNK_FRAMES", 2)
     write_clips(tmp_path / "in", count=2)
     chunks = Media.chunks
@@ -216,7 +216,7 @@ def test_memory_does_not_grow_with_the_length_of_a_video(tokenizer, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_terminal_shows_how_far_it_is(tokenizer, folder, tmp_path):
+def test_a_terminal_shows_progress(tokenizer, folder, tmp_path):
     shown, terminal = pty.openpty()
     run = subprocess.Popen(command("reconstruct", folder / "deep" / "long.mp4", "--tokenizer", tokenizer, "--output",
                                    tmp_path), stderr=terminal, stdout=subprocess.DEVNULL,
@@ -252,7 +252,7 @@ def test_names_do_not_collide(tmp_path):
     assert targets["a.png"] == "out/a.png" and targets["sub/c.mov"] == "out/sub/c.mov"
 
 
-def a_mistake(kind, tokenizer, folder, tmp_path) -> tuple[list, str]:
+def mistake_of(kind, tokenizer, folder, tmp_path) -> tuple[list, str]:
     """The command's arguments, and words of the error."""
     here = ["--tokenizer", tokenizer]
     if kind == "torn tokenizer":
@@ -279,7 +279,7 @@ def a_mistake(kind, tokenizer, folder, tmp_path) -> tuple[list, str]:
                                   "torn tokenizer", "tokenizer of an unknown part", "no frames",
                                   "no such device"])
 def test_a_mistake_is_one_line_and_nothing_is_written(kind, tokenizer, folder, tmp_path, capsys, caplog):
-    arguments, words = a_mistake(kind, tokenizer, folder, tmp_path)
+    arguments, words = mistake_of(kind, tokenizer, folder, tmp_path)
     message = run_here("reconstruct", *arguments, "--output", tmp_path / "out")
     assert isinstance(message, str) and message.startswith("error: ") and words in message and "\n" not in message
     assert not (tmp_path / "out").exists()

@@ -32,14 +32,14 @@ def config(clips, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory):
+def uninterrupted(config, tmp_path_factory):
     """(work dir, finished process) of a run from start to end."""
-    work_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    work_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
     return work_dir, run("train", config, "--work-dir", work_dir)
 
 
-def test_a_run_ends_well_and_prints_its_table(undisturbed):
-    work_dir, done = undisturbed
+def test_a_run_succeeds_and_prints_its_table(uninterrupted):
+    work_dir, done = uninterrupted
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
     assert "video, validation set" in done.stdout and str(work_dir / "tokenizer") in done.stdout
     for words in ("tokenizer", "thumbnail", "mean colour", "PSNR (dB)", "SSIM", "bits/pixel"):
@@ -47,8 +47,8 @@ def test_a_run_ends_well_and_prints_its_table(undisturbed):
     assert f"{STEPS} steps in" in done.stderr and "peak memory" in done.stderr
 
 
-def test_a_run_writes_everything_down(undisturbed, config):
-    work_dir, _ = undisturbed
+def test_a_run_writes_config_logs_checkpoints_and_results(uninterrupted, config):
+    work_dir, _ = uninterrupted
     assert {path.name for path in work_dir.iterdir()} >= {
         "checkpoints", "config.py", "events", "metrics.jsonl", "run.json", "results.json", "samples",
         "tokenizer"}
@@ -60,8 +60,8 @@ def test_a_run_writes_everything_down(undisturbed, config):
     assert provenance["command"][1] == str(config) and provenance["num_processes"] == 1
 
 
-def test_a_run_logs_every_step_and_its_scores(undisturbed):
-    work_dir, _ = undisturbed
+def test_a_run_logs_every_step_and_its_scores(uninterrupted):
+    work_dir, _ = uninterrupted
     lines = metric_lines(work_dir)
     train = [line for line in lines if line["split"] == "train" and "total" in line]
     assert [line["step"] for line in train] == list(range(1, STEPS + 1))
@@ -73,26 +73,26 @@ def test_a_run_logs_every_step_and_its_scores(undisturbed):
     assert scores["bits_per_pixel"] == pytest.approx(6 * 3 * 8 * 8 / (5 * 16 * 16))
 
 
-def test_a_run_shows_inputs_above_reconstructions(undisturbed):
-    work_dir, _ = undisturbed
+def test_a_run_shows_inputs_above_reconstructions(uninterrupted):
+    work_dir, _ = uninterrupted
     with Image.open(work_dir / "samples" / f"video_step_{STEPS}.png") as picture:
         assert picture.size == (2 * 16, 2 * 16)  # two clips side by side
     with av.open(str(work_dir / "samples" / f"video_step_{STEPS}.mp4")) as video:
         assert len(list(video.decode(video=0))) == 5
 
 
-def test_the_tokenizer_of_a_run_loads_with_no_config(undisturbed):
-    tokenizer = load_tokenizer(undisturbed[0] / "tokenizer")
+def test_the_tokenizer_of_a_run_loads_with_no_config(uninterrupted):
+    tokenizer = load_tokenizer(uninterrupted[0] / "tokenizer")
     indices, size = tokenizer.tokenize(torch.zeros(1, 3, 5, 16, 16), return_size=True)
     assert indices.shape == (1, 3, 8, 8, 1) and tokenizer.detokenize(indices, size).shape == (1, 3, 5, 16, 16)
 
 
-def test_a_used_work_dir_is_refused_without_resume(undisturbed, config):
-    message = run_here("train", config, "--work-dir", undisturbed[0])
+def test_a_used_work_dir_is_refused_without_resume(uninterrupted, config):
+    message = run_here("train", config, "--work-dir", uninterrupted[0])
     assert message.startswith("error: ") and "--resume" in message and "\n" not in message
 
 
-def test_ctrl_c_saves_and_resume_ends_where_the_undisturbed_run_did(undisturbed, config, tmp_path):
+def test_ctrl_c_saves_and_resume_gives_the_weights_of_an_uninterrupted_run(uninterrupted, config, tmp_path):
     work_dir = tmp_path / "run"
     process = subprocess.Popen(command("train", config, "--work-dir", work_dir), stderr=subprocess.PIPE, text=True,
                                env=ENVIRONMENT, start_new_session=True)
@@ -100,11 +100,11 @@ def test_ctrl_c_saves_and_resume_ends_where_the_undisturbed_run_did(undisturbed,
     while not (lines.exists() and lines.read_text().count("\n") >= 2) and time.time() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in said, said[-3000:]
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in stderr, stderr[-3000:]
     checkpoint, = (work_dir / "checkpoints").iterdir()
     step = int(checkpoint.name.removeprefix("step_"))
-    assert 2 <= step < STEPS and f"interrupted at step {step}" in said and "--resume" in said
+    assert 2 <= step < STEPS and f"interrupted at step {step}" in stderr and "--resume" in stderr
     assert not (work_dir / "results.json").exists()
 
     assert run_here("train", config, "--work-dir", work_dir, "--resume") is None
@@ -113,7 +113,7 @@ def test_ctrl_c_saves_and_resume_ends_where_the_undisturbed_run_did(undisturbed,
     assert steps == list(range(1, STEPS + 1))
     for name in ("tokenizer/model", f"checkpoints/step_{STEPS}/tokenizer", f"checkpoints/step_{STEPS}/ema",
                  f"checkpoints/step_{STEPS}/discriminator_video", f"checkpoints/step_{STEPS}/objective"):
-        one, other = (load_file(folder / f"{name}.safetensors") for folder in (undisturbed[0], work_dir))
+        one, other = (load_file(folder / f"{name}.safetensors") for folder in (uninterrupted[0], work_dir))
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one), name
 
 
@@ -134,7 +134,7 @@ def test_an_odd_clip_size_trains_with_one_warning(clips, tmp_path, caplog):
 
 
 @pytest.mark.slow
-def test_a_failing_command_says_one_line_and_has_an_exit_code(tmp_path):
+def test_a_failing_command_prints_one_line_and_has_an_exit_code(tmp_path):
     done = run("train", tmp_path / "missing.py")
     assert done.returncode == 1
     assert done.stderr.startswith("error: config file") and done.stderr.count("\n") == 1
@@ -147,7 +147,7 @@ MISTAKES = {
     "wrong training key": (dict(training__max_step=3), ["max_step", "did you mean 'max_steps'"]),
     "wrong type name": (dict(tokenizer__quantizer__type="LFQQ"), ["quantizer", "'LFQQ'", "did you mean 'LFQ'"]),
     "wrong loss name": (dict(objective__losses__reconstruction__loss__type="L22"), ["loss", "'L22'", "'L2'"]),
-    "wrong argument of a part": (dict(tokenizer__quantizer__levels=3),
+    "wrong argument of a component": (dict(tokenizer__quantizer__levels=3),
                                  ["quantizer 'LFQ'", "unexpected 'levels'", "bits"]),
     "wrong data key": (dict(data__train__batchsize=3), ["batchsize", "did you mean 'batch_size'"]),
     "missing data path": (dict(data__train__dataset__path="no/such/folder"), ["no/such/folder", "does not exist"]),
@@ -160,10 +160,10 @@ MISTAKES = {
     "no validation data": (dict(data__val=None), ["data.val is dict(dataset="]),
     "a section that is none": (dict(objective=None), ["config section objective is a dict"]),
     "wrong metric name": (dict(metrics=[dict(type="PSNRR")]), ["metric", "'PSNRR'", "did you mean 'PSNR'"]),
-    "a reconstruction loss as the game": (
+    "a reconstruction loss as adversarial loss": (
         dict(discriminator=DISCRIMINATOR, objective__adversarial=dict(loss=dict(type="L2"))),
         ["objective.adversarial.loss takes a AdversarialLoss, got L2"]),
-    "a game as a reconstruction loss": (dict(objective__losses__reconstruction__loss__type="Hinge"),
+    "an adversarial loss as reconstruction loss": (dict(objective__losses__reconstruction__loss__type="Hinge"),
                                         ["objective.losses.reconstruction.loss takes a Loss, got Hinge"]),
     "R1 every zero steps": (
         dict(discriminator=DISCRIMINATOR, objective__adversarial=dict(**ADVERSARIAL, r1=dict(weight=1.0, every=0))),

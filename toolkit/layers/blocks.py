@@ -19,7 +19,7 @@ def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation
 
     Args:
         block: Any module.
-        inputs: Its inputs.
+        inputs: Inputs of the block.
         activation_checkpointing: True or False, or the number of levels to checkpoint, the finest first.
         level: The block's level; 0 is the finest.
 

@@ -27,7 +27,7 @@ class CausalConv3d(nn.Conv3d):
         padding: "zeros", or "replicate" to repeat the first frame and the border (Google's code).
 
     Raises:
-        ValueError: If ``padding`` is another one.
+        ValueError: If ``padding`` is neither.
 
     Example:
         >>> conv = CausalConv3d(3, 8, kernel_size=(3, 3, 3), stride=(2, 2, 2))
@@ -42,16 +42,14 @@ class CausalConv3d(nn.Conv3d):
         super().__init__(in_channels, out_channels, kernel_size, stride, bias=bias)
         self.to(memory_format=torch.channels_last_3d)  # cuDNN would otherwise reorder the kernel at every call
         _, k_h, k_w = kernel_size
-        self.fill = "constant" if padding == "zeros" else "replicate"  # F.pad's word
-        self.space = ((k_w - 1) // 2, k_w // 2, (k_h - 1) // 2, k_h // 2)
+        self.pad_mode = "constant" if padding == "zeros" else "replicate"
+        self.space_padding = ((k_w - 1) // 2, k_w // 2, (k_h - 1) // 2, k_h // 2)
 
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
         """(B, in, T, H, W) -> (B, out, T', H', W').
 
-        Args:
-            x: A clip, or with ``cache`` the next chunk of one, of any number of frames.
-            cache: Keeps the input frames that later chunks need; start each stream with an empty dict.
-                The outputs of the chunks, concatenated, equal the whole clip's output.
+        With ``cache`` (an empty dict at the start of a stream) ``x`` is the next chunk of a clip, of any number of
+        frames. The outputs of the chunks, concatenated, equal the output of the clip.
         """
         if x.shape[2] == 0:  # of a stream, when the layer before completed no output
             return self._no_frames(x)
@@ -59,19 +57,19 @@ class CausalConv3d(nn.Conv3d):
             if x.shape[2] == 1:
                 return self._first_frame(x)
             return self._convolve(x, frames_before=self.kernel_size[0] - 1)
-        x, completed = self._continue(x, cache)
-        return self._convolve(x) if completed else self._no_frames(x)
+        x, num_outputs = self._continue(x, cache)
+        return self._convolve(x) if num_outputs else self._no_frames(x)
 
     def _convolve(self, x: Tensor, frames_before: int = 0) -> Tensor:
-        return F.conv3d(self._pad(x, (*self.space, frames_before, 0)), self.weight, self.bias, self.stride)
+        return F.conv3d(self._pad(x, (*self.space_padding, frames_before, 0)), self.weight, self.bias, self.stride)
 
     def _pad(self, x: Tensor, sides: tuple[int, ...]) -> Tensor:
-        return F.pad(x, sides, mode=self.fill) if any(sides) else x  # F.pad would copy
+        return F.pad(x, sides, mode=self.pad_mode) if any(sides) else x  # F.pad would copy
 
     def _first_frame(self, x: Tensor) -> Tensor:
         """A single frame by a 2-D convolution: the earlier taps see zeros, or copies of the frame."""
-        kernel = self.weight[:, :, -1] if self.fill == "constant" else self.weight.sum(2)
-        return F.conv2d(self._pad(x.select(2, 0), self.space), kernel, self.bias, self.stride[1:]).unsqueeze(2)
+        kernel = self.weight[:, :, -1] if self.pad_mode == "constant" else self.weight.sum(2)
+        return F.conv2d(self._pad(x.select(2, 0), self.space_padding), kernel, self.bias, self.stride[1:]).unsqueeze(2)
 
     def _no_frames(self, x: Tensor) -> Tensor:
         """(B, out, 0, H', W')."""
@@ -81,16 +79,16 @@ class CausalConv3d(nn.Conv3d):
     def _continue(self, x: Tensor, cache: StreamCache) -> tuple[Tensor, int]:
         """Prepend the cached frames (or the padding) to a chunk, and cache the frames that later outputs need.
 
-        Returns the frames from the next output's first one on, and the number of outputs they complete.
+        Returns the input frames that start with the next output's first, and the number of outputs they complete.
         """
         k_t, s_t = self.kernel_size[0], self.stride[0]
         if self in cache:
-            past, start = cache[self]
-            x = torch.cat([past, x], dim=2)
+            cached_frames, first = cache[self]
+            x = torch.cat([cached_frames, x], dim=2)
         else:
-            x, start = self._pad(x, (0, 0, 0, 0, k_t - 1, 0)), 0
-        completed = max(0, (x.shape[2] - start - k_t) // s_t + 1)
-        following = start + completed * s_t
-        kept = min(following, x.shape[2])
-        cache[self] = x[:, :, kept:].clone(), following - kept  # a view would keep the whole chunk alive
-        return x[:, :, start:], completed
+            x, first = self._pad(x, (0, 0, 0, 0, k_t - 1, 0)), 0
+        num_outputs = max(0, (x.shape[2] - first - k_t) // s_t + 1)
+        next_first = first + num_outputs * s_t
+        num_dropped = min(next_first, x.shape[2])
+        cache[self] = x[:, :, num_dropped:].clone(), next_first - num_dropped  # a view would keep the whole chunk
+        return x[:, :, first:], num_outputs

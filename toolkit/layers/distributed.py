@@ -82,24 +82,14 @@ def reduction_device() -> torch.device:
 
 
 def sum_numbers_over_processes(values: list[float]) -> list[float]:
-    """The float64 sums of every process's values.
-
-    Example:
-        >>> sum_numbers_over_processes([1.0, 2.0])
-        [1.0, 2.0]
-    """
+    """The float64 sums of every process's values."""
     if num_processes() == 1:
         return values
     return sum_over_processes(torch.tensor(values, dtype=torch.float64, device=reduction_device())).tolist()
 
 
 def gather_objects_over_processes(value: Any) -> list[Any]:
-    """Every process's value, which can be pickled, in the order of their ranks.
-
-    Example:
-        >>> gather_objects_over_processes("mine")
-        ['mine']
-    """
+    """Every process's value, which can be pickled, in the order of their ranks."""
     values = [value]
     if num_processes() > 1:
         values = [None] * num_processes()

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def fitting_groups(channels: int, num_groups: int = 32) -> int:
+def num_groups_for(channels: int, num_groups: int = 32) -> int:
     """The largest number of groups up to ``num_groups`` that divides ``channels``.
 
     Example:
-        >>> fitting_groups(128), fitting_groups(48), fitting_groups(40)
+        >>> num_groups_for(128), num_groups_for(48), num_groups_for(40)
         (32, 24, 20)
     """
     return max(groups for groups in range(1, min(num_groups, channels) + 1) if channels % groups == 0)
@@ -41,7 +41,7 @@ class ClipGroupNorm(nn.GroupNorm):
     pooled_axes = (2, 3, 4)
 
     def __init__(self, channels: int, *, num_groups: int = 32, eps: float = 1e-5, affine: bool = True):
-        super().__init__(fitting_groups(channels, num_groups), channels, eps=eps, affine=affine)
+        super().__init__(num_groups_for(channels, num_groups), channels, eps=eps, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         # F.group_norm refuses groups of a single value; their normalised value is 0
@@ -60,7 +60,7 @@ class FrameGroupNorm(ClipGroupNorm):
     pooled_axes = (3, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] == 1:  # reshaping an axis of length 1 gives strides that are not taken for channels_last
+        if x.shape[2] == 1:  # reshaping a single frame would lose the channels_last strides
             return super().forward(x.select(2, 0)).unsqueeze(2)
         frames = super().forward(x.movedim(2, 1).flatten(0, 1))  # (B * T, C, H, W)
         return frames.unflatten(0, (len(x), -1)).movedim(1, 2)

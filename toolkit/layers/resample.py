@@ -11,14 +11,14 @@ from toolkit.layers.causal_conv import CausalConv3d, StreamCache
 KEPT_FRAMES = ("last", "first")
 
 
-def _keep(x: Tensor, s_t: int, kept: str) -> Tensor:
+def _drop_frames(x: Tensor, s_t: int, kept_frame: str) -> Tensor:
     """Drop all but one of the first s_t frames of ``x`` (B, C, t * s_t, H, W)."""
-    if s_t == 1 or kept == "all":
+    if s_t == 1 or kept_frame == "all":
         return x
-    return x[:, :, s_t - 1:] if kept == "last" else torch.cat([x[:, :, :1], x[:, :, s_t:]], dim=2)
+    return x[:, :, s_t - 1:] if kept_frame == "last" else torch.cat([x[:, :, :1], x[:, :, s_t:]], dim=2)
 
 
-def depth_to_space(x: Tensor, stride: tuple[int, int, int], kept: str = "last") -> Tensor:
+def depth_to_space(x: Tensor, stride: tuple[int, int, int], kept_frame: str = "last") -> Tensor:
     """(B, s_t * s_h * s_w * C, t, h, w) -> (B, C, t * s_t - (s_t - 1), h * s_h, w * s_w).
 
     Channels are ordered (s_t, s_h, s_w, C), C fastest.
@@ -26,7 +26,7 @@ def depth_to_space(x: Tensor, stride: tuple[int, int, int], kept: str = "last") 
     Args:
         x: The grid.
         stride: (s_t, s_h, s_w), the upsampling factors.
-        kept: Which of the first frame's s_t output frames is kept: "last" (MAGVIT-v2), "first"
+        kept_frame: Which of the first frame's s_t output frames is kept: "last" (MAGVIT-v2), "first"
             (Open-MAGVIT2), or "all", for a chunk that does not begin its clip.
 
     Example:
@@ -36,10 +36,10 @@ def depth_to_space(x: Tensor, stride: tuple[int, int, int], kept: str = "last") 
     s_t, s_h, s_w = stride
     # one copy, which leaves channels innermost in memory (channels_last_3d)
     x = rearrange(x, "b (st sh sw c) t h w -> b (t st) (h sh) (w sw) c", st=s_t, sh=s_h, sw=s_w).movedim(-1, 1)
-    return _keep(x, s_t, kept)
+    return _drop_frames(x, s_t, kept_frame)
 
 
-def repeat_nearest(x: Tensor, stride: tuple[int, int, int], kept: str = "last") -> Tensor:
+def repeat_nearest(x: Tensor, stride: tuple[int, int, int], kept_frame: str = "last") -> Tensor:
     """(B, d, t, h, w) -> (B, d, t * s_t - (s_t - 1), h * s_h, w * s_w), each entry repeated.
 
     Arguments as :func:`depth_to_space`.
@@ -50,7 +50,7 @@ def repeat_nearest(x: Tensor, stride: tuple[int, int, int], kept: str = "last") 
     """
     s_t, s_h, s_w = stride
     x = repeat(x, "b d t h w -> b (t st) (h sh) (w sw) d", st=s_t, sh=s_h, sw=s_w).movedim(-1, 1)
-    return _keep(x, s_t, kept)
+    return _drop_frames(x, s_t, kept_frame)
 
 
 class DepthToSpaceUpsample(nn.Module):
@@ -61,10 +61,10 @@ class DepthToSpaceUpsample(nn.Module):
         stride: (s_t, s_h, s_w), the upsampling factors.
         temporal_kernel: k_t of the convolution.
         padding: Of the convolution, "zeros" or "replicate".
-        kept: "last" or "first", as in :func:`depth_to_space`.
+        kept_frame: "last" or "first", as in :func:`depth_to_space`.
 
     Raises:
-        ValueError: If ``kept`` is another one.
+        ValueError: If ``kept_frame`` is neither.
 
     Example:
         >>> DepthToSpaceUpsample(8, stride=(2, 2, 2), temporal_kernel=3)(torch.zeros(1, 8, 3, 4, 4)).shape
@@ -72,19 +72,19 @@ class DepthToSpaceUpsample(nn.Module):
     """
 
     def __init__(self, channels: int, *, stride: tuple[int, int, int], temporal_kernel: int,
-                 padding: str = "zeros", kept: str = "last"):
+                 padding: str = "zeros", kept_frame: str = "last"):
         super().__init__()
-        if kept not in KEPT_FRAMES:
-            raise ValueError(f"DepthToSpaceUpsample takes kept 'last' or 'first', got {kept!r}.")
-        self.stride, self.kept = stride, kept
+        if kept_frame not in KEPT_FRAMES:
+            raise ValueError(f"DepthToSpaceUpsample takes kept_frame 'last' or 'first', got {kept_frame!r}.")
+        self.stride, self.kept_frame = stride, kept_frame
         self.conv = CausalConv3d(channels, channels * stride[0] * stride[1] * stride[2],
                                  kernel_size=(temporal_kernel, 3, 3), padding=padding)
 
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
         """(B, C, t, h, w) -> (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w); later chunks keep all t * s_t frames."""
-        kept = self.kept_in(cache)  # read before the convolution fills the cache
-        return depth_to_space(self.conv(x, cache), self.stride, kept)
+        kept_frame = self.next_kept_frame(cache)  # read before the convolution fills the cache
+        return depth_to_space(self.conv(x, cache), self.stride, kept_frame)
 
-    def kept_in(self, cache: StreamCache | None) -> str:
-        """``kept`` for the next chunk: "all" once the stream has begun."""
-        return "all" if cache is not None and self.conv in cache else self.kept
+    def next_kept_frame(self, cache: StreamCache | None) -> str:
+        """``kept_frame`` for the next chunk: "all" once the stream has begun."""
+        return "all" if cache is not None and self.conv in cache else self.kept_frame

@@ -14,16 +14,10 @@ from toolkit.registry import DISCRIMINATORS
 
 
 def blur_pool(x: Tensor, *, time: bool, padding: str = "reflect") -> Tensor:
-    """Low-pass filter (1, 2, 1) / 4 and stride 2 in space, and in time if ``time`` (Zhang, arXiv:1904.11486).
+    """(B, C, T, H, W) -> (B, C, T', ceil(H / 2), ceil(W / 2)): (1, 2, 1) / 4 and stride 2 (Zhang, arXiv:1904.11486).
 
-    Args:
-        x: (B, C, T, H, W); every axis to halve has at least two entries.
-        time: Whether T is halved too.
-        padding: "reflect": by one entry on both sides; "same": by zeros as TensorFlow's SAME, one after an even
-            side, one on both sides of an odd one.
-
-    Returns:
-        (B, C, T', ceil(H / 2), ceil(W / 2)).
+    Time is halved if ``time``. ``padding``: "reflect", or "same" for TensorFlow's SAME with zeros: one after an even
+    side, one on both sides of an odd one. Every axis to halve has at least two entries.
     """
     for dim in (2, 3, 4) if time else (3, 4):
         x = _blur(x, dim, padding)

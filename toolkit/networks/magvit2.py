@@ -207,7 +207,8 @@ class MAGVIT2Decoder(Decoder):
         conv = partial(CausalConv3d, kernel_size=(temporal_kernel, 3, 3), padding=padding)
         res_blocks = partial(_res_blocks, num_res_blocks=num_res_blocks, temporal_kernel=temporal_kernel, norm=norm,
                              padding=padding)
-        upsample = partial(DepthToSpaceUpsample, temporal_kernel=temporal_kernel, padding=padding, kept=kept_frame)
+        upsample = partial(DepthToSpaceUpsample, temporal_kernel=temporal_kernel, padding=padding,
+                           kept_frame=kept_frame)
         self.conv_in = conv(in_channels, widths[0])
         self.mid = res_blocks(widths[0], widths[0])
         self.levels = nn.ModuleList(
@@ -238,6 +239,6 @@ class MAGVIT2Decoder(Decoder):
                 x = run(block, x, cache, level=coarsest - number)
             if level.upsample is not None:
                 if level.norm.per_position:  # the codes need the features' grid
-                    codes = repeat_nearest(codes, level.upsample.stride, level.upsample.kept_in(cache))
+                    codes = repeat_nearest(codes, level.upsample.stride, level.upsample.next_kept_frame(cache))
                 x = level.upsample(x, cache)
         return norm_silu_conv(self.norm_out, self.conv_out, x, cache)

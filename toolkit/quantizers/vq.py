@@ -107,9 +107,9 @@ class VQ(Quantizer):
         return F.normalize(vectors, dim=-1, eps=1e-6) if self.normalize else vectors
 
     def _updates_codebook(self, z: Tensor) -> bool:
-        """Whether the batch z (N, d) changes the codebook or its statistics without a gradient; on all processes alike.
+        """Whether the batch z (N, d) updates the codebook or its statistics; the same on all processes.
 
-        One that is not finite does not: running averages would stay NaN.
+        A batch that is not finite does not: running averages would stay NaN.
         """
         if not self.training or self.frozen or not (self.counts_codes or self.counts_batches):
             return False

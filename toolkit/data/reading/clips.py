@@ -15,19 +15,10 @@ from toolkit.data.reading.video_file import RGBFrames, VideoFile
 
 
 class Clipping:
-    """Chooses the frames of a video that form a clip.
+    """Chooses the frames of a clip: every ``frame_stride``-th, or with ``fps`` those nearest to the times k / fps.
 
-    Args:
-        num_frames: T.
-        frame_stride: Read every ``frame_stride``-th frame of the stream.
-        fps: Read the frames nearest to the times k / fps instead, whatever the stream's rate; a slower stream
-            repeats frames. Not together with ``frame_stride``.
-        train: Random clips, drawn from torch's global generator; False: fixed ones.
-        clips_per_video: Fixed clips of a video, evenly spaced from its first frame to its last; a single
-            one lies in the middle.
-
-    Raises:
-        ValueError: If a number is out of range.
+    In training clips are random, drawn from torch's global generator. Otherwise ``clips_per_video`` of them are evenly
+    spaced from the first frame to the last; a single one lies in the middle.
     """
 
     def __init__(self, *, num_frames: int, frame_stride: int = 1, fps: float | None = None, train: bool = True,

@@ -52,19 +52,11 @@ def check_enlargement(height: int, width: int, *, resized: tuple[int, int], want
 
 
 class Framing:
-    """Turns frames of any size into pixels of one size: resize, crop, flip.
+    """Turns frames of any size into pixels of ``size``: resize, crop, flip, shuffle the channels.
 
-    Args:
-        size: (H, W) of the result, or one number for both.
-        short_edge: Pixels of the short edge after the resize. Training draws from a (lo, hi) range, evaluation
-            takes lo. None is the smallest resize that covers ``size``. A frame that does not cover
-            ``size`` at that short edge is enlarged until it does.
-        train: Random crop and flip; otherwise the centre crop and no flip.
-        flip: Probability of a horizontal flip in training.
-        channel_shuffle: Probability of a random order of R, G and B in training.
-
-    Raises:
-        ValueError: If ``short_edge`` is too small to cover ``size``, or a number is out of range.
+    ``short_edge`` is the short edge after the resize: training draws from a (lo, hi) range, evaluation uses lo, None
+    is the smallest resize that covers ``size``. A frame that does not cover ``size`` at it is enlarged until it does.
+    Evaluation uses the centre crop without flip and shuffle.
     """
 
     def __init__(self, *, size: int | tuple[int, int], short_edge: int | tuple[int, int] | None = None,

@@ -44,20 +44,11 @@ class VideoInfo:
 
 
 class VideoFile(AbstractContextManager):
-    """An open video, read in presentation order from any time on.
+    """An open video (a file, or all of its bytes), read in presentation order from any time.
 
-    Args:
-        source: The file, or all of its bytes.
-        name: Path for error messages and a hint of the format; None: ``source``, if that is a path.
-        thread_type: PyAV's: "NONE" decodes no extra frames and suits loader workers, "AUTO" is
-            faster for many frames.
-
-    Attributes:
-        info: :class:`VideoInfo`.
-        num_decoded: Frames decoded so far.
-
-    Raises:
-        DataError: If the file is no video, here or while it is read.
+    ``name`` is the path in error messages and a hint of the format. ``thread_type`` is PyAV's: "NONE" decodes no extra
+    frames and suits loader workers, "AUTO" is faster for many frames. ``num_decoded`` counts decoded frames. A
+    DataError is raised if the file is no video, at the start or while it is read.
     """
 
     def __init__(self, source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None,
