@@ -12,7 +12,7 @@ discriminator = dict(
 objective = dict(
     losses=dict(reconstruction=dict(loss=dict(type="L2"), weight=5.0),
                 perceptual=dict(loss=dict(type="LPIPS", net="alex"), weight=0.1)),
-    quantizer=dict(type="LFQ", commitment=0.25, per_sample_entropy=0.03, codebook_entropy=-0.03),
+    quantizer=dict(LFQ=dict(commitment=0.25, per_sample_entropy=0.03, codebook_entropy=-0.03)),
     adversarial=dict(loss=dict(type="NonSaturating"), weight=[(500, 0.0), (500, 0.02)],
                      discriminator_weight=[(400, 0.0), (400, 1.0)],
                      lecam=dict(weight=0.001, decay=0.999), r1=dict(weight=0.5, every=20)))

@@ -152,3 +152,11 @@ def test_a_config_trains_with_its_own_quantizers_weights(path):
     named = section["type"] == "LFQ" and not path.stem.startswith("finetune")
     ours = {"demo_joint": JOINT}.get(path.stem, DEMO if path.stem.startswith("demo") else MAGVIT2)
     assert objective.quantizer_weights == (ours if named else PAPER_WEIGHTS[section["type"]])
+
+
+@pytest.mark.parametrize("option", ["objective.quantizer.commitment", "objective.quantizer.IBQ.commitment"])
+def test_an_override_changes_one_weight_of_the_configs_own_quantizer(option):
+    config = load_config(CONFIGS / "magvit2_video_ibq.py", {option: 0.7})
+    quantizer = build_component(QUANTIZERS, dict(config.tokenizer.quantizer, codebook_size=8))
+    objective = build_objective(dict(quantizer=config.objective.quantizer), quantizer=quantizer)
+    assert objective.quantizer_weights == PAPER_WEIGHTS["IBQ"] | dict(commitment=0.7)

@@ -168,23 +168,28 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
 
 
 def quantizer_weights(config: Mapping[str, Any], quantizer: Quantizer | None) -> dict[str, Schedule]:
-    """Weights of the quantizer's losses: its own, but for those that the config states for this type of quantizer.
+    """Weights of the quantizer's losses: its own, replaced by those of the config.
 
-    Weights for another type are ignored, and logged. Weights without a type are for any quantizer.
+    A mapping, such as ``LFQ=dict(commitment=0.25)``, has the weights of one type; those of other types are ignored
+    and logged. A plain weight, such as ``commitment=0.25``, is for any quantizer.
     """
-    config = dict(config)
-    kind = config.pop("type", None)
-    weights = {name: 0.0 if weight is None else weight for name, weight in config.items()}
-    if quantizer is None:
-        return weights
-    actual = quantizer.config["type"]
-    if kind not in (None, actual):
-        logger.info("objective.quantizer: the weights are for %s and are ignored; %s keeps its own.", kind, actual)
-        return dict(quantizer.loss_weights)
-    if unknown := [name for name in weights if name not in quantizer.loss_weights]:
-        raise ConfigError(f"objective.quantizer needs the losses of {actual}, {', '.join(quantizer.loss_weights)}, got "
-                          f"{', '.join(unknown)}; remove them, or state whose they are: objective.quantizer.type=NAME.")
-    return {**quantizer.loss_weights, **weights}
+    weights = {name: weight for name, weight in config.items() if not isinstance(weight, Mapping)}
+    by_type = {name: weight for name, weight in config.items() if isinstance(weight, Mapping)}
+    if quantizer is not None:
+        actual = quantizer.config["type"]
+        if ignored := [name for name in by_type if name != actual]:
+            logger.info("objective.quantizer: the weights for %s are ignored; the quantizer is %s.",
+                        " and ".join(ignored), actual)
+        own = by_type.get(actual, {})
+        if twice := [name for name in weights if name in own]:
+            raise ConfigError(f"objective.quantizer states {twice[0]} twice, as {twice[0]} and as {actual}.{twice[0]}; "
+                              f"set objective.quantizer.{actual}.{twice[0]}, or objective.quantizer=none first.")
+        weights = weights | dict(own)
+        if unknown := [name for name in weights if name not in quantizer.loss_weights]:
+            raise ConfigError(f"objective.quantizer needs the losses of {actual}, {', '.join(quantizer.loss_weights)}, "
+                              f"got {', '.join(unknown)}; remove them.")
+        weights = dict(quantizer.loss_weights) | weights
+    return {name: 0.0 if weight is None else weight for name, weight in weights.items()}
 
 
 def _build_term(name: str, term: Mapping[str, Any]) -> tuple[Loss, Schedule]:

@@ -236,9 +236,9 @@ def test_each_modality_has_its_own_lecam_averages():
     assert state["adversaries.video.lecam.average_real"] != 0 == state["adversaries.image.lecam.average_real"]
 
 
-@pytest.mark.parametrize("kind", [{}, {"type": "LFQ"}])
-def test_the_quantizers_own_weights_are_the_default(kind):
-    objective = build_objective(dict(quantizer=dict(commitment=9.0, **kind)), quantizer=LFQ(bits=4))
+@pytest.mark.parametrize("weights", [dict(commitment=9.0), dict(LFQ=dict(commitment=9.0))])
+def test_the_quantizers_own_weights_are_the_default(weights):
+    objective = build_objective(dict(quantizer=weights), quantizer=LFQ(bits=4))
     assert objective.quantizer_weights == {**LFQ.loss_weights, "commitment": 9.0}
 
 
@@ -249,15 +249,20 @@ def test_a_quantizer_loss_without_a_weight_is_an_error():
 
 def test_weights_for_another_type_of_quantizer_are_ignored_and_logged(caplog):
     with caplog.at_level("INFO", logger="toolkit.build"):
-        objective = build_objective(dict(quantizer=dict(type="IBQ", commitment=9.0)), quantizer=LFQ(bits=4))
+        objective = build_objective(dict(quantizer=dict(IBQ=dict(commitment=9.0))), quantizer=LFQ(bits=4))
     assert objective.quantizer_weights == LFQ.loss_weights
-    assert "weights are for IBQ and are ignored; LFQ keeps its own" in caplog.text
+    assert "weights for IBQ are ignored; the quantizer is LFQ" in caplog.text
 
 
-@pytest.mark.parametrize("kind", [{}, {"type": "LFQ"}])
-def test_a_weight_for_a_loss_that_the_quantizer_does_not_return_is_refused(kind):
+def test_a_weight_that_is_stated_for_any_quantizer_and_for_this_one_is_refused():
+    with pytest.raises(ConfigError, match=r"states commitment twice, as commitment and as LFQ\.commitment"):
+        build_objective(dict(quantizer=dict(commitment=1.0, LFQ=dict(commitment=2.0))), quantizer=LFQ(bits=4))
+
+
+@pytest.mark.parametrize("weights", [dict(orthogonality=1.0), dict(LFQ=dict(orthogonality=1.0))])
+def test_a_weight_for_a_loss_that_the_quantizer_does_not_return_is_refused(weights):
     with pytest.raises(ConfigError, match=r"needs the losses of LFQ, commitment.* got orthogonality"):
-        build_objective(dict(quantizer=dict(**kind, orthogonality=1.0)), quantizer=LFQ(bits=4))
+        build_objective(dict(quantizer=weights), quantizer=LFQ(bits=4))
 
 
 @pytest.mark.parametrize(("config", "words"), [

@@ -10,11 +10,10 @@ objective = dict(
     losses=dict(
         reconstruction=dict(loss=dict(type="L2"), weight=5.0),
         perceptual=dict(loss=dict(type="LPIPS", net="vgg"), weight=0.1)),
-    quantizer=dict(
-        type="LFQ",
+    quantizer=dict(LFQ=dict(
         commitment=0.25,
         per_sample_entropy=[(0, 0.3), (2000, 0.1)],
-        codebook_entropy=[(0, -0.3), (2000, -0.1)]),
+        codebook_entropy=[(0, -0.3), (2000, -0.1)])),
     adversarial=dict(
         loss=dict(type="NonSaturating"), weight=0.1, discriminator_weight=1.0,
         lecam=dict(weight=0.001, decay=0.999, per_logit=False),
