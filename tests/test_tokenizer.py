@@ -229,3 +229,10 @@ def test_weights_are_saved_in_float32_whatever_they_were(make_tokenizer, tmp_pat
     loaded = load_tokenizer(tmp_path)
     for name, weight in tokenizer.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight.float())
+
+
+def test_tokens_under_autocast_are_those_of_float32(make_tokenizer):
+    tokenizer, pixels = make_tokenizer(bits=18), torch.rand(2, 3, 3, 32, 32) * 2 - 1
+    expected = tokenizer.tokenize(pixels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(tokenizer.tokenize(pixels), expected)

@@ -16,7 +16,7 @@ Size = tuple[int, int, int]
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode within; afterwards every submodule has its own mode again.
+    """Eval mode without autocast within; afterwards every submodule has its own mode again.
 
     Example:
         >>> layer = nn.Linear(1, 1)
@@ -27,8 +27,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     """
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
+    device = next((parameter.device.type for parameter in module.parameters()), "cpu")
     try:
-        yield
+        with torch.autocast(device, enabled=False):
+            yield
     finally:
         for child, training in modes:
             child.training = training

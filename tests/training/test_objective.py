@@ -6,11 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 from training.tiny import ADVERSARIAL, DISCRIMINATOR
 
-from toolkit.build import build_objective
+from toolkit.build import build_component, build_objective
 from toolkit.config import ConfigError
 from toolkit.contracts import Discriminator, Loss, TokenizerOutput
 from toolkit.quantizers import LFQ
 from toolkit.registry import DISCRIMINATORS, LOSSES
+from toolkit.training.objective import Adversary
 
 
 @LOSSES.register_module(name="CountingL1ForTests")
@@ -288,3 +289,10 @@ def test_config_errors_name_the_key(config, words):
 def test_a_malformed_weight_is_refused_before_training(config):
     with pytest.raises(ValueError, match="a weight is a number or a list of points"):
         build_objective(config)
+
+
+def test_an_adversarial_loss_with_parameters_is_refused():
+    loss = build_component(LOSSES, dict(type="Hinge"))
+    loss.temperature = nn.Parameter(torch.ones(()))
+    with pytest.raises(ConfigError, match="needs terms without trainable parameters, got Hinge"):
+        Adversary(loss)

@@ -113,8 +113,8 @@ def _families(component: str) -> Iterator[CheckpointFamily]:
     """The families of a component; a plugin that fails is logged and skipped."""
     for name in dict.fromkeys(row[0] for row in CHECKPOINTS.listing()):
         try:
-            family = CHECKPOINTS.get(name)()
-        except PluginError as error:
+            family = build_component(CHECKPOINTS, {"type": name})
+        except (PluginError, TypeError) as error:
             warn_once(str(error))
             continue
         if family.component == component:
@@ -132,8 +132,20 @@ def _named(layout: str) -> CheckpointFamily:
     return family
 
 
+def _scores(component: str, tensors: Tensors, file_name: str) -> dict[CheckpointFamily, float]:
+    """The score of each family; a family that fails is logged and skipped."""
+    scores = {}
+    for family in _families(component):
+        try:
+            scores[family] = family.score(tensors, file_name)
+        except Exception as error:  # a third-party family may raise anything
+            warn_once(f"checkpoint family {family.type_name!r} is skipped: it fails on {file_name} "
+                      f"({in_one_line(error)}).")
+    return scores
+
+
 def _recognised(tensors: Tensors, file_name: str) -> CheckpointFamily:
-    scores = {family: family.score(tensors, file_name) for family in _families("tokenizer")}
+    scores = _scores("tokenizer", tensors, file_name)
     best = max(scores.values())
     if not best:
         raise CheckpointError(f"of no known layout: the checkpoint has {shortened(list(tensors), 8) or 'no tensors'}; "
@@ -152,7 +164,7 @@ def _discriminator(contents: Contents, file_name: str, in_channels: int) -> Disc
     tensors, prefix = contents.discriminator, contents.discriminator_prefix
     if not tensors:
         return None
-    scores = {family: family.score(tensors, file_name) for family in _families("discriminator")}
+    scores = _scores("discriminator", tensors, file_name)
     family = max(scores, key=scores.get)
     if scores[family] <= 0.5:
         contents.skipped["a discriminator of no known kind"] = [prefix + name for name in tensors]

@@ -53,6 +53,10 @@ class Adversary(nn.Module):
                  discriminator_weight: Schedule = 1.0, lecam: LeCAM | None = None, lecam_weight: Schedule = 0.0,
                  r1_weight: Schedule = 0.0, r1_every: int = 1):
         super().__init__()
+        for module in filter(None, (loss, adaptive)):
+            if any(parameter.requires_grad for parameter in module.parameters()):
+                raise ConfigError(f"objective.adversarial needs terms without trainable parameters, got "
+                                  f"{type(module).__name__}; make it a Loss in objective.losses, which learns.")
         self.loss, self.adaptive, self.lecam = loss, adaptive, lecam
         self.weight, self.discriminator_weight = weight, discriminator_weight
         self.lecam_weight, self.r1_weight, self.r1_every = lecam_weight, r1_weight, r1_every
