@@ -170,8 +170,8 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
 def quantizer_weights(config: Mapping[str, Any], quantizer: Quantizer | None) -> dict[str, Schedule]:
     """Weights of the quantizer's losses: its own, replaced by those of the config.
 
-    A mapping, such as ``NAME=dict(commitment=0.25)``, has the weights of the type NAME; those of other types are ignored
-    and logged. A plain weight, such as ``commitment=0.25``, is for any quantizer.
+    A mapping, such as ``NAME=dict(commitment=0.25)``, has the weights of the type NAME; those of other types are
+    ignored and logged. A plain weight, such as ``commitment=0.25``, is for any quantizer.
     """
     weights = {name: weight for name, weight in config.items() if not isinstance(weight, Mapping)}
     by_type = {name: weight for name, weight in config.items() if isinstance(weight, Mapping)}
