@@ -120,4 +120,6 @@ def test_full_size_file_converts_to_its_values(source, tmp_path):
     tokenizer = convert_checkpoint(path).tokenizer
     assert all((parameter == 1).all() for parameter in tokenizer.parameters())
     with torch.no_grad():
-        assert tokenizer.tokenize(torch.zeros(1, 3, 1, 64, 64)).shape == (1, 1, 4, 4, 1)
+        for parameter in tokenizer.parameters():  # ones overflow in so deep a network
+            parameter.fill_(1e-3)
+    assert tokenizer.tokenize(torch.zeros(1, 3, 1, 64, 64)).shape == (1, 1, 4, 4, 1)
