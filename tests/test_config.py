@@ -171,3 +171,8 @@ def test_public_names_are_listed_and_others_are_not_there():
     assert set(toolkit.__all__) == set(dir(toolkit)) and all(hasattr(toolkit, name) for name in toolkit.__all__)
     with pytest.raises(AttributeError, match="module 'toolkit' has no attribute 'load_confg'"):
         _ = toolkit.load_confg
+
+
+def test_lists_of_a_command_line_need_no_quotes():
+    assert parse_overrides(["training.trackers=[tensorboard, wandb]", "a.b=[1,none]", "a.c=['x', 'y']"]) == {
+        "training.trackers": ["tensorboard", "wandb"], "a.b": [1, None], "a.c": ["x", "y"]}

@@ -12,6 +12,7 @@ from importlib.metadata import PathDistribution
 from pathlib import Path
 
 import pytest
+import torch
 from plugins_of_tests import BAD, DISTRIBUTIONS, MODULES, pip_install, write_distribution
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -396,7 +397,6 @@ def test_tokenizer_of_a_plugin_that_is_not_installed_names_it(used, tmp_path):
 def test_distribution_of_a_class_defines_it_or_its_parent(site, quantizers):
     component = quantizers.get("GoodRound")
     import second_parts
-    assert distributions_of([Quantizer, QUANTIZERS.get("LFQ"), int]) == {}
+    assert distributions_of([Quantizer, QUANTIZERS.get("LFQ"), int, AdversarialLoss, Loss, torch.nn.Linear]) == {}
     assert distributions_of([component, type("Mine", (second_parts.Game,), {})]) == {"toolkit-good": "0.3.1",
                                                                                 "toolkit-second": "1.2"}
-    assert distributions_of([AdversarialLoss, Loss, second_parts.torch.nn.Linear]) == {}

@@ -87,8 +87,15 @@ def parse_overrides(options: list[str]) -> dict[str, Any]:
         key, equals, text = option.partition("=")
         if not equals or not key:
             raise ConfigError(f"--cfg-options takes KEY=VALUE words, got {option!r}.")
-        try:
-            overrides[key] = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            overrides[key] = {"true": True, "false": False, "none": None, "null": None}.get(text, text)
+        overrides[key] = _value(text)
     return overrides
+
+
+def _value(text: str) -> Any:
+    """A Python literal, true, false, none, a list of words without quotes, or else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        if text.startswith("[") and text.endswith("]") and "[" not in text[1:]:
+            return [_value(item.strip()) for item in text[1:-1].split(",")]
+        return {"true": True, "false": False, "none": None, "null": None}.get(text, text)

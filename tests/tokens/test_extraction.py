@@ -13,40 +13,20 @@ import numpy as np
 import pytest
 import torch
 from data.test_shards import write_shard, write_tar
-from torch import nn
-from training.tiny import stripes, write_clips
+from training.tiny import stripes
 
 from toolkit.build import build_tokenizer
-from toolkit.contracts import DataError, Decoder, Encoder
-from toolkit.data import open_media, read_image, read_video, write_image, write_video
+from toolkit.contracts import DataError
+from toolkit.data import open_media, read_image, read_video, write_video
 from toolkit.data.reading.media import MediaWriter
 from toolkit.data.reading.naming import find_files
 from toolkit.data.reading.transforms import to_pixels
 from toolkit.data.reading.video_file import VideoFile
-from toolkit.quantizers import FSQ
 from toolkit.reconstruction import reconstruct_files
-from toolkit.tokenizer import Tokenizer
 from toolkit.tokens import decode_tokens, extract_tokens, read_tokens, summarize
 from toolkit.tokens.plan import plan_shards
 
 HASH = "0" * 64
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A clip, images of several sizes, two of one name, and one further down."""
-    folder = write_clips(tmp_path_factory.mktemp("input"), count=1)
-    for number, (name, height) in enumerate({"a.png": 20, "a.jpg": 20, "b.v2.png": 20, "c.png": 12}.items()):
-        write_image(folder / name, stripes(number, num_frames=1, height=height, width=24))
-    (folder / "deep.er").mkdir()
-    write_image(folder / "deep.er" / "d.png", stripes(1, num_frames=1, height=7, width=9))
-    return folder
-
-
-@pytest.fixture
-def tokenizer(make_tokenizer):
-    """Of stride (2, 4, 4)."""
-    return make_tokenizer()
 
 
 def extract(tokenizer, path, output, **options):
@@ -418,69 +398,3 @@ def test_latents_that_are_not_finite_end_the_run_without_a_token_file(tokenizer,
     with pytest.raises(ValueError, match="finite latents"):
         extract(tokenizer, folder, tmp_path)
     assert set(contents(tmp_path)) == {"dataset.json"}
-
-
-class ToOneDimension(Encoder):
-    """Images up to 16 x 16 to five latents without a grid."""
-
-    in_channels, out_channels, stride, first_frame_alone, causal = 3, 3, (1, 16, 16), True, False
-
-    def __init__(self):
-        super().__init__()
-        self.mix = nn.Linear(3 * 16 * 16, 5 * 3)
-
-    def fitting_size(self, size):
-        if size[0] != 1 or max(size) > 16:
-            raise ValueError(f"ToOneDimension takes images up to 16 x 16, got {size}.")
-        return 1, 16, 16
-
-    def grid(self, size):
-        self.fitting_size(size)
-        return 1, 1, 5
-
-    def forward(self, pixels, cache=None):
-        return self.mix(pixels.flatten(1)).reshape(-1, 3, 1, 1, 5)
-
-
-class FromOneDimension(Decoder):
-    in_channels, out_channels, stride, first_frame_alone, causal = 3, 3, (1, 16, 16), True, False
-
-    def __init__(self):
-        super().__init__()
-        self.mix = nn.Linear(5 * 3, 3 * 16 * 16)
-
-    @property
-    def last_layer(self):
-        return self.mix.weight
-
-    def pixel_size(self, grid):
-        return 1, 16, 16
-
-    def forward(self, codes, cache=None):
-        return self.mix(codes.flatten(1)).reshape(-1, 3, 1, 16, 16)
-
-
-class Sequence(FSQ):
-    """FSQ whose indices are (B, N, G)."""
-
-    def positions(self, grid):
-        return (grid[0] * grid[1] * grid[2],)
-
-
-@pytest.mark.parametrize(("quantizer", "positions"), [(FSQ, (1, 1, 5)), (Sequence, (5,))])
-def test_one_dimensional_tokenizer_extracts_decodes_and_reconstructs(folder, tmp_path, quantizer, positions):
-    tokenizer = Tokenizer(ToOneDimension(), quantizer(levels=[4, 4, 4]), FromOneDimension()).eval()
-    summary = extract(tokenizer, folder, tmp_path / "tokens", short_edge=12)
-    tokens = tokens_in(tmp_path / "tokens")
-    assert {source: indices.shape for source, (indices, _) in tokens.items()} == {
-        source: (*positions, 1) for source in ("a.jpg", "a.png", "b.v2.png", "deep.er/d.png")}
-    assert [source for source, _ in summary.unreadable] == ["0.mp4", "c.png"]  # a clip, and 24 columns
-    assert all("takes images up to 16 x 16" in reason for _, reason in summary.unreadable)
-    assert decode_tokens(tokenizer, tmp_path / "tokens", tokenizer_hash=HASH, output=tmp_path / "decoded") == 4
-    files = find_files(folder, output=tmp_path / "wanted")
-    results = dict(reconstruct_files(tokenizer, files, short_edge=12))
-    sizes = {file.name: result.tokens for file, result in results.items() if not isinstance(result, DataError)}
-    assert sizes == dict.fromkeys(("a.jpg", "a.png", "b.v2.png", "d.png"), (*positions, 1))
-    for name in ("a.png", "deep.er/d"):
-        one, other = (read_image(tmp_path / kind / f"{name}_reconstruction.png") for kind in ("decoded", "wanted"))
-        assert torch.equal(one, other)

@@ -109,3 +109,10 @@ def test_a_schedule_has_timms_name_and_counts_optimizer_steps():
 def test_an_optimizer_or_schedule_that_timm_does_not_have_is_refused(settings, words):
     with pytest.raises(ConfigError, match=words):
         rates(steps=[0], **settings)
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    states = [OptimizerState(nn.Linear(1, 1), learning_rate=1e-2, accelerator=Accelerator(cpu=True),
+                             settings=Settings(max_steps=10, optimizer=dict(opt=name))) for name in ("adam", "lion")]
+    with pytest.raises(ConfigError, match="must be that of the checkpoint, Adam, got Lion"):
+        states[1].load_state_dict(states[0].state_dict())

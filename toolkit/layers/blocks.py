@@ -37,8 +37,8 @@ def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation
 def norm_silu_conv(norm: nn.Module, conv: CausalConv3d, x: Tensor, cache: StreamCache | None = None) -> Tensor:
     """``conv(silu(norm(x)), cache)``; only ``x`` is stored, norm and SiLU are recomputed in the backward pass.
 
-    The norm runs twice, so it must not keep running statistics. Recomputation stops at the convolution's input, so
-    nothing is convolved twice. Under torch.compile the compiler chooses what to recompute.
+    The norm runs twice, so it must not keep running statistics or draw random numbers. Recomputation stops at the
+    convolution's input, so nothing is convolved twice. Under torch.compile the compiler chooses what to recompute.
 
     Example:
         >>> conv = CausalConv3d(8, 4, kernel_size=(3, 3, 3))

@@ -102,10 +102,19 @@ class OptimizerState(Learner):
 
     def state_dict(self) -> dict[str, Any]:
         """State of optimizer and scaler; the schedule is a function of the step."""
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        return {"type": type(self.optimizer).__name__, "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; the config's options hold, as its learning rate does."""
+        """Restore what :meth:`state_dict` returned; the config's options hold, as its learning rate does.
+
+        Raises:
+            ConfigError: If it is the state of another optimizer.
+        """
+        if state["type"] != type(self.optimizer).__name__:
+            raise ConfigError(f"training.optimizer.opt must be that of the checkpoint, {state['type']}, got "
+                              f"{type(self.optimizer).__name__}; set it back, or start from the weights by "
+                              "training.init_from.")
         options = [{key: group[key] for key in self.options if key in group} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, ours in zip(self.optimizer.param_groups, options, strict=True):
