@@ -113,6 +113,20 @@ def test_arguments_that_cannot_be_recorded_are_a_type_error(args, kwargs):
         Bag(*args, **kwargs)
 
 
+@pytest.mark.parametrize("value", [{1: 7}, torch.zeros(2), torch.nn.ReLU, {"list": [{2.0: 1}]}], ids=str)
+def test_a_value_that_json_would_change_is_a_type_error(value):
+    with pytest.raises(TypeError, match="Recorder cannot record its arguments: needed components, lists, dicts with"):
+        Recorder(children_of_it=value)
+
+
+def test_a_class_with_the_name_of_a_registered_one_is_not_saved(make_tokenizer, tmp_path):
+    tokenizer = make_tokenizer(bits=6)
+    tokenizer.quantizer = type("LFQ", (LFQ,), {})(bits=6)
+    with pytest.raises(TypeError, match="quantizer 'LFQ' cannot be saved.*give the class another name"):
+        tokenizer.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("alone", "size", "grid", "fitting"), [
     (True, (1, 8, 8), (1, 1, 2), (1, 8, 8)), (True, (2, 9, 5), (2, 2, 2), (5, 16, 8)),
     (False, (1, 8, 8), (1, 1, 2), (4, 8, 8)), (False, (5, 1, 4), (2, 1, 1), (8, 8, 4))])

@@ -29,8 +29,10 @@ import toolkit
 
 logger = logging.getLogger(__name__)
 TOOLKIT = "visual-tokenizer-toolkit"
-GROUPS = tuple(f"toolkit.{kind}" for kind in ("encoders", "decoders", "quantizers", "discriminators", "losses",
-                                              "metrics", "datasets", "checkpoints", "baselines"))
+GROUPS = {  # kind of component -> entry-point group
+    "encoder": "toolkit.encoders", "decoder": "toolkit.decoders", "quantizer": "toolkit.quantizers",
+    "discriminator": "toolkit.discriminators", "loss": "toolkit.losses", "metric": "toolkit.metrics",
+    "dataset": "toolkit.datasets", "checkpoint family": "toolkit.checkpoints", "baseline": "toolkit.baselines"}
 _NAME = re.compile(r"[\w.-]*")  # with which a requirement begins
 Places = tuple[tuple[str, int], ...]  # folders of sys.path, and when each last got or lost an entry
 
@@ -227,8 +229,8 @@ def _read_folder(folder: Path, name: str, allowed: bool) -> list[PluginEntry]:
         warn_once(f"{folder}: its entry points cannot be read and are skipped ({' '.join(str(error).split())}); "
                   f"reinstall {name}, or tell its author.")
         return []
-    for group in {group for group, _, _ in specs} - set(GROUPS):
-        near = difflib.get_close_matches(group, GROUPS, n=1) or GROUPS
+    for group in {group for group, _, _ in specs} - set(GROUPS.values()):
+        near = difflib.get_close_matches(group, GROUPS.values(), n=1) or GROUPS.values()
         warn_once(f"{file}: no kind of component has the group {group!r}; did its author mean {' or '.join(near)}?")
     entries = []
     for group, key, spec in specs:

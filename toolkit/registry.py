@@ -22,7 +22,16 @@ from typing import Any
 from mmengine.registry import Registry as MMRegistry
 
 from toolkit import contracts
-from toolkit.plugins import PluginEntry, PluginError, distributions_of, in_one_line, load, plugin_entries, warn_once
+from toolkit.plugins import (
+    GROUPS,
+    PluginEntry,
+    PluginError,
+    distributions_of,
+    in_one_line,
+    load,
+    plugin_entries,
+    warn_once,
+)
 
 
 class UnknownComponentError(LookupError):
@@ -203,20 +212,19 @@ def _names_of_plugins_undone(registries: Iterable[Registry]) -> Iterator[None]:
                     del registry.module_dict[name]
 
 
-ENCODERS = Registry("encoder", contracts=(contracts.Encoder,), location="toolkit.networks", group="toolkit.encoders")
-DECODERS = Registry("decoder", contracts=(contracts.Decoder,), location="toolkit.networks", group="toolkit.decoders")
-QUANTIZERS = Registry("quantizer", contracts=(contracts.Quantizer,), location="toolkit.quantizers",
-                      group="toolkit.quantizers")
-DISCRIMINATORS = Registry("discriminator", contracts=(contracts.Discriminator,), location="toolkit.networks",
-                          group="toolkit.discriminators")
-LOSSES = Registry("loss", contracts=(contracts.Loss, contracts.AdversarialLoss, contracts.GeneratorWeight),
-                  location="toolkit.losses", group="toolkit.losses")
-METRICS = Registry("metric", contracts=(contracts.Metric,), location="toolkit.metrics", group="toolkit.metrics")
-DATASETS = Registry("dataset", contracts=(contracts.Dataset,), location="toolkit.data", group="toolkit.datasets")
-CHECKPOINTS = Registry("checkpoint family", contracts=(contracts.CheckpointFamily,), location="toolkit.interop",
-                       group="toolkit.checkpoints")
-BASELINES = Registry("baseline", contracts=(contracts.Baseline,), location="toolkit.baselines",
-                     group="toolkit.baselines")
+def _registry(kind: str, location: str, *required: type) -> Registry:
+    return Registry(kind, contracts=required, location=location, group=GROUPS[kind])
+
+
+ENCODERS = _registry("encoder", "toolkit.networks", contracts.Encoder)
+DECODERS = _registry("decoder", "toolkit.networks", contracts.Decoder)
+QUANTIZERS = _registry("quantizer", "toolkit.quantizers", contracts.Quantizer)
+DISCRIMINATORS = _registry("discriminator", "toolkit.networks", contracts.Discriminator)
+LOSSES = _registry("loss", "toolkit.losses", contracts.Loss, contracts.AdversarialLoss, contracts.GeneratorWeight)
+METRICS = _registry("metric", "toolkit.metrics", contracts.Metric)
+DATASETS = _registry("dataset", "toolkit.data", contracts.Dataset)
+CHECKPOINTS = _registry("checkpoint family", "toolkit.interop", contracts.CheckpointFamily)
+BASELINES = _registry("baseline", "toolkit.baselines", contracts.Baseline)
 
 ALL = (ENCODERS, DECODERS, QUANTIZERS, DISCRIMINATORS, LOSSES, METRICS, DATASETS, CHECKPOINTS, BASELINES)
 

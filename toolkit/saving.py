@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from toolkit.config import ConfigError
+from toolkit.contracts import Component
 from toolkit.plugins import PluginError, distributions_of, in_one_line
-from toolkit.registry import UnknownComponentError
+from toolkit.registry import ALL, UnknownComponentError
 
 
 def save_component(component: nn.Module, directory: str | Path) -> None:
@@ -32,6 +33,7 @@ def save_component(component: nn.Module, directory: str | Path) -> None:
         >>> sorted(path.name for path in folder.iterdir())
         ['config.json', 'model.safetensors']
     """
+    _check_types(component)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(component.config, indent=2) + "\n")
@@ -40,6 +42,16 @@ def save_component(component: nn.Module, directory: str | Path) -> None:
     plugins = distributions_of(map(type, component.modules()))
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, directory / "model.safetensors",
               metadata={"format": "pt"} | ({"plugins": json.dumps(plugins)} if plugins else {}))
+
+
+def _check_types(component: nn.Module) -> None:
+    """Refuse a class that would be loaded as another, registered class of the same name."""
+    for child in component.modules():
+        for registry in ALL if isinstance(child, Component) else ():
+            name = child.config["type"]
+            if isinstance(child, registry.contracts) and name in registry and registry.get(name) is not type(child):
+                raise TypeError(f"{registry.name} {name!r} cannot be saved: {registry.get(name)} is registered under this "
+                                f"name, got {type(child)}; give the class another name and register it.")
 
 
 def load_component(directory: Path, who: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:

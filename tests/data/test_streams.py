@@ -142,7 +142,7 @@ def test_unreadable_samples_of_a_stream_are_skipped_and_counted_once():
 
 
 def test_a_stream_of_nothing_readable_ends():
-    loader = TrainLoader([Source(Counted(torn=range(10)), batch_size=2)], seed=0, max_unreadable_share=1.0)
+    loader = TrainLoader([Source(Counted(torn=list(range(10))), batch_size=2)], seed=0, max_unreadable_share=1.0)
     with pytest.raises(DataError, match="no readable replacement"):
         next(loader)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from typing import Any
 
 
@@ -37,7 +38,8 @@ class Component:
     """An object in a registry; :attr:`config` has the arguments it was constructed with.
 
     Arguments that reach a parent's constructor through ``**kwargs`` are recorded under the parent's names. What
-    cannot be recorded (``*args``, names that no constructor declares) raises TypeError at construction.
+    cannot be recorded (``*args``, names that no constructor declares, values that JSON would change) raises TypeError
+    at construction.
 
     Example:
         >>> class Scale(Component):
@@ -73,7 +75,11 @@ class Component:
             raise TypeError(f"{cls.__name__} records its arguments by name and takes ({', '.join(known)}), got "
                             f"{unnamed or sorted(unknown)}; declare them in a constructor.")
         # As configs: the caller may change a list later.
-        object.__setattr__(component, "_arguments", {key: _as_config(value) for key, value in arguments.items()})
+        try:
+            recorded = {key: _as_config(value) for key, value in arguments.items()}
+        except TypeError as error:
+            raise TypeError(f"{cls.__name__} cannot record its arguments: {error}") from None
+        object.__setattr__(component, "_arguments", recorded)
         return component
 
     @property
@@ -88,6 +94,10 @@ def _as_config(value: Any) -> Any:
         return value.config
     if isinstance(value, list | tuple):
         return [_as_config(item) for item in value]
-    if isinstance(value, dict):
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _as_config(item) for key, item in value.items()}
-    return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(f"needed components, lists, dicts with text keys, numbers, text or None, got {value!r}.")

@@ -84,6 +84,7 @@ class Codebook(Metric):
             if fps <= 0:
                 raise ValueError(f"Codebook needs fps above 0, the frames per second of the clips, got {fps}.")
             self.higher_is_better = self.higher_is_better | {"bits_per_second": False}
+        self.columns = {name: column for name, column in self.columns.items() if name in self.higher_is_better}
         self.fps = fps
         self.reset()
 

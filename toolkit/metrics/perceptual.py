@@ -45,6 +45,7 @@ class LPIPS(FrameMean):
         self.network = _network(net)
         self.name = f"lpips_{net}"
         self.higher_is_better = {self.name: False}
+        self.columns = {self.name: type(self).columns[self.name]}
         super().__init__()
 
     def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:

@@ -110,13 +110,10 @@ def _check_scores(metric: Metric, batches: list[Batch]) -> Scores:
                      needed=f"True or False for each of {sorted(scores)}", got=f"{better!r}",
                      do="set higher_is_better on the class")
     with check(metric, "columns says how tables show its scores", do="use toolkit.Column") as checked:
-        shown = [name for name in metric.columns if name in scores]  # other arguments may give the other scores
-        checked.need(shown or not metric.columns, needed=f"a Column of one of {sorted(scores)}",
-                     got=", ".join(map(repr, metric.columns)), do="correct columns")
         for name, column in metric.columns.items():
-            checked.need(isinstance(column, Column), needed="a Column per score", got=f"{name!r}: {column!r}",
-                         do="correct columns")
-            format(column.factor * scores.get(name, 1.0), column.format)
+            checked.need(name in scores and isinstance(column, Column), needed=f"a Column of one of {sorted(scores)}",
+                         got=f"{name!r}: {column!r}", do="correct columns")
+            format(column.factor * scores[name], column.format)
     return scores
 
 
