@@ -122,7 +122,7 @@ def test_a_value_that_json_would_change_is_a_type_error(value):
 def test_a_class_with_the_name_of_a_registered_one_is_not_saved(make_tokenizer, tmp_path):
     tokenizer = make_tokenizer(bits=6)
     tokenizer.quantizer = type("LFQ", (LFQ,), {})(bits=6)
-    with pytest.raises(TypeError, match="quantizer 'LFQ' cannot be saved.*give the class another name"):
+    with pytest.raises(TypeError, match=r"quantizer 'LFQ' cannot be saved.*give the class another name"):
         tokenizer.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from toolkit.config import ConfigError
-from toolkit.contracts import Component
 from toolkit.plugins import PluginError, distributions_of, in_one_line
 from toolkit.registry import ALL, UnknownComponentError
 
@@ -47,11 +46,12 @@ def save_component(component: nn.Module, directory: str | Path) -> None:
 def _check_types(component: nn.Module) -> None:
     """Refuse a class that would be loaded as another, registered class of the same name."""
     for child in component.modules():
-        for registry in ALL if isinstance(child, Component) else ():
-            name = child.config["type"]
-            if isinstance(child, registry.contracts) and name in registry and registry.get(name) is not type(child):
-                raise TypeError(f"{registry.name} {name!r} cannot be saved: {registry.get(name)} is registered under this "
-                                f"name, got {type(child)}; give the class another name and register it.")
+        for registry in ALL:
+            if not isinstance(child, registry.contracts) or (name := child.config["type"]) not in registry:
+                continue
+            if (registered := registry.get(name)) is not type(child):
+                raise TypeError(f"{registry.name} {name!r} cannot be saved: it would load as {registered}, got "
+                                f"{type(child)}; give the class another name and register it.")
 
 
 def load_component(directory: Path, who: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:

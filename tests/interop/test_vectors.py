@@ -23,6 +23,8 @@ from interop.foreign import (
 from toolkit import build_objective, load_tokenizer
 from toolkit.build import load_discriminator
 from toolkit.interop import CheckpointError, convert_checkpoint, load_checkpoint
+from toolkit.interop.vqgan import Taming
+from toolkit.registry import CHECKPOINTS
 from toolkit.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4  # relative to the largest, in float32 and between two orders of summation
@@ -237,6 +239,18 @@ def test_checkpoint_that_fits_two_lookups_is_refused_with_both_names(foreign, tm
             convert_checkpoint(path)
         with pytest.raises(CheckpointError, match="do not tell ibq from taming"):
             load_checkpoint(path)
+
+
+def test_a_family_that_recognises_more_names_does_not_win_over_others_that_fit(foreign, tmp_path, monkeypatch):
+    class Cosine(Taming):
+        """Nearest row at unit length."""
+
+        marks, quantizer, type_name = "(encoder|decoder|quant)", dict(type="VQ", normalize=True), "cosine"
+
+    monkeypatch.setitem(CHECKPOINTS.module_dict, "cosine", Cosine)
+    path = save_torch(foreign("ibq_tiny").tensors, tmp_path / "raw.ckpt")
+    with pytest.raises(CheckpointError, match="do not tell ibq from taming from cosine|do not tell cosine"):
+        load_checkpoint(path)
 
 
 def test_ibq_checkpoint_gives_the_numbers_of_its_system_when_it_is_named(foreign, tmp_path):

@@ -144,20 +144,32 @@ def _scores(component: str, tensors: Tensors, file_name: str) -> dict[Checkpoint
     return scores
 
 
+def _fits(family: CheckpointFamily, tensors: Tensors) -> bool:
+    """Whether the family accounts for every tensor."""
+    try:
+        family.state_dict(tensors)
+    except Exception as error:  # a third-party family may raise anything
+        if not isinstance(error, CheckpointError):
+            warn_once(f"checkpoint family {family.type_name!r} is skipped: {in_one_line(error)}.")
+        return False
+    return True
+
+
 def _recognised(tensors: Tensors, file_name: str) -> CheckpointFamily:
     scores = _scores("tokenizer", tensors, file_name)
-    best = max(scores.values())
-    if not best:
+    if not any(scores.values()):
         raise CheckpointError(f"of no known layout: the checkpoint has {shortened(list(tensors), 8) or 'no tensors'}; "
                               f"name one of {_layouts()}.")
-    equal = [family for family, score in scores.items() if score == best]
-    if len(equal) > 1:
-        described = "; ".join(f"{family.type_name}: {(inspect.getdoc(family) or '').partition(chr(10))[0].rstrip('.')}"
-                              for family in equal)
-        raise CheckpointError(f"the tensors do not tell {' from '.join(family.type_name for family in equal)}, and the "
-                              f"layouts give other tokens ({described}); name one: --layout {equal[0].type_name} "
-                              f"(layout={equal[0].type_name!r}).")
-    return equal[0]
+    fitting = [family for family, score in scores.items() if score and _fits(family, tensors)]
+    if not fitting:
+        return max(scores, key=scores.get)  # whose error says what does not fit
+    if len(fitting) > 1:
+        names = [family.type_name for family in fitting]
+        described = "; ".join(f"{name}: {(inspect.getdoc(family) or '').partition(chr(10))[0].rstrip('.')}"
+                              for name, family in zip(names, fitting, strict=True))
+        raise CheckpointError(f"the tensors do not tell {' from '.join(names)}, and the layouts give other tokens "
+                              f"({described}); name one: --layout {names[0]} (layout={names[0]!r}).")
+    return fitting[0]
 
 
 def _discriminator(contents: Contents, file_name: str, in_channels: int) -> Discriminator | None:
