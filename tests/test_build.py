@@ -209,3 +209,8 @@ def test_path_that_is_neither_a_directory_nor_on_the_hub_is_one_clear_error(tmp_
     for path in (tmp_path, tmp_path / "none", "a/b/c", "./none", "none", "user/no-such-tokenizer", "bad name/no?pe"):
         with pytest.raises(FileNotFoundError, match="no tokenizer at"):
             load_tokenizer(path)
+
+
+def test_two_metrics_with_one_score_are_refused(make_tokenizer):
+    with pytest.raises(ConfigError, match="got 'psnr' of PSNR and of PSNR; remove one"):
+        build_metrics([dict(type="PSNR"), dict(type="PSNR")], make_tokenizer())

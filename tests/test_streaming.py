@@ -87,6 +87,14 @@ def test_network_with_clip_wide_norms_cannot_stream(make_tokenizer):
         next(tokenizer.detokenize_stream([torch.zeros(1, 1, 2, 2, 1, dtype=torch.int64)]))
 
 
+@pytest.mark.parametrize(("shape", "words"), [
+    ((1, 1, 3, 8, 8), r"takes pixels \(B, 3, T, H, W\), got \(1, 1, 3, 8, 8\)"), ((3, 3, 8, 8), "takes pixels"),
+    ((1, 3, 3, 16, 8), r"takes chunks of one video, got \(1, 3, 3, 16, 8\) after")])
+def test_a_chunk_of_another_shape_is_refused(make_tokenizer, shape, words):
+    with pytest.raises(ValueError, match=words):
+        list(make_tokenizer().tokenize_stream([torch.zeros(1, 3, 5, 8, 8), torch.zeros(shape)]))
+
+
 def test_empty_stream_yields_nothing(make_tokenizer):
     assert list(make_tokenizer().tokenize_stream([])) == list(make_tokenizer().detokenize_stream([])) == []
 

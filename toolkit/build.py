@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from toolkit.tokenizer import Tokenizer
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.initialization import freeze_all_but, initialize, initialize_discriminators
 from toolkit.training.logging import check_trackers
-from toolkit.training.objective import Adversary, Objective
+from toolkit.training.objective import Adversary, Objective, quantizer_weights
 from toolkit.training.regularizers import LeCAM
 from toolkit.training.run_dir import NETWORK, claim, write_run_metadata
 from toolkit.training.schedules import Schedule, value_at
@@ -101,6 +102,10 @@ def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> lis
             continue
         defaults = {key: value for key, value in codebook.items() if key in arguments}
         metrics.append(build_component(METRICS, config, **defaults))
+    for one, other in itertools.combinations(metrics, 2):
+        if shared := [score for score in one.higher_is_better if score in other.higher_is_better]:
+            raise ConfigError(f"metrics needs scores of different names, got {shared[0]!r} of {type(one).__name__} and "
+                              f"of {type(other).__name__}; remove one of the two.")
     return metrics
 
 
@@ -165,31 +170,6 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
     for schedule in [*weights.values(), *(weight for _, weight in losses.values())]:
         value_at(schedule, 0)
     return Objective(losses=losses, adversaries=adversaries, quantizer_weights=weights)
-
-
-def quantizer_weights(config: Mapping[str, Any], quantizer: Quantizer | None) -> dict[str, Schedule]:
-    """Weights of the quantizer's losses: its own, replaced by those of the config.
-
-    A mapping, such as ``NAME=dict(commitment=0.25)``, has the weights of the type NAME; those of other types are
-    ignored and logged. A plain weight, such as ``commitment=0.25``, is for any quantizer.
-    """
-    weights = {name: weight for name, weight in config.items() if not isinstance(weight, Mapping)}
-    by_type = {name: weight for name, weight in config.items() if isinstance(weight, Mapping)}
-    if quantizer is not None:
-        actual = quantizer.config["type"]
-        if ignored := [name for name in by_type if name != actual]:
-            logger.info("objective.quantizer: the weights for %s are ignored; the quantizer is %s.",
-                        " and ".join(ignored), actual)
-        own = by_type.get(actual, {})
-        if twice := [name for name in weights if name in own]:
-            raise ConfigError(f"objective.quantizer states {twice[0]} twice, as {twice[0]} and as {actual}.{twice[0]}; "
-                              f"set objective.quantizer.{actual}.{twice[0]}, or objective.quantizer=none first.")
-        weights = weights | dict(own)
-        if unknown := [name for name in weights if name not in quantizer.loss_weights]:
-            raise ConfigError(f"objective.quantizer needs the losses of {actual}, {', '.join(quantizer.loss_weights)}, "
-                              f"got {', '.join(unknown)}; remove them.")
-        weights = dict(quantizer.loss_weights) | weights
-    return {name: 0.0 if weight is None else weight for name, weight in weights.items()}
 
 
 def _build_term(name: str, term: Mapping[str, Any]) -> tuple[Loss, Schedule]:

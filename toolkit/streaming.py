@@ -71,7 +71,11 @@ class StreamingMixin:
         cache: dict[Any, Any] = {}
         frames, last = 0, None
         for clip in clips:
-            if clip.shape[2]:
+            if clip.ndim != 5 or clip.shape[2]:
+                self._check_pixels(clip)
+                if last is not None and clip[:, :, -1:].shape != last.shape:
+                    raise ValueError(f"Tokenizer.tokenize_stream takes chunks of one video, got {tuple(clip.shape)} "
+                                     f"after (B, C, T, H, W) = {tuple(last.shape)}.")
                 frames, last = frames + clip.shape[2], clip[:, :, -1:]
                 yield from self._stream_indices(clip, cache)
         if last is not None and (missing := self.fitting_size((frames, *last.shape[3:]))[0] - frames):

@@ -249,7 +249,7 @@ def test_a_family_that_recognises_more_names_does_not_win_over_others_that_fit(f
 
     monkeypatch.setitem(CHECKPOINTS.module_dict, "cosine", Cosine)
     path = save_torch(foreign("ibq_tiny").tensors, tmp_path / "raw.ckpt")
-    with pytest.raises(CheckpointError, match="do not tell ibq from taming from cosine|do not tell cosine"):
+    with pytest.raises(CheckpointError, match=r"do not tell .*taming.*cosine"):
         load_checkpoint(path)
 
 

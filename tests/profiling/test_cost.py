@@ -129,9 +129,9 @@ def test_parameters_and_the_bytes_held_for_them(clips):
     for name in ("encoder", "decoder"):
         count = sum(tensor.numel() for tensor in getattr(tokenizer, name).state_dict().values())
         assert networks[name].parameters == count and networks[name].average == networks[name].weights == 4 * count
-    assert networks["encoder"].gradients == networks["encoder"].adam == 0
+    assert networks["encoder"].gradients == networks["encoder"].optimizer == 0
     assert networks["decoder"].gradients == 4 * networks["decoder"].parameters
-    assert networks["decoder"].adam == 8 * networks["decoder"].parameters
+    assert networks["decoder"].optimizer == 8 * networks["decoder"].parameters
     discriminator = networks["discriminator (video)"]
     linear = (16 * 3 * 8 * 8 + 1) * 16 + 17  # of 16 channels on half of 5 x 16 x 16, then to one logit
     convolutions = (3 * 8 + 8 * 8 + 8 * 16 + 16 * 16) * 27 + 8 + 8 + 16 + 16 + 8 * 16

@@ -249,7 +249,7 @@ def test_a_quantizer_loss_without_a_weight_is_an_error():
 
 
 def test_weights_for_another_type_of_quantizer_are_ignored_and_logged(caplog):
-    with caplog.at_level("INFO", logger="toolkit.build"):
+    with caplog.at_level("INFO", logger="toolkit.training.objective"):
         objective = build_objective(dict(quantizer=dict(IBQ=dict(commitment=9.0))), quantizer=LFQ(bits=4))
     assert objective.quantizer_weights == LFQ.loss_weights
     assert "weights for IBQ are ignored; the quantizer is LFQ" in caplog.text

@@ -10,7 +10,7 @@ from torch import nn
 from training import tiny
 
 from toolkit.config import ConfigError
-from toolkit.training.optimizer import OptimizerState
+from toolkit.training.optimizer import OptimizerState, optimizer_state_share
 from toolkit.training.settings import Settings
 
 as_in_a_new_process = tiny.as_in_a_new_process
@@ -96,12 +96,14 @@ def test_an_optimizer_has_timms_name_and_the_configs_options(options, kind):
 def test_a_schedule_has_timms_name_and_counts_optimizer_steps():
     step = dict(sched="step", decay_epochs=20, decay_rate=0.5)
     assert rates(steps=[0, 5, 19, 20, 45], schedule=step) == pytest.approx([0, 5e-3, 1e-2, 5e-3, 2.5e-3])
-    assert rates(steps=[0, 50], schedule=dict(sched="none")) == [1e-2, 1e-2]
+    assert rates(steps=[0, 50], schedule=dict(sched="none"), warmup_steps=0) == [1e-2, 1e-2]
     assert rates(steps=[2, 50], schedule=dict(sched="constant", warmup_epochs=4)) == [5e-3, 1e-2]
 
 
 @pytest.mark.parametrize(("settings", "words"), [
     (dict(optimizer=dict(opt="adm")), "training.optimizer.opt must be one of timm"),
+    (dict(optimizer=dict(opt=1)), "training.optimizer.opt is the name of an optimizer, got 1"),
+    (dict(schedule=dict(sched="none"), warmup_steps=3), "sched='none' has no warm-up, got warmup_steps=3"),
     (dict(optimizer=dict(opt="adam", beta=3)), "training.optimizer=.*beta"),
     (dict(schedule=dict(sched="cosin")), "training.schedule=.*Unknown scheduler 'cosin'"),
     (dict(schedule=dict(sched="plateau")), "training.schedule=.*only supports step per epoch"),
@@ -116,3 +118,8 @@ def test_the_state_of_another_optimizer_is_refused():
                              settings=Settings(max_steps=10, optimizer=dict(opt=name))) for name in ("adam", "lion")]
     with pytest.raises(ConfigError, match="must be that of the checkpoint, Adam, got Lion"):
         states[1].load_state_dict(states[0].state_dict())
+
+
+@pytest.mark.parametrize(("options", "share"), [({}, 2), (dict(opt="lion"), 1), (dict(opt="sgd"), 1)])
+def test_state_of_an_optimizer_is_counted_in_weights(options, share):
+    assert optimizer_state_share(Settings(max_steps=1, optimizer=options)) == share

@@ -14,6 +14,7 @@ from toolkit.build import build_run
 from toolkit.config import ConfigError
 from toolkit.data import Source
 from toolkit.profiling.cost import Phase, frozen_networks, measure_step
+from toolkit.training.optimizer import optimizer_state_share
 from toolkit.training.settings import Settings
 
 
@@ -26,24 +27,27 @@ class Network:
     trained: int
     weights: int
     gradients: int
-    adam: int
+    optimizer: int
     average: int
 
     @classmethod
-    def of(cls, name: str, modules: Iterable[nn.Module], *, averaged: bool = False) -> Network:
-        """Count several modules as one network; ``averaged``: with an average of their weights."""
+    def of(cls, name: str, modules: Iterable[nn.Module], *, optimizer_share: float, averaged: bool = False) -> Network:
+        """Count several modules as one network.
+
+        ``optimizer_share``: bytes of optimizer state per byte of gradient. ``averaged``: with an average of weights.
+        """
         parameters = [parameter for module in modules for parameter in module.parameters()]
         learn = [parameter for parameter in parameters if parameter.requires_grad]
         buffers = [buffer for module in modules for buffer in module.buffers()]
         weights = sum(tensor.nbytes for tensor in (*parameters, *buffers))
         gradients = sum(parameter.nbytes for parameter in learn)
         return cls(name, sum(p.numel() for p in parameters), sum(p.numel() for p in learn), weights, gradients,
-                   adam=2 * gradients, average=weights if averaged else 0)
+                   optimizer=round(optimizer_share * gradients), average=weights if averaged else 0)
 
     @property
     def held(self) -> int:
         """Bytes in all."""
-        return self.weights + self.gradients + self.adam + self.average
+        return self.weights + self.gradients + self.optimizer + self.average
 
 
 @dataclass
@@ -118,11 +122,12 @@ def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:
         warnings.filterwarnings("ignore", message="Initializing zero-element|for .* copying from a non-meta")
         run = build_run(config, num_processes=num_processes, device=torch.device("meta"))  # shapes alone, no memory
     settings, tokenizer = run.settings, run.tokenizer
-    networks = [Network.of(name, [network], averaged=settings.ema_decay is not None)
+    share = optimizer_state_share(settings)
+    networks = [Network.of(name, [network], optimizer_share=share, averaged=settings.ema_decay is not None)
                 for name, network in tokenizer.named_children()]
-    networks += [Network.of(f"discriminator ({modality})", [network])
+    networks += [Network.of(f"discriminator ({modality})", [network], optimizer_share=share)
                  for modality, network in run.discriminators.items()]
-    networks += [Network.of(f"objective ({name})", [loss, *frozen_networks(loss)])
+    networks += [Network.of(f"objective ({name})", [loss, *frozen_networks(loss)], optimizer_share=share)
                  for name, loss in run.objective.losses.items()]
     total = sum(source.weight for source in run.train)
     sources = []
@@ -135,12 +140,10 @@ def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:
 
 
 def batch_shape(source: Source, *, channels: int) -> tuple[int, int, int, int, int]:
-    """(B, C, T, H, W) of a source's micro-batches, from its dataset's arguments."""
-    options = source.dataset.config
-    if options.get("size") is None:
-        raise ConfigError(f"a dry run reads no data and needs the dataset's argument size, got a {options['type']} "
-                          "without one; measure a few steps instead.")
-    size = options["size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    return source.batch_size, channels, options.get("num_frames", 1), height, width
+    """(B, C, T, H, W) of a source's micro-batches, from its dataset's ``sample_size``."""
+    size = source.dataset.sample_size
+    if size is None:
+        raise ConfigError("a dry run reads no data and needs the dataset's sample_size, got a "
+                          f"{source.dataset.config['type']} without one; measure a few steps instead.")
+    return source.batch_size, channels, *size
 

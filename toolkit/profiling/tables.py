@@ -55,10 +55,10 @@ def _tera(flops: float) -> str:
 
 def _networks_table(cost: RunCost) -> Table:
     table = _table("networks, and GiB that they hold", "", "parameters", "of which learn", "weights", "gradients",
-                   "Adam", "EMA")
+                   "optimizer", "EMA")
     for network in cost.networks:
         table.add_row(network.name, f"{network.parameters:,}", f"{network.trained:,}", *map(
-            _gib, (network.weights, network.gradients, network.adam, network.average)))
+            _gib, (network.weights, network.gradients, network.optimizer, network.average)))
     return table
 
 

@@ -7,19 +7,22 @@ A term whose weight is zero at a step is not computed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from toolkit.config import ConfigError
-from toolkit.contracts import AdversarialLoss, Discriminator, GeneratorWeight, Loss, TokenizerOutput
+from toolkit.contracts import AdversarialLoss, Discriminator, GeneratorWeight, Loss, Quantizer, TokenizerOutput
 from toolkit.layers.eager import eager_loss
 from toolkit.training.regularizers import LeCAM, r1_penalty
 from toolkit.training.schedules import Schedule, value_at
 
+logger = logging.getLogger(__name__)
 Scalars = dict[str, Tensor]
 Phase = Callable[[str], AbstractContextManager]
 
@@ -214,3 +217,28 @@ def _loss_value(loss: Loss, output: TokenizerOutput, target: Tensor) -> Tensor:
         return loss(replace(output, reconstruction=reconstruction, latents=latents, codes=codes,
                             losses=dict(zip(names, losses, strict=True))), target)
     return eager_loss(of_tensors, output.reconstruction, output.latents, output.codes, *output.losses.values())
+
+
+def quantizer_weights(config: Mapping[str, Any], quantizer: Quantizer | None) -> dict[str, Schedule]:
+    """Weights of the quantizer's losses: its own, replaced by those of the config.
+
+    A mapping, such as ``NAME=dict(commitment=0.25)``, has the weights of the type NAME; those of other types are
+    ignored and logged. A plain weight, such as ``commitment=0.25``, is for any quantizer.
+    """
+    weights = {name: weight for name, weight in config.items() if not isinstance(weight, Mapping)}
+    by_type = {name: weight for name, weight in config.items() if isinstance(weight, Mapping)}
+    if quantizer is not None:
+        actual = quantizer.config["type"]
+        if ignored := [name for name in by_type if name != actual]:
+            logger.info("objective.quantizer: the weights for %s are ignored; the quantizer is %s.",
+                        " and ".join(ignored), actual)
+        own = by_type.get(actual, {})
+        if twice := [name for name in weights if name in own]:
+            raise ConfigError(f"objective.quantizer states {twice[0]} twice, as {twice[0]} and as {actual}.{twice[0]}; "
+                              f"set objective.quantizer.{actual}.{twice[0]}, or objective.quantizer=none first.")
+        weights = weights | dict(own)
+        if unknown := [name for name in weights if name not in quantizer.loss_weights]:
+            raise ConfigError(f"objective.quantizer needs the losses of {actual}, {', '.join(quantizer.loss_weights)}, "
+                              f"got {', '.join(unknown)}; remove them.")
+        weights = dict(quantizer.loss_weights) | weights
+    return {name: 0.0 if weight is None else weight for name, weight in weights.items()}

@@ -125,6 +125,8 @@ class OptimizerState(Learner):
 def optimizer_options(settings: Settings) -> dict[str, Any]:
     """Arguments of timm's ``create_optimizer_v2``, which ignores eps and betas where the optimizer has none."""
     config = {"opt": "adam", **settings.optimizer}
+    if not isinstance(config["opt"], str):
+        raise ConfigError(f"training.optimizer.opt is the name of an optimizer, got {config['opt']!r}.")
     try:
         info = get_optimizer_info(config["opt"].lower().rpartition("_")[2])
     except ValueError as error:
@@ -154,7 +156,26 @@ def create_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> Sch
     options = dict(sched="cosine", num_epochs=settings.max_steps, warmup_epochs=settings.warmup_steps, warmup_lr=0.0,
                    min_lr=settings.min_learning_rate) | dict(settings.schedule)
     try:
-        return create_scheduler_v2(optimizer, **options, step_on_epochs=False, updates_per_epoch=1)[0]
+        schedule = create_scheduler_v2(optimizer, **options, step_on_epochs=False, updates_per_epoch=1)[0]
     except (AssertionError, TypeError, ValueError) as error:
         raise ConfigError(f"training.schedule={options} does not fit timm.scheduler.create_scheduler_v2: {error}"
                           ) from error
+    if schedule is None and options["warmup_epochs"]:
+        raise ConfigError(f"training.schedule.sched={options['sched']!r} has no warm-up, got warmup_steps="
+                          f"{options['warmup_epochs']}; set it to 0, or choose another schedule.")
+    return schedule
+
+
+def optimizer_state_share(settings: Settings) -> float:
+    """Bytes of optimizer state per byte of gradient: 2 for Adam, 1 for SGD with momentum.
+
+    Raises:
+        ConfigError: If timm has no such optimizer or schedule.
+    """
+    weight = nn.Parameter(torch.zeros(256, 256))
+    optimizer = create_optimizer([weight], learning_rate=settings.learning_rate, options=optimizer_options(settings))
+    create_schedule(optimizer, settings)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    return sum(value.nbytes for value in optimizer.state[weight].values()
+               if isinstance(value, torch.Tensor) and value.ndim) / weight.nbytes
