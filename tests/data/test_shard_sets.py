@@ -22,6 +22,7 @@ from toolkit.data.datasets.shards import Shards
 from toolkit.data.reading.transforms import to_frames
 from toolkit.data.seeding import seeded
 from toolkit.registry import DATASETS
+from toolkit.testing import check_dataset
 
 SIZES = [4, 1, 7, 3, 6]
 SAMPLES = [f"{number:03d}" for number in range(sum(SIZES))]
@@ -109,6 +110,13 @@ def test_every_dataset_declares_the_size_of_its_samples(folder, tmp_path):
                     VideoShards(path=str(tmp_path / "a.tar"), **clip)):
         sample = next(iter(dataset)) if isinstance(dataset, Shards) else dataset[0]
         assert tuple(sample["pixels"].shape[1:]) == dataset.sample_size
+
+
+def test_augmented_shards_meet_the_contract(folder, tmp_path):
+    check_dataset(images_of(folder, short_edge=(16, 20)), num_samples=8)
+    content = encode(tmp_path / "a.mp4", num_frames=12).read_bytes()
+    write_shard(tmp_path / "a.tar", {str(number): {"mp4": content} for number in range(3)})
+    check_dataset(VideoShards(path=str(tmp_path / "a.tar"), num_frames=5, size=32, channel_shuffle=0.5))
 
 
 def test_every_pass_shuffles_shards_and_samples(folder):
