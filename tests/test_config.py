@@ -13,7 +13,7 @@ import torch
 
 import toolkit
 from toolkit.build import build_discriminators, build_tokenizer
-from toolkit.config import TOP_LEVEL, ConfigError, load_config, parse_overrides
+from toolkit.config import TOP_LEVEL, ConfigError, check_keys, load_config, parse_overrides
 
 CONFIGS = Path(toolkit.__file__).parent.parent / "configs"
 RUNNABLE = sorted(CONFIGS.glob("*.py"))
@@ -47,6 +47,11 @@ def test_unknown_top_level_key_is_refused_with_the_nearest(write, key, near):
         load_config(write(f"{key} = dict(a=1)"))
 
 
+def test_all_unknown_keys_are_named_at_once(write):
+    with pytest.raises(ConfigError, match=r"has no key 'qqq', 'sead' \(did you mean 'seed'\?\)"):
+        load_config(write("qqq = 1\nsead = 2"))
+
+
 def test_child_inherits_changes_and_adds(write):
     write(BASE, "_base_/base.py")
     config = load_config(write("_base_ = '_base_/base.py'\n"
@@ -66,6 +71,7 @@ def test_delete_replaces_a_component_and_its_arguments(write):
 
 @pytest.mark.parametrize(("name", "text"), [
     ("config.yaml", "tokenizer:\n  quantizer: {type: LFQ, bits: 12}\nseed: 3\n"),
+    ("config.yml", "tokenizer:\n  quantizer: {type: LFQ, bits: 12}\nseed: 3\n"),
     ("config.json", '{"tokenizer": {"quantizer": {"type": "LFQ", "bits": 12}}, "seed": 3}')])
 def test_yaml_and_json_take_the_same_keys(write, name, text):
     config = load_config(write(text, name))
@@ -93,6 +99,12 @@ def test_override_of_an_unknown_section_is_refused(write):
         load_config(write(BASE), {"trainig.max_steps": 1})
 
 
+def test_overrides_are_not_changed(write):
+    overrides = {"training.max_steps": 1}
+    load_config(write(BASE), overrides)
+    assert overrides == {"training.max_steps": 1}
+
+
 def test_missing_file_is_named_with_its_neighbours(write):
     path = write(BASE, "magvit2_video.py")
     with pytest.raises(ConfigError, match=r"magvit2_vido\.py does not exist; did you mean magvit2_video\.py"):
@@ -101,6 +113,12 @@ def test_missing_file_is_named_with_its_neighbours(write):
         load_config(path.parent / "no" / "such.py")
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(path.parent)
+
+
+def test_config_error_is_a_value_error():
+    with pytest.raises(ValueError):
+        check_keys("config", {"x": 1}, ("seed",))
+    check_keys("config", {"seed": 1}, ("seed",))
 
 
 @pytest.mark.parametrize(("word", "value"), [

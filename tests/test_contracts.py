@@ -240,6 +240,11 @@ def test_copies_keep_their_config(copied):
     assert copied(LFQ(bits=3)).config == LFQ(bits=3).config
 
 
+def test_config_holds_no_module_twice():
+    quantizer = Recorder(children_of_it=[LFQ(bits=3)])
+    assert not list(quantizer.children()) and "children_of_it" not in quantizer.state_dict()
+
+
 @pytest.mark.parametrize(("args", "kwargs"), [((), dict(typo=1)), ((1,), {})])
 @pytest.mark.parametrize("component", [Count, LFQ, Recorder, Continuous])
 def test_argument_that_no_constructor_takes_is_a_type_error(component, args, kwargs):
@@ -247,11 +252,24 @@ def test_argument_that_no_constructor_takes_is_a_type_error(component, args, kwa
         component(*args, **kwargs)
 
 
+def test_catch_all_arguments_of_a_base_are_no_arguments():
+    assert constructor_parameters(torch.nn.Module) == {} == constructor_parameters(Count)
+    assert list(constructor_parameters(Recorder)) == ["dim", "children_of_it"]
+
+
 def test_component_must_write_what_its_contract_asks():
     with pytest.raises(TypeError, match="abstract"):
         type("Half", (Quantizer,), {"quantize": Recorder.quantize})()
     with pytest.raises(TypeError, match="abstract"):
         type("Half", (Metric,), {"compute": Count.compute})()
+
+
+def test_component_needs_no_torch_module():
+    class Scale(Component):
+        def __init__(self, factor: float, *, power: int = 1):
+            self.factor = factor
+
+    assert Scale(2.0).config == {"type": "Scale", "factor": 2.0, "power": 1}
 
 
 def test_data_error_is_not_a_value_error():

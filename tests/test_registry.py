@@ -10,7 +10,7 @@ import pytest
 
 from toolkit import registry
 from toolkit.contracts import AdversarialLoss, Loss, Metric, Quantizer
-from toolkit.registry import ALL, ENCODERS, QUANTIZERS, Registry, UnknownComponentError
+from toolkit.registry import ALL, ENCODERS, LOSSES, QUANTIZERS, Registry, UnknownComponentError
 
 
 @pytest.fixture
@@ -78,6 +78,12 @@ def test_component_registered_under_another_name_is_configured_by_that_name(loss
     assert "Named" not in losses
 
 
+def test_second_name_of_a_class_leaves_the_type_in_its_config(losses):
+    losses.register_module()(Zero)
+    losses.register_module(name="Nought")(Zero)
+    assert losses.build(dict(type="Nought", factor=1)).config["type"] == "Zero"
+
+
 def test_subclass_does_not_inherit_the_registered_name(losses):
     losses.register_module()(Zero)
 
@@ -103,6 +109,11 @@ def test_force_is_refused(losses, name):
     assert losses.get("Zero") is Zero and "New" not in losses
 
 
+def test_built_in_name_cannot_be_replaced():
+    with pytest.raises(KeyError, match="cannot be replaced"):
+        QUANTIZERS.register_module(name="LFQ")(type("LFQ", (QUANTIZERS.get("LFQ"),), {}))
+
+
 @pytest.mark.parametrize("module", [dict, type("Score", (Metric,), {}), len])
 def test_class_of_another_contract_is_refused(losses, module):
     with pytest.raises(TypeError, match="must be a subclass of Loss or AdversarialLoss"):
@@ -123,6 +134,11 @@ def test_all_unknown_and_missing_arguments_are_reported(losses):
 def test_constructor_internals_are_no_arguments(name):
     with pytest.raises(TypeError, match=f"unexpected '{name}'"):
         QUANTIZERS.build({"type": "LFQ", name: 1})
+
+
+def test_component_without_a_constructor_takes_no_arguments():
+    with pytest.raises(TypeError, match="loss 'L1': unexpected 'weight'"):
+        LOSSES.build(dict(type="L1", weight=1.0))
 
 
 def test_unknown_name_gets_the_nearest_names():

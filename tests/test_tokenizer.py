@@ -40,6 +40,13 @@ def tokenizer(make_tokenizer) -> Tokenizer:
     return make_tokenizer()  # stride 2x4x4
 
 
+@pytest.fixture(scope="module")
+def paper_tokenizer() -> Tokenizer:
+    """The paper's video network, stride 4x8x8, without memory."""
+    with torch.device("meta"):
+        return Tokenizer(MAGVIT2Encoder(), LFQ(), MAGVIT2Decoder())
+
+
 @settings(max_examples=30, deadline=None)
 @given(t=st.integers(1, 6), h=st.integers(1, 13), w=st.integers(1, 13))
 @torch.no_grad()
@@ -77,6 +84,15 @@ def test_sizes_that_fit_are_not_padded(tokenizer, size):
     tokenizer.encode(pixels)
     assert all(x is pixels for x in seen) and len(seen) == 2
     assert tokenizer.fitting_size(size) == size
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.tuples(*[st.integers(1, 70)] * 3))
+def test_fitting_size_is_the_smallest_that_fits(paper_tokenizer, size):
+    tokenizer = paper_tokenizer
+    fits = [t for t in range(1, 80) if (t - 1) % 4 == 0], range(8, 88, 8), range(8, 88, 8)
+    assert tokenizer.fitting_size(size) == tuple(min(n for n in fit if n >= s)
+                                                 for s, fit in zip(size, fits, strict=True))
 
 
 @torch.no_grad()

@@ -20,6 +20,43 @@ def test_images_are_clips_of_one_frame(tmp_path):
         images[2]
 
 
+def test_every_mode_gives_three_channels(tmp_path):
+    grey = np.linspace(0, 255, 24).reshape(4, 6).round().astype(np.uint8)
+    rgb = Image.fromarray(np.repeat(grey[..., None], 3, 2))
+    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+    pictures = {"grey.png": Image.fromarray(grey), "wide.png": wide, "wide.tif": wide, "palette.png":
+                Image.fromarray(grey).convert("P"), "cmyk.tif": rgb.convert("CMYK"), "rgb.png": rgb}
+    expected = torch.from_numpy(grey).float() / 127.5 - 1
+    for name, picture in pictures.items():
+        picture.save(tmp_path / name)
+        pixels = read_image(tmp_path / name)
+        assert pixels.shape == (3, 1, 4, 6), name
+        assert torch.allclose(pixels, expected.expand(3, 1, 4, 6), atol=1.01 / 127.5), name
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_shows_white(tmp_path, mode):
+    layers = np.zeros((1, 3, 4), np.uint8)
+    layers[0, :, 3] = 255, 128, 0  # black: opaque, half, gone
+    if mode == "P":
+        picture, options = Image.fromarray(np.uint8([[0, 1, 1]]), mode="L").convert("P"), {"transparency": 1}
+        expected = [-1.0, 1.0, 1.0]
+    else:
+        picture, options, expected = Image.fromarray(layers).convert(mode), {}, [-1.0, -0.004, 1.0]
+    picture.save(tmp_path / "x.png", **options)
+    assert read_image(tmp_path / "x.png")[0, 0, 0].tolist() == pytest.approx(expected, abs=0.01)
+
+
+def test_the_exif_orientation_is_applied(tmp_path):
+    picture = Image.new("RGB", (6, 4))
+    picture.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to view
+    picture.save(tmp_path / "x.png", exif=exif)
+    pixels = read_image(tmp_path / "x.png")
+    assert pixels.shape == (3, 1, 6, 4) and pixels[0, 0, 0, 3] == 1.0 and pixels.sum() == 2 * 3 - 3 * 24
+
+
 def test_unreadable_files_are_named(tmp_path):
     noise = np.random.RandomState(0).randint(0, 255, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole.png")

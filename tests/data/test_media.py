@@ -3,7 +3,7 @@
 import av
 import pytest
 import torch
-from numbered import numbered_frame, numbers_of
+from numbered import encode, numbered_frame, numbers_of
 from PIL import Image
 from unusual_files import strip
 
@@ -11,6 +11,7 @@ from toolkit.contracts import DataError
 from toolkit.data import VideoWriter, open_media, read_image, read_video, write_image, write_video
 from toolkit.data.reading.media import MediaWriter, frames_per_chunk
 from toolkit.data.reading.transforms import resize, to_pixels
+from toolkit.data.reading.video_file import VideoFile
 
 
 def frames_of(media, length):
@@ -157,6 +158,17 @@ def test_frames_of_another_size_are_refused(tmp_path):
         video.write(torch.zeros(3, 1, 16, 16))
         video.write(torch.zeros(3, 1, 18, 16))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("gop", [12, 50])
+def test_reading_a_clip_decodes_its_group_of_pictures_and_no_more(tmp_path, gop):
+    path = encode(tmp_path / "long.mp4", num_frames=600, gop=gop, b_frames=2)
+    for start in (7, 130, 299, 300, 577):
+        with VideoFile(path) as video:
+            frames = video.frames_at(start)
+            for _ in range(17):
+                next(frames)
+            assert video.num_decoded <= gop + 17
 
 
 def test_enlarging_a_strip_is_refused(tmp_path):

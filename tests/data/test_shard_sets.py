@@ -12,7 +12,7 @@ import torch
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numbered import encode
+from numbered import encode, numbers_of
 from PIL import Image
 from tars import noise, write_image_shards, write_shard
 
@@ -22,6 +22,7 @@ from toolkit.data.datasets.shards import Shards
 from toolkit.data.reading.transforms import to_frames
 from toolkit.data.seeding import seeded
 from toolkit.registry import DATASETS
+from toolkit.testing import check_dataset
 
 SIZES = [4, 1, 7, 3, 6]
 SAMPLES = [f"{number:03d}" for number in range(sum(SIZES))]
@@ -78,11 +79,25 @@ def test_videos_are_those_that_webdataset_sees_with_the_clips_of_their_files(tmp
             assert torch.equal(sample["pixels"], clips[number]["pixels"])
 
 
+def test_training_clips_are_consecutive_and_start_anywhere(tmp_path):
+    content = encode(tmp_path / "a.mp4", num_frames=12).read_bytes()
+    write_shard(tmp_path / "a.tar", {str(number): {"mp4": content} for number in range(60)})
+    runs = [numbers_of(sample["pixels"]) for sample in
+            VideoShards(path=str(tmp_path / "a.tar"), num_frames=5, size=64, flip=0.0)]
+    assert all(run == list(range(run[0], run[0] + 5)) for run in runs)
+    assert {run[0] for run in runs} == set(range(8))  # one is missed with a chance of 8 * (7 / 8) ** 60 = 0.003
+
+
 @pytest.mark.parametrize("pattern", ["shard-{000..004}.tar", "", "*.tar", "list.txt"])
 def test_tars_are_named_by_braces_folder_glob_or_list(folder, pattern):
     (folder / "list.txt").write_text("".join(f"{name}\n" for name in sorted(path.name for path in folder.iterdir())))
     dataset = DATASETS.build({"type": "ImageShards", "path": str(folder / pattern), "size": 12, "train": False})
     assert dataset.modality == "image" and one_pass(dataset) == SAMPLES
+
+
+def test_a_missing_tar_of_a_pattern_is_named_at_once(folder):
+    with pytest.raises(DataError, match=r"shard-005\.tar: needed .* does not exist"):
+        images_of(folder / "shard-{000..005}.tar")
 
 
 def test_every_dataset_declares_the_size_of_its_samples(folder, tmp_path):
@@ -95,6 +110,13 @@ def test_every_dataset_declares_the_size_of_its_samples(folder, tmp_path):
                     VideoShards(path=str(tmp_path / "a.tar"), **clip)):
         sample = next(iter(dataset)) if isinstance(dataset, Shards) else dataset[0]
         assert tuple(sample["pixels"].shape[1:]) == dataset.sample_size
+
+
+def test_augmented_shards_meet_the_contract(folder, tmp_path):
+    check_dataset(images_of(folder, short_edge=(16, 20)), num_samples=8)
+    content = encode(tmp_path / "a.mp4", num_frames=12).read_bytes()
+    write_shard(tmp_path / "a.tar", {str(number): {"mp4": content} for number in range(3)})
+    check_dataset(VideoShards(path=str(tmp_path / "a.tar"), num_frames=5, size=32, channel_shuffle=0.5))
 
 
 def test_every_pass_shuffles_shards_and_samples(folder):
@@ -244,3 +266,10 @@ def test_of_several_images_of_a_key_the_plainest_name_is_the_sample(tmp_path):
     theirs = [sample["__key__"] for sample in webdataset.WebDataset(str(path), shardshuffle=False)]
     keys = [sample["key"] for sample in images_of(path, train=False)]
     assert keys == [f"{path}/x.y/0.png", f"{path}/x.y/1.left.png"] and theirs[:2] == ["x.y/0", "x.y/1"]
+
+
+@pytest.mark.parametrize(("options", "message"), [({"num_frames": 0}, "at least 1"), ({"fps": 0}, "a positive fps"),
+                                                  ({"size": 32, "short_edge": 8}, "cannot cover size")])
+def test_numbers_that_do_not_fit_are_refused_at_construction(folder, options, message):
+    with pytest.raises(ValueError, match=message):
+        VideoShards(path=str(folder), **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import tarfile
 from pathlib import Path
 from urllib.parse import unquote
@@ -183,6 +184,13 @@ def test_a_torn_tar_gives_what_comes_before_the_tear(tear, tmp_path):
     assert [next(found)[0] for _ in range(3)] == ["0.png", "1.png", "2.png"]
     with pytest.raises(DataError, match=r"^in/a\.tar: needed a tar"):
         next(found)
+
+
+def test_meta_is_json_with_sorted_keys(tmp_path):
+    write_shard(tmp_path / "a.tar", {"x": np.zeros((1, 1), int)}, b=1, a=2)
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        text = tar.extractfile("x.json").read().decode()
+    assert text == json.dumps({"a": 2, "b": 1, "key": "x"})
 
 
 def endless_header(kind: str) -> bytes:

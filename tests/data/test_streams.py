@@ -130,6 +130,12 @@ def test_readers_share_a_stream_without_duplicates(dataset, workers):
     assert sorted(map(int, itertools.chain(*shares))) == list(range(10)) and all(shares)
 
 
+def test_a_stream_starts_over_in_another_order():
+    loader = TrainLoader([Source(Shuffled(), batch_size=10)], seed=5)
+    one, two = next(loader), next(loader)
+    assert set(one.keys) == set(two.keys) and one.keys != two.keys
+
+
 def test_unreadable_samples_of_a_stream_are_skipped_and_counted_once():
     source = Source(Counted(torn=(3, 9)), batch_size=2)
     loaders = [ValLoader([source], rank=rank, world_size=2) for rank in range(2)]

@@ -63,6 +63,11 @@ def test_a_short_edge_that_cannot_cover_the_size_is_refused(short_edge):
         Framing(size=(64, 32), short_edge=short_edge)
 
 
+def test_pixels_and_frames_are_inverse():
+    frames = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(2, 16, 16, 3)
+    assert torch.equal(to_frames(to_pixels(frames)), frames)
+
+
 def test_shuffled_channels_have_one_order_in_all_frames():
     frames = torch.arange(3, dtype=torch.uint8).mul(100).expand(4, 32, 32, 3)
     orders = set()

@@ -1,9 +1,10 @@
 """Frame numbers are checked against what the frames themselves show."""
 
+import numpy as np
 import pytest
 import torch
 from numbered import encode, number_of
-from unusual_files import audio_only, torn_stream
+from unusual_files import audio_only, torn_stream, turned_by_matrix
 
 from toolkit.contracts import DataError
 from toolkit.data import InMemoryClips, open_media
@@ -79,6 +80,15 @@ def test_stride_counts_frames_and_divides_the_rate(short_video):
     frames, fps = read_video(short_video, start=3, num_frames=4, frame_stride=5)
     assert [number_of(frame) for frame in frames] == [3, 8, 13, 18] and fps == 5.0
     assert [number_of(frame) for frame in iter_frames(short_video, start=30, frame_stride=4)] == [30, 34, 38]
+
+
+def test_quarter_turns_of_the_display_matrix_are_applied(tmp_path):
+    expected = turned_by_matrix(tmp_path / "portrait.mp4", quarter_turns=1)
+    frames, _ = read_video(tmp_path / "portrait.mp4")
+    assert frames.shape == expected.shape == (5, 64, 32, 3)
+    inside = np.s_[:, 4:28, 4:12]  # of the blue quarter, which was below: its left is up now
+    assert tuple(expected[inside][0, 0, 0]) == (0, 0, 255)
+    assert np.abs(frames.numpy()[inside].astype(int) - expected[inside]).max() < 8
 
 
 def test_written_videos_keep_pixels_rate_and_length(tmp_path):

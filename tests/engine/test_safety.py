@@ -184,13 +184,13 @@ def evil_module(tmp_path, marker, monkeypatch) -> str:
     """A module to import by its name, which is seen to have run."""
     (tmp_path / "evil_module.py").write_text(f"import os\nos.mkdir({str(marker)!r})\nclass Component: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
-    return "evil_module.Part"
+    return "evil_module.Component"
 
 
 @pytest.mark.parametrize("named", [
-    "os.system", "builtins.eval", "subprocess.Popen", "evil_module.Part", "evil_module:Component", "torch.hub.load",
-    "toolkit.build.json.loads", "NotInstalled", "read_base", "__class__", "LFQ\0", "", None, 1, True, ["LFQ"],
-    {"type": "LFQ"}])
+    "os.system", "builtins.eval", "subprocess.Popen", "evil_module.Component", "evil_module:Component",
+    "torch.hub.load", "toolkit.build.json.loads", "NotInstalled", "read_base", "__class__", "LFQ\0", "", None, 1, True,
+    ["LFQ"], {"type": "LFQ"}])
 def test_type_that_is_no_registered_part_is_refused_at_any_depth(named, folder, marker, evil_module):
     before = (folder / "config.json").read_text()
     component = {"type": named, "args": [f"mkdir {marker}"], "expression": f"__import__('os').mkdir({str(marker)!r})"}

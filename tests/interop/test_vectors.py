@@ -222,6 +222,7 @@ def test_taming_names_give_the_latents_of_the_same_llamagen_network(foreign, tmp
     case = foreign("llamagen_vq_tiny")
     content = {"state_dict": {**taming_names(case.tensors), **prefixed("loss.discriminator.", patchgan())}}
     conversion = convert_checkpoint(save_torch(content, tmp_path / "last.ckpt"), "taming")
+    assert conversion.layout == "taming"
     tokenizer = conversion.tokenizer
     close(tokenizer(case.pixels).latents, case.latents)
     # taming quantizes by plain distance; LlamaGen's codes, of unit length here, decode to the same pixels.

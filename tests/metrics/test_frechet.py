@@ -237,6 +237,11 @@ def test_rfvd_of_black_against_white_is_the_published_number(clips, frames, publ
     assert score(RFVD(), black, -black) == pytest.approx(published, rel=2e-4)
 
 
+def test_rfvd_of_equal_clips_is_0():
+    clips = torch.rand(2, 3, 10, 32, 32) * 2 - 1
+    assert score(RFVD(), clips, clips.clone()) < 1e-8
+
+
 def test_rfvd_refuses_clips_of_fewer_than_10_frames():
     clips = torch.zeros(2, 3, 9, 32, 32)
     with pytest.raises(ValueError, match=r"at least 10 frames, got \(2, 3, 9, 32, 32\)"):

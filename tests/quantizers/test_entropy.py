@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peak_memory import peak_of
 from torch import Tensor
 
@@ -41,6 +43,17 @@ def test_entropies_and_gradients_equal_the_full_softmax(bits, inv_temperature):
     latents[1, ::2] = 0.0
     latents[2] *= 1e3  # sure beyond any exponential
     latents[3:6] *= 1 / inv_temperature  # where the assignment is really soft
+    actual = values_and_gradients(binary_entropies, latents, inv_temperature)
+    expected = values_and_gradients(full_softmax, latents, inv_temperature)
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=6),
+       inv_temperature=st.sampled_from([0.1, 1.0, 25.0]))
+def test_entropies_of_any_latents_equal_the_full_softmax(rows, inv_temperature):
+    latents = torch.tensor(rows, dtype=torch.float64)
     actual = values_and_gradients(binary_entropies, latents, inv_temperature)
     expected = values_and_gradients(full_softmax, latents, inv_temperature)
     for ours, theirs in zip(actual, expected, strict=True):

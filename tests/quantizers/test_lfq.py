@@ -34,6 +34,13 @@ def test_codes_are_the_signs_times_the_scale():
     assert torch.equal(LFQ(bits=6, scale=0.25).eval()(latents).codes, 0.25 * latents.sign())
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_training_codes_equal_evaluated_codes_to_the_last_bit(scale):
+    lfq = LFQ(bits=6, scale=scale)
+    latents = 100 * torch.randn(2, 6, 2, 3, 3, requires_grad=True)
+    assert torch.equal(lfq.train()(latents).codes, lfq.eval()(latents).codes)
+
+
 @VARIANTS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @torch.no_grad()
@@ -101,6 +108,22 @@ def test_entropies_sum_over_groups_and_average_over_codebooks(codebooks, groups,
     assert actual == pytest.approx(expected.tolist(), rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_indices_are_decided_in_float32_even_within_autocast(dtype):
+    lfq = LFQ(bits=6).train()
+    latents = (0.01 * torch.randn(2, 6, 2, 3, 3)).to(dtype)
+    expected = lfq(latents.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = lfq(latents)
+        in_float = lfq(latents.float())
+    assert out.codes.dtype == dtype
+    for actual in (out, in_float):
+        assert torch.equal(actual.indices, expected.indices)
+        assert all(actual.losses[name].dtype == torch.float32 for name in actual.losses)
+        # Equal to the last digit: not one operation of the losses ran in half precision.
+        assert actual.losses == expected.losses
+
+
 @pytest.mark.parametrize("arguments", [dict(bits=36, entropy_groups=2), dict(bits=24)])
 def test_groups_of_up_to_24_bits_are_accepted(arguments):
     assert LFQ(**arguments).dim == arguments["bits"]
@@ -112,15 +135,21 @@ def test_there_is_nothing_to_save():
 
 @pytest.mark.parametrize("sign_of_zero", [-1, 1])
 def test_zero_has_the_sign_of_the_option(sign_of_zero):
-    output = LFQ(bits=2, sign_of_zero=sign_of_zero).eval()(torch.zeros(1, 2, 1, 1, 1))
-    assert output.codes.flatten().tolist() == [sign_of_zero] * 2
-    assert output.indices.item() == (3 if sign_of_zero == 1 else 0)
+    latents = torch.tensor([0.0, -0.0, 1e-30, -1e-30]).reshape(1, 4, 1, 1, 1)
+    output = LFQ(bits=4, sign_of_zero=sign_of_zero).eval()(latents)
+    assert output.codes.flatten().tolist() == [sign_of_zero, sign_of_zero, 1, -1]
+    assert output.indices.item() == (0b1110 if sign_of_zero == 1 else 0b0010)
 
 
-@pytest.mark.parametrize("arguments", [
-    dict(bits=0), dict(bits=63), dict(bits=25), dict(bits=4, num_codebooks=0), dict(bits=4, entropy_groups=0),
-    dict(bits=50, entropy_groups=2), dict(bits=18, entropy_groups=4), dict(bits=2, bit_order="big"),
-    dict(bits=2, sign_of_zero=0)])
-def test_arguments_out_of_range_are_refused(arguments):
-    with pytest.raises(ValueError, match="LFQ needs"):
-        LFQ(**arguments)
+@pytest.mark.parametrize(("needed", "wrong"), [
+    ("1 to 62 bits", [dict(bits=0), dict(bits=63), dict(bits=-1)]),
+    ("num_codebooks >= 1", [dict(bits=4, num_codebooks=0)]),
+    ("entropy groups of at most 24 bits", [
+        dict(bits=25), dict(bits=36), dict(bits=62), dict(bits=50, entropy_groups=2), dict(bits=18, entropy_groups=4),
+        dict(bits=4, entropy_groups=0), dict(bits=4, entropy_groups=-1)]),
+    ("bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1", [
+        dict(bits=2, bit_order="big"), dict(bits=2, sign_of_zero=0)])])
+def test_arguments_out_of_range_are_refused(needed, wrong):
+    for arguments in wrong:
+        with pytest.raises(ValueError, match=f"^LFQ needs {needed}"):
+            LFQ(**arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from toolkit.build import build_component
+from toolkit.build import build_component, build_tokenizer
 from toolkit.quantizers import FSQ, IBQ, KL, LFQ, VQ, Grouped, Identity, Residual
 from toolkit.registry import QUANTIZERS
 
@@ -102,6 +102,15 @@ def test_any_quantizer_may_be_a_child_and_config_round_trips(kind, child):
     output = built(torch.randn(2, built.dim, 1, 2, 3))
     assert output.indices.shape == (2, 1, 2, 3, built.num_codebooks)
     assert torch.equal(again.codes_from_indices(output.indices), output.codes)
+
+
+def test_tokenizer_of_a_residual_is_built_from_a_config():
+    network = dict(filters=8, channel_multipliers=(1, 2), num_res_blocks=1, temporal_downsample=(True,), num_groups=4)
+    tokenizer = build_tokenizer(dict(
+        encoder=dict(type="MAGVIT2Encoder", **network), decoder=dict(type="MAGVIT2Decoder", **network),
+        quantizer=dict(type="Residual", quantizers=[dict(type="BSQ", bits=6)] * 3))).eval()
+    indices, size = tokenizer.tokenize(torch.zeros(1, 3, 5, 8, 8), return_size=True)
+    assert indices.shape == (1, 3, 4, 4, 3) and tokenizer.detokenize(indices, size).shape == (1, 3, 5, 8, 8)
 
 
 @pytest.mark.parametrize(("quantizers", "match"), [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,13 @@ def test_normalised_lookup_is_by_cosine_and_codes_have_unit_length():
     expected = F.cosine_similarity(flat, quantizer.codebook[None], dim=-1).argmax(1)
     assert torch.equal(output.indices.flatten(), expected)
     torch.testing.assert_close(output.codes.norm(dim=1), torch.ones(2, 1, 3, 3))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_codes_of_indices_are_the_codes(normalize):
+    quantizer = VQ(codebook_size=32, dim=4, normalize=normalize).eval()
+    output = quantizer(torch.randn(2, 4, 2, 3, 3))
+    assert torch.equal(quantizer.codes_from_indices(output.indices), output.codes) and not output.losses
 
 
 def test_losses_and_gradients_are_the_papers():
@@ -42,9 +50,43 @@ def test_losses_and_gradients_are_the_papers():
     assert straight.flatten().tolist() == [3.0, 5.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_latents_give_the_indices_of_their_own_values(dtype):
+    quantizer = VQ(codebook_size=64, dim=4).eval()
+    z = torch.randn(1, 4, 1, 4, 4).to(dtype)
+    output = quantizer(z)
+    assert output.codes.dtype == dtype and torch.equal(output.indices, quantizer(z.float()).indices)
+
+
 def latents_of(z: torch.Tensor) -> torch.Tensor:
     """(N, d) -> (1, d, 1, 1, N)."""
     return z.T.reshape(1, -1, 1, 1, len(z))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_running_averages_are_the_papers_over_several_batches(normalize):
+    quantizer = VQ(codebook_size=6, dim=3, update="ema", decay=0.9, normalize=normalize)
+    codebook = torch.randn(6, 3)
+    codebook = F.normalize(codebook, dim=1) if normalize else codebook
+    quantizer.codebook.copy_(codebook)
+    quantizer.code_sum.copy_(codebook)
+    codes, count, total = codebook.double().numpy(), np.ones(6), codebook.double().numpy().copy()
+    for _ in range(5):
+        z = torch.randn(40, 3)
+        output = quantizer(latents_of(z))
+        x = (F.normalize(z, dim=1) if normalize else z).double().numpy()
+        nearest = ((x[:, None] - codes[None]) ** 2).sum(-1).argmin(1)
+        assert output.indices.flatten().tolist() == nearest.tolist()
+        np.testing.assert_allclose(output.codes[0, :, 0, 0].T.numpy(), codes[nearest], rtol=1e-4, atol=1e-5)
+        hot = np.eye(6)[nearest]
+        count = 0.9 * count + 0.1 * hot.sum(0)
+        total = 0.9 * total + 0.1 * hot.T @ x
+        smoothed = (count + 1e-5) / (count.sum() + 6e-5) * count.sum()
+        codes = total / smoothed[:, None]
+        codes = codes / np.linalg.norm(codes, axis=1, keepdims=True) if normalize else codes
+        np.testing.assert_allclose(quantizer.codebook.numpy(), codes, rtol=1e-4, atol=1e-5)
+    assert set(output.losses) == set(quantizer.loss_weights) == {"commitment"}
+    assert not list(quantizer.parameters())
 
 
 @pytest.mark.parametrize("update", ["gradient", "ema"])
@@ -62,6 +104,17 @@ def test_codebook_starts_from_the_clusters_of_the_first_training_batch(update):
     assert quantizer.num_batches == 2
     if update == "gradient":
         assert torch.equal(quantizer.codebook, before)  # started once
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+def test_a_batch_that_is_not_finite_is_no_first_batch_and_changes_nothing(update):
+    points = torch.tensor([[0.0, 5.0], [5.0, 0.0], [-5.0, -5.0], [9.0, 9.0]])
+    quantizer = VQ(codebook_size=4, dim=2, update=update, kmeans_iters=2, revive_below=0.5)
+    before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
+    for batch in (torch.full((4, 2), torch.nan), torch.full((4, 2), torch.inf), points.log()):
+        quantizer(latents_of(batch))
+    torch.testing.assert_close(quantizer.state_dict(), before, rtol=0, atol=0)
+    assert quantizer(latents_of(points)).losses["commitment"] < 1e-8  # as many clusters as points
 
 
 @pytest.mark.parametrize("update", ["gradient", "ema"])
@@ -128,8 +181,11 @@ def test_lookup_of_2_to_the_18_codes_of_256_channels_fits_in_2_gib():
     assert peak_of(code=MEMORY, env=dict(os.environ))[0] < 2 * 1024
 
 
-@pytest.mark.parametrize("arguments", [dict(codebook_size=1), dict(dim=0), dict(update="sgd"), dict(decay=1.0),
-                                       dict(kmeans_iters=-1), dict(revive_below=1.5)])
-def test_arguments_out_of_range_are_refused(arguments):
-    with pytest.raises(ValueError, match="VQ needs"):
+@pytest.mark.parametrize(("arguments", "message"), [
+    (dict(codebook_size=1), "codebook_size >= 2 and dim >= 1, got 1 and 2"), (dict(dim=0), "dim >= 1, got 4 and 0"),
+    (dict(update="sgd"), "update .* got 'sgd'"), (dict(decay=1.0), "decay .* got 1.0, 0.0 and 0"),
+    (dict(kmeans_iters=-1), "kmeans_iters >= 0, got 0.99, 0.0 and -1"),
+    (dict(revive_below=1.5), "revive_below .* got 0.99, 1.5 and 0")])
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=f"VQ needs .*{message}"):
         VQ(**dict(codebook_size=4, dim=2) | arguments)

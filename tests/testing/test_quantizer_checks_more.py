@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from toolkit.contracts import Quantizer
-from toolkit.quantizers import LFQ, VQ, straight_through
+from toolkit.quantizers import LFQ, VQ, nearest_codes, straight_through
 from toolkit.testing import ContractViolation, check_quantizer
 
 
@@ -19,12 +19,25 @@ class RoundsToHalf(LFQ):
         return super().quantize(z.bfloat16().float())
 
 
+class HalfDistances(VQ):
+    def quantize(self, z):
+        _, indices, losses = super().quantize(z)
+        indices = nearest_codes(z.half().flatten(0, 1).float(), self.codebook).reshape(indices.shape)
+        codes = self.lookup(indices)
+        return straight_through(z, codes), indices, losses
+
+
 class AutocastInside(VQ):
     def quantize(self, z):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             similarity = z @ self.codebook.T
         codes, indices, losses = super().quantize(z)
         return codes + 0 * similarity.float().sum(), indices, losses
+
+
+class DependsOnTheFirstSample(LFQ):
+    def quantize(self, z):
+        return super().quantize(z - z[:1].mean((0, 1)))
 
 
 class DependsOnEarlierSamples(LFQ):
@@ -104,7 +117,9 @@ class SumsOverTheBatch(WeightNormed):
 
 @pytest.mark.parametrize(("quantizer", "message"), [
     (RoundsToHalf(bits=4), "no operation in half precision on float32 latents.*bfloat16.*compute distances"),
+    (HalfDistances(codebook_size=8, dim=4), "no operation in half precision.*float16"),
     (AutocastInside(codebook_size=8, dim=4), "no operation in half precision.*bfloat16"),
+    (DependsOnTheFirstSample(bits=4), "for sample [0-9] (alone|among others) the result it has in a batch"),
     (DependsOnEarlierSamples(bits=4), "for sample [1-3] (alone|among others) the result it has in a batch"),
     (Unbounded(), r"indices lie in \[0, K\).*100 times latents"),
     (NanOnZero(bits=4), "needed finite codes of the 0 times latents"),

@@ -241,6 +241,11 @@ def test_the_hash_in_the_samples_is_that_of_the_tokenizers_files(tokenizer, fold
     assert json.loads((tmp_path / "dataset.json").read_text())["tokenizer"] == printed.split()[0]
 
 
+def test_files_that_are_all_unreadable_are_an_error(tokenizer, folder, tmp_path):
+    message = run_here("extract_tokens", folder / "torn.mp4", "--tokenizer", tokenizer, "--output", tmp_path)
+    assert message.startswith("error: torn.mp4: needed a video")
+
+
 def test_a_list_file_gives_its_files(tokenizer, folder, tmp_path, capsys):
     (tmp_path / "some.txt").write_text(f"{folder / 'deep' / '1.png'}\n# a comment\n{folder / '0.mp4'}\n")
     assert run_here("extract_tokens", tmp_path / "some.txt", "--tokenizer", tokenizer,

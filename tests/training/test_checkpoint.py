@@ -64,6 +64,14 @@ def test_weights_that_do_not_fit_are_an_error(tmp_path):
         writer(tmp_path).read(tmp_path / "step_1", modules={"layer": nn.Linear(3, 2)})
 
 
+def test_a_damaged_file_is_named(tmp_path):
+    write(tmp_path, 1)
+    file = tmp_path / "step_1" / "layer.safetensors"
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(DamagedCheckpointError, match=r"layer\.safetensors is missing or damaged"):
+        writer(tmp_path).read(tmp_path / "step_1", modules={"layer": nn.Linear(2, 2)})
+
+
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated"])
 @pytest.mark.parametrize("name", ["layer.safetensors", "state.pt", "process_0.pt"])
 def test_the_newest_undamaged_checkpoint_is_read(tmp_path, caplog, name, damage):

@@ -74,6 +74,15 @@ def test_still_clip_through_the_inflated_network_is_the_image_in_every_frame():
     torch.testing.assert_close(video(still).reconstruction, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_kernels_are_zero_but_for_their_last_temporal_slice():
+    image, video = pair("o2", (False, True))
+    initialize(video, image)
+    kernel, flat = video.encoder.levels[0].blocks[0].conv1.weight, image.encoder.levels[0].blocks[0].conv1.weight
+    assert not kernel[:, :, :-1].any() and torch.equal(kernel[:, :, -1:], flat)
+    grown, plain = video.decoder.levels[0].upsample.conv, image.decoder.levels[0].upsample.conv
+    assert torch.equal(grown.bias, torch.cat([plain.bias, plain.bias]))
+
+
 @pytest.mark.parametrize("change", [dict(filters=16), dict(num_res_blocks=2), dict(channel_multipliers=(1, 2, 4))])
 def test_another_network_is_refused_and_nothing_changes(make_tokenizer, change):
     tokenizer, source = make_tokenizer(), make_tokenizer(**change)

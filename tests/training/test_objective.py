@@ -167,6 +167,12 @@ def test_a_discriminator_with_batch_statistics_judges_real_and_fake_pixels_apart
     assert scalars["logits_fake"].item() == pytest.approx(output.reconstruction.mean().item(), abs=1e-6)
 
 
+def test_any_other_discriminator_is_called_once_on_both():
+    net = Linear()
+    build_objective(adversarial()).discriminator_loss(an_output(), a_clip(), step=0, discriminator=net)
+    assert net.calls == 1
+
+
 def test_lazy_r1_is_computed_at_multiples_and_scaled_by_its_interval():
     net, output, target = Linear(), an_output(), a_clip()
     plain = build_objective(adversarial())
@@ -211,6 +217,13 @@ def test_the_adaptive_weight_balances_the_adversarial_gradient_against_the_recon
     # the factor is a number: no gradient goes through it
     expected = pull + 0.8 * factor * push + 0.5 * 7
     torch.testing.assert_close(gain.grad.flatten(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_an_adversarial_weight_no_adaptive_one_is_computed():
+    objective, net = build_objective(adaptive_config(weight=0.0)), Linear()
+    gain, output = decoded()
+    _, scalars = objective.generator_loss(output, a_clip(), step=0, discriminator=net, last_layer=gain)
+    assert "adaptive_weight" not in scalars and net.calls == 0
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -86,6 +86,13 @@ def test_a_resumed_run_equals_an_undisturbed_one_with_accumulation(clips, tmp_pa
     assert one["main.3.num_batches_tracked"] == 4 * 2 * 3
 
 
+def test_activation_checkpointing_changes_nothing(clips, tmp_path):
+    runs = [train(patchgan_config(clips, training__max_steps=2, training__activation_checkpointing=on),
+                  tmp_path / str(on)) for on in (False, True)]
+    for name in ("adaptive_weight", "adversarial", "reconstruction", "discriminator"):
+        assert [line[name] for line in runs[0]] == pytest.approx([line[name] for line in runs[1]], rel=1e-4)
+
+
 def test_an_adversarial_loss_that_starts_late_has_its_weight_from_then_on(clips, tmp_path):
     late = dict(objective__adversarial__weight=[(2, 0.0), (2, 0.8)])
     lines = train(patchgan_config(clips, training__max_steps=3, **late), tmp_path)

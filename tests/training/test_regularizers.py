@@ -51,6 +51,10 @@ def test_lecam_over_several_steps(per_logit):
     assert penalties == pytest.approx(by_hand(0.7, per_logit=per_logit), rel=1e-5)
 
 
+def test_the_two_forms_of_lecam_differ():
+    assert by_hand(0.7, per_logit=False)[0] != pytest.approx(by_hand(0.7, per_logit=True)[0])
+
+
 def test_lecam_gradients_reach_the_logits_and_not_the_averages():
     lecam = LeCAM(decay=0.5)
     real, fake = torch.tensor([2.0, 4.0], requires_grad=True), torch.tensor([-2.0], requires_grad=True)

@@ -21,6 +21,10 @@ def test_two_points_at_one_step_are_a_jump():
     assert [value_at(schedule, step) for step in (5, 9, 10, 11)] == [4.0, 4.0, 0.5, 0.5]
 
 
+def test_a_jump_at_the_first_step_holds_from_there_on():
+    assert [value_at([(500, 0.0), (500, 1.0)], step) for step in (0, 499, 500, 501)] == [0.0, 0.0, 1.0, 1.0]
+
+
 def test_one_point_is_constant():
     assert [value_at([(100, 0.3)], step) for step in (0, 100, 200)] == [0.3] * 3
 

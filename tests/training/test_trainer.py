@@ -153,6 +153,12 @@ def test_checkpoints_load_as_data_only(undisturbed):
     assert own["data"]["draws"] == 8  # two micro-batches a step
 
 
+def test_lecam_averages_are_in_the_checkpoint(undisturbed):
+    states = [load_file(undisturbed / "checkpoints" / f"step_{step}" / "objective.safetensors") for step in (1, 4)]
+    name = "adversaries.video.lecam.average_real"
+    assert all(state[name] != 0 for state in states) and states[0][name] != states[1][name]
+
+
 def test_the_exported_weights_are_the_moving_average_by_hand(undisturbed):
     # timm's convention: the average begins with the weights after the first step
     steps = [load_file(undisturbed / "checkpoints" / f"step_{step}" / "tokenizer.safetensors") for step in (1, 2, 3, 4)]
@@ -219,6 +225,19 @@ def test_a_gan_that_starts_late(clips, tmp_path):
         (False, False), (True, False), (True, True)]
     assert any(not torch.equal(*pair) for pair in zip(
         before, trainer.discriminators["video"].plain.parameters(), strict=True))
+
+
+def test_accumulation_equals_the_larger_batch(clips, tmp_path):
+    """Of L2 and commitment, which are means over samples."""
+    # A small eps would turn the rounding of gradients that are zero (biases before a norm) into whole steps.
+    shared = dict(training__max_steps=1, training__eps=1e-3,
+                  objective__quantizer=dict(commitment=0.25, per_sample_entropy=0.0, codebook_entropy=0.0))
+    small = train(tiny_config(clips, data__train__batch_size=1, training__gradient_accumulation_steps=4, **shared),
+                  tmp_path / "small")
+    large = train(tiny_config(clips, data__train__batch_size=4, **shared), tmp_path / "large")
+    assert_close(weights(small), weights(large), atol=1e-5)
+    lines = [train_lines(tmp_path / name)[0] for name in ("small", "large")]
+    assert lines[0]["total"] == pytest.approx(lines[1]["total"], rel=1e-5)
 
 
 def test_activation_checkpointing_changes_nothing(clips, tmp_path):

@@ -31,7 +31,7 @@ _TOLERANCE = 1e-4  # of the largest output: other sizes mean other orders of sum
 def check_encoder(encoder: Encoder, *, sizes: Sequence[Size] | None = None) -> None:
     """Check that an encoder meets its contract; raise ContractViolation if not.
 
-    Attributes and config; ``grid`` and ``fitting_size``; the latents' size; gradients; batches; eval mode; saving;
+    Attributes and config; ``grid`` and ``fitting_size``; the latents' size; gradients; eval mode; batches; saving;
     activation checkpointing; and if it is causal, that no latent depends on later frames and that a stream through
     its cache gives the latents of the whole.
 
@@ -90,8 +90,8 @@ def check_discriminator(discriminator: Discriminator, *, size: Size = (5, 32, 32
     """Check that a discriminator meets its contract; raise ContractViolation if not.
 
     Attributes and config; one or more finite logits per sample; a ValueError for other sizes than its own; gradients
-    and their gradients (R1); logits of a sample that do not depend on its batch, unless ``batch_statistics``; eval
-    mode; saving.
+    and their gradients (R1); eval mode; logits of a sample that do not depend on its batch, unless
+    ``batch_statistics``; saving.
 
     Args:
         size: (T, H, W) of pixels for one that takes any size.
@@ -119,11 +119,12 @@ def check_discriminator(discriminator: Discriminator, *, size: Size = (5, 32, 32
                                      of=f"pixels of size {other}", do="compare the pixels' size with self.size")
         _check_gradient(discriminator, pixels, called="pixels")
         _check_second_gradient(discriminator, pixels)
+        check_modes(discriminator, lambda one: one(pixels))
         for training in (False, True):
             if not discriminator.batch_statistics:
                 _check_batch(discriminator, pixels, training=training,
                              do="use no statistic of the batch, or set batch_statistics = True")
-        _check_saved(discriminator, pixels, DISCRIMINATORS)
+        check_saving(discriminator, DISCRIMINATORS, lambda one: one(pixels))
 
 
 def _triple(numbers: object) -> bool:
@@ -177,8 +178,9 @@ def _check_output(network: Coder, x: Tensor, expected: tuple[int, ...], *, calle
 def _check_coder(network: Coder, x: Tensor, registry: Registry, *, called: str) -> None:
     """The checks that encoders and decoders share, on one input."""
     _check_gradient(network, x, called=called)
+    check_modes(network, lambda one: one(x))  # before other batches: random outputs differ there too
     _check_batch(network, x, training=False, do="use no statistic of the batch in eval mode")
-    _check_saved(network, x, registry)
+    check_saving(network, registry, lambda one: one(x))
     with check(network, "activation checkpointing changes memory, not results") as checked:
         gradients = []
         for checkpointing in (False, True):
@@ -240,11 +242,6 @@ def _check_batch(network: nn.Module, x: Tensor, *, training: bool, do: str) -> N
         for out, where in zip(outputs[1:], ("among others", "alone"), strict=True):
             checked.need(near(out, outputs[0], rel=_TOLERANCE), needed=f"for a sample {where} the output it has in a "
                          "batch", got="another one", do=do)
-
-
-def _check_saved(network: nn.Module, x: Tensor, registry: Registry) -> None:
-    check_modes(network, lambda one: one(x))
-    check_saving(network, registry, lambda one: one(x))
 
 
 def _check_last_layer(decoder: Decoder, codes: Tensor) -> None:
