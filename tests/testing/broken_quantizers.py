@@ -6,7 +6,7 @@ They are at the top level of a module, as two processes need them to be.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from toolkit.contracts import Quantizer, QuantizerOutput
 from toolkit.layers import gather_over_processes, mean_over_processes, sum_over_processes
@@ -224,8 +224,9 @@ class ChangesWhileFrozen(RunningScale):
 
 
 class NotRebuildable(Ternary):
-    def __init__(self, *, grown: Tensor):
-        super().__init__()
+    @property
+    def config(self):
+        return {"type": "NotRebuildable", "grown": torch.ones(2)}
 
 
 class ForgetsItsArgument(Ternary):
