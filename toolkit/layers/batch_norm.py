@@ -12,8 +12,8 @@ from toolkit.layers.distributed import mean_over_processes, num_processes
 class JointBatchNorm(nn.BatchNorm3d):
     """Batch normalisation (Ioffe & Szegedy, arXiv:1502.03167) over the joint batch of all processes.
 
-    On one process, and in eval mode, it is torch's. On several it equals torch's SyncBatchNorm, but works on CPUs
-    and is twice differentiable; all processes need batches of the same shape.
+    On one process, and in eval mode, it is torch's BatchNorm3d. On several it equals torch's SyncBatchNorm, but works
+    on CPUs and is twice differentiable; all processes need batches of the same shape.
 
     Args:
         channels: C.

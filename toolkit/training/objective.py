@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from toolkit.config import ConfigError
 from toolkit.contracts import AdversarialLoss, Discriminator, GeneratorWeight, Loss, TokenizerOutput
-from toolkit.layers.eager import eager_loss
+from toolkit.layers.early_backward import loss_with_early_gradient
 from toolkit.training.regularizers import LeCAM, r1_penalty
 from toolkit.training.schedules import Schedule, value_at
 
@@ -77,12 +77,13 @@ class Adversary(nn.Module):
         if weight == 0:
             return reconstruction.new_zeros((), dtype=torch.float32), {}
         with no_parameter_gradients(discriminator):
-            raw = eager_loss(lambda pixels: self.loss.generator(discriminator(pixels).float()), reconstruction)
-        scalars = {"adversarial": raw.detach()}
+            adversarial = loss_with_early_gradient(
+                lambda pixels: self.loss.generator(discriminator(pixels).float()), reconstruction)
+        scalars = {"adversarial": adversarial.detach()}
         if self.adaptive is not None:
-            scalars["adaptive_weight"] = self.adaptive(reconstruction_loss, raw, last_layer)
+            scalars["adaptive_weight"] = self.adaptive(reconstruction_loss, adversarial, last_layer)
             weight = weight * scalars["adaptive_weight"]
-        return weight * raw, scalars
+        return weight * adversarial, scalars
 
     def discriminator_loss(self, target: Tensor, reconstruction: Tensor, discriminator: nn.Module, step: int, *,
                            plain_discriminator: Discriminator | None = None) -> tuple[Tensor, Scalars]:
@@ -205,12 +206,14 @@ class Objective(nn.Module):
 
 
 def _loss_value(loss: Loss, output: TokenizerOutput, target: Tensor) -> Tensor:
-    """The loss with its graph freed early (:func:`eager_loss`), unless it has parameters that need the graph."""
+    """The loss, with an early gradient unless it has parameters, which need the graph."""
     if any(parameter.requires_grad for parameter in loss.parameters()):
         return loss(output, target)
     names = list(output.losses)
 
-    def of_tensors(reconstruction: Tensor, latents: Tensor, codes: Tensor, *losses: Tensor) -> Tensor:
+    def loss_of_tensors(reconstruction: Tensor, latents: Tensor, codes: Tensor, *losses: Tensor) -> Tensor:
         return loss(replace(output, reconstruction=reconstruction, latents=latents, codes=codes,
                             losses=dict(zip(names, losses, strict=True))), target)
-    return eager_loss(of_tensors, output.reconstruction, output.latents, output.codes, *output.losses.values())
+
+    return loss_with_early_gradient(
+        loss_of_tensors, output.reconstruction, output.latents, output.codes, *output.losses.values())
