@@ -72,10 +72,11 @@ def python(*arguments, site: Path, **environment: str) -> subprocess.CompletedPr
 
 
 def test_plugin_is_imported_at_its_first_use(site, quantizers):
-    assert "GoodRound" in quantizers and "Round" not in quantizers and "good_parts" not in quantizers
+    assert "GoodRound" in quantizers and "Round" not in quantizers and "round_quantizers" not in quantizers
     assert not imported(site)
     plugin = quantizers.get("GoodRound")
-    assert imported(site) == {"good_parts"} and plugin.__name__ == "Round" and quantizers.get("GoodRound") is plugin
+    assert imported(site) == {"round_quantizers"}
+    assert plugin.__name__ == "Round" and quantizers.get("GoodRound") is plugin
 
 
 def test_config_type_is_the_name_of_the_entry_point(site, quantizers):
@@ -86,15 +87,16 @@ def test_config_type_is_the_name_of_the_entry_point(site, quantizers):
 
 
 def test_component_that_was_registered_by_hand_before_is_the_same(site, quantizers, caplog):
-    import good_parts
-    assert QUANTIZERS.get("Round") is good_parts.Round
+    import round_quantizers
+    assert QUANTIZERS.get("Round") is round_quantizers.Round
     assert QUANTIZERS.build(dict(type="GoodRound")).config == {"type": "GoodRound", "dim": 1}
-    quantizers.register_module(name="Plain")(good_parts.Plain)
-    assert quantizers.get("Plain") is good_parts.Plain
+    quantizers.register_module(name="Plain")(round_quantizers.Plain)
+    assert quantizers.get("Plain") is round_quantizers.Plain
     assert not [record for record in caplog.records if "Plain" in record.getMessage()]  # it is no clash
 
 
-@pytest.mark.parametrize("name", ["good_parts:Round", "good_parts.Round", "toolkit-good", "Goodround", None, 3])
+@pytest.mark.parametrize("name", ["round_quantizers:Round", "round_quantizers.Round", "toolkit-good", "Goodround",
+                                  None, 3])
 def test_nothing_but_a_plugins_name_resolves(site, quantizers, name):
     assert name not in quantizers
     with pytest.raises(UnknownComponentError):
@@ -105,11 +107,11 @@ def test_nothing_but_a_plugins_name_resolves(site, quantizers, name):
 @pytest.mark.parametrize(("name", "cause", "message"), [
     ("BadImport", ModuleNotFoundError, "importing bad_import:Round failed (ModuleNotFoundError: No module named "),
     ("BadExit", SystemExit, "importing bad_exit:Round failed (SystemExit: 3)"),
-    ("BadAttribute", AttributeError, "module 'bad_parts' has no attribute 'Missing'"),
+    ("BadAttribute", AttributeError, "module 'bad_classes' has no attribute 'Missing'"),
     ("BadTaker", KeyError, "'VQ' cannot be replaced"),
-    ("BadLoss", None, "must be its own subclass of Quantizer, got <class 'bad_parts.Nothing'>"),
+    ("BadLoss", None, "must be its own subclass of Quantizer, got <class 'bad_classes.Nothing'>"),
     ("BadFunction", None, "must be its own subclass of Quantizer, got <function rounded"),
-    ("BadModule", None, "must be its own subclass of Quantizer, got <module 'bad_parts'"),
+    ("BadModule", None, "must be its own subclass of Quantizer, got <module 'bad_classes'"),
     ("BadAlias", None, "must be its own subclass of Quantizer, got <class 'toolkit.quantizers.vq.VQ'>"),
     ("BadNowhere", None, "must be its own subclass of Quantizer, got <class '"),
     ("BadHalf", None, "lacks lookup of its contract"),
@@ -176,7 +178,7 @@ def test_name_that_two_distributions_define_is_an_error_that_names_both(site, qu
     assert error.value.status == "clash" and error.value.distribution == "toolkit-first and toolkit-second"
     assert not imported(site)
     monkeypatch.setenv("TOOLKIT_PLUGINS", "toolkit-second")
-    assert quantizers.get("Twice").__module__ == "second_parts" and imported(site) == {"second_parts"}
+    assert quantizers.get("Twice").__module__ == "second_quantizers" and imported(site) == {"second_quantizers"}
 
 
 def test_built_in_name_is_not_replaced_and_logged_once(site, quantizers, caplog):
@@ -184,7 +186,8 @@ def test_built_in_name_is_not_replaced_and_logged_once(site, quantizers, caplog)
     plugins.warn_once.cache_clear()
     assert quantizers.get("LFQ") is built_in and quantizers.get("LFQ") is built_in and not imported(site)
     record, = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert record.getMessage().startswith("quantizer 'LFQ' of toolkit-thief 6.6 is also the name of toolkit.quantizers")
+    assert record.getMessage().startswith(
+        "quantizer 'LFQ' of toolkit-duplicate 6.6 is also the name of toolkit.quantizers")
 
 
 def test_unreadable_file_is_logged_and_other_plugins_work(site, quantizers, caplog):
@@ -193,20 +196,20 @@ def test_unreadable_file_is_logged_and_other_plugins_work(site, quantizers, capl
                           "toolkit_old-2.0.dist-info": b"[toolkit.quantizers]\nOld = a:A\nOld = b:B\n"}.items():
         (site / file / "entry_points.txt").write_bytes(content)
     os.utime(site)  # as an installation does
-    (site / "toolkit_thief-6.6.dist-info" / "METADATA").write_bytes(b"Name: \xff\xfe\n")
+    (site / "toolkit_duplicate-6.6.dist-info" / "METADATA").write_bytes(b"Name: \xff\xfe\n")
     assert {"GoodRound", "Twice"} <= plugin_names() and not {*BAD, "Old", "LFQ"} & plugin_names()
     assert quantizers.build(dict(type="GoodRound", dim=2)).dim == 2
-    assert quantizers.get("Twice").__module__ == "second_parts"
+    assert quantizers.get("Twice").__module__ == "second_quantizers"
     logged = [record.getMessage() for record in caplog.records]
     logged = [line for line in logged if "cannot be read" in line]
     assert len(logged) == 4  # once, however often it is read
-    for name in ("toolkit_bad-1.0", "toolkit_first-1.1", "toolkit_old-2.0", "toolkit_thief-6.6"):
+    for name in ("toolkit_bad-1.0", "toolkit_first-1.1", "toolkit_old-2.0", "toolkit_duplicate-6.6"):
         assert sum(f"{name}.dist-info: its entry points cannot be read" in line for line in logged) == 1
 
 
 def test_unparsable_entry_is_logged_and_other_entries_work(site, caplog, recwarn):
     file = site / "toolkit_good-0.3.1.dist-info" / "entry_points.txt"
-    file.write_text(file.read_text() + "Odd = no entry point!\nPercent = 100%(x)s\nLast = good_parts:Plain\n")
+    file.write_text(file.read_text() + "Odd = no entry point!\nPercent = 100%(x)s\nLast = round_quantizers:Plain\n")
     os.utime(site)  # as an installation does
     assert {"GoodRound", "Plain", "Last"} <= plugin_names() and not {"Odd", "Percent"} & plugin_names()
     assert [str(file) in record.getMessage() for record in caplog.records] == [True, True]
@@ -249,7 +252,7 @@ def test_unknown_name_gets_the_nearest_and_how_to_install(site, quantizers):
 def test_uninstalled_plugins_name_is_unknown(site, quantizers):
     assert "GoodRound" in quantizers
     shutil.rmtree(site / "toolkit_good-0.3.1.dist-info")
-    (site / "good_parts.py").unlink()
+    (site / "round_quantizers.py").unlink()
     assert "GoodRound" not in quantizers
     with pytest.raises(UnknownComponentError, match=r"no quantizer is called 'GoodRound'.*install its distribution"):
         quantizers.get("GoodRound")
@@ -262,7 +265,7 @@ def test_first_of_two_equal_distributions_on_the_path_shadows_the_later(site, tm
     (tmp_path / "newer" / "toolkit_old-3.dist-info").mkdir()  # without metadata it is nothing
     monkeypatch.syspath_prepend(newer.parent)
     assert "GoodRound" not in plugin_names() and "Old" in plugin_names()
-    (newer / "entry_points.txt").write_text("[toolkit.quantizers]\nNine = good_parts:Round\n")
+    (newer / "entry_points.txt").write_text("[toolkit.quantizers]\nNine = round_quantizers:Round\n")
     os.utime(newer.parent, ns=(0, 0))  # as an installation does
     assert "Nine" in plugin_names() and "GoodRound" not in plugin_names()
 
@@ -276,8 +279,8 @@ def test_source_folder_with_egg_info_on_the_path_is_an_installation(installed, t
     wanted = PathDistribution(installed / "toolkit_good-0.3.1.dist-info")
     assert (str(entry), entry.summary) == ("toolkit-good 0.3.1", wanted.metadata["Summary"])
     assert len(entry.requires) == len(wanted.requires) == 3
-    assert quantizers.get("GoodRound").__name__ == "Round" and imported(source) == {"good_parts"}
-    del sys.modules["good_parts"]
+    assert quantizers.get("GoodRound").__name__ == "Round" and imported(source) == {"round_quantizers"}
+    del sys.modules["round_quantizers"]
 
 
 def test_editable_installation_is_found_without_torch(installed, tmp_path):
@@ -286,10 +289,10 @@ def test_editable_installation_is_found_without_torch(installed, tmp_path):
     folder, = (tmp_path / "prefix").rglob("site-packages")
     done = python("-c", f"import site, sys; site.addsitedir({str(folder)!r})\n"
                   "from toolkit.plugins import plugin_entries\nfrom importlib.util import find_spec\n"
-                  "print(*plugin_entries('toolkit.quantizers'), find_spec('first_parts').origin, "
+                  "print(*plugin_entries('toolkit.quantizers'), find_spec('first_quantizers').origin, "
                   "'torch' in sys.modules)",
                   site=tmp_path, TOOLKIT_PLUGINS="toolkit-first")
-    assert done.stdout.split() == ["toolkit-first", "1.1", str(source / "first_parts.py"), "False"], done.stderr
+    assert done.stdout.split() == ["toolkit-first", "1.1", str(source / "first_quantizers.py"), "False"], done.stderr
 
 
 def test_listing_has_every_plugin_with_its_source_and_summary_and_imports_nothing(site, monkeypatch, capsys):
@@ -297,9 +300,9 @@ def test_listing_has_every_plugin_with_its_source_and_summary_and_imports_nothin
     assert registry.main() == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert "quantizer GoodRound toolkit-good 0.3.1 [Toolkit_Good] in a line".split() in lines
-    assert "metric Frames toolkit-thief 6.6 [toolkit-thief] in a line".split() in lines
-    assert "loss Game toolkit-second 1.2 [toolkit-second] in a line".split() in lines
-    for name, source in {"LFQ": "toolkit-thief", "Twice": "toolkit-first"}.items():
+    assert "metric Frames toolkit-duplicate 6.6 [toolkit-duplicate] in a line".split() in lines
+    assert "loss WassersteinLoss toolkit-second 1.2 [toolkit-second] in a line".split() in lines
+    for name, source in {"LFQ": "toolkit-duplicate", "Twice": "toolkit-first"}.items():
         line, = (line for line in lines if line[:3] == ["quantizer", name, source])
         assert line[4] == "clash"
     assert any(line[:3] == ["quantizer", "LFQ", "toolkit.quantizers.lfq"] for line in lines)
@@ -313,14 +316,14 @@ def test_check_lists_the_state_of_each_plugin(site):
     states = {(line[1], line[2]): line[4] for line in lines if line[2] in {name.lower().replace("_", "-")
                                                                            for name in DISTRIBUTIONS}}
     assert states == {("GoodRound", "toolkit-good"): "ok", ("Plain", "toolkit-good"): "ok",
-                      ("Game", "toolkit-second"): "ok", ("Frames", "toolkit-thief"): "ok",
+                      ("WassersteinLoss", "toolkit-second"): "ok", ("Frames", "toolkit-duplicate"): "ok",
                       ("Raises", "toolkit-bad"): "ok", ("Old", "toolkit-old"): "incompatible",
-                      ("LFQ", "toolkit-thief"): "clash",
+                      ("LFQ", "toolkit-duplicate"): "clash",
                       ("Twice", "toolkit-first"): "clash", ("Twice", "toolkit-second"): "clash",
                       **{(name, "toolkit-bad"): "failed" for name in BAD}}
     assert "needs visual-tokenizer-toolkit<0.0.9, got" in done.stdout
     assert "(ModuleNotFoundError: No module named 'no_such_module_anywhere')" in done.stdout
-    assert "old_parts" not in imported(site) and "first_parts" not in imported(site)
+    assert "old_quantizers" not in imported(site) and "first_quantizers" not in imported(site)
 
 
 def test_check_of_good_plugins_succeeds_twice(site, monkeypatch, capsys):
@@ -350,7 +353,7 @@ from toolkit.training.run_dir import provenance
 folder, work_dir = sys.argv[1:]
 config = load_config("configs/demo_video.py", {"data.train.num_workers": 0, "data.train.batch_size": 1})
 config.tokenizer.quantizer = dict(type="GoodRound", dim=5)
-config.objective.adversarial = dict(loss=dict(type="Game"))
+config.objective.adversarial = dict(loss=dict(type="WassersteinLoss"))
 config.discriminator = dict(type="StyleGANDiscriminator", filters=8, channel_multipliers=(2,), size=(9, 32, 32))
 config.metrics = [dict(type="Frames")]
 tokenizer = build_tokenizer(config.tokenizer).eval()
@@ -378,7 +381,7 @@ def test_plugins_quantizer_is_built_saved_and_loaded_by_its_name(used):
 
 def test_run_and_weights_record_their_plugins(used):
     directory, seen = used
-    assert seen["provenance"] == {"toolkit-good": "0.3.1", "toolkit-second": "1.2", "toolkit-thief": "6.6"}
+    assert seen["provenance"] == {"toolkit-good": "0.3.1", "toolkit-second": "1.2", "toolkit-duplicate": "6.6"}
     with safe_open(directory / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["plugins"]) == {"toolkit-good": "0.3.1"}
 
@@ -396,7 +399,7 @@ def test_tokenizer_of_a_plugin_that_is_not_installed_names_it(used, tmp_path):
 
 def test_distribution_of_a_class_defines_it_or_its_parent(site, quantizers):
     component = quantizers.get("GoodRound")
-    import second_parts
+    import second_quantizers
     assert distributions_of([Quantizer, QUANTIZERS.get("LFQ"), int, AdversarialLoss, Loss, torch.nn.Linear]) == {}
-    assert distributions_of([component, type("Mine", (second_parts.Game,), {})]) == {"toolkit-good": "0.3.1",
-                                                                                "toolkit-second": "1.2"}
+    mine = type("Mine", (second_quantizers.WassersteinLoss,), {})
+    assert distributions_of([component, mine]) == {"toolkit-good": "0.3.1", "toolkit-second": "1.2"}
