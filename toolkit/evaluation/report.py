@@ -258,10 +258,10 @@ def _best(rows: Sequence[Row], column: ScoreColumn) -> set[int]:
             groups.setdefault(_text(row.get("protocol_hash")), []).append((index, value))
     best = set()
     for group in groups.values():
-        shown = {index: _decimal(value, column.column) for index, value in group}
-        if len(set(shown.values())) > 1:
+        texts = {index: _decimal(value, column.column) for index, value in group}
+        if len(set(texts.values())) > 1:
             winner = max(group, key=lambda pair: column.better * pair[1])[0]
-            best |= {index for index, text in shown.items() if text == shown[winner]}
+            best |= {index for index, text in texts.items() if text == texts[winner]}
     return best
 
 

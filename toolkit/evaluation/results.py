@@ -85,12 +85,12 @@ class Evaluation:
     @property
     def targets_file(self) -> Path:
         """File of the targets' features of this protocol, data and process."""
-        parts = [self.protocol.hash, self.data_identity, self.assets(), toolkit.__version__, torch.__version__]
-        name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+        values = [self.protocol.hash, self.data_identity, self.assets(), toolkit.__version__, torch.__version__]
+        name = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:20]
         return self.folder / "targets" / f"{name}-{self.rank}-of-{self.world_size}.safetensors"
 
     def loader(self) -> ValLoader:
-        """A fresh pass over the samples of this process."""
+        """A new loader of the samples of this process."""
         source = Source(self.dataset, batch_size=self.batch_size, num_workers=self.num_workers)
         return ValLoader([source], rank=self.rank, world_size=self.world_size)
 
@@ -100,8 +100,8 @@ class Evaluation:
 
     def fingerprint(self, entry: Entry) -> str:
         """Hash of everything that scores depend on; a row with an equal fingerprint is not measured again."""
-        parts = [self.protocol.hash, self.data_identity, entry.identity, entry.name, entry.title, SCORES_VERSION]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        values = [self.protocol.hash, self.data_identity, entry.identity, entry.name, entry.title, SCORES_VERSION]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def assets(self) -> dict[str, str]:
         """Pinned files that scores depend on: name -> sha256."""

@@ -39,10 +39,10 @@ class JointBatchNorm(nn.BatchNorm3d):
         """
         if not self.training or num_processes() == 1:
             return super().forward(x)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean = mean_over_processes(wide.mean((0, 2, 3, 4)))  # (C,)
-        # Centre first: mean square minus squared mean loses the digits of a small variance.
-        centred = wide - rearrange(mean, "c -> c 1 1 1")
+        x_float = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = mean_over_processes(x_float.mean((0, 2, 3, 4)))  # (C,)
+        # Centred first: mean(x^2) - mean(x)^2 would lose the digits of a small variance.
+        centred = x_float - rearrange(mean, "c -> c 1 1 1")
         variance = mean_over_processes(centred.square().mean((0, 2, 3, 4)))  # (C,), biased
         self._update_running(mean, variance, count=num_processes() * x.numel() // x.shape[1])
         scale = self.weight * (variance + self.eps).rsqrt()

@@ -1,4 +1,4 @@
-"""Losses whose gradient is computed in the forward pass, so that their graph is freed at once."""
+"""Losses whose gradient is computed in the forward pass, so that their graph is freed early."""
 
 from __future__ import annotations
 

@@ -171,8 +171,8 @@ class RunLog:
         for tracker in self.trackers:
             tracker.log({f"{split}/{modality}/{name}": value for name, value in values.items()}, step=step)
         if split == "train":
-            shown = {name: f"{values[name]:.4f}" for name in ("reconstruction", "total") if name in values}
-            self.bar.set_postfix(shown, refresh=False)
+            postfix = {name: f"{values[name]:.4f}" for name in ("reconstruction", "total") if name in values}
+            self.bar.set_postfix(postfix, refresh=False)
 
     def skipped(self, modality: str, step: int, reason: str, keys: list[str]) -> None:
         """Write a line for a skipped step, with the keys of its samples."""

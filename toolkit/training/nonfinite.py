@@ -70,7 +70,7 @@ class FiniteCheck:
             raise DivergenceError(
                 f"training needs finite losses and gradients, got {self.in_a_row} steps in a row without ({reason}). "
                 "Look at the samples named above, lower training.learning_rate or set training.gradient_clipping, and "
-                "go on with --resume.")
+                "continue with --resume.")
         return reason, suspect_keys
 
     @torch.no_grad()

@@ -177,7 +177,7 @@ class Trainer:
                                   indices=indices if tokenizer.codebook_size else None)
 
     def _any_process(self, flag: bool) -> bool:
-        """Whether the flag is set on any process, so that all act alike."""
+        """Whether the flag is set on any process."""
         if self.accelerator.num_processes == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)).item())
