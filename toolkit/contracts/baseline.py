@@ -40,7 +40,7 @@ class Baseline(Component, ABC):
         """Pixels (B, C, T, H, W) in [-1, 1] -> their reconstruction, of that shape, and indices (B, ..., G) or None."""
 
     def encode(self, pixels: Tensor) -> Any:
-        """Pixels (B, C, T, H, W) -> the codes: any picklable value, such as a tuple of tensors, for :meth:`decode`."""
+        """Pixels (B, C, T, H, W) -> the codes for :meth:`decode`, such as tensors or a list of bytes."""
         raise NotImplementedError(f"{type(self).__name__} has no encode, so its speed is not measured.")
 
     def decode(self, codes: Any, size: tuple[int, int, int]) -> Tensor:
