@@ -85,7 +85,7 @@ def lengths_of_chunks(num_frames: int, lengths: tuple[int, ...]) -> list[int]:
 
 @torch.no_grad()
 def in_chunks(case: Case, lengths: tuple[int, ...]) -> Tokenized:
-    """Streamed there and back, chunks of so many frames."""
+    """Round trip of streams: tokenized and decoded in chunks of ``lengths`` frames."""
     tokenizer, indices, psnr = case.tokenizer(), [], PSNR()
     for clip in case.clips.split(1):
         pieces: list[Tensor] = []

@@ -104,7 +104,7 @@ def test_paper_scale_commands_give_the_published_batch(name):
         config = load_config(CONFIGS / f"{name}.py", parse_overrides(options))
         processes = int(words[words.index("--num_processes") + 1])
         settings, each = read_settings(config), config.data.train.batch_size
-        micro = settings.shared_out([each], num_processes=processes).gradient_accumulation_steps
+        micro = settings.with_micro_batches([each], num_processes=processes).gradient_accumulation_steps
         assert each * micro * processes == PUBLISHED[name][0]
 
 

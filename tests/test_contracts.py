@@ -174,7 +174,7 @@ def test_losses_reach_the_caller_in_training_only():
 def test_latents_of_another_shape_are_refused_with_the_cure(shape):
     with pytest.raises(ValueError) as error:
         Recorder()(torch.zeros(shape))
-    assert str(error.value) == (f"Recorder takes latents (B, 2, t, h, w), got {shape}; "
+    assert str(error.value) == (f"Recorder needs latents (B, 2, t, h, w), got {shape}; "
                                 "set the encoder's out_channels to 2.")
 
 
@@ -182,7 +182,7 @@ def test_latents_of_another_shape_are_refused_with_the_cure(shape):
     torch.zeros(1, 1, 2, 2, dtype=torch.int64), torch.zeros(1, 1, 2, 2, 1, dtype=torch.int64),
     torch.zeros(1, 1, 2, 2, 2), torch.full((1, 1, 2, 2, 2), 0.7)])
 def test_indices_of_another_shape_or_kind_are_refused(indices):
-    with pytest.raises(ValueError, match=r"Recorder takes integer indices \(B, t, h, w, 2\), got"):
+    with pytest.raises(ValueError, match=r"Recorder needs integer indices \(B, t, h, w, 2\), got"):
         Recorder().codes_from_indices(indices)
 
 

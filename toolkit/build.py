@@ -35,7 +35,7 @@ from toolkit.training.initialization import freeze_all_but, initialize, initiali
 from toolkit.training.logging import check_trackers
 from toolkit.training.objective import Adversary, Objective, quantizer_weights
 from toolkit.training.regularizers import LeCAM
-from toolkit.training.run_dir import NETWORK, claim, write_run_metadata
+from toolkit.training.run_dir import NETWORK, lock_work_dir, write_run_metadata
 from toolkit.training.schedules import Schedule, value_at
 from toolkit.training.settings import Settings
 from toolkit.training.trainer import Trainer
@@ -310,7 +310,7 @@ def build_run(config: Config, *, num_processes: int, resumed: Path | None = None
     """
     settings = read_settings(config)
     train, val = (build_sources(f"data.{split}", config.data.get(split)) for split in ("train", "val"))
-    settings = settings.shared_out((source.batch_size for source in train), num_processes=num_processes)
+    settings = settings.with_micro_batches((source.batch_size for source in train), num_processes=num_processes)
     modalities = tuple(sorted({source.dataset.modality for source in train}))
     start = settings
     if device is not None and device.type == "meta" and "tokenizer" in config:
@@ -362,12 +362,12 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
         make_metrics=functools.partial(build_metrics, config.get("metrics") or []))
     work_dir.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
-        trainer.claim = claim(work_dir)
+        trainer.lock = lock_work_dir(work_dir)
     set_seed(seed, device_specific=True)  # all processes draw the same weights, and each its own noise
     if resume:
         trainer.resume()
     if accelerator.is_main_process:
-        with trainer.checkpoints.full_disk():
+        with trainer.checkpoints.full_disk_errors():
             write_run_metadata(trainer, config, seed=seed)
     return trainer
 

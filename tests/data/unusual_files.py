@@ -29,7 +29,7 @@ def quarters(height: int = 32, width: int = 64) -> np.ndarray:
     return np.concatenate(rows).repeat(width // 2, 1)
 
 
-def odd_size_image(path: Path) -> np.ndarray:
+def image_33x47(path: Path) -> np.ndarray:
     Image.fromarray(pixels := noise(1, height=33, width=47)).save(path)
     return pixels[None]
 
@@ -115,13 +115,13 @@ def write_frames(path: Path, frames: np.ndarray, *, codec: str, pix_fmt: str, la
         container.mux(stream.encode())
 
 
-def odd_size_video(path: Path) -> np.ndarray:
+def video_33x47(path: Path) -> np.ndarray:
     frames = np.stack([noise(number, height=33, width=47) for number in range(5)])
     write_frames(path, frames, codec="ffv1", pix_fmt="bgr0")
     return frames
 
 
-def odd_size_with_half_chroma(path: Path) -> np.ndarray:
+def half_chroma_33x47(path: Path) -> np.ndarray:
     colours = np.array([RED, GREEN, BLUE, WHITE, (99, 9, 199)], np.uint8)[:, None, None]
     frames = np.ascontiguousarray(np.broadcast_to(colours, (5, 33, 47, 3)))
     write_frames(path, frames, codec="libvpx-vp9", pix_fmt="yuv420p")

@@ -30,14 +30,14 @@ as_in_a_new_process = tiny.as_in_a_new_process
 
 # file -> its writer, and the grey levels that its pixels may be off
 IMAGES = {
-    "odd_size.png": (make.odd_size_image, 0), "grey.png": (make.grey, 0), "grey_16_bit.png": (make.grey_16_bit, 0),
+    "33x47.png": (make.image_33x47, 0), "grey.png": (make.grey, 0), "grey_16_bit.png": (make.grey_16_bit, 0),
     "rgb_16_bit.png": (make.rgb_16_bit, 1), "transparent.png": (make.transparent, 1), "palette.png": (make.palette, 0),
     "transparent_grey_16_bit.png": (make.transparent_grey_16_bit, 0), "cmyk.jpg": (make.cmyk, 3),
     "jpeg_called.png": (make.jpeg_by_another_name, 3),
     **{f"exif_orientation_{number}.jpg": (functools.partial(make.turned_by_exif, orientation=number), 3)
        for number in range(1, 9)}}
 VIDEOS = {
-    "odd_size.mkv": (make.odd_size_video, 0), "odd_size_with_half_chroma.webm": (make.odd_size_with_half_chroma, 8),
+    "33x47.mkv": (make.video_33x47, 0), "half_chroma_33x47.webm": (make.half_chroma_33x47, 8),
     "grey.mkv": (make.grey_video, 0), "variable_rate.mkv": (make.variable_rate, 12),
     **{f"transparent_{codec}.{ending}": (functools.partial(make.transparent_video, codec=codec, pix_fmt=pix_fmt), 0.5)
        for codec, ending, pix_fmt in (("qtrle", "mov", "argb"), ("ffv1", "mkv", "bgra"), ("png", "mov", "rgba"))},

@@ -50,7 +50,7 @@ def test_a_signal_finishes_the_step_writes_a_checkpoint_and_says_so(config, undi
     step = int(checkpoint.name.removeprefix("step_"))
     assert code != 0 and 3 <= step < STEPS
     assert "stopping after this step, with a checkpoint" in error
-    assert f"interrupted at step {step}; {checkpoint} has everything. Add --resume" in error
+    assert f"interrupted at step {step} with the checkpoint {checkpoint}. Add --resume" in error
     assert metric_lines(tmp_path)[-1]["step"] == step
     if num_processes == 1:
         assert code == 130 and "Traceback" not in error

@@ -9,7 +9,7 @@ import torch
 from pooled import Thumbnails, pair
 
 from toolkit.contracts import Metric
-from toolkit.evaluation.intervals import extrapolated, jackknife, union
+from toolkit.evaluation.intervals import extrapolate, jackknife, union
 from toolkit.metrics import PSNR, Codebook
 from toolkit.metrics.frechet import FrechetMetric
 from toolkit.metrics.pixel import FrameMean
@@ -56,7 +56,7 @@ def test_error_of_a_mean_of_equal_blocks_is_that_of_their_means():
     interval = jackknife(blocks_of(errors))["error"]
     means = torch.stack(errors).double().mean(1).numpy()
     low, high = scipy.stats.t.interval(0.95, 6, means.mean(), scipy.stats.sem(means))
-    assert interval.error == pytest.approx(scipy.stats.sem(means), rel=1e-5)
+    assert interval.standard_error == pytest.approx(scipy.stats.sem(means), rel=1e-5)
     assert (interval.low, interval.high) == pytest.approx((low, high), rel=1e-5)
     assert interval.score == pytest.approx(means.mean(), rel=1e-5) and interval.blocks == 7
 
@@ -65,7 +65,7 @@ def test_blocks_of_unequal_size_follow_the_formula():
     errors = [torch.rand(n) * 0.5 for n in (1, 2, 5, 9)]
     without = [torch.cat(errors[:i] + errors[i + 1:]).double().mean().item() for i in range(4)]
     expected = math.sqrt(3 / 4 * sum((s - np.mean(without)) ** 2 for s in without))
-    assert jackknife(blocks_of(errors))["error"].error == pytest.approx(expected, rel=1e-5)
+    assert jackknife(blocks_of(errors))["error"].standard_error == pytest.approx(expected, rel=1e-5)
 
 
 def test_95_of_100_intervals_hold_the_truth():
@@ -85,7 +85,7 @@ def test_every_score_of_a_metric_gets_an_interval_and_blocks_stay_as_they_are():
     before = [block.compute() for block in blocks]
     intervals = jackknife(blocks)
     assert intervals.keys() == before[0].keys() and [block.compute() for block in blocks] == before
-    assert intervals["bits_per_pixel"].error == 0 and intervals["codebook_usage"].error > 0
+    assert intervals["bits_per_pixel"].standard_error == 0 and intervals["codebook_usage"].standard_error > 0
     assert {name: interval.score for name, interval in intervals.items()} == union(blocks).compute()
 
 
@@ -108,13 +108,13 @@ def test_metrics_that_cannot_merge_have_no_interval(caplog):
         def reset(self):
             pass
 
-    assert jackknife([Alone(), Alone()]) == {} and extrapolated([Alone()] * 5, "alone") is None
+    assert jackknife([Alone(), Alone()]) == {} and extrapolate([Alone()] * 5, "alone") is None
     assert "Alone has no num_samples" in caplog.text
 
 
 def test_blocks_of_too_few_samples_have_no_interval(caplog):
     assert jackknife(normal_blocks([1, 1], torch.Generator())) == {}
-    assert extrapolated(normal_blocks([1] * 4, torch.Generator()), "values") is None
+    assert extrapolate(normal_blocks([1] * 4, torch.Generator()), "values") is None
     assert "needs at least 2 samples" in caplog.text
 
 
@@ -124,7 +124,7 @@ def test_subsets_give_no_warning(caplog):
         block.update(**pair(31 - seed, 3, 1, 8, 8, seed=seed))
     union(blocks).compute()  # 118 samples are enough
     for part in blocks, blocks[:1]:
-        jackknife(part), extrapolated(part, "pooled")
+        jackknife(part), extrapolate(part, "pooled")
     assert not [r for r in caplog.records if "singular" in r.message]
 
 
@@ -137,7 +137,7 @@ def test_extrapolation_removes_the_bias_of_few_samples(counts):
     for _ in range(40):
         blocks = normal_blocks(counts, generator)  # both sets of one distribution: the distance is 0
         raw.append(union(blocks).compute()["values"])
-        limits.append(extrapolated(blocks, "values"))
+        limits.append(extrapolate(blocks, "values"))
     assert np.mean(raw) > 10 * abs(np.mean(limits))
 
 
@@ -150,11 +150,11 @@ def test_extrapolation_is_of_a_line_exact_and_always_the_same():
     for number, block in enumerate(blocks):
         clip = torch.zeros(1 + number % 3, 3, 1, 4, 4)
         block.update(target=clip, reconstruction=clip)
-    assert extrapolated(blocks, "psnr") == pytest.approx(3, rel=1e-9)
-    assert extrapolated(blocks, "psnr") == extrapolated(blocks, "psnr")
+    assert extrapolate(blocks, "psnr") == pytest.approx(3, rel=1e-9)
+    assert extrapolate(blocks, "psnr") == extrapolate(blocks, "psnr")
 
 
 def test_fewer_than_four_blocks_are_not_extrapolated():
     blocks = normal_blocks([20] * 4, torch.Generator().manual_seed(0))
-    assert extrapolated(blocks[:3], "values") is None and extrapolated([*blocks[:3], Values()], "values") is None
-    assert extrapolated(blocks, "values") is not None
+    assert extrapolate(blocks[:3], "values") is None and extrapolate([*blocks[:3], Values()], "values") is None
+    assert extrapolate(blocks, "values") is not None

@@ -57,7 +57,7 @@ def test_changing_any_field_changes_the_hash():
 @pytest.mark.parametrize(("name", "value"), [("resize", "nearest"), ("crop", "left"), ("clip_choice", "first"),
                                              ("values", "uint16")])
 def test_an_unknown_choice_is_refused_with_those_there_are(name, value):
-    with pytest.raises(ValueError, match=f"{name} is one of .*, got '{value}'"):
+    with pytest.raises(ValueError, match=f"{name} must be one of .*, got '{value}'"):
         dataclasses.replace(BASE, **{name: value})
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from toolkit.contracts import Discriminator
 from toolkit.layers import CausalConv3d, ResBlock
@@ -72,6 +75,19 @@ def test_network_without_time_computes_features_of_each_frame_separately():
     assert difference[0] == 0 and difference[1] > 0 and difference[2] == 0
 
 
+def directional_derivatives(function: Callable[[], Tensor], weight: Tensor, *, step: float) -> tuple[float, float]:
+    """The derivative of a () function along a random direction of ``weight``: by autograd, by central differences."""
+    gradient, = torch.autograd.grad(function(), weight)
+    direction, values = torch.randn_like(weight), []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight += sign * step * direction
+        values.append(function().item())
+        with torch.no_grad():
+            weight -= sign * step * direction
+    return (gradient * direction).sum().item(), (values[0] - values[1]) / (2 * step)
+
+
 def test_second_derivatives_are_those_of_finite_differences():
     network = StyleGANDiscriminator(filters=2, channel_multipliers=(2,), size=(2, 4, 4)).double()
     pixels = torch.randn(1, 3, 2, 4, 4, dtype=torch.float64, requires_grad=True)
@@ -81,18 +97,8 @@ def test_second_derivatives_are_those_of_finite_differences():
         gradient, = torch.autograd.grad(network(pixels).sum(), pixels, create_graph=True)
         return gradient.square().sum()
 
-    analytic, = torch.autograd.grad(penalty(), weight)
-    direction = torch.randn_like(weight)
-    step = 1e-6
-    values = []
-    for sign in (1, -1):
-        with torch.no_grad():
-            weight += sign * step * direction
-        values.append(penalty().item())
-        with torch.no_grad():
-            weight -= sign * step * direction
-    numeric = (values[0] - values[1]) / (2 * step)
-    assert numeric == pytest.approx((analytic * direction).sum().item(), rel=1e-4)
+    analytic, numeric = directional_derivatives(penalty, weight, step=1e-6)
+    assert numeric == pytest.approx(analytic, rel=1e-4)
     assert abs(numeric) > 1e-8
 
 
@@ -154,12 +160,5 @@ def test_discriminator_of_causal_convolutions_learns_from_the_gradient_penalty()
         inputs = pixels.clone().requires_grad_()
         return r1_penalty(network(inputs), inputs)
 
-    analytic, = torch.autograd.grad(penalty(), weight)
-    direction, step, values = torch.randn_like(weight), 1e-3, []
-    for sign in (1, -1):
-        with torch.no_grad():
-            weight += sign * step * direction
-        values.append(penalty().item())
-        with torch.no_grad():
-            weight -= sign * step * direction
-    assert (values[0] - values[1]) / (2 * step) == pytest.approx((analytic * direction).sum().item(), rel=1e-2)
+    analytic, numeric = directional_derivatives(penalty, weight, step=1e-3)
+    assert numeric == pytest.approx(analytic, rel=1e-2)

@@ -37,20 +37,20 @@ def test_unreadable_file_is_logged_and_other_plugins_work(site, quantizers, capl
                           "toolkit_old-2.0.dist-info": b"[toolkit.quantizers]\nOld = a:A\nOld = b:B\n"}.items():
         (site / file / "entry_points.txt").write_bytes(content)
     os.utime(site)  # as an installation does
-    (site / "toolkit_thief-6.6.dist-info" / "METADATA").write_bytes(b"Name: \xff\xfe\n")
+    (site / "toolkit_duplicate-6.6.dist-info" / "METADATA").write_bytes(b"Name: \xff\xfe\n")
     assert {"GoodRound", "Twice"} <= plugin_names() and not {*BAD, "Old", "LFQ"} & plugin_names()
     assert quantizers.build(dict(type="GoodRound", dim=2)).dim == 2
-    assert quantizers.get("Twice").__module__ == "second_parts"
+    assert quantizers.get("Twice").__module__ == "second_quantizers"
     logged = [record.getMessage() for record in caplog.records]
     logged = [line for line in logged if "cannot be read" in line]
     assert len(logged) == 4  # once, however often it is read
-    for name in ("toolkit_bad-1.0", "toolkit_first-1.1", "toolkit_old-2.0", "toolkit_thief-6.6"):
+    for name in ("toolkit_bad-1.0", "toolkit_first-1.1", "toolkit_old-2.0", "toolkit_duplicate-6.6"):
         assert sum(f"{name}.dist-info: its entry points cannot be read" in line for line in logged) == 1
 
 
 def test_unparsable_entry_is_logged_and_other_entries_work(site, caplog, recwarn):
     file = site / "toolkit_good-0.3.1.dist-info" / "entry_points.txt"
-    file.write_text(file.read_text() + "Odd = no entry point!\nPercent = 100%(x)s\nLast = good_parts:Plain\n")
+    file.write_text(file.read_text() + "Odd = no entry point!\nPercent = 100%(x)s\nLast = round_quantizers:Plain\n")
     os.utime(site)  # as an installation does
     assert {"GoodRound", "Plain", "Last"} <= plugin_names() and not {"Odd", "Percent"} & plugin_names()
     assert [str(file) in record.getMessage() for record in caplog.records] == [True, True]
@@ -90,7 +90,7 @@ def test_first_of_two_equal_distributions_on_the_path_shadows_the_later(site, tm
     (tmp_path / "newer" / "toolkit_old-3.dist-info").mkdir()  # without metadata it is nothing
     monkeypatch.syspath_prepend(newer.parent)
     assert "GoodRound" not in plugin_names() and "Old" in plugin_names()
-    (newer / "entry_points.txt").write_text("[toolkit.quantizers]\nNine = good_parts:Round\n")
+    (newer / "entry_points.txt").write_text("[toolkit.quantizers]\nNine = round_quantizers:Round\n")
     os.utime(newer.parent, ns=(0, 0))  # as an installation does
     assert "Nine" in plugin_names() and "GoodRound" not in plugin_names()
 
@@ -104,8 +104,8 @@ def test_source_folder_with_egg_info_on_the_path_is_an_installation(installed, t
     wanted = PathDistribution(installed / "toolkit_good-0.3.1.dist-info")
     assert (str(entry), entry.summary) == ("toolkit-good 0.3.1", wanted.metadata["Summary"])
     assert len(entry.requires) == len(wanted.requires) == 3
-    assert quantizers.get("GoodRound").__name__ == "Round" and imported(source) == {"good_parts"}
-    del sys.modules["good_parts"]
+    assert quantizers.get("GoodRound").__name__ == "Round" and imported(source) == {"round_quantizers"}
+    del sys.modules["round_quantizers"]
 
 
 def test_editable_installation_is_found_without_torch(installed, tmp_path):
@@ -114,10 +114,10 @@ def test_editable_installation_is_found_without_torch(installed, tmp_path):
     folder, = (tmp_path / "prefix").rglob("site-packages")
     done = python("-c", f"import site, sys; site.addsitedir({str(folder)!r})\n"
                   "from toolkit.plugins import plugin_entries\nfrom importlib.util import find_spec\n"
-                  "print(*plugin_entries('toolkit.quantizers'), find_spec('first_parts').origin, "
+                  "print(*plugin_entries('toolkit.quantizers'), find_spec('first_quantizers').origin, "
                   "'torch' in sys.modules)",
                   site=tmp_path, TOOLKIT_PLUGINS="toolkit-first")
-    assert done.stdout.split() == ["toolkit-first", "1.1", str(source / "first_parts.py"), "False"], done.stderr
+    assert done.stdout.split() == ["toolkit-first", "1.1", str(source / "first_quantizers.py"), "False"], done.stderr
 
 
 def test_listing_has_every_plugin_with_its_source_and_summary_and_imports_nothing(site, monkeypatch, capsys):
@@ -125,9 +125,9 @@ def test_listing_has_every_plugin_with_its_source_and_summary_and_imports_nothin
     assert registry.main() == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert "quantizer GoodRound toolkit-good 0.3.1 [Toolkit_Good] in a line".split() in lines
-    assert "metric Frames toolkit-thief 6.6 [toolkit-thief] in a line".split() in lines
-    assert "loss Game toolkit-second 1.2 [toolkit-second] in a line".split() in lines
-    for name, source in {"LFQ": "toolkit-thief", "Twice": "toolkit-first"}.items():
+    assert "metric Frames toolkit-duplicate 6.6 [toolkit-duplicate] in a line".split() in lines
+    assert "loss WassersteinLoss toolkit-second 1.2 [toolkit-second] in a line".split() in lines
+    for name, source in {"LFQ": "toolkit-duplicate", "Twice": "toolkit-first"}.items():
         line, = (line for line in lines if line[:3] == ["quantizer", name, source])
         assert line[4] == "clash"
     assert any(line[:3] == ["quantizer", "LFQ", "toolkit.quantizers.lfq"] for line in lines)
@@ -141,14 +141,14 @@ def test_check_lists_the_state_of_each_plugin(site):
     states = {(line[1], line[2]): line[4] for line in lines if line[2] in {name.lower().replace("_", "-")
                                                                            for name in DISTRIBUTIONS}}
     assert states == {("GoodRound", "toolkit-good"): "ok", ("Plain", "toolkit-good"): "ok",
-                      ("Game", "toolkit-second"): "ok", ("Frames", "toolkit-thief"): "ok",
+                      ("WassersteinLoss", "toolkit-second"): "ok", ("Frames", "toolkit-duplicate"): "ok",
                       ("Raises", "toolkit-bad"): "ok", ("Old", "toolkit-old"): "incompatible",
-                      ("LFQ", "toolkit-thief"): "clash",
+                      ("LFQ", "toolkit-duplicate"): "clash",
                       ("Twice", "toolkit-first"): "clash", ("Twice", "toolkit-second"): "clash",
                       **{(name, "toolkit-bad"): "failed" for name in BAD}}
     assert "needs visual-tokenizer-toolkit<0.0.9, got" in done.stdout
     assert "(ModuleNotFoundError: No module named 'no_such_module_anywhere')" in done.stdout
-    assert "old_parts" not in imported(site) and "first_parts" not in imported(site)
+    assert "old_quantizers" not in imported(site) and "first_quantizers" not in imported(site)
 
 
 def test_check_of_good_plugins_succeeds_twice(site, monkeypatch, capsys):

@@ -22,10 +22,11 @@ from toolkit.registry import LOSSES, QUANTIZERS, PluginError, UnknownComponentEr
 
 
 def test_plugin_is_imported_at_its_first_use(site, quantizers):
-    assert "GoodRound" in quantizers and "Round" not in quantizers and "good_parts" not in quantizers
+    assert "GoodRound" in quantizers and "Round" not in quantizers and "round_quantizers" not in quantizers
     assert not imported(site)
     plugin = quantizers.get("GoodRound")
-    assert imported(site) == {"good_parts"} and plugin.__name__ == "Round" and quantizers.get("GoodRound") is plugin
+    assert imported(site) == {"round_quantizers"}
+    assert plugin.__name__ == "Round" and quantizers.get("GoodRound") is plugin
 
 
 def test_config_type_is_the_name_of_the_entry_point(site, quantizers):
@@ -36,15 +37,16 @@ def test_config_type_is_the_name_of_the_entry_point(site, quantizers):
 
 
 def test_component_that_was_registered_by_hand_before_is_the_same(site, quantizers, caplog):
-    import good_parts
-    assert QUANTIZERS.get("Round") is good_parts.Round
+    import round_quantizers
+    assert QUANTIZERS.get("Round") is round_quantizers.Round
     assert QUANTIZERS.build(dict(type="GoodRound")).config == {"type": "GoodRound", "dim": 1}
-    quantizers.register_module(name="Plain")(good_parts.Plain)
-    assert quantizers.get("Plain") is good_parts.Plain
+    quantizers.register_module(name="Plain")(round_quantizers.Plain)
+    assert quantizers.get("Plain") is round_quantizers.Plain
     assert not [record for record in caplog.records if "Plain" in record.getMessage()]  # it is no clash
 
 
-@pytest.mark.parametrize("name", ["good_parts:Round", "good_parts.Round", "toolkit-good", "Goodround", None, 3])
+@pytest.mark.parametrize("name", ["round_quantizers:Round", "round_quantizers.Round", "toolkit-good", "Goodround",
+                                  None, 3])
 def test_nothing_but_a_plugins_name_resolves(site, quantizers, name):
     assert name not in quantizers
     with pytest.raises(UnknownComponentError):
@@ -55,11 +57,11 @@ def test_nothing_but_a_plugins_name_resolves(site, quantizers, name):
 @pytest.mark.parametrize(("name", "cause", "message"), [
     ("BadImport", ModuleNotFoundError, "importing bad_import:Round failed (ModuleNotFoundError: No module named "),
     ("BadExit", SystemExit, "importing bad_exit:Round failed (SystemExit: 3)"),
-    ("BadAttribute", AttributeError, "module 'bad_parts' has no attribute 'Missing'"),
+    ("BadAttribute", AttributeError, "module 'bad_classes' has no attribute 'Missing'"),
     ("BadTaker", KeyError, "'VQ' cannot be replaced"),
-    ("BadLoss", None, "must be its own subclass of Quantizer, got <class 'bad_parts.Nothing'>"),
+    ("BadLoss", None, "must be its own subclass of Quantizer, got <class 'bad_classes.Nothing'>"),
     ("BadFunction", None, "must be its own subclass of Quantizer, got <function rounded"),
-    ("BadModule", None, "must be its own subclass of Quantizer, got <module 'bad_parts'"),
+    ("BadModule", None, "must be its own subclass of Quantizer, got <module 'bad_classes'"),
     ("BadAlias", None, "must be its own subclass of Quantizer, got <class 'toolkit.quantizers.vq.VQ'>"),
     ("BadNowhere", None, "must be its own subclass of Quantizer, got <class '"),
     ("BadHalf", None, "lacks lookup of its contract"),
@@ -131,7 +133,7 @@ def test_name_that_two_distributions_define_is_an_error_that_names_both(site, qu
     assert error.value.status == "clash" and error.value.distribution == "toolkit-first and toolkit-second"
     assert not imported(site)
     monkeypatch.setenv("TOOLKIT_PLUGINS", "toolkit-second")
-    assert quantizers.get("Twice").__module__ == "second_parts" and imported(site) == {"second_parts"}
+    assert quantizers.get("Twice").__module__ == "second_quantizers" and imported(site) == {"second_quantizers"}
 
 
 def test_built_in_name_is_not_replaced_and_logged_once(site, quantizers, caplog):
@@ -139,7 +141,8 @@ def test_built_in_name_is_not_replaced_and_logged_once(site, quantizers, caplog)
     plugins.warn_once.cache_clear()
     assert quantizers.get("LFQ") is built_in and quantizers.get("LFQ") is built_in and not imported(site)
     record, = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert record.getMessage().startswith("quantizer 'LFQ' of toolkit-thief 6.6 is also the name of toolkit.quantizers")
+    assert record.getMessage().startswith(
+        "quantizer 'LFQ' of toolkit-duplicate 6.6 is also the name of toolkit.quantizers")
 
 
 def test_unknown_name_gets_the_nearest_and_how_to_install(site, quantizers):
@@ -152,7 +155,7 @@ def test_unknown_name_gets_the_nearest_and_how_to_install(site, quantizers):
 def test_uninstalled_plugins_name_is_unknown(site, quantizers):
     assert "GoodRound" in quantizers
     shutil.rmtree(site / "toolkit_good-0.3.1.dist-info")
-    (site / "good_parts.py").unlink()
+    (site / "round_quantizers.py").unlink()
     assert "GoodRound" not in quantizers
     with pytest.raises(UnknownComponentError, match=r"no quantizer is called 'GoodRound'.*install its distribution"):
         quantizers.get("GoodRound")
@@ -168,7 +171,7 @@ from toolkit.training.run_dir import provenance
 folder, work_dir = sys.argv[1:]
 config = load_config("configs/demo_video.py", {"data.train.num_workers": 0, "data.train.batch_size": 1})
 config.tokenizer.quantizer = dict(type="GoodRound", dim=5)
-config.objective.adversarial = dict(loss=dict(type="Game"))
+config.objective.adversarial = dict(loss=dict(type="WassersteinLoss"))
 config.discriminator = dict(type="StyleGANDiscriminator", filters=8, channel_multipliers=(2,), size=(9, 32, 32))
 config.metrics = [dict(type="Frames")]
 tokenizer = build_tokenizer(config.tokenizer).eval()
@@ -197,7 +200,7 @@ def test_plugins_quantizer_is_built_saved_and_loaded_by_its_name(used):
 
 def test_run_and_weights_record_their_plugins(used):
     directory, seen = used
-    assert seen["provenance"] == {"toolkit-good": "0.3.1", "toolkit-second": "1.2", "toolkit-thief": "6.6"}
+    assert seen["provenance"] == {"toolkit-good": "0.3.1", "toolkit-second": "1.2", "toolkit-duplicate": "6.6"}
     with safe_open(directory / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["plugins"]) == {"toolkit-good": "0.3.1"}
 
@@ -224,7 +227,7 @@ def test_tokenizer_of_a_plugin_that_is_not_installed_names_it(used, tmp_path):
 
 def test_distribution_of_a_class_defines_it_or_its_parent(site, quantizers):
     component = quantizers.get("GoodRound")
-    import second_parts
+    import second_quantizers
     assert distributions_of([Quantizer, QUANTIZERS.get("LFQ"), int, AdversarialLoss, Loss, torch.nn.Linear]) == {}
-    assert distributions_of([component, type("Mine", (second_parts.Game,), {})]) == {"toolkit-good": "0.3.1",
-                                                                                "toolkit-second": "1.2"}
+    mine = type("Mine", (second_quantizers.WassersteinLoss,), {})
+    assert distributions_of([component, mine]) == {"toolkit-good": "0.3.1", "toolkit-second": "1.2"}

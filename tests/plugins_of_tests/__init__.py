@@ -34,7 +34,7 @@ class {name}(Quantizer):
 '''
 # module -> what it does besides HEAD
 MODULES = {
-    "good_parts": ROUND.format(name="Round") + ROUND.format(name="Plain") + """
+    "round_quantizers": ROUND.format(name="Round") + ROUND.format(name="Plain") + """
 QUANTIZERS.register_module()(Round)          # a decorator, and under another name than the entry point's
 LOSSES.register_module(name="Helper")(type("Helper", (Loss,), {"forward": lambda self, output, target: 0}))
 """,
@@ -44,23 +44,23 @@ QUANTIZERS.register_module(name="Alias")(QUANTIZERS.get("VQ"))
 import no_such_module_anywhere
 """,
     "bad_exit": "raise SystemExit(3)",
-    "bad_parts": "class Nothing(Loss):\n    pass\ndef rounded(z):\n    return z\nfrom toolkit.quantizers import VQ\n"
+    "bad_classes": "class Nothing(Loss):\n    pass\ndef rounded(z):\n    return z\nfrom toolkit.quantizers import VQ\n"
                  "class Half(Quantizer):\n    def quantize(self, z):\n        pass\n"
                  "class Nowhere:\n    __module__ = None\n"
                  "class Raises(Half):\n    def lookup(self, i):\n        pass\n"
                  "    def __init__(self):\n        raise RuntimeError('out of\\nluck')",
     "bad_text": "class Mute(Exception):\n    def __str__(self):\n        raise ValueError\nraise Mute",
     "bad_taker": "@QUANTIZERS.register_module()\nclass VQ(Quantizer):\n    pass",
-    "old_parts": ROUND.format(name="Old"),
-    "first_parts": ROUND.format(name="Twice"),
-    "second_parts": ROUND.format(name="Twice") + """
-class Game(AdversarialLoss):
+    "old_quantizers": ROUND.format(name="Old"),
+    "first_quantizers": ROUND.format(name="Twice"),
+    "second_quantizers": ROUND.format(name="Twice") + """
+class WassersteinLoss(AdversarialLoss):
     def generator(self, fake_logits):
         return -fake_logits.mean()
     def discriminator(self, real_logits, fake_logits):
         return (fake_logits - real_logits).mean()
 """,
-    "thief_parts": ROUND.format(name="LFQ") + """
+    "duplicate_quantizers": ROUND.format(name="LFQ") + """
 class Frames(Metric):
     higher_is_better = {"frames": True}
     def update(self, *, target, reconstruction, indices):
@@ -76,18 +76,21 @@ DISTRIBUTIONS = {
     "Toolkit_Good": ("0.3.1", ["visual-tokenizer-toolkit[test]>=0.0.1.dev0,<99",
                                "visual-tokenizer-toolkit<0.0.1; python_version<'3'",
                                "visual-tokenizer-toolkit<0.0.1; extra=='old'"],
-                     ["good_parts"], {"quantizers": {"GoodRound": "good_parts:Round", "Plain": "good_parts:Plain"}}),
-    "toolkit-bad": ("1.0", [], ["bad_import", "bad_exit", "bad_parts", "bad_taker", "bad_text"], {"quantizers": {
-        "BadImport": "bad_import:Round", "BadExit": "bad_exit:Round", "BadAttribute": "bad_parts:Missing",
-        "BadLoss": "bad_parts:Nothing", "BadFunction": "bad_parts:rounded", "BadAlias": "bad_parts:VQ",
-        "BadModule": "bad_parts", "BadTaker": "bad_taker:VQ", "BadText": "bad_text:Round", "BadHalf": "bad_parts:Half",
-        "BadNowhere": "bad_parts:Nowhere", "Raises": "bad_parts:Raises"}}),
-    "toolkit-old": ("2.0", ["Visual.Tokenizer_Toolkit<0.0.9"], ["old_parts"], {"quantizers": {"Old": "old_parts:Old"}}),
-    "toolkit-first": ("1.1", [], ["first_parts"], {"quantizers": {"Twice": "first_parts:Twice"}}),
-    "toolkit-second": ("1.2", [], ["second_parts"], {"quantizers": {"Twice": "second_parts:Twice"},
-                                                     "losses": {"Game": "second_parts:Game"}}),
-    "toolkit-thief": ("6.6", [], ["thief_parts"], {"quantizers": {"LFQ": "thief_parts:LFQ"},
-                                                   "metrics": {"Frames": "thief_parts:Frames"}}),
+                     ["round_quantizers"], {"quantizers": {"GoodRound": "round_quantizers:Round",
+                                                            "Plain": "round_quantizers:Plain"}}),
+    "toolkit-bad": ("1.0", [], ["bad_import", "bad_exit", "bad_classes", "bad_taker", "bad_text"], {"quantizers": {
+        "BadImport": "bad_import:Round", "BadExit": "bad_exit:Round", "BadAttribute": "bad_classes:Missing",
+        "BadLoss": "bad_classes:Nothing", "BadFunction": "bad_classes:rounded", "BadAlias": "bad_classes:VQ",
+        "BadModule": "bad_classes", "BadTaker": "bad_taker:VQ", "BadText": "bad_text:Round",
+        "BadHalf": "bad_classes:Half", "BadNowhere": "bad_classes:Nowhere", "Raises": "bad_classes:Raises"}}),
+    "toolkit-old": ("2.0", ["Visual.Tokenizer_Toolkit<0.0.9"], ["old_quantizers"],
+                    {"quantizers": {"Old": "old_quantizers:Old"}}),
+    "toolkit-first": ("1.1", [], ["first_quantizers"], {"quantizers": {"Twice": "first_quantizers:Twice"}}),
+    "toolkit-second": ("1.2", [], ["second_quantizers"], {
+        "quantizers": {"Twice": "second_quantizers:Twice"},
+        "losses": {"WassersteinLoss": "second_quantizers:WassersteinLoss"}}),
+    "toolkit-duplicate": ("6.6", [], ["duplicate_quantizers"], {
+        "quantizers": {"LFQ": "duplicate_quantizers:LFQ"}, "metrics": {"Frames": "duplicate_quantizers:Frames"}}),
 }
 BAD = {"BadImport", "BadExit", "BadAttribute", "BadLoss", "BadFunction", "BadAlias", "BadModule", "BadTaker", "BadText",
        "BadHalf", "BadNowhere"}

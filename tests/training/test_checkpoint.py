@@ -22,7 +22,8 @@ def writer(folder, *, keep=None, rank=0) -> CheckpointWriter:
 
 def write(folder, *steps, keep=None):
     for step in steps:
-        writer(folder, keep=keep).write(step, modules={"layer": nn.Linear(2, 2)}, shared={"step": step}, own={})
+        writer(folder, keep=keep).write(step, modules={"layer": nn.Linear(2, 2)}, shared={"step": step},
+                                        process_state={})
 
 
 @pytest.mark.parametrize(("keep", "left"), [(None, [1, 2, 9, 10, 11]), (2, [10, 11]), (1, [11])])
@@ -40,7 +41,7 @@ def test_a_half_written_checkpoint_is_removed(tmp_path):
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        writer(tmp_path).write(4, modules={"layer": nn.Linear(2, 2)}, shared={"bad": Unwritable()}, own={})
+        writer(tmp_path).write(4, modules={"layer": nn.Linear(2, 2)}, shared={"bad": Unwritable()}, process_state={})
     assert [path.name for path in checkpoints_in(tmp_path)] == ["step_3"]
     write(tmp_path, 4)  # after the failed attempt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_3", "step_4"]
@@ -53,7 +54,7 @@ def test_a_step_can_be_written_again(tmp_path):
 
 def test_checkpoint_round_trip(tmp_path):
     layer, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    path = writer(tmp_path).write(1, modules={"layer": layer}, shared={"step": 1}, own={"position": [4]})
+    path = writer(tmp_path).write(1, modules={"layer": layer}, shared={"step": 1}, process_state={"position": [4]})
     assert writer(tmp_path).read(path, modules={"layer": other}) == ({"step": 1}, {"position": [4]})
     assert torch.equal(other.weight, layer.weight) and torch.equal(other.bias, layer.bias)
 
@@ -105,7 +106,7 @@ def test_all_checkpoints_damaged_is_an_error_and_no_checkpoint_is_not(tmp_path):
 
 @pytest.mark.parametrize(("before", "now", "words"), [(1, 2, "by 1 process, got 2"), (2, 1, "by 2 processes, got 1")])
 def test_another_number_of_processes_is_refused(tmp_path, before, now, words):
-    CheckpointWriter(tmp_path, keep=None, num_processes=before).write(1, modules={}, shared={}, own={})
+    CheckpointWriter(tmp_path, keep=None, num_processes=before).write(1, modules={}, shared={}, process_state={})
     with pytest.raises(ValueError, match=f"was written {words}; resume with as many as before"):
         CheckpointWriter(tmp_path, keep=None, num_processes=now).read_newest(modules={})
 

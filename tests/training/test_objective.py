@@ -228,7 +228,7 @@ def test_without_an_adversarial_weight_no_adaptive_one_is_computed():
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(("layer", "got"), [(None, "no layer"),
-                                            (nn.Parameter(torch.ones(3), requires_grad=False), "a frozen one")])
+                                            (nn.Parameter(torch.ones(3), requires_grad=False), "a frozen layer")])
 def test_an_adaptive_weight_needs_a_trained_last_layer_also_before_the_gan_starts(layer, got, late):
     objective = build_objective(adaptive_config())
     with pytest.raises(ConfigError, match=f"adaptive needs the gradient at the decoder's last layer, got {got}; pass"):

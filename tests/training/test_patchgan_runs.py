@@ -100,5 +100,5 @@ def test_an_adversarial_loss_that_starts_late_has_its_weight_from_then_on(clips,
 
 
 def test_a_frozen_decoder_is_refused_before_training(clips, tmp_path):
-    with pytest.raises(ConfigError, match="adaptive needs the gradient at the decoder's last layer, got a frozen one"):
+    with pytest.raises(ConfigError, match=r"adaptive needs the gradient at the .* last layer, got a frozen layer"):
         build(patchgan_config(clips, training__trainable=["encoder"]), tmp_path)

@@ -11,7 +11,8 @@ from toolkit.training.settings import Settings
     (dict(max_steps=1.5), "max_steps must be"),
     (dict(max_steps=10, gradient_accumulation_steps=0), "gradient_accumulation_steps must be"),
     (dict(max_steps=10, global_batch_size=0), "global_batch_size must be"),
-    (dict(max_steps=10, global_batch_size=8, gradient_accumulation_steps=2), "global_batch_size decides"),
+    (dict(max_steps=10, global_batch_size=8, gradient_accumulation_steps=2),
+     "needs global_batch_size or gradient_accumulation_steps, got both"),
     (dict(max_steps=10, checkpoints=dict(evry=3)), "training.checkpoints has no key 'evry'"),
     (dict(max_steps=10, checkpoints=dict(keep=0)), "training.checkpoints.keep must be"),
     (dict(max_steps=10, checkpoints=5), "training.checkpoints is dict"),
@@ -40,14 +41,15 @@ def test_the_config_section_becomes_settings():
 
 @pytest.mark.parametrize(("batch_size", "processes", "micro"), [(2, 8, 8), (2, 32, 2), (128, 1, 1), (1, 128, 1)])
 def test_a_global_batch_is_divided_among_processes(batch_size, processes, micro):
-    settings = Settings(max_steps=10, global_batch_size=128).shared_out([batch_size] * 2, num_processes=processes)
+    settings = Settings(max_steps=10, global_batch_size=128)
+    settings = settings.with_micro_batches([batch_size] * 2, num_processes=processes)
     assert settings.gradient_accumulation_steps == micro
     settings.check()
 
 
 def test_without_a_global_batch_nothing_changes():
     settings = Settings(max_steps=10, gradient_accumulation_steps=3)
-    assert settings.shared_out([4, 5], num_processes=7) == settings
+    assert settings.with_micro_batches([4, 5], num_processes=7) == settings
 
 
 @pytest.mark.parametrize(("batch_sizes", "processes", "words"), [
@@ -59,4 +61,4 @@ def test_without_a_global_batch_nothing_changes():
 ])
 def test_a_global_batch_that_cannot_be_divided_is_an_error_with_advice(batch_sizes, processes, words):
     with pytest.raises(ConfigError, match=words):
-        Settings(max_steps=10, global_batch_size=128).shared_out(batch_sizes, num_processes=processes)
+        Settings(max_steps=10, global_batch_size=128).with_micro_batches(batch_sizes, num_processes=processes)

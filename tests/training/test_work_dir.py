@@ -11,13 +11,13 @@ import pytest
 from tools.commands import ENVIRONMENT
 
 from toolkit.config import ConfigError
-from toolkit.training.run_dir import claim
+from toolkit.training.run_dir import lock_work_dir
 
-CLAIM = """
+LOCK = """
 import sys, time
 from pathlib import Path
-from toolkit.training.run_dir import claim
-file = claim(Path(sys.argv[1]))
+from toolkit.training.run_dir import lock_work_dir
+file = lock_work_dir(Path(sys.argv[1]))
 if worker := __import__("os").fork():  # as a loader's worker, which lives on when this process is killed
     print(worker, flush=True)
 time.sleep(60)
@@ -36,16 +36,16 @@ subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True).wa
 
 
 def test_a_work_dir_is_refused_while_another_process_writes_to_it_and_no_longer(tmp_path):
-    other = subprocess.Popen([sys.executable, "-c", CLAIM, tmp_path], env=ENVIRONMENT, text=True,
+    other = subprocess.Popen([sys.executable, "-c", LOCK, tmp_path], env=ENVIRONMENT, text=True,
                              stdout=subprocess.PIPE)
     worker = int(other.stdout.readline())
     try:
-        with pytest.raises(ConfigError, match=rf"being written by process {other.pid} of .*give another --work-dir"):
-            claim(tmp_path, patience=0.3)
+        with pytest.raises(ConfigError, match=rf"being written by process {other.pid} of .*choose another --work-dir"):
+            lock_work_dir(tmp_path, timeout=0.3)
         other.kill()
         other.wait()
         os.kill(worker, 0)  # it is there
-        with claim(tmp_path) as file:
+        with lock_work_dir(tmp_path) as file:
             file.seek(0)
             assert file.read().startswith(f"process {os.getpid()} of ")
     finally:

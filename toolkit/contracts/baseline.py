@@ -13,12 +13,12 @@ from toolkit.contracts.component import Component
 class Baseline(Component, ABC):
     """A codec that is not trained: pixels to a reconstruction at a known rate.
 
-    A benchmark builds it with those of these arguments that its constructor has: ``bits_per_pixel``, the rate of the
-    tokenizers, and then it is measured at several rates; ``size``, (T, H, W) of the pixels; ``grid``, (t, h, w) of a
-    tokenizer's latents; ``first_frame_alone``. Speed is measured where there are :meth:`encode` and :meth:`decode`.
+    A benchmark passes these arguments if the constructor has them: ``bits_per_pixel``, the rate of the tokenizers (the
+    baseline is then measured at several rates); ``size``, (T, H, W) of the pixels; ``grid``, (t, h, w) of a tokenizer's
+    latents; ``first_frame_alone``. Speed is measured if it has :meth:`encode` and :meth:`decode`.
 
     Attributes:
-        bits_per_pixel: Bits per pixel (T * H * W) of all that was coded, or None if it is counted from the indices.
+        bits_per_pixel: Bits per pixel (T * H * W) of everything coded so far, or None if counted from the indices.
         codebook_size, num_codebooks, digits: Of its indices, as a quantizer's; 0 if there are none.
 
     Example:
@@ -40,9 +40,9 @@ class Baseline(Component, ABC):
         """Pixels (B, C, T, H, W) in [-1, 1] -> their reconstruction, of that shape, and indices (B, ..., G) or None."""
 
     def encode(self, pixels: Tensor) -> Any:
-        """Pixels (B, C, T, H, W) -> whatever :meth:`decode` takes."""
+        """Pixels (B, C, T, H, W) -> the codes for :meth:`decode`, such as tensors or a list of bytes."""
         raise NotImplementedError(f"{type(self).__name__} has no encode, so its speed is not measured.")
 
     def decode(self, codes: Any, size: tuple[int, int, int]) -> Tensor:
-        """What :meth:`encode` returned -> pixels of the size (T, H, W)."""
+        """Codes from :meth:`encode` -> pixels (B, C, T, H, W) of the size (T, H, W)."""
         raise NotImplementedError(f"{type(self).__name__} has no decode, so its speed is not measured.")

@@ -18,19 +18,19 @@ Grid = tuple[int, int, int]
 class Quantizer(Component, nn.Module, ABC):
     """Latents to codes of a finite codebook, and indices back to codes.
 
-    An author writes two flat functions, :meth:`quantize` and :meth:`lookup`. This class does the
-    layout, keeps the computation in float32 outside autocast, and checks the input. A method whose
-    indices are no grid writes :meth:`positions`, :meth:`quantize_grid` and :meth:`lookup_grid` instead.
+    A subclass implements :meth:`quantize` and :meth:`lookup` on flat positions. This class does the
+    layout, computes in float32 outside autocast, and checks the input. A quantizer whose indices have
+    no grid overrides :meth:`positions`, :meth:`quantize_grid` and :meth:`lookup_grid`.
 
     Attributes:
         dim: d, the channels of latents and codes.
         codebook_size: K of one codebook; 0 for a continuous bottleneck, whose indices are None.
         num_codebooks: G.
-        digits: Sizes of the digits an index is made of, most significant first; their product is K.
+        digits: Sizes of the digits of an index, most significant first; their product is K.
             By default an index is one digit.
         loss_weights: The paper's weight of each loss that :meth:`quantize` returns.
-        frozen: Only an optimizer may change it: a codebook of running averages is not updated, although the
-            quantizer is in train mode.
+        frozen: Whether only an optimizer may change the codebook: running averages are then not updated in
+            train mode.
 
     Example:
         >>> class Rounded(Quantizer):
@@ -71,7 +71,7 @@ class Quantizer(Component, nn.Module, ABC):
         return tuple(grid)
 
     def quantize_grid(self, latents: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        """As :meth:`quantize`, of latents (B, d, t, h, w) float32; codes come in that shape."""
+        """As :meth:`quantize`, with latents and codes (B, d, t, h, w) float32."""
         codes, indices, losses = self.quantize(rearrange(latents, "b d t h w -> b (t h w) d"))
         t, h, w = latents.shape[2:]
         return rearrange(codes, "b (t h w) d -> b d t h w", t=t, h=h, w=w), indices, losses
@@ -85,7 +85,7 @@ class Quantizer(Component, nn.Module, ABC):
         """Quantize latents (B, d, t, h, w) of any float dtype; another shape raises ValueError."""
         if latents.ndim != 5 or latents.shape[1] != self.dim:
             raise ValueError(
-                f"{type(self).__name__} takes latents (B, {self.dim}, t, h, w), got "
+                f"{type(self).__name__} needs latents (B, {self.dim}, t, h, w), got "
                 f"{tuple(latents.shape)}; set the encoder's out_channels to {self.dim}.")
         device = latents.device.type
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
@@ -98,28 +98,28 @@ class Quantizer(Component, nn.Module, ABC):
     def codes_from_indices(self, indices: Tensor, grid: Grid | None = None) -> Tensor:
         """Stored indices (B, *positions, G) of any integer dtype in [0, K) -> codes (B, d, t, h, w) float32.
 
-        ``grid`` is the codes' (t, h, w), for a quantizer whose positions are no grid. Indices of another shape or
-        outside the codebook raise ValueError.
+        ``grid`` is the (t, h, w) of the codes, for a quantizer whose positions are not the grid. Indices of another
+        shape or outside the codebook raise ValueError.
         """
         name = type(self).__name__
         if self.codebook_size == 0:
             raise ValueError(f"{name} is continuous and has no indices; decode its latents instead.")
         is_grid = type(self).positions is Quantizer.positions
         if not is_grid and grid is None:
-            raise ValueError(f"{name} needs the grid (t, h, w) of the codes, which its indices do not tell; give "
-                             "grid, or give size to a tokenizer's detokenize.")
+            raise ValueError(f"{name} needs the grid (t, h, w) of the codes, because its indices have no grid; pass "
+                             "grid=, or size= to Tokenizer.detokenize.")
         positions = ("t", "h", "w") if is_grid else self.positions(grid)
         fits = indices.ndim == 5 if is_grid else tuple(indices.shape[1:-1]) == tuple(positions)
-        if not fits or not self._takes(indices.shape[-1]) or indices.is_floating_point():
+        if not fits or not self._accepts_codebooks(indices.shape[-1]) or indices.is_floating_point():
             expected = ", ".join(map(str, ("B", *positions, self.num_codebooks)))
-            raise ValueError(f"{name} takes integer indices ({expected}), got {tuple(indices.shape)} of "
+            raise ValueError(f"{name} needs integer indices ({expected}), got {tuple(indices.shape)} of "
                              f"{indices.dtype}.")
         indices = indices.long()  # stored ones may be of a small dtype
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codebook_size:
-            raise ValueError(f"{name} takes indices in [0, {self.codebook_size}), got {int(indices.min())} to "
+            raise ValueError(f"{name} needs indices in [0, {self.codebook_size}), got {int(indices.min())} to "
                              f"{int(indices.max())}.")
         return self.lookup_grid(indices, tuple(indices.shape[1:4]) if is_grid else tuple(grid))
 
-    def _takes(self, num_codebooks: int) -> bool:
-        """Whether indices of so many codebooks can be looked up."""
+    def _accepts_codebooks(self, num_codebooks: int) -> bool:
+        """Whether indices of ``num_codebooks`` codebooks can be looked up."""
         return num_codebooks == self.num_codebooks

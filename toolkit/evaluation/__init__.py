@@ -1,5 +1,5 @@
 """Benchmarks: protocols, entries, scores with intervals, tables and the report page."""
 
-from toolkit.evaluation.intervals import Interval, extrapolated, jackknife, union
+from toolkit.evaluation.intervals import Interval, extrapolate, jackknife, union
 
-__all__ = ["Interval", "extrapolated", "jackknife", "union"]
+__all__ = ["Interval", "extrapolate", "jackknife", "union"]

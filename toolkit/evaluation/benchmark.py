@@ -1,4 +1,4 @@
-"""A benchmark run: the entries of one suite, measured one after the other, whatever happens to one of them."""
+"""A benchmark run: measures the entries of a suite in turn; an error in one does not end the others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ERRORS = (AssetError, DataError, OSError, PluginError, RuntimeError, TypeError, 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a run, named as those of benchmarks/run.py."""
+    """The command line options of benchmarks/run.py."""
 
     tokenizer: Sequence[Path] = ()
     train: Sequence[Path] = ()
@@ -45,24 +45,23 @@ class Options:
 
 
 def protocol_of(name: str, protocol: Protocol, options: Options) -> Protocol:
-    """The protocol of a suite with the limit and the metrics of the options."""
+    """The protocol with the ``limit`` and ``metrics`` of the options; ``name`` is the suite's, for messages."""
     if options.metrics:
         known = [config["type"] for config in protocol.metrics]
         unknown = [metric for metric in options.metrics if metric not in known]
         if unknown:
             raise ValueError(f"suite {name} has no metric {', '.join(unknown)}; it has {', '.join(known)}.")
-        chosen = tuple(config for config in protocol.metrics if config["type"] in options.metrics)
-        protocol = dataclasses.replace(protocol, metrics=chosen)
+        metrics = tuple(config for config in protocol.metrics if config["type"] in options.metrics)
+        protocol = dataclasses.replace(protocol, metrics=metrics)
     if options.limit is not None:
         if options.limit < 1:
-            raise ValueError(f"--limit takes a number of samples from 1 on, got {options.limit}.")
+            raise ValueError(f"--limit needs at least 1 sample, got {options.limit}.")
         protocol = dataclasses.replace(protocol, num_samples=options.limit)
     return protocol
 
 
 class SuiteRun:
-    """Measures the entries of one suite; every process of a group makes one.
-    """
+    """Measures the entries of one suite; every process of a group makes one."""
 
     def __init__(self, name: str, suite: Suite, folder: Path, options: Options, *, state: PartialState,
                  on_error: Callable[[str], None]):
@@ -75,7 +74,7 @@ class SuiteRun:
             world_size=state.num_processes)
 
     def entries(self) -> list[Entry]:
-        """The tokenizers, those of a sweep trained now, and their baselines."""
+        """The tokenizers (those of a sweep are trained here) and their baselines."""
         protocol, tokenizers, continuous = self.evaluation.protocol, [], []
         for path in self.options.tokenizer:
             title = path.resolve().parent.name if path.name == "tokenizer" else path.resolve().name
@@ -92,9 +91,10 @@ class SuiteRun:
                 tokenizers.append(entry)
         names = list(dict.fromkeys([*DEFAULT_BASELINES, *self.options.baseline]))
         entries = [*tokenizers, *(baseline_entries(names, tokenizers, protocol) if tokenizers else []), *continuous]
-        titles = [entry.name for entry in entries]
-        if repeated := {name for name in titles if titles.count(name) > 1}:
-            raise ValueError(f"two rows would be called {', '.join(sorted(repeated))}; rename a tokenizer's folder.")
+        names = [entry.name for entry in entries]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"rows need different names, got two of {', '.join(sorted(repeated))}; rename a folder "
+                             "of a tokenizer.")
         return entries
 
     def rows(self) -> list[dict[str, Any]]:
@@ -126,7 +126,7 @@ class SuiteRun:
         write_report(rows, self.folder / "report.html", title=f"Tokenizers on {self.evaluation.suite}")
 
     def _trained(self) -> list[tuple[Variant, Path, dict[str, Any]]]:
-        """The variants of the sweep, their tokenizers and summaries; one whose training fails is excluded."""
+        """The variants of the sweep with the directory of the tokenizer and a summary; failed ones are left out."""
         if not self.options.train:
             return []
         overrides, steps = parse_overrides(list(self.options.cfg_options)), self.options.steps

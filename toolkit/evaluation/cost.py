@@ -1,4 +1,4 @@
-"""Speed and memory of one codec, measured in a process of its own."""
+"""Speed and memory of one codec, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-REPEATS, SECONDS = 5, 3.0  # at most so many runs, and no new one after so long
+MAX_RUNS, MAX_SECONDS = 5, 3.0  # of one measurement; no run starts after MAX_SECONDS
 
 
 def measure_cost(spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads: int) -> dict[str, Any]:
     """Frames per second of encoding and decoding one batch, and the peak memory of both in GiB.
 
-    Speeds are medians of repeated runs after a warm-up. Memory is that of the tensors on a GPU, and on a CPU
-    of the whole process, Python and torch included.
+    Speeds are medians of repeated runs after a warm-up. Memory is that of tensors on a GPU; on a CPU it is that of
+    the whole process with Python and torch.
     """
     forkserver = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
@@ -59,7 +59,7 @@ def _measure(spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads:
 
     def frames_per_second(run: Callable[[], Any]) -> float:
         started, seconds = time.perf_counter(), []
-        while len(seconds) < REPEATS and (not seconds or time.perf_counter() - started < SECONDS):
+        while len(seconds) < MAX_RUNS and (not seconds or time.perf_counter() - started < MAX_SECONDS):
             before = time.perf_counter()
             run()
             if cuda:
@@ -73,7 +73,7 @@ def _measure(spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads:
             codec.decode(codes, size)  # warm-up
             speeds = {"encode_frames_per_second": frames_per_second(lambda: codec.encode(batch)),
                       "decode_frames_per_second": frames_per_second(lambda: codec.decode(codes, size))}
-        except NotImplementedError:  # a baseline that is not divided into two halves
+        except NotImplementedError:  # a baseline without encode and decode
             codec(batch)
             speeds = {}
     if cuda:

@@ -1,4 +1,4 @@
-"""The entries of a comparison: tokenizers, and the baselines beside them."""
+"""The entries of a benchmark: tokenizers and baselines."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from toolkit.tokenizer import Tokenizer
 from toolkit.training.validation import bits_per_pixel
 
 DEFAULT_BASELINES = ("Thumbnail", "x264", "x265")
-CURVE_FACTORS = (0.5, 2.0)  # of the tokenizers' rate: more points of a baseline's rate-distortion curve
-NOT_ARGUMENTS = ("reference", "curve")  # of a baseline's spec: the rate it stands beside, and its other rates
+CURVE_FACTORS = (0.5, 2.0)  # times the reference rate: other points of a baseline's rate-distortion curve
+NOT_ARGUMENTS = ("reference", "curve")  # in the spec of a baseline: the reference rate, and the other rates
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one row of a table measures."""
+    """One row of a table: a codec to measure."""
 
     name: str  # in file names
     title: str  # in tables
     kind: str  # "tokenizer" or "baseline"
-    spec: dict[str, Any]  # plain values from which open_codec makes the codec
+    spec: dict[str, Any]  # JSON values from which open_codec builds the codec
     rate: float | None = None  # bits per pixel of a tokenizer; None without a codebook
     notes: tuple[str, ...] = ()
-    training: dict[str, Any] | None = field(default=None, hash=False)  # its summary, if the run trained
+    training: dict[str, Any] | None = field(default=None, hash=False)  # summary of the training, if the run trained it
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides its scores: contents of files, not their paths."""
+        """Everything that the scores depend on: hashes of files instead of their paths."""
         spec = {key: value for key, value in self.spec.items() if key != "path"}
         if "path" in self.spec:
             return spec | {"weights": file_hashes(Path(self.spec["path"]))}
@@ -61,24 +61,24 @@ def size_of(protocol: Protocol) -> tuple[int, int, int]:
 
 def tokenizer_entry(path: Path, protocol: Protocol, *, name: str, title: str,
                     training: dict[str, Any] | None = None) -> Entry:
-    """A trained tokenizer in its directory."""
+    """The entry of a tokenizer directory."""
     rate = bits_per_pixel(load_tokenizer(path), size_of(protocol))
     spec = {"type": "tokenizer", "path": str(path), "bypass": False}
     return Entry(name, title, "tokenizer", spec, rate=rate, training=training)
 
 
 def unquantized(entry: Entry) -> Entry:
-    """The same tokenizer without its quantizer: the latents are decoded as they are."""
+    """The entry of the same tokenizer without its quantizer: the latents are decoded."""
     note = "latents that the decoder never saw in training: no strict bound"
     return Entry(f"{entry.name}_unquantized", f"{entry.title}, not quantized", "baseline",
                  entry.spec | {"bypass": True}, notes=(note,))
 
 
 def reference_of(tokenizers: list[Entry]) -> Entry:
-    """A tokenizer with the rate that most discrete tokenizers have, of several such rates the highest."""
+    """A tokenizer with the most common rate; of equally common rates with the highest."""
     rates = Counter(round(entry.rate, 9) for entry in tokenizers if entry.rate)
     if not rates:
-        raise ValueError("baselines need a rate, and no tokenizer here is discrete; add one that is.")
+        raise ValueError("baselines need the rate of a discrete tokenizer, got none; add one.")
     rate = max(rates, key=lambda rate: (rates[rate], rate))
     return next(entry for entry in tokenizers if entry.rate and round(entry.rate, 9) == rate)
 
@@ -128,7 +128,7 @@ Codec = TokenizerCodec | Baseline
 
 
 def num_parameters(codec: Codec) -> dict[str, int]:
-    """Number of parameters of each component; a baseline has none."""
+    """Number of parameters of each component; 0 for a baseline."""
     modules = {name: getattr(codec.tokenizer, name) if isinstance(codec, TokenizerCodec) else None
                for name in ("encoder", "quantizer", "decoder")}
     return {name: sum(parameter.numel() for parameter in module.parameters()) if module is not None else 0

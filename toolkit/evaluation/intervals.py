@@ -1,7 +1,7 @@
-"""Confidence intervals of scores, and their values for infinitely many samples.
+"""Confidence intervals by jackknife, and extrapolation of scores to infinitely many samples.
 
-Data is divided into blocks of whole source videos or photos, so that blocks are independent of each other (frames of
-one video are not), and every block has its own metric.
+Data is divided into blocks of whole source videos or photos, because frames of one video are not independent. Every
+block has its own metric.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from toolkit.contracts import Metric
 
 logger = logging.getLogger(__name__)
-SHARES = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)  # sizes of the subsets of an extrapolation, as shares of all blocks
+SHARES = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)  # of all blocks in each subset of an extrapolation
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Interval:
     """A score with its 95 % confidence interval.
 
     Example:
-        >>> interval = Interval(score=20.0, error=0.5, low=19.0, high=21.0, blocks=20)
+        >>> interval = Interval(score=20.0, standard_error=0.5, low=19.0, high=21.0, blocks=20)
         >>> interval.high - interval.score
         1.0
     """
 
     score: float  # of all blocks together
-    error: float  # standard error of the score
+    standard_error: float
     low: float
     high: float
     blocks: int  # number of blocks with samples
@@ -40,23 +40,23 @@ class Interval:
 def jackknife(blocks: Sequence[Metric]) -> dict[str, Interval]:
     """Delete-one-block jackknife (Efron & Stein, Annals of Statistics 9 (1981), 586-596) of every score of a metric.
 
-    The error is ``sqrt((g - 1) / g * sum((s_i - mean(s))^2))``, where s_i is the score without the i-th of g blocks.
-    The interval extends to both sides by Student's t with g - 1 degrees of freedom. Blocks of unequal size count alike.
+    The standard error is ``sqrt((g - 1) / g * sum((s_i - mean(s))^2))``; s_i is the score without the i-th of g blocks.
+    The half-width is Student's t (g - 1 degrees of freedom) times it. Blocks of unequal size have equal weight.
 
     Args:
-        blocks: Metrics of one class with the same arguments, each of its own part of the data. With several processes
-            every process calls this with its shares of the same blocks.
+        blocks: Metrics of one class with the same arguments, one for each block. Every process of a group calls this
+            with its samples of the same blocks.
 
     Returns:
-        Name -> interval; empty, and logged, if fewer than two blocks have samples, if the metric cannot be merged, or
-        if the other blocks are too few for a score.
+        Name -> interval; empty (logged) if fewer than two blocks have samples, if the metric cannot be merged, or if
+        the remaining blocks have too few samples for a score.
 
     Example:
         >>> from toolkit.metrics import PSNR
         >>> blocks, grey = [PSNR(), PSNR(), PSNR()], torch.zeros(1, 3, 1, 4, 4)
         >>> for block, off in zip(blocks, (0.2, 0.02, 0.002)): block.update(target=grey, reconstruction=grey + off)
-        >>> interval = jackknife(blocks)["psnr"]   # 20, 40 and 60 dB: the error of their mean is 20 / sqrt(3)
-        >>> round(interval.score, 3), round(interval.error, 3), round(interval.high - interval.score, 2)
+        >>> interval = jackknife(blocks)["psnr"]   # 20, 40 and 60 dB: standard error 20 / sqrt(3)
+        >>> round(interval.score, 3), round(interval.standard_error, 3), round(interval.high - interval.score, 2)
         (40.0, 11.547, 49.68)
     """
     blocks = _with_samples(blocks)
@@ -64,56 +64,57 @@ def jackknife(blocks: Sequence[Metric]) -> dict[str, Interval]:
         return {}
     try:
         scores = union(blocks).compute()
-        with _without_warnings():
-            others = [union([*blocks[:i], *blocks[i + 1:]]).compute() for i in range(len(blocks))]
+        with _no_sample_warnings():
+            without_block = [union([*blocks[:i], *blocks[i + 1:]]).compute() for i in range(len(blocks))]
     except ValueError as error:  # such as a covariance of one sample
         logger.warning("%s has no interval: %s", type(blocks[0]).__name__, error)
         return {}
-    return {name: _interval(score, [other[name] for other in others]) for name, score in scores.items()}
+    return {name: _interval(score, [other[name] for other in without_block]) for name, score in scores.items()}
 
 
-def _interval(score: float, others: list[float]) -> Interval:
+def _interval(score: float, without_block: list[float]) -> Interval:
+    """The interval of a score of g blocks, from the g scores without one block."""
     from scipy.special import stdtrit  # Student's quantile
 
-    g = len(others)
-    mean = math.fsum(others) / g
-    error = math.sqrt((g - 1) / g * math.fsum((s - mean) ** 2 for s in others))
-    width = float(stdtrit(g - 1, 0.975)) * error
-    return Interval(score, error, score - width, score + width, g)
+    g = len(without_block)
+    mean = math.fsum(without_block) / g
+    standard_error = math.sqrt((g - 1) / g * math.fsum((s - mean) ** 2 for s in without_block))
+    half_width = float(stdtrit(g - 1, 0.975)) * standard_error
+    return Interval(score, standard_error, score - half_width, score + half_width, g)
 
 
-def extrapolated(blocks: Sequence[Metric], name: str) -> float | None:
+def extrapolate(blocks: Sequence[Metric], name: str) -> float | None:
     """A score for infinitely many samples (Chong & Forsyth, arXiv:1911.07023, sec. 3).
 
     Fréchet distances of N samples are too large by about a constant over N. A line is fitted to the scores of subsets
-    against 1 / N. Subsets have a quarter to all of the blocks. Those of one size are averaged: neighbours in a fixed
-    random ring, so that every block counts about equally often.
+    against 1 / N. Subsets have a quarter to all of the blocks: consecutive blocks in a fixed random circular order, so
+    that every block is in about equally many. Scores of subsets of one size are averaged.
 
     Args:
         blocks: As in :func:`jackknife`.
         name: The score.
 
     Returns:
-        The value of the line at 1 / N = 0, which may be negative; None, and logged, if fewer than four blocks have
-        samples, if the metric cannot be merged, or if a quarter of the blocks is too few for a score.
+        The value of the line at 1 / N = 0, which may be negative; None (logged) if fewer than four blocks have samples,
+        if the metric cannot be merged, or if a quarter of the blocks has too few samples for a score.
 
     Example:
         >>> from toolkit.metrics import PSNR
         >>> blocks, grey = [PSNR() for _ in range(8)], torch.zeros(1, 3, 1, 4, 4)
         >>> for block in blocks: block.update(target=grey, reconstruction=grey + 0.2)
-        >>> round(extrapolated(blocks, "psnr"), 4)   # a mean does not depend on the number of samples
+        >>> round(extrapolate(blocks, "psnr"), 4)   # a mean does not depend on the number of samples
         20.0
     """
     blocks = _with_samples(blocks)
     if len(blocks) < 4:
         return None
-    ring = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0)).tolist()
+    order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0)).tolist()
     points = []
     try:
         for size in sorted({round(share * len(blocks)) for share in SHARES}):
-            subsets = [union(blocks[i] for i in indices) for indices in _windows(ring, size)]
+            subsets = [union(blocks[i] for i in indices) for indices in _circular_subsets(order, size)]
             inverse = [1 / subset.num_samples() for subset in subsets]
-            with _without_warnings():
+            with _no_sample_warnings():
                 scores = [subset.compute()[name] for subset in subsets]
             points.append((math.fsum(inverse) / len(subsets), math.fsum(scores) / len(subsets)))
     except ValueError as error:  # such as a covariance of one sample
@@ -124,16 +125,16 @@ def extrapolated(blocks: Sequence[Metric], name: str) -> float | None:
     return y - slope * x
 
 
-def _windows(ring: list[int], size: int) -> list[list[int]]:
-    """Subsets of neighbours, about twice as many as it takes to cover the ring; each in ascending order."""
-    g = len(ring)
+def _circular_subsets(order: list[int], size: int) -> list[list[int]]:
+    """Subsets of ``size`` consecutive blocks in circular order, sorted; each block is in about two of them."""
+    g = len(order)
     count = 1 if size == g else min(g, 2 * math.ceil(g / size))
-    return [sorted(ring[(start * g // count + i) % g] for i in range(size)) for start in range(count)]
+    return [sorted(order[(start * g // count + i) % g] for i in range(size)) for start in range(count)]
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Do not warn that a subset has few samples."""
+def _no_sample_warnings() -> Iterator[None]:
+    """Silence the warning about few samples."""
     frechet_logger = logging.getLogger("toolkit.metrics.frechet")
     before, frechet_logger.disabled = frechet_logger.disabled, True
     try:
@@ -143,7 +144,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def union(blocks: Iterable[Metric]) -> Metric:
-    """One metric of everything that the blocks have seen; the blocks are not changed.
+    """One metric of the samples of all blocks; the blocks do not change.
 
     Raises:
         NotImplementedError: If the metric cannot be merged.
@@ -160,7 +161,7 @@ def union(blocks: Iterable[Metric]) -> Metric:
 
 
 def _with_samples(blocks: Sequence[Metric]) -> list[Metric]:
-    """The blocks with samples in any process; none if the metric does not count or merge."""
+    """The blocks with samples in any process; none if the metric cannot count samples or be merged."""
     try:
         filled = [block for block in blocks if block.num_samples()]
         if filled:

@@ -1,4 +1,4 @@
-"""From files to the samples of a protocol: how published scores resize, crop and choose clips."""
+"""The samples of a protocol: resize, crop and choice of clips as in published evaluations."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from toolkit.data.reading.video_file import VideoFile
 from toolkit.evaluation.protocol import RESIZES, Protocol
 
 
-def _covering(height: int, width: int, size: int) -> tuple[int, int]:
-    """(H', W') whose shorter side is ``size``."""
+def _short_edge_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """(H', W') after a resize of the shorter side to ``size``."""
     scale = size / min(height, width)
     resized = max(size, round(height * scale)), max(size, round(width * scale))
-    check_enlargement(height, width, resized=resized, wanted=size)
+    check_enlargement(height, width, resized=resized, side=size)
     return resized
 
 
 def _short_edge(frames: Tensor, size: int) -> Tensor:
-    return bicubic(frames, size=_covering(*frames.shape[1:3], size))
+    return bicubic(frames, size=_short_edge_size(*frames.shape[1:3], size))
 
 
 def _squash(frames: Tensor, size: int) -> Tensor:
@@ -40,7 +40,7 @@ def _squash(frames: Tensor, size: int) -> Tensor:
 
 def _bilinear(frames: Tensor, size: int) -> Tensor:
     planes = F.interpolate(rearrange(frames, "t h w c -> t c h w").float(), mode="bilinear",
-                           size=_covering(*frames.shape[1:3], size))
+                           size=_short_edge_size(*frames.shape[1:3], size))
     return rearrange(planes.round().to(torch.uint8), "t c h w -> t h w c")
 
 
@@ -50,13 +50,13 @@ def _by_pillow(frames: Tensor, size: tuple[int, int], filter_: Image.Resampling)
 
 
 def _lanczos(frames: Tensor, size: int) -> Tensor:
-    return _by_pillow(frames, _covering(*frames.shape[1:3], size), Image.Resampling.LANCZOS)
+    return _by_pillow(frames, _short_edge_size(*frames.shape[1:3], size), Image.Resampling.LANCZOS)
 
 
 def _adm(frames: Tensor, size: int) -> Tensor:
     while min(frames.shape[1:3]) >= 2 * size:
         frames = _by_pillow(frames, (frames.shape[1] // 2, frames.shape[2] // 2), Image.Resampling.BOX)
-    return _by_pillow(frames, _covering(*frames.shape[1:3], size), Image.Resampling.BICUBIC)
+    return _by_pillow(frames, _short_edge_size(*frames.shape[1:3], size), Image.Resampling.BICUBIC)
 
 
 _RESIZES: dict[str, Callable[[Tensor, int], Tensor]] = dict(
@@ -64,7 +64,7 @@ _RESIZES: dict[str, Callable[[Tensor, int], Tensor]] = dict(
 
 
 class Preparation:
-    """T frames (H, W, 3) uint8 of any size -> pixels (3, T, size, size) in [-1, 1], by a protocol."""
+    """T frames (H, W, 3) uint8 of any size -> pixels (3, T, size, size) in [-1, 1], as a protocol says."""
 
     def __init__(self, protocol: Protocol):
         self.resize, self.size, self.random = _RESIZES[protocol.resize], protocol.size, protocol.crop == "random"
@@ -78,14 +78,14 @@ class Preparation:
 
 
 def with_values(reconstruction: Tensor, values: str) -> Tensor:
-    """The reconstruction as a protocol's ``values`` passes it to the metrics."""
+    """The reconstruction in [-1, 1], for ``values="uint8"`` clamped and rounded to 8 bits."""
     if values == "float":
         return reconstruction
     return ((reconstruction.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
 class Subset(Dataset, torch.utils.data.Dataset):
-    """Samples of a dataset by index; where indices repeat, each sample has a key of its own."""
+    """Samples of a dataset by index; if indices repeat, a number makes every key unique."""
 
     def __init__(self, dataset: Any, *, indices: list[int]):
         self.dataset, self.indices, self.modality = dataset, indices, dataset.modality
@@ -101,34 +101,34 @@ class Subset(Dataset, torch.utils.data.Dataset):
 
 def build_dataset(protocol: Protocol, path: str | Path | None, *, limit: int | None = None,
                   exact: bool = True) -> Dataset:
-    """The samples of a protocol, always in the same order; ``limit`` of them are evenly spaced.
+    """The samples of a protocol in a fixed order; with ``limit`` so many of them, evenly spaced.
 
-    ``exact`` refuses any other number of samples than the protocol's.
+    With ``exact`` another number of samples than the protocol's raises a DataError.
     """
     options: dict[str, Any] = {"path": None if path is None else str(path), "size": protocol.size, "samples": "full"}
     random = protocol.clip_choice == "random"
     if protocol.modality == "video":
         dataset = VideoClips(**options, num_frames=protocol.num_frames, frame_stride=protocol.frame_stride,
                              fps=protocol.fps, clips_per_video=protocol.clips_per_video, train=random)
-        if path is None:  # the split that nothing trains on
+        if path is None:  # the evaluation split of the sample clips
             dataset.files = VideoClips(**options, train=False).files
     else:
         dataset = Images(**options, train=False)
     dataset.framing = Preparation(protocol)
     if random:
         count, total = len(dataset.files), protocol.num_samples
-        drawn = [mix("protocol", "file", number) % count for number in range(count, total)]
-        return Subset(dataset, indices=[*range(min(count, total)), *drawn][:limit])
+        repeated = [mix("protocol", "file", number) % count for number in range(count, total)]
+        return Subset(dataset, indices=[*range(min(count, total)), *repeated][:limit])
     if limit is not None and limit < len(dataset):
         return Subset(dataset, indices=[number * len(dataset) // limit for number in range(limit)])
     if exact and limit is None and protocol.num_samples not in (None, len(dataset)):
-        raise DataError(f"{protocol} needs {protocol.num_samples} samples, got {len(dataset)} at {path}; give the "
-                        f"whole split as --data, or --limit {len(dataset)}, which is another protocol.")
+        raise DataError(f"{protocol} needs {protocol.num_samples} samples, got {len(dataset)} at {path}; set --data to "
+                        f"the whole split, or --limit {len(dataset)}, which is another protocol.")
     return dataset
 
 
 def sources_of(dataset: Any) -> list[str]:
-    """The files of the samples: files are independent of each other, clips of one file are not."""
+    """The files of the samples, sorted. Files are independent of each other; clips of one file are not."""
     dataset = getattr(dataset, "dataset", dataset)
     return sorted(str(file) for file in dataset.files or dataset.clips)
 
@@ -138,15 +138,15 @@ def source_of(key: str, sources: Collection[str]) -> str:
     return key if key in sources else source_of(key.rpartition("#")[0], sources) if "#" in key else key
 
 
-def block_numbers(sources: list[str], *, most: int = 20) -> dict[str, int]:
-    """Source -> number of its block: one per source, or neighbours together where there are more than ``most``."""
+def block_numbers(sources: list[str], *, max_blocks: int = 20) -> dict[str, int]:
+    """Source -> number of its block: one block per source, or up to ``max_blocks`` of consecutive sources."""
     count = len(sources)
-    return {source: number if count <= most else number * most // count
+    return {source: number if count <= max_blocks else number * max_blocks // count
             for number, source in enumerate(sorted(sources))}
 
 
 def frame_rate(protocol: Protocol, sources: list[str]) -> float | None:
-    """Frames per second of the clips, over all of them; None for images, or if no file has one."""
+    """Mean frames per second of the clips; None for images, or if no file has a frame rate."""
     if protocol.modality == "image":
         return None
     if protocol.fps is not None:

@@ -1,4 +1,4 @@
-"""Protocols: how a score is measured, as data. Every field changes the score, so every field is in the hash."""
+"""Protocols: every setting that a score depends on. All fields are in the hash."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 PSNR, SSIM, MSSSIM, RFVD = ({"type": name} for name in ("PSNR", "SSIM", "MSSSIM", "RFVD"))
 ALEX, VGG = ({"type": "LPIPS", "net": net} for net in ("alex", "vgg"))
-RFID = {"type": "RFID", "value_type": "float"}  # values are rounded, or not, before any metric sees them
+RFID = {"type": "RFID", "value_type": "float"}  # the protocol's ``values`` rounds instead
 INCEPTION = {"type": "InceptionDistances", "value_type": "uint8"}
 I3D, CODEBOOK = {"type": "VideoDistances"}, {"type": "Codebook"}
 RESIZES = (
     "short edge, bicubic",  # with antialiasing, in 8 bits, as Pillow does
-    "squash, bicubic",  # both sides, without regard to their ratio
+    "squash, bicubic",  # both sides; the aspect ratio changes
     "short edge, Lanczos",
     "short edge, bilinear without antialiasing",  # OpenCV's
     "halve by box, then short edge, bicubic",  # ADM's crop
@@ -29,32 +29,33 @@ RESIZES = (
 class Protocol:
     """How a score is measured; ValueError for an unknown choice.
 
-    ``clip_choice`` "spread" uses ``clips_per_video`` clips of each file, evenly spaced, a single one in the middle.
-    "random" draws one clip per sample, the same in every run; files repeat up to ``num_samples``.
+    ``clip_choice`` "spread" uses ``clips_per_video`` evenly spaced clips of each file; a single clip is in the middle.
+    "random" chooses one random clip per sample, the same in every run; files repeat up to ``num_samples``.
     """
 
     dataset: str
     split: str
-    num_samples: int | None  # clips or images; scores over another number do not compare; None: all
+    num_samples: int | None  # clips or images, None: all; scores of different numbers are not comparable
     size: int  # pixels of each side
     metrics: tuple[dict[str, Any], ...]  # configs
     num_frames: int = 1  # T of a clip; 1 for images
     frame_stride: int = 1  # distance between the frames that are used
-    fps: float | None = None  # frame rate to sample at, instead of a stride: the nearest frames are used
+    fps: float | None = None  # frame rate instead of a stride; the nearest frames are used
     resize: str = "short edge, bicubic"  # one of RESIZES
-    crop: str = "centre"  # or "random", drawn once per sample and the same in every run
+    crop: str = "centre"  # or "random", one per sample, the same in every run
     clip_choice: str = "spread"  # or "random"
     clips_per_video: int = 1  # for "spread"
     values: str = "float"  # or "uint8": reconstructions are rounded to 8 bits before the metrics
     deviations: tuple[str, ...] = ()  # known differences from the authors' own evaluation
 
     def __post_init__(self) -> None:
-        for name, known in (("resize", RESIZES), ("crop", ("centre", "random")),
+        for name, choices in (("resize", RESIZES), ("crop", ("centre", "random")),
                             ("clip_choice", ("spread", "random")), ("values", ("float", "uint8"))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"a protocol's {name} is one of {', '.join(known)}, got {getattr(self, name)!r}.")
+            if getattr(self, name) not in choices:
+                raise ValueError(f"a protocol's {name} must be one of {', '.join(choices)}, got "
+                                 f"{getattr(self, name)!r}.")
         if self.clip_choice == "random" and not self.num_samples:
-            raise ValueError("a protocol that draws clips at random needs num_samples, how many.")
+            raise ValueError("a protocol with clip_choice='random' needs num_samples, the number of clips.")
 
     @property
     def modality(self) -> str:
@@ -74,11 +75,11 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Suite:
-    """A protocol, and the place of its data on this computer, which is not part of the protocol."""
+    """A protocol with settings that scores do not depend on, such as the path of the data."""
 
     protocol: Protocol
     path: str | None  # folder, list file or glob, relative to the working directory; None: the sample clips
-    shown: tuple[str, ...] = ()  # names (without ending) of the files that a report may show; empty: any
+    shown: tuple[str, ...] = ()  # names without suffix of the files that a report may show; empty: any
     steps: int | None = None  # training steps of each variant of a sweep, unless the command sets them
 
 
@@ -88,7 +89,7 @@ def suite_names(folder: Path) -> list[str]:
 
 
 def load_suite(name: str, folder: Path) -> Suite:
-    """``SUITE`` of the file ``NAME.py`` in a folder, or of the file that ``name`` is the path of."""
+    """``SUITE`` of the file ``NAME.py`` in ``folder``, or of the file at the path ``name``."""
     file = Path(name) if name.endswith(".py") else folder / f"{name}.py"
     if not file.is_file():
         if name.endswith(".py"):

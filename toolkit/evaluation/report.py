@@ -40,12 +40,12 @@ class ScoreColumn:
 
 
 def page_columns(rows: Sequence[Row]) -> tuple[list[ScoreColumn], list[ScoreColumn]]:
-    """The columns of the two tables: quality, and the use of the codebook with the costs."""
+    """The columns of the two tables: quality, and codebook use with costs."""
     stored = {name: fields.get("higher_is_better")
               for row in rows for name, fields in (row.get("columns") or {}).items()}
     directions = registered_directions() | stored | dict.fromkeys(LOWER_IS_BETTER, False)
     directions |= {"encode_frames_per_second": True, "decode_frames_per_second": True}
-    costs = {place.rpartition(".")[2]: column for place, column in COSTS.items() if place != "parameters"}
+    costs = {key.rpartition(".")[2]: column for key, column in COSTS.items() if key != "parameters"}
     scores = score_columns(rows)
     quality = {name: column for name, column in scores.items()
                if name != "bits_per_second" and not name.startswith("codebook")}
@@ -69,7 +69,7 @@ def write_report(results: Sequence[Row], path: str | Path, *, title: str = "Visu
     texts = {
         "title": html.escape(title), "style": style, "script": script,
         "style_hash": _policy(style), "script_hash": _policy(script),
-        "header": _header(rows), "tables": _tables(rows), "made": _made(rows),
+        "header": _header(rows), "tables": _tables(rows), "provenance": _provenance(rows),
         "data": _json(_data(rows, path.parent)),
     }
     template = (FILES / "page.html").read_text(encoding="utf-8")
@@ -95,7 +95,7 @@ def _json(data: Any) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """A number that can be shown, an infinite one too, or None."""
+    """The value if it is a number other than NaN (infinity counts), else None."""
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return None
     return value
@@ -111,7 +111,7 @@ def _interval(row: Row, key: str) -> list[float] | None:
 
 
 def _values(row: Row) -> dict[str, Any]:
-    """The values of a row that the tables show, in one dict."""
+    """The scores, costs and numbers of parameters of a row in one dict."""
     values = {"peak_memory_gib": row.get("peak_memory_gib")}
     for group in ("parameters", "throughput", "scores"):
         values |= row.get(group) or {}
@@ -158,7 +158,7 @@ def _header(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, _fields(row.get("protocol") for row in rows)])
 
 
-def _made(rows: Sequence[Row]) -> str:
+def _provenance(rows: Sequence[Row]) -> str:
     tables = [("Hardware", "hardware"), ("Versions", "versions"), ("Weights and data", "assets")]
     return "\n".join(f"<details><summary>{label}</summary>{fields}</details>" for label, key in tables
                      if (fields := _fields(row.get(key) for row in rows))) or '<p class="quiet">Not recorded.</p>'
@@ -169,7 +169,7 @@ def _distinct(values: Iterable[Any]) -> list[str]:
 
 
 def _fields(tables: Iterable[Any]) -> str:
-    """Every field of some dicts; where they differ, all its values."""
+    """A list of all fields of several dicts, each with its different values."""
     fields: dict[str, list[Any]] = {}
     for table in tables:
         for key, value in _flat(table or {}):
@@ -195,7 +195,7 @@ def _tables(rows: Sequence[Row]) -> str:
     quality, other = page_columns(rows)
     tables = [_table(rows, quality, notes), _table(rows, other, notes, skip_empty=True)]
     if any(row.get("intervals") for row in rows):
-        notes["Small figures under a score are its interval, by the protocol above."] = ""
+        notes["Small numbers under a score are its 95 % interval."] = ""
     if any(row.get("extrapolated") for row in rows):
         notes["N→∞: extrapolated to infinitely many samples."] = ""
     items = "".join(f'<li id="note-{letter}"><sup>{letter}</sup> {html.escape(text)}</li>' if letter else
@@ -208,20 +208,20 @@ def _table(rows: Sequence[Row], columns: Sequence[ScoreColumn], notes: dict[str,
     columns = [column for column in columns if any(_number(_values(row).get(column.key)) is not None for row in rows)]
     if not columns:
         return ""
-    several = len(_distinct(row.get("protocol_hash") for row in rows)) > 1
-    heads = ['<th scope="col" data-first="ascending" data-text="1"><button type="button">variant</button></th>']
-    heads += [_head(column) for column in columns]
+    several_protocols = len(_distinct(row.get("protocol_hash") for row in rows)) > 1
+    header = ['<th scope="col" data-first="ascending" data-text="1"><button type="button">variant</button></th>']
+    header += [_head(column) for column in columns]
     best = {column.key: _best(rows, column) for column in columns}
     lines = []
     for index, row in enumerate(rows):
         if skip_empty and all(_number(_values(row).get(column.key)) is None for column in columns):
-            continue  # a baseline without codebook and network
+            continue  # such as a baseline, which has no codebook and no parameters
         title, kind = html.escape(_title(row), quote=True), _kind(row)
-        under = f"<br><code>{html.escape(_text(row.get('protocol_hash'))[:12])}</code>" if several else ""
-        cells = [f'<th scope="row" data-value="{title}"><span class="key"></span>{title}{under}</th>']
+        protocol = f"<br><code>{html.escape(_text(row.get('protocol_hash'))[:12])}</code>" if several_protocols else ""
+        cells = [f'<th scope="row" data-value="{title}"><span class="key"></span>{title}{protocol}</th>']
         cells += [_cell(row, column, index in best[column.key], notes) for column in columns]
         lines.append(f'<tr class="{kind}" data-row="{index}">{"".join(cells)}</tr>')
-    return (f'<div class="scroll"><table><thead><tr>{"".join(heads)}</tr></thead>\n<tbody>'
+    return (f'<div class="scroll"><table><thead><tr>{"".join(header)}</tr></thead>\n<tbody>'
             + "\n".join(lines) + "</tbody></table></div>")
 
 
@@ -250,7 +250,7 @@ def _cell(row: Row, column: ScoreColumn, best: bool, notes: dict[str, str]) -> s
 
 
 def _best(rows: Sequence[Row], column: ScoreColumn) -> set[int]:
-    """The best tokenizers of each protocol by the digits shown; none where all are equal."""
+    """Rows of the best tokenizers of each protocol; values with equal text are equal, and if all are, none is best."""
     groups: dict[str, list[tuple[int, float]]] = {}
     for index, row in enumerate(rows):
         value = _number(_values(row).get(column.key))
@@ -258,10 +258,10 @@ def _best(rows: Sequence[Row], column: ScoreColumn) -> set[int]:
             groups.setdefault(_text(row.get("protocol_hash")), []).append((index, value))
     best = set()
     for group in groups.values():
-        shown = {index: _decimal(value, column.column) for index, value in group}
-        if len(set(shown.values())) > 1:
+        texts = {index: _decimal(value, column.column) for index, value in group}
+        if len(set(texts.values())) > 1:
             winner = max(group, key=lambda pair: column.better * pair[1])[0]
-            best |= {index for index, text in shown.items() if text == shown[winner]}
+            best |= {index for index, text in texts.items() if text == texts[winner]}
     return best
 
 
@@ -290,7 +290,7 @@ def _kind(row: Row) -> str:
 
 
 def _plotted(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """A row is a line if it has a curve, a level if it has no rate, and otherwise a point."""
+    """Rows for the plots: a line if the row has a curve, a horizontal line ("level") without a rate, else a point."""
     plotted, counts = [], {"baseline": 0, "tokenizer": 0}
     for index, row in enumerate(rows):
         scores, kind = _finite(row.get("scores") or {}), _kind(row)
@@ -305,22 +305,22 @@ def _plotted(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _codebook(index: int, row: Row) -> dict[str, Any]:
-    """Histogram at up to 160 ranks, and entropy in bits: that of the scores if they have it."""
+    """Histogram at up to 160 ranks, and entropy in bits (from the scores if they have it)."""
     book, scores = row["codebook"], _finite(row.get("scores") or {})
     counts = sorted((count for count in book["histogram"] if count > 0), reverse=True) or [0]
-    total, many = int(book.get("num_indices") or sum(counts)), int(book.get("num_codebooks") or 1)
+    total, num_codebooks = int(book.get("num_indices") or sum(counts)), int(book.get("num_codebooks") or 1)
     size = max(int(book.get("size") or 0), 1)
-    entries = size * many  # of all codebooks in one histogram
-    reach = max(1, min(entries, total))
+    entries = size * num_codebooks  # one histogram for all codebooks
+    max_used = max(1, min(entries, total))
     ranks = sorted({min(len(counts), round(len(counts) ** (n / 159))) for n in range(160)})
     entropy = -sum(count / total * math.log2(count / total) for count in counts if count) if total else 0.0
-    # The histogram may end after the most used entries; the score counts all.
-    used = round(scores["codebook_usage"] * size * many) if "codebook_usage" in scores else sum(map(bool, counts))
+    # The histogram may be cut after the most used entries; the score is of all entries.
+    used = round(scores["codebook_usage"] * entries) if "codebook_usage" in scores else sum(map(bool, counts))
     return {
-        "row": index, "size": entries, "num_codebooks": many, "used": used, "reach": reach,
+        "row": index, "size": entries, "num_codebooks": num_codebooks, "used": used, "reach": max_used,
         "even": max(1.0, total / entries), "points": [[rank, counts[rank - 1]] for rank in ranks],
         "entropy": scores["codebook_entropy"] / math.log(2) if "codebook_entropy" in scores else abs(entropy),
-        "bound": scores.get("codebook_entropy_bound", math.log(reach)) / math.log(2),
+        "bound": scores.get("codebook_entropy_bound", math.log(max_used)) / math.log(2),
         "digits": [_digits(entropies, book) for entropies in book.get("digit_entropies") or [] if len(entropies) > 1],
     }
 
@@ -358,7 +358,7 @@ def _caption(row: Row) -> str:
 
 
 def _media(folder: Path, name: str) -> dict[str, Any]:
-    """A video as a data URI with its frame rate and size, or the problem with it."""
+    """A video as a data URI with its frame rate and size, or an error message."""
     import av
 
     try:
@@ -371,7 +371,7 @@ def _media(folder: Path, name: str) -> dict[str, Any]:
         return {"problem": f"{name} is outside the report's folder"}
     if not exists:
         return {"problem": f"{name} is missing"}
-    try:  # with the format set, a playlist that names other files is not followed
+    try:  # the fixed format keeps FFmpeg from opening playlists, which may name other files
         with av.open(str(file), format=kind or "mp4") as container:
             stream = container.streams.video[0]
             frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))

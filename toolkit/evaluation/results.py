@@ -28,7 +28,7 @@ from toolkit.data import Batch, Source, ValLoader, write_video
 from toolkit.data.datasets.sample_clips import SPLITS
 from toolkit.evaluation.cost import measure_cost
 from toolkit.evaluation.entries import Codec, Entry, TokenizerCodec, num_parameters, open_codec
-from toolkit.evaluation.intervals import extrapolated, jackknife, union
+from toolkit.evaluation.intervals import extrapolate, jackknife, union
 from toolkit.evaluation.preparation import (
     block_numbers,
     build_dataset,
@@ -45,17 +45,17 @@ from toolkit.metrics.columns import columns_of
 from toolkit.training.validation import evaluate_blocks, target_states
 
 SCORES_VERSION = "0.1.0"  # the toolkit version that last changed scores: rows of later versions stay valid
-FEW = 2_000  # samples, below which Fréchet distances are marked
+FEW_SAMPLES = 2_000  # Fréchet distances of fewer samples are marked
 FRECHET = ("rfid", "rfvd")
 CURVE = ({"type": "PSNR"}, {"type": "SSIM"}, {"type": "LPIPS", "net": "alex"})
-NUM_VIDEOS, LONGEST_HISTOGRAM = 2, 512
+NUM_VIDEOS, MAX_HISTOGRAM_ENTRIES = 2, 512
 Row = Mapping[str, Any]
 States = dict[int, dict[str, dict[str, Tensor]]]  # block -> metric -> name -> tensor of the targets' features
 
 
 @dataclass
 class Evaluation:
-    """A suite with its data: measures entries, one row each."""
+    """A suite with its data and the settings of a run, shared by all entries."""
 
     suite: str  # its name
     settings: Suite
@@ -79,18 +79,18 @@ class Evaluation:
         files = [(Path(source).name, os.path.getsize(source) if os.path.exists(source) else None)
                  for source in self.sources]
         self.data_identity = {"files": len(files), "sha256": hashlib.sha256(json.dumps(files).encode()).hexdigest()}
-        build_metrics(list(self.protocol.metrics), Baseline)  # so that a missing file does not end a long run
+        build_metrics(list(self.protocol.metrics), Baseline)  # fails early if a file is missing
         self.targets = load_targets(self.targets_file, num_blocks=self.num_blocks)
 
     @property
     def targets_file(self) -> Path:
         """File of the targets' features of this protocol, data and process."""
-        parts = [self.protocol.hash, self.data_identity, self.assets(), toolkit.__version__, torch.__version__]
-        name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+        values = [self.protocol.hash, self.data_identity, self.assets(), toolkit.__version__, torch.__version__]
+        name = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:20]
         return self.folder / "targets" / f"{name}-{self.rank}-of-{self.world_size}.safetensors"
 
     def loader(self) -> ValLoader:
-        """A fresh pass over the samples of this process."""
+        """A new loader of the samples of this process."""
         source = Source(self.dataset, batch_size=self.batch_size, num_workers=self.num_workers)
         return ValLoader([source], rank=self.rank, world_size=self.world_size)
 
@@ -99,12 +99,12 @@ class Evaluation:
         return self.numbers[source_of(key, self.numbers)]
 
     def fingerprint(self, entry: Entry) -> str:
-        """Hash of everything that decides the scores of a row: a row that has it is not measured again."""
-        parts = [self.protocol.hash, self.data_identity, entry.identity, entry.name, entry.title, SCORES_VERSION]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        """Hash of everything that scores depend on; a row with an equal fingerprint is not measured again."""
+        values = [self.protocol.hash, self.data_identity, entry.identity, entry.name, entry.title, SCORES_VERSION]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def assets(self) -> dict[str, str]:
-        """Pinned files that decide the scores: name -> sha256."""
+        """Pinned files that scores depend on: name -> sha256."""
         names = [f"clips/{clip}" for clip in SPLITS["full"]["eval"]] if self.path is None else []
         for config in self.protocol.metrics:
             if config["type"] == "LPIPS":
@@ -117,17 +117,17 @@ class Evaluation:
 
 
 def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, Any]:
-    """The row of an entry. Every process calls this and gets the scores; costs are in the row of the first process."""
+    """The row of an entry. Every process calls this and gets all scores; only process 0 gets the costs."""
     codec, protocol = open_codec(entry.spec, evaluation.device), evaluation.protocol
-    shown: dict[str, tuple[Tensor, Tensor]] = {}
+    video_samples: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def keep(batch: Batch, reconstructions: Tensor) -> None:
+    def keep_video_samples(batch: Batch, reconstructions: Tensor) -> None:
         for key, pixels, reconstruction in zip(batch.keys, batch.pixels, reconstructions, strict=True):
             stem = Path(source_of(key, evaluation.numbers)).stem
-            if len(shown) < NUM_VIDEOS and (not evaluation.settings.shown or stem in evaluation.settings.shown):
-                shown[key] = pixels.cpu(), reconstruction.cpu()
+            if len(video_samples) < NUM_VIDEOS and (not evaluation.settings.shown or stem in evaluation.settings.shown):
+                video_samples[key] = pixels.cpu(), reconstruction.cpu()
 
-    measured = _evaluate(evaluation, codec, list(protocol.metrics), title=entry.title, on_batch=keep)
+    measured = _evaluate(evaluation, codec, list(protocol.metrics), title=entry.title, on_batch=keep_video_samples)
     scores, intervals, columns = {}, {}, {}
     for blocks in measured.metrics:
         scores |= union(blocks).compute()
@@ -136,12 +136,12 @@ def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, An
         if not isinstance(blocks[0], Codebook):  # its scores grow with the data, so they have no interval
             intervals |= {name: [interval.low, interval.high] for name, interval in jackknife(blocks).items()}
     limits = {name: value for name in FRECHET for blocks in measured.metrics if name in blocks[0].higher_is_better
-              and (value := extrapolated(blocks, name)) is not None}
+              and (value := extrapolate(blocks, name)) is not None}
     if measured.rate is not None:
         scores["bits_per_pixel"] = measured.rate
         if evaluation.fps is not None:
             scores["bits_per_second"] = measured.rate * protocol.size**2 * evaluation.fps
-    videos = _write_videos(evaluation, entry.name, shown) if protocol.modality == "video" else ([], [])
+    videos = _write_videos(evaluation, entry.name, video_samples) if protocol.modality == "video" else ([], [])
     codebook = next((union(blocks) for blocks in measured.metrics if isinstance(blocks[0], Codebook)), None)
     row = {
         "name": entry.name, "kind": entry.kind, "title": entry.title, "order": order, "suite": evaluation.suite,
@@ -151,7 +151,7 @@ def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, An
         "training": entry.training, "notes": list(entry.notes), "scores": _finite_or_none(scores),
         "intervals": {name: ends for name, ends in intervals.items() if all(map(math.isfinite, ends))},
         "extrapolated": _finite_or_none(limits), "columns": columns,
-        "marks": {name: "few samples" for name in FRECHET if name in scores and measured.num_samples < FEW},
+        "marks": {name: "few samples" for name in FRECHET if name in scores and measured.num_samples < FEW_SAMPLES},
         "num_samples": measured.num_samples, "num_blocks": measured.num_blocks, "unreadable": measured.unreadable,
         "codebook": _codebook_use(codebook) if codebook is not None else None, "parameters": num_parameters(codec),
         "data": evaluation.data_identity, "assets": evaluation.assets(), "versions": versions(),
@@ -164,7 +164,7 @@ def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, An
 
 
 class _CountingCodec:
-    """A codec that counts its bits, from the indices where there are any."""
+    """Calls a codec and counts its bits and pixels; bits are counted if it has indices."""
 
     def __init__(self, codec: Codec, values: str):
         self.codec, self.values, self.bits, self.pixels = codec, values, None, 0
@@ -188,7 +188,7 @@ class _CountingCodec:
 
 @dataclass
 class _Measured:
-    """What one pass over the data gives: each metric's blocks, the rate, and what was read."""
+    """Results of one pass over the data: the blocks of each metric, the rate, and numbers of samples."""
 
     metrics: list[list[Metric]]
     rate: float | None
@@ -211,19 +211,19 @@ def _evaluate(evaluation: Evaluation, codec: Codec, configs: list[dict[str, Any]
                     count += len(batch.keys)
                     yield batch
                     progress.update(len(batch.keys))
-            except DataError as error:  # nothing readable in this share; other processes may have samples
+            except DataError as error:  # no readable sample on this process; other processes may have some
                 errors.append(str(error))
 
     def make_metrics() -> list[Metric]:
         return build_metrics(configs, codec)
 
-    known, problem = None if is_curve else evaluation.targets, None
+    stored_targets, problem = None if is_curve else evaluation.targets, None
     counting = _CountingCodec(codec, evaluation.protocol.values)
     try:
-        # Targets are stored by the config of the metric: a codec without codebook has one metric less.
+        # By config: without a codebook there is one metric less, so positions differ.
         names = [_config_of(metric) for metric in make_metrics()]
-        states = None if known is None else {number: [block.get(name) for name in names]
-                                             for number, block in known.items()}
+        states = None if stored_targets is None else {number: [block.get(name) for name in names]
+                                             for number, block in stored_targets.items()}
         blocks = evaluate_blocks(counting, batches(), make_metrics, block_of=evaluation.block_of, targets=states,
                                  num_blocks=evaluation.num_blocks, device=evaluation.device, on_batch=on_batch)
     except (OSError, RuntimeError, ValueError) as error:
@@ -236,7 +236,7 @@ def _evaluate(evaluation: Evaluation, codec: Codec, configs: list[dict[str, Any]
     total = int(sum_numbers_over_processes([float(count)])[0])
     if not total:
         raise DataError(next(text for text in gather_objects_over_processes(errors[0] if errors else None) if text))
-    if not is_curve and known is None:
+    if not is_curve and stored_targets is None:
         evaluation.targets = {number: {name: state for name, state in zip(names, states, strict=True)
                                        if state is not None} for number, states in target_states(blocks).items()}
         save_targets(evaluation.targets_file, evaluation.targets)
@@ -250,7 +250,7 @@ def _config_of(metric: Metric) -> str:
 
 
 def _curve(evaluation: Evaluation, entry: Entry, scores: dict[str, float]) -> list[dict[str, float]]:
-    """Rate and distortion, at several rates for a baseline that takes a rate."""
+    """Points of rate and distortion: several for a baseline with the argument ``bits_per_pixel``."""
     names = ("bits_per_pixel", "psnr", "ssim", "lpips_alex")
     points = [{name: scores[name] for name in names if name in scores}] if "bits_per_pixel" in scores else []
     configs = [config for config in CURVE if config in evaluation.protocol.metrics]
@@ -267,23 +267,23 @@ def _codebook_use(codebook: Codebook) -> dict[str, Any]:
     counts = torch.cat(codebook.counts()).sort(descending=True).values
     return {"size": codebook.codebook_size, "num_codebooks": codebook.num_codebooks, "digits": list(codebook.digits),
             "num_indices": int(counts.sum()),
-            "histogram": counts[:LONGEST_HISTOGRAM].tolist(), "digit_entropies": codebook.digit_entropies()}
+            "histogram": counts[:MAX_HISTOGRAM_ENTRIES].tolist(), "digit_entropies": codebook.digit_entropies()}
 
 
 def _write_videos(evaluation: Evaluation, name: str,
-                  shown: dict[str, tuple[Tensor, Tensor]]) -> tuple[list[str], list[str]]:
-    """Write the first samples that may be shown, and their originals; paths relative to the results' folder."""
-    keys = sorted(key for share in gather_objects_over_processes(list(shown)) for key in share)[:NUM_VIDEOS]
+                  samples: dict[str, tuple[Tensor, Tensor]]) -> tuple[list[str], list[str]]:
+    """Write videos of samples and of their originals; returns both lists of paths, relative to the folder."""
+    keys = sorted(key for share in gather_objects_over_processes(list(samples)) for key in share)[:NUM_VIDEOS]
     files = [(f"videos/{name}_{number}.mp4", f"videos/original_{number}.mp4") for number in range(len(keys))]
     (evaluation.folder / "videos").mkdir(parents=True, exist_ok=True)
     for key, pair in zip(keys, files, strict=True):
-        for file, pixels in zip(pair, reversed(shown.get(key, ())), strict=False):
+        for file, pixels in zip(pair, reversed(samples.get(key, ())), strict=False):
             write_video(evaluation.folder / file, pixels, fps=evaluation.fps)
     return [video for video, _ in files], [original for _, original in files]
 
 
 def _finite_or_none(scores: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no infinite numbers."""
+    """Replace NaN and infinity, which JSON does not have, by None."""
     return {name: value if math.isfinite(value) else None for name, value in scores.items()}
 
 
@@ -320,14 +320,14 @@ def finished_row(path: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON file, one or a list; rows of version 0.1 call baselines anchors."""
+    """The rows of a JSON file with a row or a list; the kind "anchor" of version 0.1 becomes "baseline"."""
     content = json.loads(path.read_text(encoding="utf-8"))
     rows = content if isinstance(content, list) else [content]
     return [row | {"kind": "baseline"} if row.get("kind") == "anchor" else row for row in rows]
 
 
 def save_targets(path: Path, states: States) -> None:
-    """Keep targets' features for the next row and the next run; no file if no metric has any."""
+    """Save the features of the targets for later rows and runs; no file if there are none."""
     tensors = {f"{block}\n{metric}\n{name}": tensor.contiguous() for block, metrics in states.items()
                for metric, state in metrics.items() for name, tensor in state.items()}
     if tensors:
@@ -337,7 +337,7 @@ def save_targets(path: Path, states: States) -> None:
 
 
 def load_targets(path: Path, *, num_blocks: int) -> States | None:
-    """What :func:`save_targets` wrote; None if the file is missing or damaged: it is then computed again."""
+    """The features that :func:`save_targets` wrote; None if the file is missing or damaged."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError):

@@ -1,4 +1,4 @@
-"""Sweeps: variants of a config, trained with one seed, one data set and one number of steps."""
+"""Sweeps: configs trained with the same data, seed and number of steps."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ logger = logging.getLogger(__name__)
 class Variant:
     """One config of a sweep."""
 
-    name: str  # of its row
+    name: str  # name of its row
     title: str
     source: str  # the config file
     config: Config  # resolved
 
     @property
     def work_dir(self) -> str:
-        """Name of the folder of the run, different for every config."""
+        """Name of the work dir, unique for every config."""
         return f"{self.name}-{hashlib.sha256(self.config.pretty_text.encode()).hexdigest()[:10]}"
 
 
 def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str, Any]) -> list[Variant]:
-    """The variants, all with the data, the seed and the steps of the first; the last is the first without quantizer."""
+    """The variants, with data, seed and steps of the first config; the last variant is the first without quantizer."""
     if steps is not None:
         overrides = {**overrides, "training.max_steps": steps}
     configs = [load_config(path, overrides) for path in paths]
@@ -59,27 +59,28 @@ def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str,
     for path, config, type_ in zip(paths, configs, types, strict=True):
         title = type_ if counts[type_] == 1 else Path(path).stem
         variants.append(Variant(title.lower(), title, str(path), config))
-    free = copy.deepcopy(first)
+    unquantized = copy.deepcopy(first)
     dim = build_component(QUANTIZERS, first.tokenizer.quantizer).dim
-    free.tokenizer.quantizer = dict(type="Identity", dim=dim)
-    variants.append(Variant("no_quantizer", f"{variants[0].title}'s network, no quantizer", str(paths[0]), free))
+    unquantized.tokenizer.quantizer = dict(type="Identity", dim=dim)
+    variants.append(Variant("no_quantizer", f"{variants[0].title}'s network, no quantizer", str(paths[0]),
+                            unquantized))
     return variants
 
 
 def train(variant: Variant, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Train a variant to its last step, resuming if it was interrupted; the tokenizer's directory and a summary."""
+    """Train a variant or resume its training; returns the directory of the tokenizer and a summary."""
     work_dir, steps = folder / variant.work_dir, variant.config.training.max_steps
-    done = [checkpoint_step(path) for path in checkpoints_in(work_dir / "checkpoints")]
+    saved_steps = [checkpoint_step(path) for path in checkpoints_in(work_dir / "checkpoints")]
     source = Path(variant.source)
-    shown = source.relative_to(Path.cwd()) if source.is_relative_to(Path.cwd()) else source
-    summary = {"config": str(shown), "steps": steps, "seed": variant.config.get("seed", 0)}
+    config_path = source.relative_to(Path.cwd()) if source.is_relative_to(Path.cwd()) else source
+    summary = {"config": str(config_path), "steps": steps, "seed": variant.config.get("seed", 0)}
     tokenizer = work_dir / "tokenizer"
-    if done[-1:] == [steps] and (tokenizer / "model.safetensors").is_file():
+    if saved_steps[-1:] == [steps] and (tokenizer / "model.safetensors").is_file():
         logger.info("%s is already trained: %s.", variant.title, tokenizer)
         return tokenizer, summary
     logger.info("training %s for %d steps in %s.", variant.title, steps, work_dir)
     AcceleratorState._reset_state()  # it keeps the precision of the previous variant
-    trainer = build_trainer(copy.deepcopy(variant.config), work_dir=work_dir, resume=bool(done))
+    trainer = build_trainer(copy.deepcopy(variant.config), work_dir=work_dir, resume=bool(saved_steps))
     if not trainer.run():
         raise KeyboardInterrupt
     return tokenizer, summary

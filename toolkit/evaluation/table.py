@@ -30,7 +30,7 @@ def rows_of_folder(folder: Path) -> list[dict[str, Any]]:
 
 
 def score_columns(rows: Sequence[Row]) -> dict[str, Column]:
-    """Score name -> column, rates first: as the rows store it, else as the metrics in use declare it."""
+    """Score name -> column, rates first: the stored column of the rows, else that of the registered metric."""
     stored = {name: _column(fields) for row in rows for name, fields in (row.get("columns") or {}).items()}
     declared = registered_columns() | stored
     names = dict.fromkeys([*RATES, *(name for row in rows for name in row.get("scores") or {})])
@@ -38,31 +38,32 @@ def score_columns(rows: Sequence[Row]) -> dict[str, Column]:
 
 
 def _column(fields: Mapping[str, Any]) -> Column:
-    """A stored column; a format that is not a plain one of numbers is replaced."""
+    """A stored column; a format other than a number format is replaced by ".4g"."""
     plain = re.fullmatch(r"\.\d{1,2}[efg]", str(fields["format"]))
     return Column(str(fields["label"]), fields["format"] if plain else ".4g", float(fields["factor"]),
                   str(fields["unit"]))
 
 
 def cells_of(rows: Sequence[Row], heads: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of text: the columns with these headings, or all, except those without any value."""
+    """Header and rows of text: the columns with these headings (default: all) that have a value."""
     columns = {f"scores.{name}": column for name, column in score_columns(rows).items()} | COSTS
-    columns = {place: column for place, column in columns.items() if (not heads or heading(column) in heads)
-               and any(_value(row, place) is not None for row in rows)}
+    columns = {key: column for key, column in columns.items() if (not heads or heading(column) in heads)
+               and any(_value(row, key) is not None for row in rows)}
     return ["", *map(heading, columns.values())], [
         [str(row["title"]) + "*" * bool(row.get("unreadable")),
-         *(_cell(row, place, column) for place, column in columns.items())] for row in rows]
+         *(_cell(row, key, column) for key, column in columns.items())] for row in rows]
 
 
-def _value(row: Row, place: str) -> float | None:
+def _value(row: Row, key: str) -> float | None:
+    """The value at a key such as "scores.psnr"; the sum of a group of values; None if it is missing."""
     value: Any = row
-    for key in place.split(".", maxsplit=1):
-        value = value.get(key) if isinstance(value, Mapping) else None
+    for name in key.split(".", maxsplit=1):
+        value = value.get(name) if isinstance(value, Mapping) else None
     return sum(value.values()) if isinstance(value, Mapping) else value
 
 
-def _cell(row: Row, place: str, column: Column) -> str:
-    value, name = _value(row, place), place.partition(".")[2]
+def _cell(row: Row, key: str, column: Column) -> str:
+    value, name = _value(row, key), key.partition(".")[2]
     if value is None:
         return "-"
     text = format(value * column.factor, column.format)
@@ -98,7 +99,7 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
 
 
 def _other_rates(rows: Sequence[Row]) -> list[str]:
-    """Scores of the baselines at the rates of tokenizers that are not the reference."""
+    """PSNR of the baselines at the rates of tokenizers with another rate than the reference."""
     notes = []
     codecs = [row for row in rows if row["kind"] == "baseline" and len(row.get("curve", ())) > 1]
     for row in rows:
@@ -122,22 +123,22 @@ def markdown(rows: Sequence[Row], heads: Sequence[str] = ()) -> str:
 
 
 def terminal_tables(rows: Sequence[Row]) -> Group:
-    """For rich's console: quality, below it the use of the codebook and the costs, then the footnotes."""
+    """Two tables for rich's console, quality and codebook use with costs, and the footnotes."""
     header, cells = cells_of(rows)
-    second = {heading(column) for name, column in score_columns(rows).items() if name.startswith("codebook")}
-    second |= set(map(heading, COSTS.values()))
+    cost_headings = {heading(column) for name, column in score_columns(rows).items() if name.startswith("codebook")}
+    cost_headings |= set(map(heading, COSTS.values()))
     tables = []
-    for is_second in (False, True):
-        places = [place for place, head in enumerate(header) if place and (head in second) == is_second]
-        table = Table("", *(header[place] for place in places), title=f"suite {rows[0]['suite']}")
+    for is_cost in (False, True):
+        columns = [i for i, head in enumerate(header) if i and (head in cost_headings) == is_cost]
+        table = Table("", *(header[i] for i in columns), title=f"suite {rows[0]['suite']}")
         for row in cells:
-            table.add_row(row[0], *(row[place].replace(f" {PLUS_MINUS} ", f"\n{PLUS_MINUS}") for place in places))
-        tables += [table] if places else []
+            table.add_row(row[0], *(row[i].replace(f" {PLUS_MINUS} ", f"\n{PLUS_MINUS}") for i in columns))
+        tables += [table] if columns else []
     return Group(*tables, *map(Text, footnotes(rows)))
 
 
 def insert_table(text: str, suite: str, table: str) -> str:
-    """The text of a README with the table between the marks of the suite."""
+    """The text of a README with the table inserted between the markers of the suite."""
     start, end = f"<!-- results/{suite} -->", f"<!-- end of results/{suite} -->"
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.S)
     if not pattern.search(text):

@@ -12,8 +12,8 @@ from toolkit.layers.distributed import mean_over_processes, num_processes
 class JointBatchNorm(nn.BatchNorm3d):
     """Batch normalisation (Ioffe & Szegedy, arXiv:1502.03167) over the joint batch of all processes.
 
-    On one process, and in eval mode, it is torch's. On several it equals torch's SyncBatchNorm, but works on CPUs
-    and is twice differentiable; all processes need batches of the same shape.
+    On one process, and in eval mode, it is torch's BatchNorm3d. On several it equals torch's SyncBatchNorm, but works
+    on CPUs and is twice differentiable; all processes need batches of the same shape.
 
     Args:
         channels: C.
@@ -39,10 +39,10 @@ class JointBatchNorm(nn.BatchNorm3d):
         """
         if not self.training or num_processes() == 1:
             return super().forward(x)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean = mean_over_processes(wide.mean((0, 2, 3, 4)))  # (C,)
-        # Centre first: mean square minus squared mean loses the digits of a small variance.
-        centred = wide - rearrange(mean, "c -> c 1 1 1")
+        x_float = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = mean_over_processes(x_float.mean((0, 2, 3, 4)))  # (C,)
+        # Centred first: mean(x^2) - mean(x)^2 would lose the digits of a small variance.
+        centred = x_float - rearrange(mean, "c -> c 1 1 1")
         variance = mean_over_processes(centred.square().mean((0, 2, 3, 4)))  # (C,), biased
         self._update_running(mean, variance, count=num_processes() * x.numel() // x.shape[1])
         scale = self.weight * (variance + self.eps).rsqrt()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# For each convolution: the input frames that the next outputs need, and how many of the next frames they skip.
+# Convolution -> (input frames to prepend to the next chunk, frames after them to skip before the next output).
 StreamCache = dict[nn.Module, tuple[Tensor, int]]
 PADDINGS = ("zeros", "replicate")
 
@@ -14,9 +14,9 @@ PADDINGS = ("zeros", "replicate")
 class CausalConv3d(nn.Conv3d):
     """Convolution padded in time before the first frame only, in space on all sides.
 
-    Time is padded with ``k_t - 1`` frames, so T frames become ``1 + (T - 1) // s_t`` and the first frame stands
-    alone. Space is padded with ``(k - 1) // 2`` before and ``k // 2`` after, so a stride of 2 halves an even
-    side with a kernel of 3 as with one of 4.
+    Time is padded with ``k_t - 1`` frames, so T frames become ``1 + (T - 1) // s_t``, and the first output depends on
+    the first frame only. Space is padded with ``(k - 1) // 2`` before and ``k // 2`` after, so a stride of 2 halves an
+    even side with a kernel of 3 as with one of 4.
 
     Args:
         in_channels: Channels of the input.
@@ -27,7 +27,7 @@ class CausalConv3d(nn.Conv3d):
         padding: "zeros", or "replicate" to repeat the first frame and the border (Google's code).
 
     Raises:
-        ValueError: If ``padding`` is neither.
+        ValueError: If ``padding`` is unknown.
 
     Example:
         >>> conv = CausalConv3d(3, 8, kernel_size=(3, 3, 3), stride=(2, 2, 2))
@@ -38,7 +38,7 @@ class CausalConv3d(nn.Conv3d):
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: tuple[int, int, int],
                  stride: tuple[int, int, int] = (1, 1, 1), bias: bool = True, padding: str = "zeros"):
         if padding not in PADDINGS:
-            raise ValueError(f"CausalConv3d pads with 'zeros' or 'replicate', got {padding!r}.")
+            raise ValueError(f"CausalConv3d needs padding 'zeros' or 'replicate', got {padding!r}.")
         super().__init__(in_channels, out_channels, kernel_size, stride, bias=bias)
         self.to(memory_format=torch.channels_last_3d)  # cuDNN would otherwise reorder the kernel at every call
         _, k_h, k_w = kernel_size
@@ -51,7 +51,7 @@ class CausalConv3d(nn.Conv3d):
         With ``cache`` (an empty dict at the start of a stream) ``x`` is the next chunk of a clip, of any number of
         frames. The outputs of the chunks, concatenated, equal the output of the clip.
         """
-        if x.shape[2] == 0:  # of a stream, when the layer before completed no output
+        if x.shape[2] == 0:  # in a stream, if the layer before has no output for this chunk yet
             return self._no_frames(x)
         if cache is None:
             if x.shape[2] == 1:
@@ -79,16 +79,16 @@ class CausalConv3d(nn.Conv3d):
     def _continue(self, x: Tensor, cache: StreamCache) -> tuple[Tensor, int]:
         """Prepend the cached frames (or the padding) to a chunk, and cache the frames that later outputs need.
 
-        Returns the input frames that start with the next output's first, and the number of outputs they complete.
+        Returns the input from the first frame of the next output on, and the number of outputs that it gives.
         """
         k_t, s_t = self.kernel_size[0], self.stride[0]
         if self in cache:
-            cached_frames, first = cache[self]
+            cached_frames, first_input = cache[self]
             x = torch.cat([cached_frames, x], dim=2)
         else:
-            x, first = self._pad(x, (0, 0, 0, 0, k_t - 1, 0)), 0
-        num_outputs = max(0, (x.shape[2] - first - k_t) // s_t + 1)
-        next_first = first + num_outputs * s_t
-        num_dropped = min(next_first, x.shape[2])
-        cache[self] = x[:, :, num_dropped:].clone(), next_first - num_dropped  # a view would keep the whole chunk
-        return x[:, :, first:], num_outputs
+            x, first_input = self._pad(x, (0, 0, 0, 0, k_t - 1, 0)), 0
+        num_outputs = max(0, (x.shape[2] - first_input - k_t) // s_t + 1)
+        next_input = first_input + num_outputs * s_t
+        num_dropped = min(next_input, x.shape[2])
+        cache[self] = x[:, :, num_dropped:].clone(), next_input - num_dropped  # a view would keep the whole chunk
+        return x[:, :, first_input:], num_outputs

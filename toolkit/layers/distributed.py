@@ -1,4 +1,4 @@
-"""Sums, averages and gathering over the processes of a run; the only ones of the toolkit."""
+"""Sum, mean, gather and broadcast over the processes of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def num_processes() -> int:
-    """How many processes train together; 1 outside of distributed training.
+    """Number of processes of the run; 1 without a process group.
 
     Example:
         >>> num_processes()
@@ -70,26 +70,26 @@ def gather_over_processes(x: Tensor) -> Tensor:
     dist.all_gather(sizes, torch.tensor(len(x), device=x.device))
     padded = x.new_zeros(int(max(sizes)), *x.shape[1:])
     padded[:len(x)] = x
-    shares = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(shares, padded)
-    return torch.cat([share[:int(size)] for share, size in zip(shares, sizes, strict=True)])
+    gathered = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    return torch.cat([rows[:int(size)] for rows, size in zip(gathered, sizes, strict=True)])
 
 
 def reduction_device() -> torch.device:
-    """Where tensors must be for the process group to reduce them: by its backend, as a process may have no batch."""
+    """The device of tensors that the process group reduces: the GPU for NCCL, else the CPU."""
     uses_gpus = num_processes() > 1 and "nccl" in dist.get_backend()
     return torch.device("cuda", torch.cuda.current_device()) if uses_gpus else torch.device("cpu")
 
 
 def sum_numbers_over_processes(values: list[float]) -> list[float]:
-    """The float64 sums of every process's values."""
+    """Each value summed over processes, in float64."""
     if num_processes() == 1:
         return values
     return sum_over_processes(torch.tensor(values, dtype=torch.float64, device=reduction_device())).tolist()
 
 
 def gather_objects_over_processes(value: Any) -> list[Any]:
-    """Every process's value, which can be pickled, in the order of their ranks."""
+    """The values (any that can be pickled) of all processes, in rank order."""
     values = [value]
     if num_processes() > 1:
         values = [None] * num_processes()
@@ -99,7 +99,7 @@ def gather_objects_over_processes(value: Any) -> list[Any]:
 
 @torch.no_grad()
 def from_first_process(x: Tensor) -> Tensor:
-    """The ``x`` of process 0, for random draws that all processes share; same shape everywhere.
+    """Broadcast ``x`` of process 0, such as a random number; ``x`` has the same shape on all processes.
 
     Example:
         >>> from_first_process(torch.tensor(3)).item()

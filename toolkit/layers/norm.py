@@ -29,7 +29,7 @@ class ClipGroupNorm(nn.GroupNorm):
         affine: Whether to learn a scale and a shift per channel.
 
     Attributes:
-        pooled_axes: The axes of a clip that the statistics are computed over, besides channels.
+        pooled_axes: Axes of (B, C, T, H, W) over which statistics are computed, besides the channels of a group.
 
     Example:
         >>> import torch
@@ -75,7 +75,7 @@ class AdaptiveGroupNorm(nn.Module):
         norm: Called as ``norm(channels, affine=False)``.
 
     Attributes:
-        per_position: Whether the codes need the features' grid.
+        per_position: Whether the codes must have the grid (T, H, W) of the features.
 
     Example:
         >>> import torch

@@ -27,14 +27,14 @@ def depth_to_space(x: Tensor, stride: tuple[int, int, int], kept_frame: str = "l
         x: The grid.
         stride: (s_t, s_h, s_w), the upsampling factors.
         kept_frame: Which of the first frame's s_t output frames is kept: "last" (MAGVIT-v2), "first"
-            (Open-MAGVIT2), or "all", for a chunk that does not begin its clip.
+            (Open-MAGVIT2), or "all", for the later chunks of a stream.
 
     Example:
         >>> depth_to_space(torch.zeros(1, 32, 3, 4, 4), (2, 2, 2)).shape
         torch.Size([1, 4, 5, 8, 8])
     """
     s_t, s_h, s_w = stride
-    # one copy, which leaves channels innermost in memory (channels_last_3d)
+    # a single copy, to channels_last_3d
     x = rearrange(x, "b (st sh sw c) t h w -> b (t st) (h sh) (w sw) c", st=s_t, sh=s_h, sw=s_w).movedim(-1, 1)
     return _drop_frames(x, s_t, kept_frame)
 
@@ -64,7 +64,7 @@ class DepthToSpaceUpsample(nn.Module):
         kept_frame: "last" or "first", as in :func:`depth_to_space`.
 
     Raises:
-        ValueError: If ``kept_frame`` is neither.
+        ValueError: If ``kept_frame`` is unknown.
 
     Example:
         >>> DepthToSpaceUpsample(8, stride=(2, 2, 2), temporal_kernel=3)(torch.zeros(1, 8, 3, 4, 4)).shape
@@ -75,7 +75,7 @@ class DepthToSpaceUpsample(nn.Module):
                  padding: str = "zeros", kept_frame: str = "last"):
         super().__init__()
         if kept_frame not in KEPT_FRAMES:
-            raise ValueError(f"DepthToSpaceUpsample takes kept_frame 'last' or 'first', got {kept_frame!r}.")
+            raise ValueError(f"DepthToSpaceUpsample needs kept_frame 'last' or 'first', got {kept_frame!r}.")
         self.stride, self.kept_frame = stride, kept_frame
         self.conv = CausalConv3d(channels, channels * stride[0] * stride[1] * stride[2],
                                  kernel_size=(temporal_kernel, 3, 3), padding=padding)

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from toolkit.contracts import Loss, TokenizerOutput
-from toolkit.layers.eager import eager_loss
+from toolkit.layers.early_backward import loss_with_early_gradient
 from toolkit.pretrained import classifier, lpips_network
 from toolkit.registry import LOSSES
 
@@ -47,7 +47,8 @@ class LPIPS(Loss):
         """Pixels (B, 3, T, H, W) in [-1, 1] -> mean distance over B * T frames, () float32."""
         frames, target_frames = _frames(output.reconstruction), _frames(target.detach())
         at_once = max(1, PIXELS_AT_ONCE // (frames.shape[2] * frames.shape[3]))
-        distances = [eager_loss(lambda chunk, target_chunk=target_chunk: self.network(chunk, target_chunk).sum(), chunk)
+        distances = [loss_with_early_gradient(
+                        lambda chunk, target_chunk=target_chunk: self.network(chunk, target_chunk).sum(), chunk)
                      for chunk, target_chunk in zip(frames.split(at_once), target_frames.split(at_once), strict=True)]
         return sum(distances) / len(frames)
 

@@ -44,8 +44,8 @@ class Composite(Quantizer):
     @property
     def digits(self) -> tuple[int, ...]:
         """The children's digits if they are all the same, else one digit."""
-        kinds = {child.digits for child in self.quantizers}
-        return kinds.pop() if len(kinds) == 1 else (self.codebook_size,)
+        child_digits = {child.digits for child in self.quantizers}
+        return child_digits.pop() if len(child_digits) == 1 else (self.codebook_size,)
 
     def _split(self, indices: Tensor) -> list[Tensor]:
         """Indices (B, N, G), or those of the first children only -> one tensor for each of these children."""

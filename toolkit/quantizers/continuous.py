@@ -21,7 +21,7 @@ class _Continuous(Quantizer):
         self.dim = dim
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """There are no indices; ``codes_from_indices`` refuses them before."""
+        """Never called: there are no indices, and ``codes_from_indices`` raises ValueError."""
         raise NotImplementedError
 
 

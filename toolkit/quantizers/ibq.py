@@ -78,7 +78,7 @@ class IBQ(Quantizer):
         return F.embedding(indices.squeeze(-1), self.codebook).float()
 
     def _soft(self, z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Some positions (n, d) -> (p - sg(p)) @ codebook (n, d), sum of entropies (), sum of probabilities (K,)."""
+        """Latents (n, d) -> (p - sg(p)) @ codebook (n, d), sum of entropies (), sum of probabilities (K,)."""
         logits = z @ codebook.T  # (n, K)
         p = logits.softmax(1)
         log_sharp = (logits / self.temperature).log_softmax(1)

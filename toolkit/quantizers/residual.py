@@ -75,13 +75,13 @@ class Residual(Composite):
         children = zip(self.quantizers, self._split(indices), self.scales, strict=False)
         return sum(child.lookup(child_indices) * scale for child, child_indices, scale in children)
 
-    def _takes(self, num_codebooks: int) -> bool:
+    def _accepts_codebooks(self, num_codebooks: int) -> bool:
         return num_codebooks in accumulate(child.num_codebooks for child in self.quantizers)
 
     def _num_summed(self, device: torch.device) -> int:
-        """Of how many children the code is the sum."""
+        """Number of children whose codes are summed: all, or random with quantize dropout."""
         num = len(self.quantizers)
         if not self.training or not self.quantize_dropout:
             return num
-        dropout, first = torch.rand(()) < self.quantize_dropout, torch.randint(1, num + 1, ())
-        return int(from_first_process(torch.where(dropout, first, num).to(device)))
+        dropout, num_kept = torch.rand(()) < self.quantize_dropout, torch.randint(1, num + 1, ())
+        return int(from_first_process(torch.where(dropout, num_kept, num).to(device)))

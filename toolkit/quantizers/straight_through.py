@@ -31,7 +31,7 @@ def straight_through(z: Tensor, codes: Tensor, *, rotation_trick: bool = False) 
 
 
 def _rotated(z: Tensor, codes: Tensor) -> Tensor:
-    """z times the constant scaled rotation that takes it to the codes."""
+    """z times the constant scaled rotation that maps z to the codes."""
     with torch.no_grad():
         size = z.norm(dim=-1, keepdim=True)
         stretch = torch.where(size > _EPS, codes.norm(dim=-1, keepdim=True) / size.clamp(min=_EPS), 1.0)

@@ -117,7 +117,7 @@ class VQ(Quantizer):
 
     @torch.no_grad()
     def _initialize(self, z: Tensor) -> None:
-        """Initialise the codebook by k-means if asked for, and the running counts and sums by the first batch."""
+        """Initialise the codebook (with ``kmeans_iters``) and the running counts and sums from the first batch."""
         codes = self._normalized(self.codebook.float())
         if self.kmeans_iters:
             codes = kmeans(z, self.codebook_size, num_iters=self.kmeans_iters, normalize=self.normalize)

@@ -49,17 +49,16 @@ def decode_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_ha
         ValueError: If another tokenizer made the tokens.
 
     Example:
-        >>> import tempfile
-        >>> from toolkit import build_tokenizer, load_config
-        >>> from toolkit.data import sample_clips
+        >>> from tempfile import mkdtemp
+        >>> import toolkit
         >>> from toolkit.tokens import extract_tokens
-        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = extract_tokens(tokenizer, sample_clips("eval")[0], tokenizer_hash="0" * 64,
-        ...                    output=folder / "tokens", short_edge=32, num_frames=6)
-        >>> decode_tokens(tokenizer, folder / "tokens", tokenizer_hash="0" * 64, output=folder / "decoded")
+        >>> tokenizer = toolkit.build_tokenizer(toolkit.load_config("configs/demo_video.py").tokenizer).eval()
+        >>> tokens, decoded = Path(mkdtemp()), Path(mkdtemp())
+        >>> clip = toolkit.data.sample_clips("eval")[0]
+        >>> _ = extract_tokens(tokenizer, clip, tokenizer_hash="0" * 64, output=tokens, short_edge=32, num_frames=6)
+        >>> decode_tokens(tokenizer, tokens, tokenizer_hash="0" * 64, output=decoded)
         1
-        >>> [file.name.endswith("_reconstruction.mp4") for file in (folder / "decoded").iterdir()]
+        >>> [file.name.endswith("_reconstruction.mp4") for file in decoded.iterdir()]
         [True]
     """
     tars = list_files(path, suffixes=(TAR_SUFFIX,))

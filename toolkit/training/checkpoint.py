@@ -1,4 +1,4 @@
-"""Checkpoints: written under another name and renamed, so that ``step_N`` is always complete."""
+"""Checkpoints: written to a temporary folder and renamed, so that ``step_N`` is always complete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoint_step(directory: Path) -> int | None:
-    """N of ``step_N``; None for another folder, such as a half-written checkpoint."""
+    """N of ``step_N``; None for other folders, such as partial checkpoints."""
     match = re.fullmatch(r"step_(\d+)", directory.name)
     return int(match[1]) if match else None
 
@@ -44,7 +44,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restore what :func:`random_state` returned."""
+    """Restore the state from :func:`random_state`."""
     torch.set_rng_state(state["torch"])
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
@@ -69,7 +69,7 @@ class DamagedCheckpointError(ValueError):
 
 
 def _load_state(path: Path) -> dict[str, Any]:
-    """Read what torch.save wrote as data: nothing in the file is executed."""
+    """Read a dict that torch.save wrote; with ``weights_only`` no code in the file is executed."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
@@ -81,9 +81,9 @@ def _load_state(path: Path) -> dict[str, Any]:
 
 
 class CheckpointWriter:
-    """Writes and reads ``step_N`` folders, each written under another name until it is complete.
+    """Writes and reads checkpoints, ``step_N`` folders.
 
-    Process 0 creates, renames and deletes folders. ``any_process`` tells whether a flag is set on any process.
+    Process 0 creates, renames and deletes folders. ``any_process`` returns whether a flag is set on any process.
     """
 
     def __init__(self, directory: Path, *, keep: int | None, rank: int = 0, num_processes: int = 1,
@@ -92,11 +92,11 @@ class CheckpointWriter:
         self.rank, self.num_processes = rank, num_processes
 
     def write(self, step: int, *, modules: dict[str, nn.Module], shared: dict[str, Any],
-              own: dict[str, Any]) -> Path:
+              process_state: dict[str, Any]) -> Path:
         """Write a checkpoint; every process calls it.
 
-        ``shared`` is equal on all processes, ``own`` is this process's (random generators, position in the data). If
-        one process cannot write, all raise an OSError, and the earlier checkpoints are unchanged.
+        ``shared`` is equal on all processes; ``process_state`` is that of this process (random generators, position
+        in the data). If one process cannot write, all raise an OSError, and the earlier checkpoints are unchanged.
         """
         partial, final = self.directory / f".step_{step}.partial", self.directory / f"step_{step}"
 
@@ -118,12 +118,12 @@ class CheckpointWriter:
                 old.rename(self.directory / f".{old.name}.old")  # a half-deleted checkpoint must not be read
             self._clear()
 
-        self._together(step, write_shared if self.rank == 0 else lambda: None)
-        self._together(step, lambda: torch.save(own, partial / f"process_{self.rank}.pt"))
-        self._together(step, rename if self.rank == 0 else lambda: None)
+        self._on_all_processes(step, write_shared if self.rank == 0 else lambda: None)
+        self._on_all_processes(step, lambda: torch.save(process_state, partial / f"process_{self.rank}.pt"))
+        self._on_all_processes(step, rename if self.rank == 0 else lambda: None)
         return final
 
-    def _together(self, step: int, action: Callable[[], None]) -> None:
+    def _on_all_processes(self, step: int, action: Callable[[], None]) -> None:
         """Run an action on each process; if it fails on one, it fails on all."""
         failure = None
         try:
@@ -134,47 +134,47 @@ class CheckpointWriter:
             if self.rank == 0:
                 self._clear()
             raise OSError(f"the checkpoint of step {step} cannot be written to {self.directory}: "
-                          f"{failure or 'another process could not'}. {self._advice()}") from failure
+                          f"{failure or 'another process could not'}. {self._resume_advice()}") from failure
 
-    def _advice(self) -> str:
+    def _resume_advice(self) -> str:
         names = [path.name for path in checkpoints_in(self.directory)]
-        return (f"The last good one is {names[-1] if names else 'not there yet'}; make room (all machines write to one "
-                "work dir) and go on with --resume.")
+        newest = f"The last good one is {names[-1]}" if names else "There is no checkpoint yet"
+        return f"{newest}; free disk space (all machines write to one work dir) and continue with --resume."
 
     @contextmanager
-    def full_disk(self) -> Iterator[None]:
-        """Within it, every error of a full disk becomes one OSError that says how to go on."""
+    def full_disk_errors(self) -> Iterator[None]:
+        """Context in which every error of a full disk becomes an OSError that says how to continue."""
         try:
             yield
         except (OSError, SafetensorError) as error:  # safetensors has its own error class
             full = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
             if not any(words in str(error) for words in full):
                 raise
-            raise OSError(f"{self.directory.parent} cannot be written to: {error}. Of the checkpoints: "
-                          f"{self._advice()}") from error
+            raise OSError(f"{self.directory.parent} cannot be written to: {error}. "
+                          f"{self._resume_advice()}") from error
 
     def _clear(self) -> None:
-        """Remove half-written and half-deleted checkpoints, of this run or of one that was killed."""
+        """Delete partial checkpoints of this run and of killed runs."""
         for path in self.directory.glob(".step_*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def read(self, checkpoint: Path, *, modules: dict[str, nn.Module]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Restore the modules; returns the shared state and this process's own."""
+        """Restore the modules; returns the shared state and the state of this process."""
         shared = _load_state(checkpoint / "state.pt")
-        if (before := shared.pop("num_processes", None)) != self.num_processes:
-            raise ValueError(f"{checkpoint} was written by {before or 'an unknown number of'} process"
-                             f"{'es' * (before != 1)}, got {self.num_processes}; resume with as many as before.")
-        own = _load_state(checkpoint / f"process_{self.rank}.pt")
+        if (num_before := shared.pop("num_processes", None)) != self.num_processes:
+            raise ValueError(f"{checkpoint} was written by {num_before or 'an unknown number of'} process"
+                             f"{'es' * (num_before != 1)}, got {self.num_processes}; resume with as many as before.")
+        process_state = _load_state(checkpoint / f"process_{self.rank}.pt")
         for name, module in modules.items():
             path = checkpoint / f"{name}.safetensors"
             try:
                 module.load_state_dict(load_file(path))
             except (OSError, SafetensorError, ValueError) as error:
                 raise DamagedCheckpointError(f"{path} is missing or damaged: {str(error)[:500]}") from error
-            except RuntimeError as error:  # a tensor too many, missing or of another shape
-                raise ValueError(f"{checkpoint} does not fit this config; resume with the config of the run, or give "
+            except RuntimeError as error:  # an unexpected or missing tensor, or one of another shape
+                raise ValueError(f"{checkpoint} does not fit this config; resume with the config of the run, or choose "
                                  f"another --work-dir. {str(error)[:500]}") from error
-        return shared, own
+        return shared, process_state
 
     def read_newest(self, *, modules: dict[str, nn.Module]) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
         """The newest checkpoint that all processes can read, with what :meth:`read` returns; None if there is none."""
@@ -189,5 +189,5 @@ class CheckpointWriter:
             logger.warning("%s is skipped: %s.", checkpoint, damage or "another process cannot read its files")
         if checkpoints:
             raise DamagedCheckpointError(f"no checkpoint in {self.directory} can be read ({damage}); resume with the "
-                                         "config of the run, or start anew in another --work-dir.")
+                                         "config of the run, or start a new run in another --work-dir.")
         return None

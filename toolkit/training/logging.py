@@ -1,4 +1,4 @@
-"""What a run records: metrics.jsonl, experiment trackers, a progress bar, pictures."""
+"""The log of a run: metrics.jsonl, experiment trackers, a progress bar, pictures."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ logger = logging.getLogger(__name__)
 
 
 class RunningMeans:
-    """Scalars since the last line of the log, and codebook use since the last validation.
+    """Running means of scalars between two log lines, and codebook scores between two validations.
 
-    It is part of checkpoints, so that the lines of a resumed run equal those of an undisturbed one.
+    Their state is in checkpoints, so the log of a resumed run equals that of an uninterrupted one.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        # modality -> scalar -> its values
+        # modality -> name of the scalar -> values
         self._scalars: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
-        self._use: dict[str, Codebook] = {}
+        self._codebooks: dict[str, Codebook] = {}
 
     def add(self, modality: str, scalars: Iterable[Mapping[str, Tensor]]) -> None:
         """Add () scalars, one mapping for each micro-batch of a step."""
@@ -48,48 +48,48 @@ class RunningMeans:
                 self._scalars[modality][name].append(value)
 
     def means(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """(modality, name -> mean) of this process since the last call."""
+        """Yield (modality, name -> mean) of this process since the last call."""
         for modality, scalars in self._scalars.items():
             yield modality, {name: torch.stack(values).mean() for name, values in scalars.items()}
         self._scalars.clear()
 
     def add_indices(self, modality: str, indices: Tensor, *, size: tuple[int, ...]) -> None:
         """Add indices (B, *positions, G) of pixels of ``size`` (B, C, T, H, W)."""
-        pixels = torch.empty(size, device="meta")  # the metric only counts them
+        pixels = torch.empty(size, device="meta")  # the metric only reads their number
         self._codebook(modality).update(target=pixels, reconstruction=pixels, indices=indices)
 
-    def codebook_use(self) -> dict[str, dict[str, float]]:
+    def codebook_scores(self) -> dict[str, dict[str, float]]:
         """modality -> codebook scores since the last call; every process calls it."""
-        scores = {modality: codebook.compute() for modality, codebook in self._use.items()}
-        self._use.clear()
+        scores = {modality: codebook.compute() for modality, codebook in self._codebooks.items()}
+        self._codebooks.clear()
         return scores
 
     def _codebook(self, modality: str) -> Codebook:
         tokenizer = self._tokenizer
-        return self._use.setdefault(modality, Codebook(codebook_size=tokenizer.codebook_size,
+        return self._codebooks.setdefault(modality, Codebook(codebook_size=tokenizer.codebook_size,
                                                        num_codebooks=tokenizer.num_codebooks, digits=tokenizer.digits))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, in types that load with ``weights_only``."""
+        """State in types that load with ``weights_only``."""
         return {"scalars": {modality: {name: [value.cpu() for value in values] for name, values in scalars.items()}
                             for modality, scalars in self._scalars.items()},
-                "use": {modality: codebook.state_dict() for modality, codebook in self._use.items()}}
+                "use": {modality: codebook.state_dict() for modality, codebook in self._codebooks.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any], *, device: torch.device) -> None:
         """Restore what :meth:`state_dict` returned."""
         self._scalars.clear()
-        self._use.clear()
+        self._codebooks.clear()
         for modality, scalars in state["scalars"].items():
             for name, values in scalars.items():
                 self._scalars[modality][name] = [value.to(device) for value in values]
-        for modality, use in state["use"].items():
-            self._codebook(modality).load_state_dict(use)
+        for modality, codebook in state["use"].items():
+            self._codebook(modality).load_state_dict(codebook)
 
 
 def check_trackers(names: Sequence[str]) -> None:
     """Raise a ConfigError for a tracker that accelerate does not know or that is not installed."""
     if unknown := [name for name in names if name not in LOGGER_TYPE_TO_CLASS]:
-        raise ConfigError(f"training.trackers must be names out of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}, got "
+        raise ConfigError(f"training.trackers must be names of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}, got "
                           f"{', '.join(map(repr, unknown))}.")
     installed = [str(name) for name in get_available_trackers()]
     if missing := [name for name in names if name not in installed]:
@@ -98,13 +98,13 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def start_trackers(names: Sequence[str], work_dir: Path, *, step: int) -> list[GeneralTracker]:
-    """Start accelerate's trackers: local ones write to ``work_dir/events``, others to a project of its name."""
+    """Start accelerate's trackers: local ones write to ``work_dir/events``, others to a project named after it."""
     trackers = []
     for name in names:
-        kind = LOGGER_TYPE_TO_CLASS[name]
+        tracker_class = LOGGER_TYPE_TO_CLASS[name]
         options = {"purge_step": step + 1} if name == "tensorboard" and step else {}
-        trackers.append(kind("events", str(work_dir), **options) if kind.requires_logging_directory
-                        else kind(work_dir.resolve().name))
+        trackers.append(tracker_class("events", str(work_dir), **options) if tracker_class.requires_logging_directory
+                        else tracker_class(work_dir.resolve().name))
         trackers[-1].start()
     return trackers
 
@@ -132,18 +132,18 @@ def _add_clip(events: SummaryWriter, name: str, pixels: Tensor, step: int, *, fp
 
 
 def _is_kept(line: str, step: int) -> bool:
-    """Whether a line of metrics.jsonl is whole and of a step up to ``step``."""
+    """Whether a line of metrics.jsonl can be read and its step is at most ``step``."""
     try:
         return json.loads(line)["step"] <= step
     except ValueError:
-        logger.warning("metrics.jsonl: a torn line is dropped: %s", line[:80])
+        logger.warning("metrics.jsonl: a damaged line is skipped: %s", line[:80])
         return False
 
 
 class RunLog:
-    """The record of one run, written by the main process; on the others every method does nothing.
+    """The log of one run, written by the main process; on other processes the methods do nothing.
 
-    Lines after optimizer step ``step``, of an earlier attempt, are dropped.
+    Lines of steps after ``step``, which a resumed run repeats, are dropped.
     """
 
     def __init__(self, work_dir: Path, *, step: int, max_steps: int, active: bool, trackers: Sequence[str] = ()):
@@ -171,11 +171,11 @@ class RunLog:
         for tracker in self.trackers:
             tracker.log({f"{split}/{modality}/{name}": value for name, value in values.items()}, step=step)
         if split == "train":
-            shown = {name: f"{values[name]:.4f}" for name in ("reconstruction", "total") if name in values}
-            self.bar.set_postfix(shown, refresh=False)
+            postfix = {name: f"{values[name]:.4f}" for name in ("reconstruction", "total") if name in values}
+            self.bar.set_postfix(postfix, refresh=False)
 
     def skipped(self, modality: str, step: int, reason: str, keys: list[str]) -> None:
-        """Write that a step was skipped, and the keys of its samples."""
+        """Write a line for a skipped step, with the keys of its samples."""
         if self.active:
             self._write({"step": step, "split": "skipped", "modality": modality, "reason": reason, "keys": keys})
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from toolkit.config import ConfigError
 from toolkit.contracts import AdversarialLoss, Discriminator, GeneratorWeight, Loss, Quantizer, TokenizerOutput
-from toolkit.layers.eager import eager_loss
+from toolkit.layers.early_backward import loss_with_early_gradient
 from toolkit.training.regularizers import LeCAM, r1_penalty
 from toolkit.training.schedules import Schedule, value_at
 
@@ -28,13 +28,13 @@ Phase = Callable[[str], AbstractContextManager]
 
 
 def no_phase(name: str) -> AbstractContextManager:
-    """A phase of a step that nobody measures."""
+    """A phase that is not measured."""
     return nullcontext()
 
 
 @contextmanager
 def no_parameter_gradients(module: nn.Module) -> Iterator[None]:
-    """Within it, the module's parameters get no gradients; its input still does."""
+    """Context in which the module's parameters get no gradients; its input still does."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
@@ -48,7 +48,7 @@ def no_parameter_gradients(module: nn.Module) -> Iterator[None]:
 class Adversary(nn.Module):
     """The GAN terms, for one discriminator; weights are numbers or schedules.
 
-    ``adaptive`` gives a further factor on the generator's loss. R1 is computed every ``r1_every`` steps and then
+    ``adaptive`` computes another factor on the generator's loss. R1 is computed every ``r1_every`` steps and then
     multiplied by that number, so that ``r1_weight`` is its average weight per step.
     """
 
@@ -59,7 +59,7 @@ class Adversary(nn.Module):
         for module in filter(None, (loss, adaptive)):
             if any(parameter.requires_grad for parameter in module.parameters()):
                 raise ConfigError(f"objective.adversarial needs terms without trainable parameters, got "
-                                  f"{type(module).__name__}; make it a Loss in objective.losses, which learns.")
+                                  f"{type(module).__name__}; make it a Loss in objective.losses, which trains them.")
         self.loss, self.adaptive, self.lecam = loss, adaptive, lecam
         self.weight, self.discriminator_weight = weight, discriminator_weight
         self.lecam_weight, self.r1_weight, self.r1_every = lecam_weight, r1_weight, r1_every
@@ -80,20 +80,21 @@ class Adversary(nn.Module):
         if weight == 0:
             return reconstruction.new_zeros((), dtype=torch.float32), {}
         with no_parameter_gradients(discriminator):
-            raw = eager_loss(lambda pixels: self.loss.generator(discriminator(pixels).float()), reconstruction)
-        scalars = {"adversarial": raw.detach()}
+            adversarial = loss_with_early_gradient(
+                lambda pixels: self.loss.generator(discriminator(pixels).float()), reconstruction)
+        scalars = {"adversarial": adversarial.detach()}
         if self.adaptive is not None:
-            scalars["adaptive_weight"] = self.adaptive(reconstruction_loss, raw, last_layer)
+            scalars["adaptive_weight"] = self.adaptive(reconstruction_loss, adversarial, last_layer)
             weight = weight * scalars["adaptive_weight"]
-        return weight * raw, scalars
+        return weight * adversarial, scalars
 
     def discriminator_loss(self, target: Tensor, reconstruction: Tensor, discriminator: nn.Module, step: int, *,
                            plain_discriminator: Discriminator | None = None) -> tuple[Tensor, Scalars]:
         """Weighted () loss of the discriminator on real pixels and their reconstruction, both (B, C, T, H, W).
 
-        The discriminator is called once on both, so that a data-parallel wrapper sees one forward pass; if its logits
-        depend on the batch, once on each. ``plain_discriminator`` is the same without a wrapper: R1 (in float32) and
-        the attributes need it.
+        The discriminator is called once on both, so that a data-parallel wrapper sees one forward pass. With
+        ``batch_statistics`` it is called twice, real pixels first. ``plain_discriminator`` is the unwrapped
+        discriminator (default: ``discriminator``), for its attributes and for R1, which is computed in float32.
         """
         plain = discriminator if plain_discriminator is None else plain_discriminator
         fake_pixels = reconstruction.detach().to(target.dtype)
@@ -124,7 +125,7 @@ class Objective(nn.Module):
     Args:
         losses: name -> (loss, weight or schedule), on the reconstruction. Their parameters learn with the tokenizer.
         adversaries: modality -> its GAN terms; empty without a GAN.
-        quantizer_weights: name -> weight or schedule of the quantizer's losses.
+        quantizer_weights: name of a quantizer's loss -> weight or schedule.
 
     Example:
         >>> from toolkit import build_objective
@@ -151,8 +152,8 @@ class Objective(nn.Module):
             return
         if last_layer is None or not last_layer.requires_grad:
             raise ConfigError("objective.adversarial.adaptive needs the gradient at the decoder's last layer, got "
-                              f"{'no layer' if last_layer is None else 'a frozen one'}; pass "
-                              "last_layer=decoder.last_layer of a decoder that is trained, or set adaptive=None.")
+                              f"{'no layer' if last_layer is None else 'a frozen layer'}; pass "
+                              "last_layer=decoder.last_layer of a trainable decoder, or set adaptive=None.")
 
     def generator_loss(self, output: TokenizerOutput, target: Tensor, *, step: int, modality: str = "video",
                        discriminator: nn.Module | None = None, last_layer: nn.Parameter | None = None,
@@ -165,7 +166,7 @@ class Objective(nn.Module):
             step: Number of optimizer steps before this one.
             modality: Selects the adversary.
             discriminator: The discriminator of that modality, or None without a GAN.
-            last_layer: The decoder's, which an adaptive weight needs.
+            last_layer: The last layer of the decoder, for an adaptive weight.
             phase: Called with the name of each phase; a profiler measures within it.
 
         Returns:
@@ -180,23 +181,23 @@ class Objective(nn.Module):
             reconstruction_loss, scalars = target.new_zeros((), dtype=torch.float32), {}
             for name, loss in self.losses.items():
                 if weight := value_at(self.weights[name], step):
-                    raw = _loss_value(loss, output, target)
-                    reconstruction_loss = reconstruction_loss + weight * raw
-                    scalars[name] = raw.detach()
+                    value = _loss_value(loss, output, target)
+                    reconstruction_loss = reconstruction_loss + weight * value
+                    scalars[name] = value.detach()
             total = reconstruction_loss
-            for name, raw in output.losses.items():
+            for name, value in output.losses.items():
                 if name not in self.quantizer_weights:
-                    raise KeyError(f"the quantizer's loss {name!r} has no weight; state it in the quantizer's "
+                    raise KeyError(f"the quantizer's loss {name!r} has no weight; set it in the quantizer's "
                                    "loss_weights or in objective.quantizer.")
-                total = total + value_at(self.quantizer_weights[name], step) * raw
-                scalars[name] = raw.detach()
+                total = total + value_at(self.quantizer_weights[name], step) * value
+                scalars[name] = value.detach()
         if discriminator is not None:
             with phase("adversarial loss and its gradient"):
-                weighted, more = self.adversaries[modality].generator_loss(
+                adversarial, adversarial_scalars = self.adversaries[modality].generator_loss(
                     output.reconstruction, discriminator, step, reconstruction_loss=reconstruction_loss,
                     last_layer=last_layer)
-                total, scalars = total + weighted, scalars | more
-                del weighted
+                total, scalars = total + adversarial, scalars | adversarial_scalars
+                del adversarial
         return total, scalars | {"total": total.detach()}
 
     def discriminator_loss(self, output: TokenizerOutput, target: Tensor, *, step: int, discriminator: nn.Module,
@@ -208,15 +209,17 @@ class Objective(nn.Module):
 
 
 def _loss_value(loss: Loss, output: TokenizerOutput, target: Tensor) -> Tensor:
-    """The loss with its graph freed early (:func:`eager_loss`), unless it has parameters that need the graph."""
+    """The loss, with an early gradient unless it has parameters, which need the graph."""
     if any(parameter.requires_grad for parameter in loss.parameters()):
         return loss(output, target)
     names = list(output.losses)
 
-    def of_tensors(reconstruction: Tensor, latents: Tensor, codes: Tensor, *losses: Tensor) -> Tensor:
+    def loss_of_tensors(reconstruction: Tensor, latents: Tensor, codes: Tensor, *losses: Tensor) -> Tensor:
         return loss(replace(output, reconstruction=reconstruction, latents=latents, codes=codes,
                             losses=dict(zip(names, losses, strict=True))), target)
-    return eager_loss(of_tensors, output.reconstruction, output.latents, output.codes, *output.losses.values())
+
+    return loss_with_early_gradient(
+        loss_of_tensors, output.reconstruction, output.latents, output.codes, *output.losses.values())
 
 
 def quantizer_weights(config: Mapping[str, Any], quantizer: Quantizer | None) -> dict[str, Schedule]:

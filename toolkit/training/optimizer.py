@@ -1,4 +1,4 @@
-"""A network with what trains it: optimizer, gradient scaling and the schedule of its learning rate."""
+"""A network with its optimizer, gradient scaler and learning rate schedule."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class Learner:
 class OptimizerState(Learner):
     """A network, wrapped for its processes, with its optimizer and learning rate schedule.
 
-    ``extra``: parameters outside of the network that learn with it, such as those of losses.
+    ``extra`` are parameters of other modules that its optimizer updates too, such as those of losses.
     """
 
     def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator,
                  max_norm: float = math.inf, extra: Iterable[nn.Parameter] = ()):
         super().__init__(module)
         for parameter in module.parameters():
-            if parameter.dim() == 5:  # the layout of the activations; third-party networks also have 2-D kernels
+            if parameter.dim() == 5:  # the memory layout of the activations; 2-D kernels have 4 dimensions
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
         self.module, self.max_norm = accelerator.prepare(module), max_norm
-        # accelerate puts autocast around forward for good; the trainer enters it where it is needed.
+        # accelerate wraps forward in autocast; the trainer enters autocast itself.
         module.__dict__.pop("forward", None)
         self.extra = [parameter for parameter in extra if parameter.requires_grad]
         parameters = [p for p in module.parameters() if p.requires_grad] + self.extra
@@ -76,7 +76,7 @@ class OptimizerState(Learner):
     def _average_extra(self) -> None:
         """Average the gradients of the extra parameters over processes, as the wrapper does for the network's.
 
-        A loss without weight at this step is not computed, and its parameters have no gradient.
+        A loss whose weight is 0 at this step is not computed, so its parameters have no gradient.
         """
         if not self.extra:
             return
@@ -101,15 +101,15 @@ class OptimizerState(Learner):
         self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of optimizer and scaler; the schedule is a function of the step."""
+        """State of optimizer and scaler; the schedule has none, it is a function of the step."""
         return {"type": type(self.optimizer).__name__, "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; the config's options hold, as its learning rate does.
+        """Restore what :meth:`state_dict` returned; options and learning rate stay those of the config.
 
         Raises:
-            ConfigError: If it is the state of another optimizer.
+            ConfigError: If it is the state of another type of optimizer.
         """
         if state["type"] != type(self.optimizer).__name__:
             raise ConfigError(f"training.optimizer.opt must be that of the checkpoint, {state['type']}, got "
@@ -117,13 +117,13 @@ class OptimizerState(Learner):
                               "training.init_from.")
         options = [{key: group[key] for key in self.options if key in group} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        for group, ours in zip(self.optimizer.param_groups, options, strict=True):
-            group.update(ours)
+        for group, configured in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(configured)
         self.scaler.load_state_dict(state["scaler"])
 
 
 def optimizer_options(settings: Settings) -> dict[str, Any]:
-    """Arguments of timm's ``create_optimizer_v2``, which ignores eps and betas where the optimizer has none."""
+    """Arguments of timm's ``create_optimizer_v2``; it drops arguments that the optimizer does not have."""
     config = {"opt": "adam", **settings.optimizer}
     if not isinstance(config["opt"], str):
         raise ConfigError(f"training.optimizer.opt is the name of an optimizer, got {config['opt']!r}.")
@@ -141,7 +141,7 @@ def optimizer_options(settings: Settings) -> dict[str, Any]:
 
 def create_optimizer(parameters: list[nn.Parameter], *, learning_rate: float, options: dict[str, Any],
                      ) -> torch.optim.Optimizer:
-    """timm's optimizer of that name, on one group of parameters."""
+    """timm's optimizer ``options["opt"]`` with one group of parameters."""
     try:
         return create_optimizer_v2(parameters, lr=learning_rate, **options)
     except (ImportError, TypeError, ValueError) as error:
@@ -149,9 +149,9 @@ def create_optimizer(parameters: list[nn.Parameter], *, learning_rate: float, op
 
 
 def create_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> Scheduler | None:
-    """timm's schedule of that name in optimizer steps, which are timm's epochs; None for a constant rate.
+    """timm's learning rate schedule, with one of timm's epochs per optimizer step; None for a constant rate.
 
-    It is stepped by hand once per optimizer step: a prepared scheduler would step once per process.
+    :class:`OptimizerState` steps it: a scheduler prepared by accelerate would step once per process.
     """
     options = dict(sched="cosine", num_epochs=settings.max_steps, warmup_epochs=settings.warmup_steps, warmup_lr=0.0,
                    min_lr=settings.min_learning_rate) | dict(settings.schedule)

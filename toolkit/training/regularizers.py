@@ -22,10 +22,10 @@ def r1_penalty(logits: Tensor, pixels: Tensor) -> Tensor:
 
 
 class LeCAM(nn.Module):
-    """Keeps real and fake logits near each other's running average (Tseng et al., arXiv:2104.03310, eq. 5).
+    """Penalises distances of logits from the other side's running average (Tseng et al., arXiv:2104.03310, eq. 5).
 
-    ``relu(real - average_fake)^2 + relu(average_real - fake)^2``, the averages being updated first.
-    They are buffers, so a checkpoint has them. Statistics are of the joint batch of all processes.
+    ``relu(real - average_fake)^2 + relu(average_real - fake)^2``. The averages are updated first, with ``decay``,
+    over the joint batch of all processes. They are buffers, so checkpoints have them.
     ``per_logit``: the mean of each logit's penalty (the paper, Open-MAGVIT2) instead of the penalty of the batch-mean
     logit (O2-MAGVIT2).
     """

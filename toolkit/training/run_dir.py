@@ -31,37 +31,37 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 NETWORK = "network.json"  # in the work dir: the tokenizer's config, read at --resume
-RUN = "run.json"  # in the work dir: the resolved config and what produced the run; config.py is for people
+RUN = "run.json"  # in the work dir: the resolved config and provenance of the run
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
-# One request may arrive twice: a launcher forwards a signal that its processes have received already, and timeout(1)
-# signals a process and then its whole group.
-REPEAT_WITHIN = 2.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.1  # seconds
+# A signal may arrive twice: a launcher forwards a signal that its processes have received already, and timeout(1)
+# signals a process and then its process group.
+REPEAT_SECONDS = 2.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.1
 
 
 def end_with_launcher() -> None:
     """On Linux, let the kernel kill this process when torchrun or ``accelerate launch`` is killed.
 
-    A launcher that is killed with -9 cannot end its processes, which are in sessions of their own.
+    A launcher killed by SIGKILL cannot end its processes, because each has its own session.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Interrupts:
-    """Within it, the first SIGINT or SIGTERM sets ``requested``; a second one stops the process at once."""
+    """Context in which the first SIGINT or SIGTERM sets ``requested``; a second one stops the process at once."""
 
     def __init__(self) -> None:
         self.requested = False
-        self._first = 0.0
+        self._first_time = 0.0
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
-            if time.monotonic() - self._first < REPEAT_WITHIN:
+            if time.monotonic() - self._first_time < REPEAT_SECONDS:
                 return
             signal.signal(number, self._previous[number])
             raise KeyboardInterrupt
-        self.requested, self._first = True, time.monotonic()
+        self.requested, self._first_time = True, time.monotonic()
         logger.warning("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once, without one.")
 
     def __enter__(self) -> Interrupts:
@@ -74,14 +74,14 @@ class Interrupts:
             signal.signal(number, handler)
 
 
-def claim(work_dir: Path, *, patience: float = 10.0) -> TextIO:
-    """Lock an existing work dir for this process while the returned file is open, and at most while it lives.
+def lock_work_dir(work_dir: Path, *, timeout: float = 10.0) -> TextIO:
+    """Lock an existing work dir for this process until the returned file is closed or the process ends.
 
-    The lock is POSIX's: loader workers do not inherit it, and no kill leaves it behind. After ``patience`` seconds
-    with the lock held by another process it raises a ConfigError.
+    It is a POSIX lock: loader workers do not inherit it, and a killed process releases it. A ConfigError is raised if
+    another process holds the lock for ``timeout`` seconds.
     """
     file = (work_dir / ".lock").open("a+")
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while True:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +90,7 @@ def claim(work_dir: Path, *, patience: float = 10.0) -> TextIO:
             if time.monotonic() > deadline:
                 file.seek(0)
                 owner = file.read().strip() or "another process"
-                raise ConfigError(f"{work_dir} is being written by {owner}; wait until it ends or end it, or give "
+                raise ConfigError(f"{work_dir} is being written by {owner}; wait until it ends, end it, or choose "
                                   "another --work-dir.") from None
             time.sleep(0.2)
     file.truncate(0)
@@ -113,7 +113,7 @@ def write_run_metadata(trainer: Trainer, config: Config, *, seed: int) -> None:
 
 
 def _git_commit() -> str | None:
-    """Commit of the checkout this package runs from, if it is one."""
+    """Commit of this package's git checkout; None without one."""
     root = Path(toolkit.__file__).parent.parent
     if not (root / ".git").exists() or not shutil.which("git"):
         return None
@@ -122,7 +122,7 @@ def _git_commit() -> str | None:
 
 
 def provenance(seed: int, trainer: Trainer) -> dict[str, Any]:
-    """What produced a run: versions, plugins, commit, seed, command, hardware."""
+    """The provenance of a run: versions, plugins, commit, seed, command, hardware."""
     networks = [trainer.tokenizer.plain, trainer.objective,
                 *(network.plain for network in trainer.discriminators.values())]
     with torch.random.fork_rng(devices=[]):  # making metrics must not change the run's random numbers

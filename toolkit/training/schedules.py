@@ -9,7 +9,7 @@ Schedule = float | Sequence[tuple[int, float]]
 
 
 def value_at(schedule: Schedule, step: int) -> float:
-    """The value of a weight at an optimizer step: a number, or straight lines between points (step, value).
+    """The value of a weight at an optimizer step: a number, or linear between points (step, value).
 
     The value is constant before the first point and after the last. Two points at one step make a jump.
 

@@ -12,7 +12,7 @@ from toolkit.training.schedules import Schedule, value_at
 
 @dataclass(kw_only=True)
 class Checkpoints:
-    """How often to write a checkpoint, and how many to keep (None: all)."""
+    """Optimizer steps between checkpoints, and the number of checkpoints to keep (None: all)."""
 
     every: int = 1000
     keep: int | None = 3
@@ -20,45 +20,45 @@ class Checkpoints:
 
 @dataclass(kw_only=True)
 class Settings:
-    """How long, how fast and in what precision to train.
+    """The settings of a training run.
 
     Attributes:
         max_steps: Optimizer steps.
-        learning_rate: The tokenizer's, after ``warmup_steps`` of linear warm-up; a cosine then takes it to
-            ``min_learning_rate``.
-        discriminator_learning_rate: The same for discriminators; None: as the tokenizer's.
-        betas, eps, weight_decay: The optimizer's, where it has them.
+        learning_rate: Learning rate of the tokenizer after ``warmup_steps`` of linear warm-up; it then follows a cosine
+            to ``min_learning_rate``.
+        discriminator_learning_rate: Learning rate of the discriminators; None: as the tokenizer's.
+        betas, eps, weight_decay: Arguments of the optimizer, if it has them.
         optimizer: Arguments of timm's ``create_optimizer_v2``, such as dict(opt="adamw", weight_decay=0.01); they take
             precedence over betas, eps and weight_decay. Default: fused Adam.
         schedule: Arguments of timm's ``create_scheduler_v2``, such as dict(sched="step", decay_epochs=1000); an "epoch"
             is one optimizer step. They take precedence over warmup_steps and min_learning_rate. Default: cosine.
         trackers: accelerate's names of experiment trackers, such as ["tensorboard", "wandb"].
-        gradient_accumulation_steps: Micro-batches per optimizer step. Equal to one larger batch for all terms that are
-            means over samples. Terms over a batch see one micro-batch (of all processes) at a time:
+        gradient_accumulation_steps: Micro-batches per optimizer step. Same as a larger batch for terms that are means
+            over samples. Batch statistics see one micro-batch (of all processes) at a time:
             codebook_entropy, lecam, AdaptiveWeight, PatchGANDiscriminator (its batch norm), and of quantizers
             update="ema", kmeans_iters, revive_below and quantize_dropout.
-        global_batch_size: Samples per optimizer step, of all processes and micro-batches together. It sets the number
-            of micro-batches for any number of processes.
+        global_batch_size: Samples per optimizer step, of all processes and micro-batches together. If set, it
+            determines the number of micro-batches.
         mixed_precision: "no", "bf16" or "fp16".
-        activation_checkpointing: Recompute activations in the backward pass: True, or the number of the finest levels,
-            which need most of the memory.
-        compile: Compile the networks by ``torch.compile``; minutes at the start, less time per step on a GPU.
+        activation_checkpointing: Recompute activations in the backward pass: True, or the number of levels, the finest
+            first; the finest need most of the memory.
+        compile: Compile the networks by ``torch.compile``: minutes at the start, then faster steps on a GPU.
         ema_decay: Decay of the averaged weights that are validated and exported; None: no average. The average
             starts from the weights after the first step.
-        ema_warmup: Start the average with a shorter memory.
-        log_every, validate_every, checkpoints: In optimizer steps.
+        ema_warmup: Use a smaller decay in the first steps (timm's ``ModelEmaV3``).
+        log_every, validate_every, checkpoints: Intervals in optimizer steps.
         num_samples: Reconstructions to write at each validation, per modality.
-        quantization: Position of the decoder's input between latents (0) and codes (1) in training; a number or
-            a schedule, such as [(0, 0.0), (1000, 1.0)] from a bypass to full quantization.
-        gradient_clipping: Largest gradient norm of a network, such as dict(tokenizer=1.0, discriminator=1.0); a
-            network that is not named is not clipped. Parameters of losses count with the tokenizer's.
+        quantization: The decoder's input in training, from latents (0) to codes (1): a number or a schedule, such as
+            [(0, 0.0), (1000, 1.0)] from no quantization to full quantization.
+        gradient_clipping: Largest gradient norm of each network, such as dict(tokenizer=1.0, discriminator=1.0);
+            other networks are not clipped. The norm of the tokenizer includes the parameters of losses.
         max_skipped_in_a_row: A step is skipped on all processes if a loss or a gradient is not finite; more skipped
             steps in a row end the run.
         max_unreadable_share: A larger share of unreadable samples ends the run.
         init_from: A tokenizer directory or hub id to start from: the same network, or its image twin,
-            which is then inflated. Optimizers and the average start afresh. Without a ``tokenizer`` in the
-            config, that tokenizer itself is trained.
-        trainable: The components that learn, such as ["decoder"]; None: all. The others stay bit for bit as they are.
+            which is then inflated. Optimizers and the average are new. Without a ``tokenizer`` in the config,
+            the network of that tokenizer is trained.
+        trainable: Names of the components to train, such as ["decoder"]; None: all. The others do not change.
     """
 
     max_steps: int
@@ -92,7 +92,7 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:
-        """Read the section; a ConfigError names the first key or value that does not fit."""
+        """Read the section; a ConfigError names the first unknown key or wrong value."""
         check_keys("training", config, tuple(f.name for f in fields(cls)))
         checkpoints = config.get("checkpoints", {})
         if "max_steps" not in config:
@@ -104,23 +104,23 @@ class Settings:
         settings.check()
         return settings
 
-    def shared_out(self, batch_sizes: Iterable[int], *, num_processes: int) -> Settings:
-        """These settings with the micro-batches that ``global_batch_size`` needs, for these processes."""
+    def with_micro_batches(self, batch_sizes: Iterable[int], *, num_processes: int) -> Settings:
+        """The settings with ``gradient_accumulation_steps`` computed from ``global_batch_size``."""
         if self.global_batch_size is None:
             return self
-        sizes, whole = set(batch_sizes), self.global_batch_size
+        sizes, total = set(batch_sizes), self.global_batch_size
         if len(sizes) > 1:
             raise ConfigError(f"training.global_batch_size needs one batch_size in all of data.train, got "
                               f"{sorted(sizes)}; make them equal, or set gradient_accumulation_steps instead.")
         batch_size, = sizes
-        micro, left = divmod(whole, batch_size * num_processes)
-        if left:
-            share, rest = divmod(whole, num_processes)
-            advice = (f"take a number of processes that divides {whole}" if rest else "set data.train.batch_size="
-                      f"{max(size for size in range(1, batch_size + 1) if share % size == 0)}")
-            raise ConfigError(f"training.global_batch_size={whole} must be a multiple of data.train.batch_size x "
+        num_micro_batches, remainder = divmod(total, batch_size * num_processes)
+        if remainder:
+            per_process, remainder = divmod(total, num_processes)
+            advice = (f"take a number of processes that divides {total}" if remainder else "set data.train.batch_size="
+                      f"{max(size for size in range(1, batch_size + 1) if per_process % size == 0)}")
+            raise ConfigError(f"training.global_batch_size={total} must be a multiple of data.train.batch_size x "
                               f"processes, got {batch_size} x {num_processes}; {advice}.")
-        return replace(self, global_batch_size=None, gradient_accumulation_steps=micro)
+        return replace(self, global_batch_size=None, gradient_accumulation_steps=num_micro_batches)
 
     def check(self) -> None:
         """Raise a ConfigError for the first value that is out of range."""
@@ -129,9 +129,8 @@ class Settings:
         if self.global_batch_size is not None:
             _check_count("global_batch_size", self.global_batch_size)
             if self.gradient_accumulation_steps != 1:
-                raise ConfigError("training.global_batch_size decides how often to accumulate, and "
-                                  f"gradient_accumulation_steps={self.gradient_accumulation_steps} does, too; set "
-                                  "one of them to None and 1.")
+                raise ConfigError("training needs global_batch_size or gradient_accumulation_steps, got both "
+                                  f"({self.global_batch_size} and {self.gradient_accumulation_steps}); remove one.")
         _check_count("max_skipped_in_a_row", self.max_skipped_in_a_row, least=0)
         for name in ("gradient_clipping", "optimizer", "schedule"):
             if not isinstance(value := getattr(self, name), Mapping):

@@ -1,4 +1,4 @@
-"""One training step: what the trainer does to a micro-batch, and the profiler measures."""
+"""The forward and backward passes of one training step, for the trainer and the profiler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Autocast = Callable[[], AbstractContextManager]
 
 
 def prepare_step(tokenizer: Learner, objective: Objective, settings: Settings, step: int) -> None:
-    """Set modes and the degree of quantization for optimizer step ``step``."""
+    """Set train or eval mode and the tokenizer's ``quantization`` for optimizer step ``step``."""
     train_mode(tokenizer.plain)
     tokenizer.plain.quantization = value_at(settings.quantization, step)
     objective.train()
@@ -29,8 +29,8 @@ def tokenizer_pass(pixels: Tensor, tokenizer: Learner, objective: Objective, dis
                    ) -> tuple[TokenizerOutput, Scalars]:
     """Forward pass, losses and backward pass of the tokenizer for pixels (B, C, T, H, W).
 
-    Returns the output, its reconstruction detached, and the terms of the loss. ``share`` multiplies the loss: one over
-    the number of micro-batches.
+    Returns the output, its reconstruction detached, and the terms of the loss. The loss is multiplied
+    by ``share``, 1 / number of micro-batches.
     """
     with autocast():
         with phase("tokenizer, forward"):

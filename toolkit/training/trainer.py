@@ -57,15 +57,15 @@ class Trainer:
     """Trains a tokenizer on its objective, and discriminators against the tokenizer.
 
     Args:
-        tokenizer: Without a wrapper.
-        objective: With an adversary for each discriminator.
+        tokenizer: The plain tokenizer; the trainer wraps it for its processes.
+        objective: The objective, with an adversary for each discriminator.
         discriminators: modality -> discriminator; empty for training without a GAN.
-        train_loader: Endless.
-        val_loader: One pass per validation.
-        make_metrics: Codec -> fresh metrics of the validation.
-        settings: How long, how fast.
+        train_loader: Endless loader.
+        val_loader: Loader of a finite validation set.
+        make_metrics: Function of a codec that makes new validation metrics.
+        settings: Training settings.
         accelerator: Devices and processes.
-        work_dir: Where everything is written.
+        work_dir: Directory of the run.
 
     Example:
         >>> import tempfile
@@ -91,7 +91,7 @@ class Trainer:
                 network.compile()
         self.objective = objective.to(accelerator.device)
         self.objective.check_last_layer(tokenizer.decoder.last_layer)
-        # Copied before the tokenizer is wrapped for its precision and processes.
+        # The copy must be made before the tokenizer is wrapped for its processes.
         self.ema = settings.ema_decay is not None and ModelEmaV3(
             tokenizer.to(accelerator.device), decay=settings.ema_decay, use_warmup=settings.ema_warmup)
         shared = {"settings": settings, "accelerator": accelerator}
@@ -104,7 +104,7 @@ class Trainer:
             modality: OptimizerState(network, learning_rate=rate, max_norm=max_norm["discriminator"], **shared)
             for modality, network in discriminators.items()}
         self.step = 0
-        self._saved: int | None = None  # the step of the newest checkpoint, which is never written again
+        self._last_saved_step: int | None = None  # a checkpoint is not written twice
         self._checked_sizes: set[tuple[str, tuple[int, ...]]] = set()
         self.running_means = RunningMeans(tokenizer)
         self.finite_check = FiniteCheck([tokenizer, self.objective, *discriminators.values()],
@@ -116,41 +116,41 @@ class Trainer:
 
     @property
     def averaged(self) -> Tokenizer:
-        """The tokenizer that is validated and exported: the EMA's, where there is one."""
+        """The tokenizer that is validated and exported: the EMA tokenizer, or without EMA the trained one."""
         return self.ema.module if self.ema else self.tokenizer.plain
 
     def run(self) -> bool:
         """Train to the last step, or until interrupted; returns whether it reached the last step."""
-        started, first = time.time(), self.step
-        with self.checkpoints.full_disk():
+        started, first_step = time.time(), self.step
+        with self.checkpoints.full_disk_errors():
             self._check_metrics_early()
             finished = self._train()
             if self.accelerator.is_main_process:
                 self._export()
         self.accelerator.wait_for_everyone()
-        self._report(finished, seconds=time.time() - started, steps=self.step - first)
+        self._report(finished, seconds=time.time() - started, steps=self.step - first_step)
         return finished
 
     def _train(self) -> bool:
         log = RunLog(self.work_dir, step=self.step, max_steps=self.settings.max_steps,
                      active=self.accelerator.is_main_process, trackers=self.settings.trackers)
         try:
-            due = False
+            checkpoint_due = False
             with Interrupts() as interrupts:
                 while self.step < self.settings.max_steps and not self._any_process(interrupts.requested):
                     self._train_step(log)
                     if self.step % self.settings.validate_every == 0 or self.step == self.settings.max_steps:
                         self.validate(log)
-                    due |= self.step % self.settings.checkpoints.every == 0
-                    # not while steps are skipped: the run may end there, and only good checkpoints are to be kept
-                    if self.step == self.settings.max_steps or (due and not self.finite_check.in_a_row):
+                    checkpoint_due |= self.step % self.settings.checkpoints.every == 0
+                    # No checkpoint while steps are being skipped: its weights may be the cause.
+                    if self.step == self.settings.max_steps or (checkpoint_due and not self.finite_check.in_a_row):
                         self.save_checkpoint()
-                        due = False
+                        checkpoint_due = False
                 finished = self.step == self.settings.max_steps
                 if not finished:
-                    if self.step != self._saved:
+                    if self.step != self._last_saved_step:
                         self.save_checkpoint()
-                elif not self.scores:  # resumed after the last step, when the log has its lines
+                elif not self.scores:  # resumed after the last step: the log has its scores already
                     self.validate(RunLog(self.work_dir, step=self.step, max_steps=self.step, active=False))
         finally:
             log.close()
@@ -177,7 +177,7 @@ class Trainer:
                                   indices=indices if tokenizer.codebook_size else None)
 
     def _any_process(self, flag: bool) -> bool:
-        """Whether the flag is set on any process, so that all act alike."""
+        """Whether the flag is set on any process."""
         if self.accelerator.num_processes == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)).item())
@@ -186,14 +186,15 @@ class Trainer:
         """One optimizer step of the tokenizer and, if it is active, of the discriminator."""
         started = time.time()
         prepare_step(self.tokenizer, self.objective, self.settings, self.step)
-        self.finite_check.remember()
-        num_micro = self.settings.gradient_accumulation_steps
+        self.finite_check.save()
+        num_micro_batches = self.settings.gradient_accumulation_steps
         keys, results = [], []
-        for micro in range(num_micro):
+        for number in range(num_micro_batches):
             batch = next(self.train_loader)
             self._check_size(batch)
             keys += batch.keys
-            results.append(self._micro_batch(batch, share=1 / num_micro, last=micro == num_micro - 1))
+            results.append(self._micro_batch(batch, share=1 / num_micro_batches,
+                                             last=number == num_micro_batches - 1))
         self._update(batch.modality, results, keys=keys, log=log)
         log.advance()
         if self.step % self.settings.log_every == 0 or self.step == self.settings.max_steps:
@@ -221,7 +222,7 @@ class Trainer:
         return contextlib.nullcontext() if last else self.accelerator.no_sync(network.module)
 
     def _update(self, modality: str, results: list[MicroBatch], *, keys: list[str], log: RunLog) -> None:
-        """Step the networks that have gradients, or none of them if something is not finite."""
+        """Step all networks, or skip the step if a value is not finite."""
         networks = {"gradient_norm": self.tokenizer}
         if (discriminator := self._active_discriminator(modality)) is not None:
             networks["discriminator_gradient_norm"] = discriminator
@@ -237,7 +238,7 @@ class Trainer:
         if problem:
             log.skipped(modality, self.step, *problem)
             return
-        if self.ema:  # counts optimizer steps: the first of them starts the average
+        if self.ema:  # its step number does not count skipped steps; step 1 starts the average
             self.ema.update(self.tokenizer.plain, step=self.step - self.finite_check.num_skipped)
         self.running_means.add(modality, [*scalars, norms])
         for result in results:
@@ -245,36 +246,36 @@ class Trainer:
                 self.running_means.add_indices(modality, result.indices, size=result.size)
 
     def _checkpoint_advice(self) -> str:
-        """Which checkpoints are known to be good, when the steps after them were skipped."""
-        last_step = self.step + 1 - self.finite_check.in_a_row
+        """Which checkpoint to resume from: a good one is followed by a step that was not skipped."""
+        first_skipped = self.step + 1 - self.finite_check.in_a_row
         checkpoints = checkpoints_in(self.checkpoints.directory)
-        tried = [path.name for path in checkpoints if checkpoint_step(path) < last_step]
-        untried = [path.name for path in checkpoints[len(tried):]]
-        if not untried:
-            return f"{tried[-1]} is good, steps were taken from it." if tried else "There is no checkpoint yet."
-        return (f"No step was taken from {untried[-1]}, whose weights may be the cause: where going on fails again, "
-                f"delete it{f', to go on from {tried[-1]}' if tried else ' and start again'}.")
+        good = [path.name for path in checkpoints if checkpoint_step(path) < first_skipped]
+        suspect = [path.name for path in checkpoints[len(good):]]
+        if not suspect:
+            return f"{good[-1]} is good." if good else "There is no checkpoint yet."
+        return (f"Training from {suspect[-1]} skipped every step: if --resume fails again, delete it and "
+                f"{f'resume from {good[-1]}' if good else 'start again'}.")
 
     def _active_discriminator(self, modality: str) -> OptimizerState | None:
-        """The discriminator that learns in this step."""
+        """The discriminator that is trained in this step, or None."""
         discriminator = self.discriminators.get(modality)
         active = discriminator is not None and self.objective.adversaries[modality].is_active(self.step)
         return discriminator if active else None
 
     def _check_size(self, batch: Batch) -> None:
-        """Refuse clips that the discriminator cannot take, and warn once if clips will be padded."""
+        """Raise a ConfigError for clips of another size than the discriminator's; warn once if clips are padded."""
         size, tokenizer = tuple(batch.pixels.shape[2:]), self.tokenizer.plain
         if (batch.modality, size) in self._checked_sizes:
             return
         self._checked_sizes.add((batch.modality, size))
         discriminator = self.discriminators.get(batch.modality)
         if discriminator is not None and discriminator.plain.size not in (None, size):
-            raise ConfigError(f"the discriminator takes (T, H, W) = {discriminator.plain.size}, data.train gives "
-                              f"{batch.modality}s of {size}; set discriminator.size or the dataset's num_frames "
-                              "and size so that they agree.")
-        if (padded := tokenizer.fitting_size(size)) != size:
+            raise ConfigError(f"the discriminator needs (T, H, W) = {discriminator.plain.size}, got "
+                              f"{batch.modality}s of {size} from data.train; set discriminator.size or the dataset's "
+                              "num_frames and size so that they agree.")
+        if (padded_size := tokenizer.fitting_size(size)) != size:
             logger.warning("%ss of (T, H, W) = %s do not fit the encoder: they are padded to %s.", batch.modality,
-                           size, padded)
+                           size, padded_size)
 
     def _mean_over_processes(self, scalars: dict[str, Tensor]) -> dict[str, float]:
         values = torch.stack([value.float() for value in scalars.values()])
@@ -285,36 +286,37 @@ class Trainer:
         """Score the averaged tokenizer in float32 on every modality, and write reconstructions."""
         tokenizer = self.averaged.eval()
         for modality, batches in self.val_batches().items():
-            show = functools.partial(self._show, log, modality) if self.accelerator.is_main_process else None
+            write = functools.partial(self._write_samples, log, modality) if self.accelerator.is_main_process else None
             self.scores[modality] = evaluate(as_codec(tokenizer), batches(), self.make_metrics(tokenizer),
-                                             device=self.accelerator.device, on_first=show)
+                                             device=self.accelerator.device, on_first=write)
             log.scalars("val", modality, self.step, self.scores[modality])
-        use = self.running_means.codebook_use()
-        for modality, scores in use.items():
+        codebook_scores = self.running_means.codebook_scores()
+        for modality, scores in codebook_scores.items():
             log.scalars("train", modality, self.step, scores)
-        for split, by_modality in (("validation", self.scores), ("training since the last one", use)):
+        for split, by_modality in (("validation", self.scores),
+                                   ("training since the last validation", codebook_scores)):
             for modality, scores in by_modality.items():
                 if collapse := collapse_of(scores):
                     logger.warning("step %d, %s, %s: %s.", self.step, modality, split, collapse)
 
-    def _show(self, log: RunLog, modality: str, pixels: Tensor, reconstruction: Tensor) -> None:
+    def _write_samples(self, log: RunLog, modality: str, pixels: Tensor, reconstruction: Tensor) -> None:
         """Write the first reconstructions of a validation."""
-        shown = slice(self.settings.num_samples)
-        log.samples(modality, self.step, pixels[shown], reconstruction[shown])
+        num = self.settings.num_samples
+        log.samples(modality, self.step, pixels[:num], reconstruction[:num])
 
     def val_batches(self) -> dict[str, Callable[[], Iterator[Batch]]]:
-        """modality -> a fresh pass over its validation batches."""
+        """modality -> function that starts a pass over its validation batches."""
         modalities = dict.fromkeys(source.dataset.modality for source in self.val_loader.sources)
         return {modality: functools.partial(self.val_loader.of, modality) for modality in modalities}
 
     def compare(self) -> dict[str, dict[str, dict[str, float]]]:
-        """modality -> codec -> scores: the last validation's beside untrained codecs of the same grid and bits."""
+        """modality -> codec -> scores of the last validation, and of untrained baselines of the same grid and bits."""
         return {modality: {"tokenizer": self.scores[modality],
                            **baseline_scores(self.averaged, batches, self.make_metrics)}
                 for modality, batches in self.val_batches().items()}
 
     def _modules(self) -> dict[str, nn.Module]:
-        """Everything with weights or averages that a checkpoint holds; frozen networks have no state."""
+        """Modules whose state is in checkpoints."""
         modules: dict[str, nn.Module] = {"tokenizer": self.tokenizer.plain, "objective": self.objective}
         if self.ema:
             modules["ema"] = self.ema.module
@@ -324,14 +326,15 @@ class Trainer:
     def save_checkpoint(self) -> Path:
         """Write ``checkpoints/step_N`` from which a run continues exactly."""
         shared = {"step": self.step, "finite_check": self.finite_check.state_dict(),
-                  "optimizers": {name: network.state_dict() for name, network in self._networks().items()}}
-        own = {"random": random_state(), "data": self.train_loader.state_dict(),
-               "running_means": self.running_means.state_dict()}
-        checkpoint = self.checkpoints.write(self.step, modules=self._modules(), shared=shared, own=own)
-        self._saved = self.step
+                  "optimizers": {name: network.state_dict() for name, network in self._optimizer_states().items()}}
+        process_state = {"random": random_state(), "data": self.train_loader.state_dict(),
+                         "running_means": self.running_means.state_dict()}
+        checkpoint = self.checkpoints.write(self.step, modules=self._modules(), shared=shared,
+                                            process_state=process_state)
+        self._last_saved_step = self.step
         return checkpoint
 
-    def _networks(self) -> dict[str, OptimizerState]:
+    def _optimizer_states(self) -> dict[str, OptimizerState]:
         return {"tokenizer": self.tokenizer,
                 **{f"discriminator_{modality}": network for modality, network in self.discriminators.items()}}
 
@@ -341,21 +344,21 @@ class Trainer:
         if newest is None:
             logger.warning("nothing to resume in %s: starting from the first step.", self.checkpoints.directory)
             return
-        checkpoint, shared, own = newest
-        self.step = self._saved = checkpoint_step(checkpoint)
+        checkpoint, shared, process_state = newest
+        self.step = self._last_saved_step = checkpoint_step(checkpoint)
         if self.step > self.settings.max_steps:
-            raise ConfigError(f"training.max_steps={self.settings.max_steps} lies before {checkpoint}, from which the "
-                              "run would go on; give at least as many steps.")
-        for name, network in self._networks().items():
+            raise ConfigError(f"training.max_steps={self.settings.max_steps} must be at least the step of the newest "
+                              f"checkpoint, got {checkpoint}; set a larger number.")
+        for name, network in self._optimizer_states().items():
             network.load_state_dict(shared["optimizers"][name])
         self.finite_check.load_state_dict(shared["finite_check"])
-        self.train_loader.load_state_dict(own["data"])
-        self.running_means.load_state_dict(own["running_means"], device=self.accelerator.device)
-        set_random_state(own["random"])
+        self.train_loader.load_state_dict(process_state["data"])
+        self.running_means.load_state_dict(process_state["running_means"], device=self.accelerator.device)
+        set_random_state(process_state["random"])
         logger.info("resumed from %s.", checkpoint)
 
     def _report(self, finished: bool, *, seconds: float, steps: int) -> None:
-        """Log how the run ended and what it cost."""
+        """Log the duration, peak memory, skipped steps and unreadable files."""
         if self.accelerator.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated() / 2**30
         else:
@@ -364,11 +367,11 @@ class Trainer:
         logger.info("%d steps in %.1f s (%.2f s per step, validation included), peak memory %.2f GiB.", steps,
                     seconds, seconds / max(steps, 1), peak)
         if self.finite_check.num_skipped:
-            logger.warning("%d steps were skipped, as something was not finite; metrics.jsonl has their samples.",
-                           self.finite_check.num_skipped)
+            logger.warning("%d steps were skipped, because a loss or a gradient was not finite; metrics.jsonl names "
+                           "their samples.", self.finite_check.num_skipped)
         if self.train_loader.unreadable:
             logger.warning("%d unreadable files were skipped; they are listed in %s.",
                            len(self.train_loader.unreadable), self.work_dir / "unreadable.txt")
         if not finished:
-            logger.warning("interrupted at step %d; %s has everything. Add --resume to the command to go on.",
+            logger.warning("interrupted at step %d with the checkpoint %s. Add --resume to the command to continue.",
                            self.step, self.checkpoints.directory / f"step_{self.step}")

@@ -104,7 +104,7 @@ def test_decoding_without_the_size_names_the_missing_grid(tokenizer):
 
 def test_indices_of_another_size_are_refused(tokenizer):
     indices = tokenizer.tokenize(torch.zeros(1, 3, 5, 16, 16))
-    with pytest.raises(ValueError, match="MultiScaleBSQ takes integer indices"):
+    with pytest.raises(ValueError, match="MultiScaleBSQ needs integer indices"):
         tokenizer.detokenize(indices, size=(5, 32, 32))
 
 

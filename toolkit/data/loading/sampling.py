@@ -49,14 +49,14 @@ class Batch:
 class Fetched:
     """A batch from a worker: pixels (B, C, T, H, W), or None if every sample was unreadable, and B keys.
 
-    Each unreadable sample adds its (path, error message) to ``failures``; ``exhausted`` says whether one failed
+    Each unreadable sample adds its (path, error message) to ``failures``; ``exhausted`` is whether one failed
     MAX_TRIES times.
     """
 
     pixels: Tensor | None
     keys: list[str]
     failures: list[tuple[str, str]]
-    tried: int  # samples, readable or not
+    tried: int  # number of readable and unreadable samples
     exhausted: bool
 
     def pin_memory(self) -> Fetched:

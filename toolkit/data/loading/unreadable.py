@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 # The share is computed as if at least this many samples had been tried, so that one damaged file among the first
 # samples does not end a run.
 MIN_TRIED = 200
-# The report has one line per file and a tab between its two columns, whatever the files' names are.
+# The report has one line per file and a tab between its two columns, so tabs and line breaks in names are escaped.
 ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 

@@ -44,7 +44,7 @@ def list_files(path: str | os.PathLike | Sequence[str | os.PathLike], *,
         path: A folder (searched recursively; links are followed, hidden names and folders without permission are
             skipped), a list file (``.txt`` or ``.list``: one path per line, relative to the list file; blank
             lines and those that start with ``#`` are skipped), a glob, a pattern in braces such as
-            ``shard-{000..099}.tar``, all of which must exist, a single file, or a list of those.
+            ``shard-{000..099}.tar`` (every file must exist), a single file, or a list of those.
         suffixes: Lower-case suffixes to look for in a folder or a glob; single and listed files may have any.
 
     Raises:

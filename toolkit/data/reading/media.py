@@ -56,7 +56,7 @@ class Media(AbstractContextManager):
         scale = 1.0 if short_edge is None else short_edge / min(height, width)
         self.size = round(height * scale), round(width * scale)
         with path_in_errors(name):
-            check_enlargement(height, width, resized=self.size, wanted=short_edge or 0)
+            check_enlargement(height, width, resized=self.size, side=short_edge or 0)
 
     def chunks(self, frames: int) -> Iterator[Tensor]:
         """Chunks (3, T, H, W) float32 in [-1, 1] with T = ``frames``, the last one shorter.

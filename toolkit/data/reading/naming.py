@@ -18,12 +18,12 @@ def find_files(path: str | os.PathLike, *, output: str | os.PathLike,
                suffixes: tuple[str, ...] = MEDIA_SUFFIXES) -> dict[Path, Path]:
     """Images and videos of ``path``, each with the output path of its results, without a suffix.
 
-    A folder is searched recursively and mirrored in ``output``, which may lie in it: files there are
+    The subfolders of a folder are kept in ``output``. ``output`` may be inside the folder; its files are then
     skipped. The output name is the file's without its suffix, or with it if two files of a folder would
     get the same name.
 
     ``path`` and ``suffixes`` are those of :func:`toolkit.data.reading.files.list_files`; ``output`` need not exist.
-    If there is nothing at ``path``, a DataError is raised.
+    If ``path`` has no such files, a DataError is raised.
     """
     files = list(dict.fromkeys(Path(os.path.abspath(file)) for file in list_files(path, suffixes=suffixes)))
     root, output = Path(os.path.abspath(Path(path).expanduser())), Path(output)
@@ -38,7 +38,7 @@ def find_files(path: str | os.PathLike, *, output: str | os.PathLike,
 
 
 def _names(files: Sequence[Path]) -> dict[Path, str]:
-    """A unique name for each file within its folder, whatever the case of letters."""
+    """A name for each file, unique within its folder also if upper and lower case are not distinguished."""
     def folded(file: Path, name: str) -> tuple[Path, str]:
         return file.parent, name.casefold()
     # a set: a file without a suffix has the same stem and name

@@ -44,9 +44,9 @@ def resize(frames: Sequence[Tensor], *, size: tuple[int, int]) -> Tensor:
     return torch.stack([rearrange(plane, "1 c h w -> h w c") for plane in resized])
 
 
-def check_enlargement(height: int, width: int, *, resized: tuple[int, int], wanted: int) -> None:
-    """Raise a DataError if frames (height, width) are enlarged beyond ``MAX_SQUARES`` squares of side ``wanted``."""
-    if resized[0] * resized[1] > max(MAX_SQUARES * wanted**2, height * width):
+def check_enlargement(height: int, width: int, *, resized: tuple[int, int], side: int) -> None:
+    """Raise a DataError if frames (height, width) are enlarged to more than ``MAX_SQUARES * side**2`` pixels."""
+    if resized[0] * resized[1] > max(MAX_SQUARES * side**2, height * width):
         raise DataError(f"needed frames at most {MAX_SQUARES} times as long as wide, got {height} x {width}, which "
                         f"would be resized to {resized[0]} x {resized[1]}; crop or remove the file.")
 
@@ -84,7 +84,7 @@ class Framing:
         """(H', W') with short edge ``edge``, at least ``size`` on both sides."""
         scale = max(self.size[0] / height, self.size[1] / width, edge / min(height, width))
         resized = max(self.size[0], round(height * scale)), max(self.size[1], round(width * scale))
-        check_enlargement(height, width, resized=resized, wanted=max(*self.size, edge))
+        check_enlargement(height, width, resized=resized, side=max(*self.size, edge))
         return resized
 
     def largest(self, height: int, width: int) -> tuple[int, int]:

@@ -86,9 +86,9 @@ def stack(frames: list[Tensor], *, path: str | os.PathLike) -> Tensor:
 class VideoWriter(AbstractContextManager):
     """An mp4 for any player, written chunk by chunk: H.264 at high quality (CRF 12), yuv420p, BT.601.
 
-    The file appears when the block ends without an error; its folder must exist. A block without frames raises
-    a ValueError. Half-resolution chroma needs even sizes: an odd height or width is padded by repeating the last
-    row or column, so the file is one pixel larger there.
+    The file is complete when the ``with`` block ends without an error; its folder must exist. A block without frames
+    raises a ValueError. yuv420p needs an even height and width: an odd one becomes even by repeating the last row or
+    column.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""Compute a loss and its gradient together, so that only one frozen network's graph is in memory at a time."""
+"""Losses whose gradient is computed in the forward pass, so that their graph is freed early."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def eager_loss(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """The () loss ``function(*tensors)``, its graph freed before it returns; only ``tensors`` get a gradient.
+def loss_with_early_gradient(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """The () loss ``function(*tensors)``; its graph is freed before it returns, and only ``tensors`` get a gradient.
 
-    The gradient is computed with the value and stored for the backward pass: it has the size of a clip's pixels,
-    the graph of a VGG is many times larger. In fp16 the graph is kept, because the gradient scale is not known yet.
-    It cannot be differentiated twice.
+    The gradient is stored for the backward pass. It has the size of ``tensors``; the graph of a VGG is many times
+    larger. In fp16 the graph is kept, because the gradient scale is not known yet. Not twice differentiable.
     """
     device = tensors[0].device.type
     half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
     if half or not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
         return function(*tensors)
-    return _Eager.apply(function, *tensors)
+    return _LossWithEarlyGradient.apply(function, *tensors)
 
 
-class _Eager(torch.autograd.Function):
+class _LossWithEarlyGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
