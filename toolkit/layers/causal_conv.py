@@ -55,7 +55,7 @@ class CausalConv3d(nn.Conv3d):
             return self._no_frames(x)
         if cache is None:
             if x.shape[2] == 1:
-                return self._first_frame(x)
+                return self.single_frame(x)
             return self._convolve(x, frames_before=self.kernel_size[0] - 1)
         x, num_outputs = self._continue(x, cache)
         return self._convolve(x) if num_outputs else self._no_frames(x)
@@ -66,14 +66,18 @@ class CausalConv3d(nn.Conv3d):
     def _pad(self, x: Tensor, sides: tuple[int, ...]) -> Tensor:
         return F.pad(x, sides, mode=self.pad_mode) if any(sides) else x  # F.pad would copy
 
-    def _first_frame(self, x: Tensor) -> Tensor:
-        """A single frame by a 2-D convolution: the earlier taps see zeros, or copies of the frame."""
-        kernel = self.weight[:, :, -1] if self.pad_mode == "constant" else self.weight.sum(2)
-        return F.conv2d(self._pad(x.select(2, 0), self.space_padding), kernel, self.bias, self.stride[1:]).unsqueeze(2)
+    def single_frame(self, x: Tensor, outputs: slice = slice(None)) -> Tensor:
+        """(B, in, 1, H, W) -> (B, out, 1, H', W'), the output channels ``outputs`` of a frame without history.
+
+        A 2-D convolution suffices: the earlier taps of the kernel see zeros, or copies of the frame.
+        """
+        weight, bias = self.weight[outputs], None if self.bias is None else self.bias[outputs]
+        kernel = weight[:, :, -1] if self.pad_mode == "constant" else weight.sum(2)
+        return F.conv2d(self._pad(x.select(2, 0), self.space_padding), kernel, bias, self.stride[1:]).unsqueeze(2)
 
     def _no_frames(self, x: Tensor) -> Tensor:
         """(B, out, 0, H', W')."""
-        output = self._first_frame(x.new_empty(0, x.shape[1], 1, *x.shape[3:]))
+        output = self.single_frame(x.new_empty(0, x.shape[1], 1, *x.shape[3:]))
         return output.new_empty(len(x), self.out_channels, 0, *output.shape[3:])
 
     def _continue(self, x: Tensor, cache: StreamCache) -> tuple[Tensor, int]:

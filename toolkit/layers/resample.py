@@ -82,6 +82,11 @@ class DepthToSpaceUpsample(nn.Module):
 
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
         """(B, C, t, h, w) -> (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w); later chunks keep all t * s_t frames."""
+        s_t, s_h, s_w = self.stride
+        if cache is None and x.shape[2] == 1:  # without the channels of the frames that are dropped
+            channels = self.conv.out_channels // s_t
+            kept = slice(-channels, None) if self.kept_frame == "last" else slice(channels)
+            return depth_to_space(self.conv.single_frame(x, kept), (1, s_h, s_w))
         kept_frame = self.next_kept_frame(cache)  # read before the convolution fills the cache
         return depth_to_space(self.conv(x, cache), self.stride, kept_frame)
 
