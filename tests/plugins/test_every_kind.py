@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from plugins.installed import install, run_with
 
 SOURCES = Path(__file__).parents[1] / "plugins_of_tests"
@@ -73,6 +75,11 @@ data = dict(train=dict(dataset=dict(type="Gradients"), batch_size=4, num_workers
 metrics = [dict(type="PSNR"), dict(type="Saturation")]
 training = dict(max_steps=2, validate_every=2)
 """
+SUITE = """
+from toolkit.evaluation.protocol import CODEBOOK, PSNR, Protocol, Suite
+
+SUITE = Suite(Protocol("noise", "all", 4, 16, (PSNR, CODEBOOK)), path="images", shown=())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +117,19 @@ def test_tokenizers_of_one_size_are_saved_loaded_and_decoded(site, tmp_path):
     run(site, ROUND_TRIPS.format(cases=CASES), tmp_path)
 
 
-def test_one_dimensional_tokenizer_trains_with_loss_metric_and_data_of_plugins(site, tmp_path):
+def test_one_dimensional_tokenizer_is_trained_and_benchmarked(site, tmp_path):
     (tmp_path / "config.py").write_text(CONFIG)
     done = run_with(site, "tools/train.py", tmp_path / "config.py", "--work-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "run" / "tokenizer" / "config.json").read_text())["encoder"]["num_latents"] == 5
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert any("saturation" in key for line in lines for key in line)
+    (tmp_path / "suite.py").write_text(SUITE)
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        Image.effect_noise((16, 16), 50).convert("RGB").save(tmp_path / "images" / f"{number}.png")
+    done = run_with(site, "benchmarks/run.py", "--suite", tmp_path / "suite.py", "--data", tmp_path / "images",
+                    "--tokenizer", tmp_path / "run" / "tokenizer", "--output", tmp_path / "results")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    row = json.loads((tmp_path / "results" / "run.json").read_text())
+    assert row["scores"]["bits_per_pixel"] == pytest.approx(5 * 4 * math.log2(3) / 16**2)
