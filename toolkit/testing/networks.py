@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.contracts import Decoder, Discriminator, Encoder
-from toolkit.contracts.networks import pixel_size
 from toolkit.registry import DECODERS, DISCRIMINATORS, ENCODERS, Registry
 from toolkit.testing.checks import check, check_type, describe
 from toolkit.testing.components import (
@@ -45,7 +44,7 @@ def check_encoder(encoder: Encoder, *, sizes: Sequence[Size] | None = None) -> N
     """
     with seeded(0):
         _check_attributes(encoder, Encoder)
-        sizes = sizes or [pixel_size(encoder, grid) for grid in GRIDS]
+        sizes = sizes or [encoder.pixel_size(grid) for grid in GRIDS]
         grids = [_check_grid(encoder, size) for size in sizes]
         for size, grid in zip(sizes, grids, strict=True):
             pixels = tiny_pixels(channels=encoder.in_channels, size=encoder.fitting_size(size))
