@@ -11,8 +11,8 @@ from pooled import Thumbnails, pair
 from toolkit.contracts import Metric
 from toolkit.evaluation.intervals import extrapolate, jackknife, union
 from toolkit.metrics import PSNR, Codebook
+from toolkit.metrics.frames import FrameMean
 from toolkit.metrics.frechet import FrechetMetric
-from toolkit.metrics.pixel import FrameMean
 
 
 class MeanError(FrameMean):

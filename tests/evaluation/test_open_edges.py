@@ -20,7 +20,7 @@ from toolkit.evaluation.preparation import with_values
 from toolkit.evaluation.protocol import Protocol
 from toolkit.evaluation.report import write_report
 from toolkit.evaluation.table import cells_of, rows_of_folder
-from toolkit.metrics.pixel import FrameMean
+from toolkit.metrics.frames import FrameMean
 from toolkit.registry import BASELINES, METRICS
 
 as_in_a_new_process = tiny.as_in_a_new_process

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from toolkit.metrics import LPIPS, PSNR, SSIM, Codebook
-from toolkit.metrics.pixel import FrameMean
+from toolkit.metrics.frames import FrameMean
 from toolkit.testing import ContractViolation, check_metric
 
 

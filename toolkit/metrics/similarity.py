@@ -1,4 +1,4 @@
-"""Structural similarity at several scales."""
+"""Structural similarity, at one scale and at several."""
 
 from __future__ import annotations
 
@@ -7,11 +7,43 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toolkit.contracts import Column
-from toolkit.metrics.pixel import FrameMean
+from toolkit.metrics.frames import FrameMean
 from toolkit.registry import METRICS
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, finest first: Wang et al., sec. 3.2
 SMALLEST = 161  # whose fourth half, rounded up each time, is the window's 11
+
+
+@METRICS.register_module()
+class SSIM(FrameMean):
+    """Structural similarity (Wang et al., 2004), per frame, then averaged.
+
+    Gaussian 11 x 11 window of sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance, the mean over
+    channels and over the positions where the window lies inside the frame (5 pixels at each border
+    are excluded), as in Wang's code and in scikit-image with ``gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False``.
+
+    Example:
+        >>> ssim, x = SSIM(), torch.rand(1, 3, 1, 16, 16)
+        >>> ssim.update(target=x, reconstruction=x, indices=None)
+        >>> round(ssim.compute()["ssim"], 4)
+        1.0
+    """
+
+    name = "ssim"
+    higher_is_better = {"ssim": True}
+    columns = {"ssim": Column("SSIM", ".3f")}
+
+    def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:
+        """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) in [-1, 1].
+
+        Raises:
+            ValueError: If a side is below 11.
+        """
+        if min(target.shape[2:]) < 11:
+            raise ValueError(f"SSIM takes frames of at least 11 x 11, its window, got "
+                             f"{tuple(target.shape[2:])}; use larger frames or remove SSIM from the metrics.")
+        return _similarity(target, reconstruction)[0].mean((1, 2, 3))
 
 
 @METRICS.register_module()

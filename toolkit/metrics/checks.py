@@ -1,10 +1,19 @@
-"""Which metrics may be merged."""
+"""What metrics check: the sizes of a batch, and which metrics may be merged."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from toolkit.contracts import Metric
+
+
+def check_sizes(metric: Metric, target: Tensor, reconstruction: Tensor) -> None:
+    """Raise ValueError unless both are clips of one size."""
+    if target.shape != reconstruction.shape or target.ndim != 5:
+        raise ValueError(f"{type(metric).__name__} compares clips (B, C, T, H, W) of equal size, got "
+                         f"{tuple(target.shape)} and {tuple(reconstruction.shape)}.")
 
 
 def check_mergeable(metric: Metric, others: Sequence[Metric]) -> None:
