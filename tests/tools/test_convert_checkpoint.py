@@ -14,7 +14,7 @@ from interop.foreign import (
     save_torch,
     taming_names,
 )
-from tools.commands import run, run_here
+from tools.commands import error_of, run, run_here, succeed
 
 from toolkit import load_tokenizer
 
@@ -29,8 +29,7 @@ def latents_agree(folder, case: Foreign) -> None:
 
 def test_command_in_its_own_process_converts_and_prints_a_summary(tmp_path):
     case = Foreign("open_magvit2_image_tiny")
-    done = run("convert_checkpoint", native(case, tmp_path), tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    done = succeed("convert_checkpoint", native(case, tmp_path), tmp_path / "out")
     latents_agree(tmp_path / "out", case)
     assert done.stdout.startswith("open_magvit2, averaged weights: MAGVIT2Encoder, LFQ, MAGVIT2Decoder; "
                                   "stride 1x4x4, 1024 codes")
@@ -109,8 +108,7 @@ BAD = {"a file that would run code": (evil, (), "refused"), "a torn file": (torn
 @pytest.mark.parametrize("kind", BAD)
 def test_refusal_is_one_line_with_an_exit_code_and_nothing_is_written(tmp_path, kind):
     make, arguments, words = BAD[kind]
-    message = run_here("convert_checkpoint", make(tmp_path), tmp_path / "out", *arguments)
-    assert message.startswith("error: ") and "\n" not in message and words in message
+    assert words in error_of("convert_checkpoint", make(tmp_path), tmp_path / "out", *arguments)
     assert not (tmp_path / "out").exists() and not (tmp_path / "marker").exists()
 
 
@@ -123,6 +121,5 @@ def test_refusal_in_its_own_process_is_one_line_on_stderr(tmp_path):
 
 def test_out_that_is_a_file_is_a_one_line_error(tmp_path):
     (tmp_path / "out").write_text("mine")
-    message = run_here("convert_checkpoint", whole(tmp_path), tmp_path / "out")
-    assert message.startswith("error: ") and "\n" not in message
+    error_of("convert_checkpoint", whole(tmp_path), tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"

@@ -17,9 +17,7 @@ def check_sizes(metric: Metric, target: Tensor, reconstruction: Tensor) -> None:
 
 
 def check_mergeable(metric: Metric, others: Sequence[Metric]) -> None:
-    """Raise ValueError unless all metrics are of one class and built with the same plain arguments."""
-    expected, *configs = ({name: value for name, value in one.config.items() if not callable(value)}
-                          for one in (metric, *others))
-    for other, config in zip(others, configs, strict=True):
-        if type(other) is not type(metric) or config != expected:
-            raise ValueError(f"{type(metric).__name__} merges with metrics like {expected}, got {config}.")
+    """Raise ValueError unless all metrics are of one class and built with the same arguments."""
+    for other in others:
+        if type(other) is not type(metric) or other.config != metric.config:
+            raise ValueError(f"{type(metric).__name__} merges with metrics like {metric.config}, got {other.config}.")

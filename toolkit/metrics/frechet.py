@@ -119,8 +119,9 @@ class FrechetMetric(Metric):
     Example:
         >>> class Brightness(FrechetMetric):
         ...     name, dim, higher_is_better = "brightness", 1, {"brightness": False}
+        ...     def __init__(self): super().__init__(lambda clips: clips.mean((1, 2, 3, 4)).unsqueeze(1))
         ...     def samples(self, clips): return clips
-        >>> metric = Brightness(lambda clips: clips.mean((1, 2, 3, 4)).unsqueeze(1))
+        >>> metric = Brightness()
         >>> clips = torch.tensor([-0.5, 0.0, 0.5]).view(3, 1, 1, 1, 1)
         >>> metric.update(target=clips, reconstruction=clips + 0.5)
         >>> metric.compute()
