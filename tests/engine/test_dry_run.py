@@ -22,7 +22,6 @@ from toolkit.profiling.dry_run import RunCost, run_cost
 
 pytestmark = pytest.mark.engine
 
-clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 CONFIGS = ROOT / "configs"
 PEAKS = {"A100": 312e12, "H100": 989e12}  # FLOP per second in bf16
 UTILISATION = 0.35

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.runs import assert_same_run, finish, kill_at_random, start, train_command, wait_for
+from engine.runs import assert_same_run, finish, kill_at_random, run_to_end, start, train_command, wait_for
 from training.tiny import IMAGE_DISCRIMINATOR, tiny_config, write_clips, write_config, write_images
 
 from toolkit.training.checkpoint import checkpoints_in
@@ -40,16 +40,14 @@ def mixture(folder: Path, *, num_workers: int, **changes: Any) -> dict[str, Any]
 def test_a_run_killed_at_random_moments_ends_as_the_undisturbed_one(tmp_path, num_processes, num_workers, kills):
     config = write_config(tmp_path / "mixture.py", mixture(tmp_path, num_workers=num_workers))
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    code, error = finish(start(train_command(config, undisturbed, num_processes=num_processes)))
-    assert code == 0, error[-3000:]
+    run_to_end(train_command(config, undisturbed, num_processes=num_processes))
     draw = random.Random()
     command = train_command(config, killed, "--resume", num_processes=num_processes)
     for number in range(kills):
         # a line at steps 5 and 10, then a random time: before, in and after writing a checkpoint
         kill_at_random(command, killed, after_step=5 * min(number + 1, 2), draw=draw)
         assert checkpoints_in(killed / "checkpoints")
-    code, error = finish(start(command))
-    assert code == 0, error[-3000:]
+    run_to_end(command)
     assert_same_run(undisturbed, killed, step=STEPS)
     assert len(checkpoints_in(killed / "checkpoints")) == 3
     assert not list((killed / "checkpoints").glob(".*"))  # nothing is left of what was half written

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import psutil
 import pytest
 from engine.outcomes import EPS, differences, outcome
 from mmengine.config import Config
-from training import tiny
+from tools.commands import ENVIRONMENT, ROOT
 from training.tiny import free_port, metric_lines, tiny_config, write_config
 
 from toolkit import load_tokenizer
@@ -26,9 +25,7 @@ from toolkit.build import build_trainer
 from toolkit.training.checkpoint import checkpoints_in
 
 pytestmark = pytest.mark.engine
-clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 
-ROOT = Path(__file__).parents[2]
 TIMEOUT = 120  # seconds, of any command
 LOSS = 60  # seconds within which a launch ends after any process was lost
 
@@ -42,7 +39,7 @@ def config_of(clips: Path, *, batch_size: int, **changes: Any) -> dict[str, Any]
 def launched(*words: str) -> Iterator[subprocess.Popen]:
     """``accelerate launch`` on CPUs, with its output in one pipe; all its processes are killed afterwards."""
     # ACCELERATE_USE_CPU, not --cpu, which starts several processes through mpirun only.
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *words]
     process = subprocess.Popen(command, env=environment, text=True, start_new_session=True, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT)

@@ -10,16 +10,12 @@ from data.numbered import encode
 from data.tars import write_image_shards, write_shard
 from mmengine.config import Config
 from safetensors.torch import load_file
-from torchdata.stateful_dataloader import StatefulDataLoader
 from training import tiny
 
 from toolkit.build import build_trainer
-from toolkit.data import ImageShards, TrainLoader
-from toolkit.data.loading.sampling import collate
-from toolkit.data.loading.streams import StreamSamples
+from toolkit.data import TrainLoader
 
 pytestmark = pytest.mark.engine
-as_in_a_new_process = tiny.as_in_a_new_process
 STEPS = 12
 
 
@@ -80,28 +76,3 @@ def test_a_resumed_run_has_the_samples_and_weights_of_an_undisturbed_one(undistu
         one, other = (load_file(folder / "checkpoints" / f"step_{STEPS}" / f"{name}.safetensors")
                       for folder in (work_dir, tmp_path))
         assert one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one), name
-
-
-@pytest.mark.parametrize("sizes", [(7, 5, 9), (3, 1, 4, 2, 3, 1, 2, 3, 5)], ids=["fewer shards", "more shards"])
-@pytest.mark.parametrize("stop", [None, 1], ids=["at once", "resumed"])
-def test_two_nodes_of_two_processes_of_two_workers_see_each_sample_of_a_pass_once(tmp_path, sizes, stop):
-    write_image_shards(tmp_path, sizes=sizes)
-
-    def loader(rank):
-        images = ImageShards(path=str(tmp_path), size=12)
-        return StatefulDataLoader(StreamSamples(images, seed=5, rank=rank, world_size=4, endless=False), batch_size=2,
-                                  num_workers=2, collate_fn=collate)
-
-    shares = []
-    for rank in range(4):
-        first, seen = loader(rank), []
-        batches = iter(first)
-        if stop:
-            seen += itertools.islice(batches, stop)
-            second = loader(rank)
-            second.load_state_dict(first.state_dict())
-            list(batches)  # its workers end with it
-            batches = iter(second)
-        shares.append([key for batch in itertools.chain(seen, batches) for key in batch.keys])
-    numbers = sorted(int(key[-7:-4]) for key in itertools.chain(*shares))
-    assert numbers == list(range(sum(sizes))) and all(shares)

@@ -10,7 +10,7 @@ from PIL import Image
 from tools.commands import error_of, run, run_here, succeed
 from training.tiny import DISCRIMINATOR, metric_lines, tiny_config, write_clips, write_config, write_images
 
-from toolkit import load_config, load_tokenizer
+from toolkit import load_config
 
 STEPS = 40
 
@@ -70,12 +70,6 @@ def test_a_run_shows_inputs_above_reconstructions(uninterrupted):
         assert picture.size == (2 * 16, 2 * 16)  # two clips side by side
     with av.open(str(work_dir / "samples" / f"video_step_{STEPS}.mp4")) as video:
         assert len(list(video.decode(video=0))) == 5
-
-
-def test_the_tokenizer_of_a_run_loads_with_no_config(uninterrupted):
-    tokenizer = load_tokenizer(uninterrupted[0] / "tokenizer")
-    indices, size = tokenizer.tokenize(torch.zeros(1, 3, 5, 16, 16), return_size=True)
-    assert indices.shape == (1, 3, 8, 8, 1) and tokenizer.detokenize(indices, size).shape == (1, 3, 5, 16, 16)
 
 
 def test_resume_without_a_checkpoint_starts_from_the_first_step(clips, tmp_path, caplog):
