@@ -271,27 +271,6 @@ def test_enormous_numbers_in_a_config_cost_no_memory_and_time(folder):
     assert added < 800 and seconds < 40  # MiB; a billion filters would be 10^11 MiB
 
 
-def test_component_of_a_plugin_is_imported_only_if_a_config_names_it(folder, tmp_path, monkeypatch):
-    site, ran = tmp_path / "site", tmp_path / "ran"
-    about = site / "toolkit_evil-1.0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toolkit-evil\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(
-        "[toolkit.quantizers]\nWanted = evil_plugin:Wanted\nLFQ = evil_plugin:LFQ\n")
-    (site / "evil_plugin.py").write_text(f"import os\nos.mkdir({str(ran)!r})\n")
-    monkeypatch.syspath_prepend(site)
-    load_tokenizer(folder)
-    assert not ran.exists()
-    edited(folder, "quantizer", value={"type": "Wanted"})
-    monkeypatch.setenv("TOOLKIT_PLUGINS", "")
-    assert "excludes" in refused(load_tokenizer, folder, named=folder)
-    assert not ran.exists()
-    monkeypatch.delenv("TOOLKIT_PLUGINS")  # who installs a plugin lets it run
-    with pytest.raises(RuntimeError, match=r"toolkit-evil 1\.0"):
-        load_tokenizer(folder)
-    assert ran.exists()
-
-
 def test_only_two_files_of_a_hub_snapshot_are_read(folder, tmp_path, marker, monkeypatch):
     from huggingface_hub import constants
 

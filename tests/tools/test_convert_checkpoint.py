@@ -10,9 +10,7 @@ from interop.foreign import (
     lightning,
     native,
     patchgan,
-    save_safetensors,
     save_torch,
-    taming_names,
 )
 from tools.commands import error_of, run, run_here, succeed
 
@@ -46,13 +44,6 @@ def test_checkpoint_of_every_system_becomes_a_tokenizer_directory(tmp_path, name
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"discriminator"}
     assert {path.name for path in (tmp_path / "out" / "discriminator").iterdir()} == FILES
     assert capsys.readouterr().out.startswith(case.layout)
-
-
-def test_taming_checkpoint_becomes_a_tokenizer_directory(tmp_path):
-    case = Foreign("llamagen_vq_tiny")
-    path = save_safetensors(taming_names(case.tensors), tmp_path / "last.safetensors")
-    assert run_here("convert_checkpoint", path, tmp_path / "out", "--layout", "taming") is None
-    latents_agree(tmp_path / "out", case)
 
 
 def test_no_ema_takes_the_raw_weights(tmp_path, capsys):

@@ -49,6 +49,11 @@ def test_a_run_writes_config_logs_checkpoints_and_results(uninterrupted, config)
     provenance = json.loads((work_dir / "run.json").read_text())
     assert provenance["torch"] == torch.__version__ and provenance["seed"] == 0 and provenance["plugins"] == {}
     assert provenance["command"][1] == str(config) and provenance["num_processes"] == 1
+    # inputs above reconstructions
+    with Image.open(work_dir / "samples" / f"video_step_{STEPS}.png") as picture:
+        assert picture.size == (2 * 16, 2 * 16)  # two clips side by side
+    with av.open(str(work_dir / "samples" / f"video_step_{STEPS}.mp4")) as video:
+        assert len(list(video.decode(video=0))) == 5
 
 
 def test_a_run_logs_every_step_and_its_scores(uninterrupted):
@@ -64,12 +69,8 @@ def test_a_run_logs_every_step_and_its_scores(uninterrupted):
     assert scores["bits_per_pixel"] == pytest.approx(6 * 3 * 8 * 8 / (5 * 16 * 16))
 
 
-def test_a_run_shows_inputs_above_reconstructions(uninterrupted):
-    work_dir, _ = uninterrupted
-    with Image.open(work_dir / "samples" / f"video_step_{STEPS}.png") as picture:
-        assert picture.size == (2 * 16, 2 * 16)  # two clips side by side
-    with av.open(str(work_dir / "samples" / f"video_step_{STEPS}.mp4")) as video:
-        assert len(list(video.decode(video=0))) == 5
+def test_a_used_work_dir_is_refused_without_resume(uninterrupted, config):
+    assert "--resume" in error_of("train", config, "--work-dir", uninterrupted[0])
 
 
 def test_resume_without_a_checkpoint_starts_from_the_first_step(clips, tmp_path, caplog):

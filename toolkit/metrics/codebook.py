@@ -186,10 +186,9 @@ def _entropy(counts: Tensor) -> float:
 
 
 def collapse_of(scores: Mapping[str, float]) -> str | None:
-    """Warning that a codebook has collapsed: its entropy is below a third of its bound. None otherwise.
+    """Warning that a codebook has collapsed, from :meth:`Codebook.compute`'s scores; None if none has.
 
-    Args:
-        scores: From :meth:`Codebook.compute`.
+    It has if its entropy is below a third of its bound.
 
     Example:
         >>> bound = math.log(4096)

@@ -101,10 +101,8 @@ class LPIPS(FrameMean):
     The score is called ``lpips_alex`` or ``lpips_vgg``. Frames have their own size; the network runs in float32.
 
     Args:
-        net: ``"alex"``, the usual one to report, or ``"vgg"``, with which tokenizers are often trained.
-
-    Raises:
-        ValueError: If ``net`` is another one.
+        net: ``"alex"``, the usual one to report, or ``"vgg"``, with which tokenizers are often trained. Another one
+            raises a ValueError.
 
     Example:
         >>> lpips, black = LPIPS(net="alex"), -torch.ones(1, 3, 2, 64, 64)

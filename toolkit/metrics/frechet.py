@@ -228,10 +228,8 @@ class RFID(FrechetMetric):
 
     Args:
         value_type: ``"uint8"`` measures frames rounded to the 256 levels of a saved picture, as
-            torch-fidelity and OpenAI's TensorFlow evaluator see them; ``"float"`` does not round.
-
-    Raises:
-        ValueError: If ``value_type`` is another one.
+            torch-fidelity and OpenAI's TensorFlow evaluator see them; ``"float"`` does not round. Another one
+            raises a ValueError.
 
     Example:
         >>> rfid, clips = RFID(value_type="float"), torch.rand(1, 3, 2, 32, 32)

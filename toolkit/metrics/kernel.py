@@ -25,13 +25,11 @@ def kernel_distance(first: Tensor, second: Tensor) -> float:
     reconstruction, which makes it too small by about ``2 / N``. Over independent sets both expect the same.
 
     Args:
-        first, second: (N, D), of two samples at least; row i of one belongs to row i of the other.
+        first, second: (N, D); row i of one belongs to row i of the other.
 
     Returns:
-        About 0, of either sign, for samples of one distribution; NaN if an input is not finite.
-
-    Raises:
-        ValueError: If the sets are not of equal size, two at least.
+        About 0, of either sign, for samples of one distribution; NaN if an input is not finite. Sets of unequal size,
+        or of fewer than two samples, raise a ValueError.
 
     Source: Bińkowski et al., arXiv:1801.01401, sec. 4; Gretton et al., JMLR 13 (2012), eq. 4.
 

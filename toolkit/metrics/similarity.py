@@ -35,11 +35,7 @@ class SSIM(FrameMean):
     columns = {"ssim": Column("SSIM", ".3f")}
 
     def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:
-        """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) in [-1, 1].
-
-        Raises:
-            ValueError: If a side is below 11.
-        """
+        """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) in [-1, 1]; ValueError if a side is below 11."""
         if min(target.shape[2:]) < 11:
             raise ValueError(f"SSIM takes frames of at least 11 x 11, its window, got "
                              f"{tuple(target.shape[2:])}; use larger frames or remove SSIM from the metrics.")
@@ -67,11 +63,7 @@ class MSSSIM(FrameMean):
     columns = {"ms_ssim": Column("MS-SSIM", ".3f")}
 
     def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:
-        """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) in [0, 1].
-
-        Raises:
-            ValueError: If a side is below 161.
-        """
+        """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) in [0, 1]; ValueError if a side is below 161."""
         if min(target.shape[2:]) < SMALLEST:
             raise ValueError(f"MSSSIM takes frames of at least {SMALLEST} x {SMALLEST}, of whose five scales the "
                              f"coarsest has its window's 11, got {tuple(target.shape[2:])}; use larger frames or "
@@ -79,16 +71,14 @@ class MSSSIM(FrameMean):
         product = torch.ones(target.shape[:2], dtype=torch.float64, device=target.device)  # (N, C)
         for scale, weight in enumerate(WEIGHTS):
             if scale:
-                target, reconstruction = _halved(target), _halved(reconstruction)
+                height, width = target.shape[2:]
+                border = (0, width % 2, 0, height % 2)
+                target, reconstruction = (F.avg_pool2d(F.pad(frames, border, mode="replicate"), 2)
+                                          for frames in (target, reconstruction))
             similarity, structure = _similarity(target, reconstruction)
             term = similarity if scale == len(WEIGHTS) - 1 else structure
             product *= term.mean((2, 3)).double().clamp(min=0) ** weight
         return product.mean(1)
-
-
-def _halved(frames: Tensor) -> Tensor:
-    height, width = frames.shape[2:]
-    return F.avg_pool2d(F.pad(frames, (0, width % 2, 0, height % 2), mode="replicate"), 2)
 
 
 def _similarity(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
