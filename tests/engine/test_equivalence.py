@@ -148,19 +148,15 @@ def test_every_term_has_been_measured():
     assert losses | TINY["loss"].keys() | TINY["discriminator"].keys() <= TERMS.keys()
 
 
-def named_in_the_settings(word: str) -> bool:
-    """Whether the docstring says that this differs in micro-batches."""
-    text, = re.findall(r"gradient_accumulation_steps: (.*?)\n +\w+: ", Settings.__doc__, re.DOTALL)
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
-
-
 @pytest.mark.parametrize("word", TERMS)
 def test_terms_that_differ_in_micro_batches_are_those_that_the_settings_name(data, tmp_path, word):
     differing = set()
     for number, changes in enumerate(TERMS[word]):
         differing |= in_micro_batches(data, tmp_path / str(number), **changes).keys()
+    text, = re.findall(r"gradient_accumulation_steps: (.*?)\n +\w+: ", Settings.__doc__, re.DOTALL)
+    named = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
     # The log has losses without weight too; what a term does is in the weights.
-    assert bool({name for name in differing if not name.startswith("log")}) == named_in_the_settings(word), differing
+    assert bool({name for name in differing if not name.startswith("log")}) == named, differing
 
 
 # ---- processes

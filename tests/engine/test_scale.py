@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -110,12 +109,6 @@ def two_nodes(*words: str) -> Iterator[list[subprocess.Popen]]:
         yield [stack.enter_context(launched(*place, "--machine_rank", rank, *words)) for rank in "01"]
 
 
-def worker_of(node: subprocess.Popen) -> psutil.Process:
-    """The training process that a launch has started."""
-    return next(child for child in psutil.Process(node.pid).children(recursive=True)
-                if any("train.py" in word for word in child.cmdline()))
-
-
 def test_run_on_two_nodes_ends_with_a_lost_process_and_resumes_to_the_weights_of_one_process(clips, tmp_path):
     changes = dict(training__max_steps=10, training__checkpoints=dict(every=2, keep=None))
     config, work_dir = write_config(tmp_path / "tiny.py", config_of(clips, batch_size=1, **changes)), tmp_path / "run"
@@ -126,7 +119,8 @@ def test_run_on_two_nodes_ends_with_a_lost_process_and_resumes_to_the_weights_of
         while not checkpoints_in(work_dir / "checkpoints"):
             assert time.monotonic() < deadline and all(node.poll() is None for node in nodes), "no checkpoint was made"
             time.sleep(0.01)
-        worker_of(nodes[1]).send_signal(signal.SIGKILL)
+        children = psutil.Process(nodes[1].pid).children(recursive=True)
+        next(child for child in children if "train.py" in " ".join(child.cmdline())).kill()
         outputs = wait_for(nodes, timeout=LOSS)
     assert all(node.returncode not in (0, None) for node in nodes), outputs
     reached = checkpoints_in(work_dir / "checkpoints")[-1].name

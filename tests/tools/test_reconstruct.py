@@ -76,9 +76,9 @@ def test_table_has_the_original_odd_size(tokenizer, tmp_path, capsys):
     write_video(tmp_path / "odd.mp4", stripes(1, num_frames=7, height=64, width=48), fps=24)
     options = ["--output", tmp_path, "--short-edge", 47, "--frames", 7]
     assert run_here("reconstruct", tmp_path / "odd.mp4", "--tokenizer", tokenizer, *options) is None
-    size, tokens, *numbers = rows(capsys.readouterr().out)["odd"]
+    size, tokens, bits, *_ = rows(capsys.readouterr().out)["odd"]
     assert (size, tokens) == ("7 x 63 x 47", "4 x 32 x 24 = 3072")
-    assert float(numbers[0]) == pytest.approx(6 * 3072 / (7 * 63 * 47), rel=1e-3)
+    assert float(bits) == pytest.approx(6 * 3072 / (7 * 63 * 47), rel=1e-3)
     # yuv420p needs even sides
     assert read_video(tmp_path / "odd_reconstruction.mp4")[0].shape == (7, 64, 48, 3)
     assert read_video(tmp_path / "odd_side_by_side.mp4")[0].shape == (7, 64, 94, 3)
