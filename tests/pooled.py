@@ -64,7 +64,8 @@ def crops(height: int, width: int) -> torch.Tensor:
 
 def scores_by_scikit_image(target: torch.Tensor, reconstruction: torch.Tensor) -> dict[str, float]:
     """PSNR and SSIM of clips (B, 3, T, H, W), the mean over frames."""
-    frames = [(x.clamp(-1, 1).movedim(1, -1).flatten(0, 1).double().numpy() + 1) / 2 for x in (target, reconstruction)]
+    frames = [((x.clamp(-1, 1) + 1) / 2).movedim(1, -1).flatten(0, 1).double().numpy()
+              for x in (target, reconstruction)]
     pairs = list(zip(*frames, strict=True))
     return {"psnr": np.mean([peak_signal_noise_ratio(one, other, data_range=1.0) for one, other in pairs]),
             "ssim": np.mean([structural_similarity(one, other, data_range=1.0, channel_axis=2, gaussian_weights=True,

@@ -67,14 +67,14 @@ def bf16_run(clips, tmp_path_factory):
 
 
 def independent_scores(tokenizer, clips):
-    """PSNR and SSIM by scikit-image, and codebook use by numpy, in float32."""
+    """PSNR and SSIM by scikit-image, and codebook use by numpy, clip by clip."""
     dataset = VideoClips(path=str(clips), num_frames=5, size=16, train=False)
     pixels = torch.stack([dataset[number]["pixels"] for number in range(len(dataset))])
     with torch.no_grad():
-        output = tokenizer(pixels)
-    counts = np.unique(output.indices.numpy(), return_counts=True)[1]
+        outputs = [tokenizer(clip) for clip in pixels.split(1)]
+    counts = np.unique(torch.cat([output.indices for output in outputs]).numpy(), return_counts=True)[1]
     share = counts / counts.sum()
-    return {**scores_by_scikit_image(pixels, output.reconstruction.float()),
+    return {**scores_by_scikit_image(pixels, torch.cat([output.reconstruction for output in outputs])),
             "codebook_usage": len(counts) / tokenizer.codebook_size,
             "codebook_perplexity": np.exp(-(share * np.log(share)).sum())}
 
