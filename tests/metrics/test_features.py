@@ -47,7 +47,7 @@ def test_sums_are_of_all_samples_and_not_of_the_kept_ones(asked):
 
 
 def test_sums_give_numpys_covariance_however_they_were_added():
-    features, sums = torch.randn(100, 7) + 1000 * torch.randn(7), torch.zeros(8, 8, dtype=torch.float64)
+    features, sums = torch.randn(100, 7) + 1000 * torch.randn(7), torch.zeros((), dtype=torch.float64)
     for part in features.split([1, 40, 0, 59]):
         sums = add_products(sums, part)
     mean, cov = gaussian(sums)

@@ -25,7 +25,7 @@ from toolkit.layers.distributed import (
 
 
 def add_products(sums: Tensor, features: Tensor) -> Tensor:
-    """``sums`` (D + 1, D + 1) and the sum of ``[x, 1] [x, 1]^T`` over vectors (N, D) of any float dtype, in float64."""
+    """``sums``, () or (D + 1, D + 1), and the sum of ``[x, 1] [x, 1]^T`` over vectors (N, D), in float64."""
     extended = F.pad(features.double(), (0, 1), value=1.0)
     return torch.addmm(sums, extended.T, extended)
 
@@ -45,16 +45,13 @@ def pixel_keys(samples: Tensor) -> Tensor:
 
 
 class FeatureSet:
-    """Feature vectors of one set: all of them up to ``kept``, beyond that their sums and a sample.
-
-    No method changes a set or its tensors, so sets can share them.
-    """
+    """Feature vectors, all of them up to ``kept``, beyond that their sums and a sample; no method changes the set."""
 
     def __init__(self, dim: int, *, kept: int):
         self.dim, self.kept = dim, kept
         self.count, self.checksum = 0, torch.tensor(0)  # the checksum wraps around, as int64 does
         self.keys, self.features = torch.zeros(0, dtype=torch.long), torch.zeros(0, dim)  # that stay, ordered by keys
-        self._sums: Tensor | None = None  # of all vectors, once they are needed
+        self._sums, self._not_in_sums = torch.zeros((), dtype=torch.float64), [self.features]
 
     @property
     def complete(self) -> bool:
@@ -63,22 +60,23 @@ class FeatureSet:
 
     def sums(self) -> Tensor:
         """The sum of ``[x, 1] [x, 1]^T`` over all vectors: (D + 1, D + 1) float64."""
-        if self._sums is None:
-            self._sums = add_products(torch.zeros(self.dim + 1, self.dim + 1, dtype=torch.float64), self.features)
+        if self._not_in_sums:
+            self._sums, self._not_in_sums = add_products(self._sums, torch.cat(self._not_in_sums)), []
         return self._sums
 
     def plus(self, features: Tensor, keys: Tensor) -> FeatureSet:
         """This set with vectors (N, D) of any float dtype, on any device, and the keys (N,) of their samples."""
         features = features.detach().cpu()
         joined = self._with(len(features), keys.sum(), keys, features)
-        if self._sums is not None or not joined.complete:
-            joined._sums = add_products(self.sums(), features)
+        joined._not_in_sums = [*self._not_in_sums, features]
+        if sum(map(len, joined._not_in_sums)) > self.kept:
+            joined.sums()
         return joined
 
     def _with(self, count: int, checksum: Tensor, keys: Tensor, features: Tensor) -> FeatureSet:
-        """This set, without sums, and a number of vectors of which these may stay."""
+        """This set and a number of vectors of which these may stay, but for their sums."""
         joined = copy.copy(self)
-        joined.count, joined.checksum, joined._sums = self.count + count, self.checksum + checksum, None
+        joined.count, joined.checksum = self.count + count, self.checksum + checksum
         keys, order = torch.cat([self.keys, keys]).sort(stable=True)
         joined.keys, joined.features = keys[:self.kept], torch.cat([self.features, features])[order[:self.kept]]
         return joined
@@ -88,6 +86,7 @@ class FeatureSet:
         joined = FeatureSet(self.dim, kept=self.kept)
         for part in gather_objects_over_processes((self.count, self.checksum, self.keys, self.features)):
             joined = joined._with(*part)
+        joined._not_in_sums = [joined.features] if joined.complete else []
         if not joined.complete:
             joined._sums = sum_over_processes(self.sums().to(reduction_device())).cpu()
         return joined
@@ -110,7 +109,9 @@ class FeatureSet:
                              f"{tuple(state['features'].shape)}; load what the same metric saved.")
         features = cls(dim, kept=kept)
         features.count, features.checksum = int(state["count"]), state["checksum"]
-        features.keys, features.features, features._sums = state["keys"], state["features"], state.get("sums")
+        features.keys, features.features = state["keys"], state["features"]
+        features._not_in_sums = [] if "sums" in state else [features.features]
+        features._sums = state.get("sums", features._sums)
         return features
 
 
