@@ -2,12 +2,11 @@
 
 from toolkit.quantizers.bsq import BSQ
 from toolkit.quantizers.codebook import nearest_codes
+from toolkit.quantizers.composite import Grouped, Residual
 from toolkit.quantizers.continuous import KL, Identity
 from toolkit.quantizers.fsq import FSQ
-from toolkit.quantizers.grouped import Grouped
 from toolkit.quantizers.ibq import IBQ
 from toolkit.quantizers.lfq import LFQ
-from toolkit.quantizers.residual import Residual
 from toolkit.quantizers.straight_through import straight_through
 from toolkit.quantizers.vq import VQ
 

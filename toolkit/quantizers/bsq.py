@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.contracts import Quantizer
-from toolkit.quantizers.digits import join_digits, place_values, split_digits
+from toolkit.quantizers.digits import DigitQuantizer
 from toolkit.quantizers.entropy import check_entropy_groups, grouped_binary_entropies
 from toolkit.quantizers.straight_through import straight_through
 from toolkit.registry import QUANTIZERS
@@ -16,7 +15,7 @@ _EPS = 1e-8  # eps of the codebook entropy in the paper's code
 
 
 @QUANTIZERS.register_module()
-class BSQ(Quantizer):
+class BSQ(DigitQuantizer):
     """Binary spherical quantization: latents on the unit sphere become the nearest corner of a cube (arXiv:2406.07548).
 
     With u = z / |z| the code is sign(u) / sqrt(bits), which has length 1. The soft assignment is
@@ -48,22 +47,16 @@ class BSQ(Quantizer):
 
     def __init__(self, *, bits: int, inv_temperature: float = 1.0, entropy_groups: int | None = None,
                  rotation_trick: bool = False):
-        super().__init__()
-        self.entropy_groups = bits if entropy_groups is None else entropy_groups
-        check_entropy_groups("BSQ", bits, self.entropy_groups)
-        self.dim, self.codebook_size = bits, 2**bits
-        self.scale, self.inv_temperature, self.rotation_trick = bits**-0.5, inv_temperature, rotation_trick
-        self.register_buffer("places", place_values([2] * bits, first="most"), persistent=False)
-
-    @property
-    def digits(self) -> tuple[int, ...]:
-        """One bit per channel."""
-        return (2,) * self.dim
+        entropy_groups = bits if entropy_groups is None else entropy_groups
+        check_entropy_groups("BSQ", bits, entropy_groups)
+        super().__init__([2] * bits, most_significant_first=True)
+        self.scale, self.inv_temperature, self.entropy_groups = bits**-0.5, inv_temperature, entropy_groups
+        self.rotation_trick = rotation_trick
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Latents (B, N, d) -> codes (B, N, d), indices (B, N, 1), losses."""
         positive = z > 0
-        codes, indices = self._codes(positive), join_digits(positive, self.places).unsqueeze(-1)
+        codes, indices = self._codes(positive), self.join(positive)
         if not self.training:
             return codes, indices, {}
         unit = F.normalize(z, dim=-1, eps=1e-6)
@@ -75,7 +68,7 @@ class BSQ(Quantizer):
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices (B, N, 1) -> codes (B, N, d), of unit length."""
-        return self._codes(split_digits(indices.squeeze(-1), self.places, 2) > 0)
+        return self._codes(self.split(indices) > 0)
 
     def _codes(self, positive: Tensor) -> Tensor:
         return torch.where(positive, self.scale, -self.scale).to(torch.float32)

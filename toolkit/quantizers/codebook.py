@@ -43,11 +43,9 @@ def kmeans(z: Tensor, codebook_size: int, *, num_iters: int, normalize: bool = F
 
     It starts from random vectors. An empty cluster keeps its mean. ``normalize`` scales means to unit length.
     """
-    z = gather_over_processes(z)
-    means = random_rows(z, codebook_size, seed=seed)
+    means = random_rows(gather_over_processes(z), codebook_size, seed=seed)
     for _ in range(num_iters):
-        indices = nearest_codes(z, means)
-        counts = torch.bincount(indices, minlength=len(means)).to(z.dtype).unsqueeze(1)
-        new_means = torch.zeros_like(means).index_add_(0, indices, z) / counts.clamp(min=1)
-        means = torch.where(counts > 0, F.normalize(new_means, dim=1) if normalize else new_means, means)
+        counts, sums = count_and_sum(z, nearest_codes(z, means), len(means))
+        new_means = sums / counts.clamp(min=1).unsqueeze(1)
+        means = torch.where(counts.unsqueeze(1) > 0, F.normalize(new_means, dim=1) if normalize else new_means, means)
     return from_first_process(means)  # rounding differs between processors

@@ -1,4 +1,4 @@
-"""Base class of quantizers that consist of quantizers."""
+"""Quantizers that consist of quantizers: for groups of channels, and for residuals."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.contracts import Quantizer
+from toolkit.layers import from_first_process
+from toolkit.quantizers.straight_through import straight_through
+from toolkit.registry import QUANTIZERS
 
 
 class Composite(Quantizer):
@@ -32,7 +35,8 @@ class Composite(Quantizer):
             raise ValueError(f"{name} needs quantizers of one codebook_size, got {sorted(sizes)}.")
         self.quantizers = nn.ModuleList(quantizers)
         self.codebook_size = quantizers[0].codebook_size
-        self.num_codebooks = sum(child.num_codebooks for child in quantizers)
+        self._ends = list(accumulate(child.num_codebooks for child in quantizers))
+        self.num_codebooks = self._ends[-1]
         self.loss_weights = {}
         for loss in dict.fromkeys(loss for child in quantizers for loss in child.loss_weights):
             weights = [child.loss_weights[loss] for child in quantizers if loss in child.loss_weights]
@@ -49,9 +53,7 @@ class Composite(Quantizer):
 
     def _split(self, indices: Tensor) -> list[Tensor]:
         """Indices (B, N, G), or those of the first children only -> one tensor for each of these children."""
-        ends = accumulate(child.num_codebooks for child in self.quantizers)
-        return [indices[..., end - child.num_codebooks:end]
-                for child, end in zip(self.quantizers, ends, strict=True) if end <= indices.shape[-1]]
+        return [part for part in indices.tensor_split(self._ends, dim=-1) if part.shape[-1]]
 
     def _merge(self, losses: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The losses of each child -> the losses of the composite."""
@@ -62,3 +64,113 @@ class Composite(Quantizer):
             if scaled:
                 merged[name] = torch.stack(scaled).mean()
         return merged
+
+
+@QUANTIZERS.register_module()
+class Grouped(Composite):
+    """Groups of channels, each quantized alone (HiFi-Codec, arXiv:2305.02765).
+
+    With LFQ children it is WeTok's group-wise quantization (arXiv:2508.05599): its entropies are over the 2^bits
+    codes of each group. A loss is the mean of the children's (weighted as :class:`Composite` says). The codebooks of
+    the indices are the children's, in the order of the channels.
+
+    Args:
+        quantizers: The children, of one codebook size; d is the sum of their dims.
+
+    Raises:
+        ValueError: If there are none, or they do not fit each other.
+
+    Example:
+        >>> from toolkit.quantizers import LFQ
+        >>> grouped = Grouped(quantizers=[LFQ(bits=2), LFQ(bits=2)]).eval()
+        >>> grouped(torch.tensor([1.0, -1.0, -1.0, 1.0]).reshape(1, 4, 1, 1, 1)).indices.flatten().tolist()
+        [2, 1]
+    """
+
+    def __init__(self, *, quantizers: Sequence[Quantizer]):
+        super().__init__(quantizers)
+        self.dim = sum(child.dim for child in quantizers)
+
+    def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Latents (B, N, d) -> codes (B, N, d), indices (B, N, G), losses."""
+        groups = z.split([child.dim for child in self.quantizers], dim=-1)
+        outputs = [child.quantize(group) for child, group in zip(self.quantizers, groups, strict=True)]
+        codes, indices, losses = zip(*outputs, strict=True)
+        return torch.cat(codes, dim=-1), torch.cat(indices, dim=-1), self._merge(losses)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Indices (B, N, G) -> codes (B, N, d)."""
+        children = zip(self.quantizers, self._split(indices), strict=True)
+        return torch.cat([child.lookup(child_indices) for child, child_indices in children], dim=-1)
+
+
+@QUANTIZERS.register_module()
+class Residual(Composite):
+    """Residual quantization: each child quantizes the residual of those before it (arXiv:2107.03312, algorithm 1).
+
+    The code is the sum of the children's codes. Gradients pass the sum; each child's codebook learns from its own
+    losses on its residual. A loss is the mean of the children's (weighted as :class:`Composite` says). The first
+    codebooks of the indices alone decode to a coarser code.
+
+    Quantize dropout: the code of a training batch is the sum of the first n children only, so that the first
+    codebooks alone decode well. n is random and the same on all processes. Indices and losses are of all children.
+
+    Args:
+        quantizers: The children, coarsest first, of one dim and codebook size.
+        scales: Factor of each child's codes; the child sees the residual divided by it. None: 1 for each.
+        quantize_dropout: Share of training batches with quantize dropout, in [0, 1].
+        rotation_trick: Pass gradients rotated (arXiv:2410.06424) instead of straight through.
+
+    Raises:
+        ValueError: If the children do not fit each other, or a number is out of range.
+
+    Example:
+        >>> from toolkit.quantizers import LFQ
+        >>> residual = Residual(quantizers=[LFQ(bits=2), LFQ(bits=2, scale=0.5)]).eval()
+        >>> output = residual(torch.tensor([0.7, -1.8]).reshape(1, 2, 1, 1, 1))
+        >>> output.codes.flatten().tolist(), output.indices.flatten().tolist()
+        ([0.5, -1.5], [2, 0])
+    """
+
+    def __init__(self, *, quantizers: Sequence[Quantizer], scales: Sequence[float] | None = None,
+                 quantize_dropout: float = 0.0, rotation_trick: bool = False):
+        super().__init__(quantizers)
+        if len(dims := {child.dim for child in quantizers}) > 1:
+            raise ValueError(f"Residual needs quantizers of one dim, got {sorted(dims)}.")
+        scales = [1.0] * len(quantizers) if scales is None else list(scales)
+        if len(scales) != len(quantizers) or min(scales) <= 0:
+            raise ValueError(f"Residual needs {len(quantizers)} positive scales, one for each quantizer, got {scales}.")
+        if not 0 <= quantize_dropout <= 1:
+            raise ValueError(f"Residual needs quantize_dropout in [0, 1], got {quantize_dropout}.")
+        self.dim, self.scales = quantizers[0].dim, scales
+        self.quantize_dropout, self.rotation_trick = quantize_dropout, rotation_trick
+
+    def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Latents (B, N, d) -> codes (B, N, d), indices (B, N, G), losses."""
+        residual, child_codes, indices, losses = z, [], [], []
+        for child, scale in zip(self.quantizers, self.scales, strict=True):
+            codes, child_indices, child_losses = child.quantize(residual / scale)
+            child_codes.append(codes.detach() * scale)
+            residual = residual - child_codes[-1]
+            indices.append(child_indices)
+            losses.append(child_losses)
+        codes = sum(child_codes[:self._num_summed(z.device)])
+        if self.training:
+            codes = straight_through(z, codes, rotation_trick=self.rotation_trick)
+        return codes, torch.cat(indices, dim=-1), self._merge(losses)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """Indices (B, N, G), or those of the first children only -> codes (B, N, d)."""
+        children = zip(self.quantizers, self._split(indices), self.scales, strict=False)
+        return sum(child.lookup(child_indices) * scale for child, child_indices, scale in children)
+
+    def _accepts_codebooks(self, num_codebooks: int) -> bool:
+        return num_codebooks in self._ends
+
+    def _num_summed(self, device: torch.device) -> int:
+        """Number of children whose codes are summed: all, or random with quantize dropout."""
+        num = len(self.quantizers)
+        if not self.training or not self.quantize_dropout:
+            return num
+        dropout, num_kept = torch.rand(()) < self.quantize_dropout, torch.randint(1, num + 1, ())
+        return int(from_first_process(torch.where(dropout, num_kept, num).to(device)))

@@ -31,8 +31,6 @@ EXACT_BITS = 24  # q has 2^bits entries: 64 MiB in float32
 def binary_entropies(latents: Tensor, inv_temperature: float, *, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     """The entropies above, in nats: latents (N, bits) -> per_sample (), codebook () of the batch of all processes."""
     n, bits = latents.shape
-    if bits > EXACT_BITS:
-        raise ValueError(f"binary_entropies is exact up to {EXACT_BITS} bits, got {bits}; split them into groups.")
     log_odds = 4 * inv_temperature * latents
     positive, negative = torch.sigmoid(log_odds), torch.sigmoid(-log_odds)
     # Entropy of a bit with log-odds l: softplus(-|l|) + |l| sigmoid(-|l|). Both terms are positive: nothing cancels.

@@ -40,7 +40,8 @@ def on_two_processes(check: Check, function: Callable[[Any], Any], shares: Seque
     if _pair is None or _pair.owner != os.getpid():
         _pair = _Pair()
     try:
-        return _pair.ask(check, payloads)
+        with tempfile.TemporaryDirectory() as folder:
+            return _pair.ask(check, payloads, folder)
     except ContractViolation:
         _close()  # one of them may still be in the middle of it
         raise
@@ -65,57 +66,33 @@ class _Pair:
             self.connections.append(ours)
             self.processes.append(process)
 
-    def ask(self, check: Check, payloads: list[bytes]) -> list[Any]:
-        with tempfile.TemporaryDirectory() as folder:
-            for rank, payload in enumerate(payloads):
-                self._send(check, rank, pickle.dumps((list(sys.path), folder, payload)))
-            answers = self._answers(check)
-            for rank in (0, 1):
-                self._send(check, rank, b"both are done")
-            for rank, connection in enumerate(self.connections):
-                if connection.poll(GRACE):
-                    self._receive(check, rank)
-            return answers
-
-    def _answers(self, check: Check) -> list[Any]:
-        waiting = dict(zip(self.connections, (0, 1), strict=True))
+    def ask(self, check: Check, payloads: list[bytes], folder: str) -> list[Any]:
         answers: dict[int, Any] = {}
         deadline = time.monotonic() + TIMEOUT
-        while waiting:
-            ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise check.violation(
-                    needed="both processes to finish", got=f"process {' and '.join(map(str, waiting.values()))} still "
-                    f"waiting after {f'process {next(iter(answers))} was done' if answers else f'{TIMEOUT:g} s'}",
-                    do="the processes wait for each other: a collective call is made by one process only; make the "
-                       "same calls in the same order on all, whatever their data")
-            for connection in ready:
-                rank = waiting.pop(connection)
-                worked, answers[rank] = pickle.loads(self._receive(check, rank))
+        try:
+            for rank, connection in enumerate(self.connections):
+                connection.send((sys.path, folder, payloads[rank]))
+            while waiting := [rank for rank in (0, 1) if rank not in answers]:
+                ready = wait([self.connections[rank] for rank in waiting], max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    raise check.violation(
+                        needed="both processes to finish", got=f"process {' and '.join(map(str, waiting))} still "
+                        f"waiting after {f'process {next(iter(answers))} was done' if answers else f'{TIMEOUT:g} s'}",
+                        do="the processes wait for each other: a collective call is made by one process only; make "
+                           "the same calls in the same order on all, whatever their data")
+                rank = self.connections.index(ready[0])
+                worked, answers[rank] = self.connections[rank].recv()
                 if not worked:
                     raise check.violation(needed="no error on two processes", got=f"this in process {rank}:\n"
                                         f"{answers[rank]}", do="correct the cause named in its last line")
-            deadline = min(deadline, time.monotonic() + GRACE)
-        return [answers[0], answers[1]]
-
-    def _send(self, check: Check, rank: int, message: bytes) -> None:
-        try:
-            self.connections[rank].send_bytes(message)
-        except OSError as error:
-            raise self._death(check, rank) from error
-
-    def _receive(self, check: Check, rank: int) -> bytes:
-        try:
-            return self.connections[rank].recv_bytes()
+                deadline = min(deadline, time.monotonic() + GRACE)
         except (EOFError, OSError) as error:
-            raise self._death(check, rank) from error
-
-    def _death(self, check: Check, rank: int) -> ContractViolation:
-        self.processes[rank].join(1.0)
-        return check.violation(
-            needed="two processes that live", got=f"the end of process {rank} (exit code "
-            f"{self.processes[rank].exitcode})", do="let all processes make the same collective calls on tensors of "
-            "the same shape and dtype; in a script, call the check under if __name__ == '__main__'")
+            self.processes[rank].join(1.0)
+            raise check.violation(
+                needed="two processes that live", got=f"the end of process {rank} (exit code "
+                f"{self.processes[rank].exitcode})", do="let all processes make the same collective calls on tensors "
+                "of the same shape and dtype; in a script, call the check under if __name__ == '__main__'") from error
+        return [answers[0], answers[1]]
 
     def close(self) -> None:
         for connection in self.connections:
@@ -138,22 +115,19 @@ def _close() -> None:
 
 
 def _serve(connection: Connection, rank: int) -> None:
-    """Main loop of a process: receive a function, send its result, close the group when both are done."""
+    """Main loop of a process: receive a function, send its result."""
     torch.set_num_threads(1)
     try:
         while True:
-            connection.send_bytes(_run(connection.recv_bytes(), rank))
-            connection.recv_bytes()
-            if dist.is_initialized():
-                dist.destroy_process_group()
-            connection.send_bytes(b"ready")
+            connection.send_bytes(_run(*connection.recv(), rank))
     except (EOFError, OSError):  # the parent process ended
         return
 
 
-def _run(task: bytes, rank: int) -> bytes:
+def _run(path: list[str], folder: str, payload: bytes, rank: int) -> bytes:
     try:
-        path, folder, payload = pickle.loads(task)
+        if dist.is_initialized():  # only now: the other process may have needed the last group until its answer
+            dist.destroy_process_group()
         sys.path[:] = path  # where the component's class was imported from
         function, share = pickle.loads(payload)
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
