@@ -146,8 +146,8 @@ def test_clusters_wait_for_a_batch_that_is_finite_on_all_processes():
     torn = torch.full_like(first, math.nan)
     partly = torch.where(torch.arange(4).reshape(2, 2) == 0, torn, first)
     check = Check(VQ(codebook_size=8, dim=2), "processes start together")
-    one, other = on_two_processes(check, codebooks_over, [[torn, torn, partly, first, torn],
-                                                        [torn, second, second, second, second]])
+    one, other = on_two_processes(check, codebooks_over, [([torn, torn, partly, first, torn],),
+                                                        ([torn, second, second, second, second],)])
     assert_same_tensors(one, other, "codebooks")
     before, *waiting, started, last = one
     assert all(torch.equal(before, codebook) for codebook in waiting) and torch.equal(started, last)

@@ -39,7 +39,6 @@ class Identity(_Continuous):
     """
 
     def quantize(self, z: Tensor) -> tuple[Tensor, None, dict[str, Tensor]]:
-        """Latents (B, N, d) -> the same, no indices, no losses."""
         return z, None, {}
 
 
@@ -70,7 +69,6 @@ class KL(_Continuous):
         self.moments.bias.data[dim:] = -4.0  # log-variance
 
     def quantize(self, z: Tensor) -> tuple[Tensor, None, dict[str, Tensor]]:
-        """Latents (B, N, d) -> a sample (B, N, d), no indices, losses."""
         moments = nn.functional.linear(z, self.moments.weight.float(), self.moments.bias.float())
         mean, log_variance = moments.chunk(2, dim=-1)
         if not self.training:

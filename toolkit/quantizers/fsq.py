@@ -54,7 +54,6 @@ class FSQ(DigitQuantizer):
         self.slope, self.rotation_trick = BOUNDS[bound], rotation_trick
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Latents (B, N, d) -> codes (B, N, d), indices (B, N, 1), no losses."""
         width = self.sizes // 2
         # Computed from integers: float buffers would lose digits in a half-precision module.
         reach, offset = (self.sizes - 1) * (1 + _EPS) / 2, (self.sizes % 2 == 0) / 2
@@ -68,6 +67,5 @@ class FSQ(DigitQuantizer):
         return codes, indices, {}
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Indices (B, N, 1) -> codes (B, N, d) in [-1, 1]."""
         width = self.sizes // 2
         return (self.split(indices) - width).float() / width

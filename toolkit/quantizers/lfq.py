@@ -44,13 +44,14 @@ class LFQ(DigitQuantizer):
     """
 
     loss_weights = {"commitment": 0.25, "per_sample_entropy": 0.1, "codebook_entropy": -0.1}
+    entropy_eps = 1e-5
 
     def __init__(self, *, bits: int = 18, num_codebooks: int = 1, scale: float = 1.0,
                  inv_temperature: float = 100.0, entropy_groups: int = 1, bit_order: str = "msb_first",
                  sign_of_zero: int = -1, rotation_trick: bool = False):
         if num_codebooks < 1:
             raise ValueError(f"LFQ needs num_codebooks >= 1, got {num_codebooks}.")
-        check_entropy_groups("LFQ", bits, entropy_groups)
+        check_entropy_groups(type(self).__name__, bits, entropy_groups)
         if bit_order not in ("msb_first", "lsb_first") or sign_of_zero not in (-1, 1):
             raise ValueError("LFQ needs bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1, got "
                              f"{bit_order!r} and {sign_of_zero!r}.")
@@ -59,20 +60,19 @@ class LFQ(DigitQuantizer):
         self.inv_temperature, self.entropy_groups = inv_temperature, entropy_groups
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Latents (B, N, d) -> straight-through codes (B, N, d), indices (B, N, G), losses."""
         positive = z >= 0 if self.sign_of_zero == 1 else z > 0
         codes, indices = self._codes(positive), self.join(positive)
         if not self.training:
             return codes, indices, {}
         per_sample, codebook = grouped_binary_entropies(
-            z * self.scale, self.inv_temperature, groups=self.entropy_groups, num_codebooks=self.num_codebooks)
+            z * self.scale, self.inv_temperature, groups=self.entropy_groups, num_codebooks=self.num_codebooks,
+            eps=self.entropy_eps)
         losses = {"commitment": (z - codes).square().mean(), "per_sample_entropy": per_sample,
                   "codebook_entropy": codebook}
         z, codes = (rearrange(x, "b n (g k) -> b n g k", g=self.num_codebooks) for x in (z, codes))
         return straight_through(z, codes, rotation_trick=self.rotation_trick).flatten(2), indices, losses
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Indices (B, N, G) -> codes (B, N, d), each entry -scale or scale."""
         return self._codes(self.split(indices) > 0)
 
     def _codes(self, positive: Tensor) -> Tensor:

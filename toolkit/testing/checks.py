@@ -71,11 +71,13 @@ class Check:
         self.need(bool(value.isfinite()), needed=f"a finite {called}", got=f"{value.item()}",
                   do="look for the logarithm of zero or a division by zero")
 
-    def need_gradient(self, value: Tensor, at: Sequence[Tensor], called: str) -> list[Tensor]:
-        """Gradients of a () value; raise the error unless all are finite and one is not zero everywhere."""
+    def need_gradient(self, output: Tensor, at: Sequence[Tensor], called: str) -> list[Tensor]:
+        """Gradients of a random weighted sum; raise the error unless all are finite and one is not zero everywhere."""
         needed = f"a gradient at the {called} that is not zero everywhere"
-        self.need(value.requires_grad, needed=needed, got="one cut off from any")
-        gradients = [one for one in torch.autograd.grad(value, at, allow_unused=True) if one is not None]
+        self.need(output.requires_grad, needed=needed, got="one cut off from any")
+        weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(7))
+        gradients = torch.autograd.grad((output * weights).sum(), at, allow_unused=True)
+        gradients = [one for one in gradients if one is not None]
         self.need(any(one.any() for one in gradients), needed=needed, got="zeros" if gradients else "none")
         for one in gradients:
             self.need_finite(one, f"gradients at the {called}", do="look for a division by zero or the root of zero")
@@ -118,9 +120,7 @@ def is_count(number: object) -> bool:
 
 def near(result: Tensor, expected: Tensor, *, rel: float = 1e-5, floor: float = 1e-7) -> bool:
     """Whether two tensors differ by at most ``rel`` of the largest entry; of integers, not at all."""
-    if result.shape != expected.shape:
-        return False
-    if not expected.is_floating_point() or not expected.numel():
+    if result.shape != expected.shape or not expected.is_floating_point() or not expected.numel():
         return torch.equal(result, expected)
     result, expected = result.detach().double(), expected.detach().double()
     return bool(((result - expected).abs() <= rel * expected.abs().max() + floor).all())

@@ -44,11 +44,6 @@ def tiny_latents(*, dim: int, batch: int = 2, grid: Size = (1, 4, 4), seed: int 
     return torch.randn(batch, dim, *grid, generator=torch.Generator().manual_seed(seed))
 
 
-def weighted_sum(output: Tensor) -> Tensor:
-    """A random weighted sum () of a network's output, the same for a shape: its gradient is that of all entries."""
-    return (output * torch.randn(output.shape, generator=torch.Generator().manual_seed(7))).sum()
-
-
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch's generator within the context, and restore it afterwards."""
@@ -75,19 +70,6 @@ def check_config(component: Component) -> dict[str, Any]:
     return config
 
 
-def rebuild(component: P, registry: Registry) -> P:
-    """The component built again from its config: by its registry, or by its class if it is not registered."""
-    config = check_config(component)
-    with Check(component, "the config is all it takes to build the component again",
-               do="take every choice as an argument that a config can state, and register the components among the "
-                  "arguments") as checked:
-        other = build_as(type(component), config, registry)
-        checked.need(other.config == config, needed=f"the config {config} of the component built from it",
-                     got=f"{other.config}", do="do not change arguments in the constructor before Component has seen "
-                     "them")
-    return other
-
-
 def build_as(kind: type[P], config: Mapping[str, Any], registry: Registry) -> P:
     """A component of a class from its config: by the registry that has this class, or else by the class itself."""
     name = kind.__dict__.get("type_name")
@@ -105,8 +87,14 @@ def _with_components(registry: Registry, value: Any) -> Any:
 
 def reloaded(component: P, registry: Registry) -> P:
     """A new instance under another seed, built from the config, with the weights of a saved file."""
-    with seeded(12345):
-        fresh = duplicate(rebuild(component, registry))
+    config = check_config(component)
+    with Check(component, "the config is all it takes to build the component again",
+               do="take every choice as an argument that a config can state, and register the components among the "
+                  "arguments") as checked, seeded(12345):
+        fresh = build_as(type(component), config, registry)
+        checked.need(fresh.config == config, needed=f"the config {config} of the component built from it",
+                     got=f"{fresh.config}", do="do not change arguments in the constructor before Component has seen "
+                     "them")
     with (Check(component, "its state can be saved and loaded into a new instance",
                 do="register tensors of fixed shape, each with its own memory, as parameters or buffers"),
           TemporaryDirectory() as folder):
@@ -120,8 +108,7 @@ def reloaded(component: P, registry: Registry) -> P:
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """Copies of all parameters and buffers by name, those included that are not saved."""
-    named = [*module.named_parameters(), *module.named_buffers(), *module.state_dict().items()]
-    return {name: tensor.detach().clone() for name, tensor in named if isinstance(tensor, Tensor)}
+    return {name: tensor.detach().clone() for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
 
 
 @contextmanager

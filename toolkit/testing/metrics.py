@@ -28,7 +28,6 @@ def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int
     processes that share the data report the scores of all of it.
 
     Args:
-        metric: Built; it is copied, never changed.
         size: (T, H, W) of the pixels.
         codebook_size: K of the indices; by default its own attribute, or 16.
         num_codebooks: G of them; by default its own attribute, or 1.
@@ -62,7 +61,7 @@ def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int
             _check_merging(metric, batches, need_expected)
         if 2 in processes:
             with Check(metric, "two processes that share the data report what one does") as checked:
-                results = on_two_processes(checked, _share, [(metric, batches[:1]), (metric, batches[1:])])
+                results = on_two_processes(checked, _scores, [(metric, batches[:1]), (metric, batches[1:])])
                 for rank, scores in enumerate(results):
                     need_expected(checked, scores, needed=f"in process {rank} the scores of all data",
                                   do="add up sums and counts over processes in compute, not their quotients")
@@ -85,10 +84,6 @@ def _scores(metric: Metric, batches: Sequence[Batch]) -> Scores:
     for batch in batches:
         metric.update(**batch)
     return metric.compute()
-
-
-def _share(share: tuple[Metric, list[Batch]]) -> Scores:
-    return _scores(*share)
 
 
 def _check_scores(metric: Metric, batch: Batch) -> Scores:

@@ -20,7 +20,6 @@ from toolkit.testing.components import (
     seeded,
     tiny_latents,
     tiny_pixels,
-    weighted_sum,
 )
 
 GRIDS = ((1, 2, 2), (2, 3, 2), (3, 2, 3))
@@ -50,8 +49,8 @@ def check_encoder(encoder: Encoder, *, sizes: Sequence[Size] | None = None) -> N
         for size, grid in zip(sizes, grids, strict=True):
             pixels = tiny_pixels(channels=encoder.in_channels, size=encoder.fitting_size(size))
             _check_output(encoder, pixels, (2, encoder.out_channels, *grid), called="latents")
-        _check_network(encoder, pixels, ENCODERS, called="pixels")
-        _check_checkpointing(encoder, pixels, called="pixels")
+        _check_network(encoder, pixels, ENCODERS)
+        _check_checkpointing(encoder, pixels)
         if encoder.causal:
             frames, *area = pixels.shape[2:]
             with Check(encoder, "a causal network takes any number of frames") as checked:
@@ -81,8 +80,8 @@ def check_decoder(decoder: Decoder, *, grids: Sequence[Size] = GRIDS) -> None:
                 size = decoder.pixel_size(grid)
             codes = tiny_latents(dim=decoder.in_channels, grid=grid)
             _check_output(decoder, codes, (2, decoder.out_channels, *size), called="pixels")
-        _check_network(decoder, codes, DECODERS, called="codes")
-        _check_checkpointing(decoder, codes, called="codes")
+        _check_network(decoder, codes, DECODERS)
+        _check_checkpointing(decoder, codes)
         _check_last_layer(decoder, codes)
         if decoder.causal:
             _check_causal(decoder, codes, seen=grid[0] - 1, kept=decoder.pixel_size((grid[0] - 1, *grid[1:]))[0])
@@ -117,7 +116,7 @@ def check_discriminator(discriminator: Discriminator, *, size: Size = (5, 32, 32
                 network, other = duplicate(discriminator), (own[0] + 1, *own[1:])
                 checked.need_refusal(lambda: network(tiny_pixels(channels=network.in_channels, size=other)),
                                      of=f"pixels of size {other}", do="compare the pixels' size with self.size")
-        _check_network(discriminator, pixels, DISCRIMINATORS, called="pixels",
+        _check_network(discriminator, pixels, DISCRIMINATORS,
                        modes=() if discriminator.batch_statistics else (False, True),
                        do="use no statistic of the batch, or set batch_statistics = True")
         _check_second_gradient(discriminator, pixels)
@@ -165,26 +164,31 @@ def _check_output(network: Coder, x: Tensor, expected: tuple[int, ...], *, calle
         checked.need_untouched(kept, x, "inputs")
 
 
-def _check_network(network: nn.Module, x: Tensor, registry: Registry, *, called: str, modes: Sequence[bool] = (False,),
+def _check_network(network: nn.Module, x: Tensor, registry: Registry, *, modes: Sequence[bool] = (False,),
                    do: str = "use no statistic of the batch in eval mode") -> None:
     """The checks that all networks share, on one input; samples are compared in these modes, True for training."""
-    with Check(network, f"the gradient reaches the {called}",
+    with Check(network, "the gradient reaches the input",
                do="do not detach, round or convert to numpy on the way") as checked:
-        _gradient(checked, duplicate(network).train(), x, called=called)
+        _gradient(checked, duplicate(network).train(), x)
     check_modes(network, lambda one: {"output": one(x)})  # before other batches: random outputs differ there too
     for training in modes:
         check_batch(network, lambda one, batch: {"output": one(batch)}, x, training=training, rel=_TOLERANCE, do=do)
     check_saving(network, registry, lambda one: {"output": one(x)})
 
 
-def _check_checkpointing(network: Coder, x: Tensor, *, called: str) -> None:
+def _gradient(checked: Check, network: nn.Module, x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    return checked.need_gradient(network(x), [x], "input")[0]
+
+
+def _check_checkpointing(network: Coder, x: Tensor) -> None:
     with Check(network, "activation checkpointing changes memory, not results") as checked:
         gradients = []
         for checkpointing in (False, True):
             other = duplicate(network).train()
             other.activation_checkpointing = checkpointing
             with seeded(3):
-                gradients.append({"gradient": _gradient(checked, other, x, called=called)})
+                gradients.append({"gradient": _gradient(checked, other, x)})
         checked.need_near(*gradients, rel=_TOLERANCE, needed="the same gradient with activation_checkpointing = True",
                           do="recompute blocks by toolkit.layers.run_block, or ignore the setting")
 
@@ -192,18 +196,11 @@ def _check_checkpointing(network: Coder, x: Tensor, *, called: str) -> None:
 def _check_logits(discriminator: Discriminator, pixels: Tensor) -> None:
     with Check(discriminator, "it gives finite logits (B, ...), one or more per sample") as checked, torch.no_grad():
         logits = duplicate(discriminator).train()(pixels)
-        checked.need(logits.ndim > 0 and len(logits) == len(pixels) and logits.is_floating_point(),
+        checked.need(logits.ndim > 0 and len(logits) == len(pixels) and logits.numel() > 0
+                     and logits.is_floating_point(), got=describe(logits),
                      needed=f"({len(pixels)}, ...) of a float dtype for pixels {tuple(pixels.shape)}",
-                     got=describe(logits), do="keep the batch first, never average it")
-        checked.need(bool(logits.numel()) and bool(logits.isfinite().all()), needed="finite logits",
-                     got="NaN or infinity" if logits.numel() else "none",
-                     do="look for a division by zero, and refuse pixels that are too small")
-
-
-def _gradient(checked: Check, network: nn.Module, x: Tensor, *, called: str) -> Tensor:
-    """Gradient of a random weighted sum of the output at the input."""
-    x = x.clone().requires_grad_()
-    return checked.need_gradient(weighted_sum(network(x)), [x], called)[0]
+                     do="keep the batch first, never average it, and refuse pixels that are too small")
+        checked.need_finite(logits, "logits")
 
 
 def _check_second_gradient(discriminator: Discriminator, pixels: Tensor) -> None:
@@ -225,7 +222,7 @@ def _check_last_layer(decoder: Decoder, codes: Tensor) -> None:
         layer = network.last_layer
         checked.need(any(layer is parameter for parameter in network.parameters()),
                      needed="one of the decoder's parameters", got=f"{type(layer).__name__}")
-        checked.need_gradient(network(codes).square().sum(), [layer], "last layer")
+        checked.need_gradient(network(codes), [layer], "last layer")
 
 
 def _check_causal(network: Coder, x: Tensor, *, seen: int, kept: int) -> None:

@@ -165,5 +165,5 @@ def _linear_decoder(weight: GeneratorWeight, share: slice) -> tuple[Tensor, nn.P
     return weight(reconstruction, adversarial, layer), layer, reconstruction + adversarial
 
 
-def _share_of_losses(share: tuple[GeneratorWeight, slice]) -> Tensor:
-    return _linear_decoder(*share)[0]
+def _share_of_losses(weight: GeneratorWeight, share: slice) -> Tensor:
+    return _linear_decoder(weight, share)[0]

@@ -26,7 +26,6 @@ from toolkit.testing.components import (
 from toolkit.testing.processes import on_two_processes
 
 STEPS, BATCH, LEARNING_RATE = 3, 4, 0.1
-Recipe = tuple[type[Quantizer], dict[str, Any], dict[str, Tensor]]  # class, config and weights
 _LATENTS = "gradient of the latents"
 _STATISTICS = ("average what is no sum over samples, such as the frequencies in an entropy, by "
                "toolkit.layers.mean_over_processes before using it")
@@ -115,15 +114,17 @@ def check_processes(quantizer: Quantizer, grid: Grid) -> None:
     Values that differ between two seeds on one process are random, and are not compared with the joined batch.
     """
     # Sent as weights to load, since modules with weight norm and the like cannot be pickled.
-    recipe = type(quantizer), quantizer.config, duplicate(quantizer).state_dict()
-    joined, other = (train(_again(*recipe), grid, seed=seed)[1] for seed in (0, 1))
+    recipe = type(quantizer), quantizer.config, duplicate(quantizer).state_dict(), _batches(quantizer, grid)
     with Check(quantizer, "two processes train like one with the joined batch") as checked:
-        random = {name for left, right in zip(joined, other, strict=True) for name in left
+        runs = []
+        for seed in (0, 1):
+            with seeded(seed):
+                runs.append(_train_share(*recipe, slice(None)))
+        random = {name for left, right in zip(*runs, strict=True) for name in left
                   if not near(left[name], right[name], rel=1e-6)}
-        halves = [slice(0, BATCH // 2), slice(BATCH // 2, BATCH)]
-        shares = [(recipe, _batches(quantizer, grid), half) for half in halves]
-        results = on_two_processes(checked, _train_share, shares)
-        for step, (whole, first, second) in enumerate(zip(joined, *results, strict=True)):
+        halves = slice(0, BATCH // 2), slice(BATCH // 2, BATCH)
+        results = on_two_processes(checked, _train_share, [(*recipe, half) for half in halves])
+        for step, (whole, first, second) in enumerate(zip(runs[0], *results, strict=True)):
             _compare(checked, step, whole, first, second, random=random)
 
 
@@ -131,17 +132,12 @@ def _batches(quantizer: Quantizer, grid: Grid) -> list[Tensor]:
     return [tiny_latents(dim=quantizer.dim, batch=BATCH, grid=grid, seed=10 + step) for step in range(STEPS)]
 
 
-def _again(kind: type[Quantizer], config: dict[str, Any], weights: dict[str, Tensor]) -> Quantizer:
-    """The quantizer of this config and these weights, in train mode."""
+def _train_share(kind: type[Quantizer], config: dict[str, Any], weights: dict[str, Tensor], batches: list[Tensor],
+                 share: slice) -> list[Record]:
+    """Train the quantizer of this config and these weights on a share of each batch."""
     quantizer = build_as(kind, config, QUANTIZERS)
     quantizer.load_state_dict(weights)
-    return quantizer.train()
-
-
-def _train_share(share: tuple[Recipe, list[Tensor], slice]) -> list[Record]:
-    """Train on half of each batch: the function of each of the two processes."""
-    recipe, batches, half = share
-    return training_steps(_again(*recipe), batches, share=half)
+    return training_steps(quantizer.train(), batches, share=share)
 
 
 def _compare(checked: Check, step: int, whole: Record, first: Record, second: Record, *, random: set[str]) -> None:

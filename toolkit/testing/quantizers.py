@@ -12,16 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from toolkit.contracts import Quantizer, QuantizerOutput
 from toolkit.contracts.quantizer import Grid
-from toolkit.registry import QUANTIZERS
 from toolkit.testing.checks import Check, Record, check_type, describe, is_count
 from toolkit.testing.components import (
     check_batch,
     check_modes,
     duplicate,
-    rebuild,
     seeded,
     tiny_latents,
-    weighted_sum,
 )
 from toolkit.testing.quantizer_training import (
     check_frozen,
@@ -59,7 +56,6 @@ def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtyp
 
     with seeded(0):
         _check_attributes(quantizer)
-        rebuild(quantizer, QUANTIZERS)
         _check_refusals(quantizer)
         for grid, dtype, batch in itertools.product(grids, dtypes, (1, 3)):
             _check_shapes(quantizer, latents(grid, dtype, batch=batch))
@@ -72,7 +68,6 @@ def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtyp
         _check_eval(trained, latents(seed=2))
         for grid, dtype in itertools.product(grids, dtypes):
             _check_stored_indices(trained, latents(grid, dtype, seed=1))
-        _check_precision(trained, latents(seed=6))
         for dtype in dtypes:  # many latents, since rounding changes the index of few
             _check_float32(trained, latents(dtype=dtype, batch=32, seed=5))
         _check_layouts(trained, latents(seed=3))
@@ -127,18 +122,16 @@ def _check_shapes(quantizer: Quantizer, latents: Tensor, *, shown: str = "") -> 
                          do="return codes (B, N, d) from quantize, and cast them if forward is your own")
             checked.need_finite(out.codes, f"codes of the {where}")
             checked.need_untouched(kept, latents, "latents")
-            if quantizer.codebook_size:
-                expected = (len(latents), *quantizer.positions(tuple(latents.shape[2:])), quantizer.num_codebooks)
-                checked.need(isinstance(out.indices, Tensor) and tuple(out.indices.shape) == expected
-                             and out.indices.dtype == torch.int64,
-                             needed=f"indices {expected} of torch.int64 for the {where}", got=describe(out.indices),
-                             do="return indices (B, N, G) with .long() from quantize, let positions(grid) say what N "
-                                "is, and set codebook_size = 0 if there are none")
-        if not quantizer.codebook_size:
-            with Check(quantizer, "a continuous bottleneck has no indices") as checked:
+            if not quantizer.codebook_size:
                 checked.need(out.indices is None, needed="indices None, as codebook_size is 0",
-                             got=f"{type(out.indices).__name__}", do="return None, or set codebook_size")
-            continue
+                             got=describe(out.indices), do="return None, or set codebook_size")
+                continue
+            expected = (len(latents), *quantizer.positions(tuple(latents.shape[2:])), quantizer.num_codebooks)
+            checked.need(isinstance(out.indices, Tensor) and tuple(out.indices.shape) == expected
+                         and out.indices.dtype == torch.int64,
+                         needed=f"indices {expected} of torch.int64 for the {where}", got=describe(out.indices),
+                         do="return indices (B, N, G) with .long() from quantize, let positions(grid) say what N is, "
+                            "and set codebook_size = 0 if there are none")
         with Check(quantizer, "indices lie in [0, K)") as checked:
             low, high = int(out.indices.min()), int(out.indices.max())
             checked.need(0 <= low and high < quantizer.codebook_size, got=f"{low} to {high}",
@@ -150,7 +143,7 @@ def _check_gradient(quantizer: Quantizer, latents: Tensor) -> None:
     copied, latents = duplicate(quantizer).train(), latents.clone().requires_grad_()
     with Check(quantizer, "the codes' gradient reaches the latents in training",
                do="return codes that depend on z in training, such as straight_through(z, codes)") as checked:
-        gradient, = checked.need_gradient(weighted_sum(copied(latents).codes), [latents], f"latents in {latents.dtype}")
+        gradient, = checked.need_gradient(copied(latents).codes, [latents], f"latents in {latents.dtype}")
         if latents.dtype == torch.float32:  # in less a small one may become zero
             reached = gradient.flatten(2).any(2)  # (B, d)
             checked.need(bool(reached.all()), needed="a gradient in every channel of every sample",
@@ -196,22 +189,17 @@ def _check_stored_indices(quantizer: Quantizer, latents: Tensor) -> None:
                           needed=f"for latents of {latents.dtype} the codes that forward returned",
                           do="compute codes in both by the same operations in float32, and read the index's digits in "
                              "the order in which quantize wrote them")
-    _check_any_indices(quantizer, out.indices, grid)
-
-
-def _check_any_indices(quantizer: Quantizer, indices: Tensor, grid: Grid) -> None:
-    """Look up the first and the last index, int32 indices, and indices out of range."""
     with Check(quantizer, "every index in [0, K) has a code, and others are refused") as checked:
-        for index in (0, quantizer.codebook_size - 1):
-            codes = quantizer.codes_from_indices(torch.full_like(indices, index), grid)
-            checked.need_finite(codes, f"codes of index {index}", do="correct lookup")
-        if quantizer.codebook_size <= 2**31:
-            small = quantizer.codes_from_indices(indices.int(), grid)
-            checked.need(torch.equal(small, quantizer.codes_from_indices(indices, grid)),
-                         needed="the same codes for indices stored as int32", got="others", do="use indices.long()")
-        beyond = [-1] + [quantizer.codebook_size] * (quantizer.codebook_size < 2**63)
-        for index in beyond:
-            wrong = torch.full_like(indices, index)
+        size = quantizer.codebook_size
+        for index in (0, size - 1):
+            codes_of_one = quantizer.codes_from_indices(torch.full_like(out.indices, index), grid)
+            checked.need_finite(codes_of_one, f"codes of index {index}", do="correct lookup")
+        if size <= 2**31:
+            small = quantizer.codes_from_indices(out.indices.int(), grid)
+            checked.need(torch.equal(small, codes), needed="the same codes for indices stored as int32", got="others",
+                         do="use indices.long()")
+        for index in (-1, size) if size < 2**63 else (-1,):
+            wrong = torch.full_like(out.indices, index)
             checked.need_refusal(lambda wrong=wrong: quantizer.codes_from_indices(wrong, grid),
                                  of=f"index {index}", do="leave codes_from_indices to Quantizer and write lookup")
 
@@ -220,8 +208,12 @@ def _check_any_indices(quantizer: Quantizer, indices: Tensor, grid: Grid) -> Non
 def _check_float32(quantizer: Quantizer, latents: Tensor) -> None:
     dtype, expected = latents.dtype, outputs(quantizer(latents.float()))
     expected["codes"] = expected["codes"].to(dtype)
-    with Check(quantizer, "indices are decided in float32",
-               do="compute in float32 outside autocast, as Quantizer.forward does; leave forward to it") as checked:
+    with Check(quantizer, "indices are decided in float32", do="compute distances, digits and codes in float32 outside "
+               "autocast, as Quantizer.forward does; leave forward to it") as checked:
+        with _HalfPrecision() as halves:
+            duplicate(quantizer).float()(latents.float())
+        checked.need(not halves.seen, needed="no operation in half precision on float32 latents",
+                     got=", ".join(sorted(halves.seen)[:3]))
         for autocast in (False, True):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
                 result = outputs(quantizer(latents))
@@ -242,17 +234,6 @@ class _HalfPrecision(TorchDispatchMode):
             if isinstance(tensor, Tensor) and tensor.dtype in (torch.float16, torch.bfloat16):
                 self.seen.add(f"{operation} to {tensor.dtype}")
         return result
-
-
-@torch.no_grad()
-def _check_precision(quantizer: Quantizer, latents: Tensor) -> None:
-    quantizer = duplicate(quantizer).float()
-    with Check(quantizer, "indices are decided in float32") as checked:
-        with _HalfPrecision() as halves:
-            quantizer(latents)
-        checked.need(not halves.seen, needed="no operation in half precision on float32 latents",
-                     got=", ".join(sorted(halves.seen)[:3]),
-                     do="compute distances, digits and codes in float32, outside autocast")
 
 
 def _check_eval(quantizer: Quantizer, latents: Tensor) -> None:
