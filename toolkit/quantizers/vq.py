@@ -145,7 +145,7 @@ class VQ(Quantizer):
         return F.normalize(vectors, dim=-1, eps=1e-6) if self.normalize else vectors
 
     def _updates_codebook(self, z: Tensor) -> bool:
-        """Whether the batch z (N, d) updates the codebook or its statistics: running averages would stay NaN."""
+        """Whether the batch z (N, d) updates codebook or statistics; one that is not finite does not on any process."""
         if not self.training or self.frozen or not (self.counts_codes or self.counts_batches):
             return False
         return not sum_over_processes((~z.isfinite()).sum())

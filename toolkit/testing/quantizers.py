@@ -210,8 +210,9 @@ def _check_float32(quantizer: Quantizer, latents: Tensor) -> None:
     expected["codes"] = expected["codes"].to(dtype)
     with Check(quantizer, "indices are decided in float32", do="compute distances, digits and codes in float32 outside "
                "autocast, as Quantizer.forward does; leave forward to it") as checked:
+        copied = duplicate(quantizer).float()
         with _HalfPrecision() as halves:
-            duplicate(quantizer).float()(latents.float())
+            copied(latents.float())
         checked.need(not halves.seen, needed="no operation in half precision on float32 latents",
                      got=", ".join(sorted(halves.seen)[:3]))
         for autocast in (False, True):
