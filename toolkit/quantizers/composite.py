@@ -22,6 +22,8 @@ class Composite(Quantizer):
     (w_i / w) loss_i over the children that have it. So w * loss is the mean of the children's w_i * loss_i.
     """
 
+    digits: tuple[int, ...] = ()  # the children's if they are all the same, else one digit
+
     def __init__(self, quantizers: Sequence[Quantizer]):
         super().__init__()
         name = type(self).__name__
@@ -37,6 +39,8 @@ class Composite(Quantizer):
         self.codebook_size = quantizers[0].codebook_size
         self._ends = list(accumulate(child.num_codebooks for child in quantizers))
         self.num_codebooks = self._ends[-1]
+        child_digits = {child.digits for child in quantizers}
+        self.digits = child_digits.pop() if len(child_digits) == 1 else (self.codebook_size,)
         self.loss_weights = {}
         for loss in dict.fromkeys(loss for child in quantizers for loss in child.loss_weights):
             weights = [child.loss_weights[loss] for child in quantizers if loss in child.loss_weights]
@@ -44,12 +48,6 @@ class Composite(Quantizer):
             if any(weights) and not self.loss_weights[loss]:
                 raise ValueError(f"{name} needs loss weights whose mean is not 0, got {weights} for {loss!r}; "
                                  "use quantizers with weights of one sign.")
-
-    @property
-    def digits(self) -> tuple[int, ...]:
-        """The children's digits if they are all the same, else one digit."""
-        child_digits = {child.digits for child in self.quantizers}
-        return child_digits.pop() if len(child_digits) == 1 else (self.codebook_size,)
 
     def _split(self, indices: Tensor) -> list[Tensor]:
         """Indices (B, N, G), or those of the first children only -> one tensor for each of these children."""
@@ -151,7 +149,11 @@ class Residual(Composite):
             residual = residual - child_codes[-1]
             indices.append(child_indices)
             losses.append(child_losses)
-        codes = sum(child_codes[:self._num_summed(z.device)])
+        num_summed = len(self.quantizers)
+        if self.training and self.quantize_dropout:
+            dropout, num_kept = torch.rand(()) < self.quantize_dropout, torch.randint(1, num_summed + 1, ())
+            num_summed = int(from_first_process(torch.where(dropout, num_kept, num_summed).to(z.device)))
+        codes = sum(child_codes[:num_summed])
         if self.training:
             codes = straight_through(z, codes, rotation_trick=self.rotation_trick)
         return codes, torch.cat(indices, dim=-1), self._merge(losses)
@@ -163,11 +165,3 @@ class Residual(Composite):
 
     def _accepts_codebooks(self, num_codebooks: int) -> bool:
         return num_codebooks in self._ends
-
-    def _num_summed(self, device: torch.device) -> int:
-        """Number of children whose codes are summed: all, or random with quantize dropout."""
-        num = len(self.quantizers)
-        if not self.training or not self.quantize_dropout:
-            return num
-        dropout, num_kept = torch.rand(()) < self.quantize_dropout, torch.randint(1, num + 1, ())
-        return int(from_first_process(torch.where(dropout, num_kept, num).to(device)))

@@ -15,13 +15,12 @@ from toolkit.contracts import Quantizer
 
 
 class DigitQuantizer(Quantizer):
-    """A quantizer whose index is a number with one digit per channel.
+    """A quantizer whose index is a number with one digit per channel; ``sizes`` are a codebook's numbers of values.
 
-    Args:
-        sizes: Number of values of each channel of a codebook.
-        most_significant_first: Whether the first channel is the most significant digit, else the least.
-        num_codebooks: G; codebook g has channels g * len(sizes) to (g + 1) * len(sizes).
+    Codebook g has channels g * len(sizes) to (g + 1) * len(sizes).
     """
+
+    digits: tuple[int, ...] = ()
 
     def __init__(self, sizes: Sequence[int], *, most_significant_first: bool, num_codebooks: int = 1):
         super().__init__()
@@ -30,12 +29,7 @@ class DigitQuantizer(Quantizer):
         places = torch.tensor(list(accumulate(ascending[:-1], mul, initial=1)))  # place values of the digits
         self.register_buffer("sizes", torch.tensor(sizes), persistent=False)
         self.register_buffer("places", places.flip(0) if most_significant_first else places, persistent=False)
-        self._digits = tuple(ascending[::-1])
-
-    @property
-    def digits(self) -> tuple[int, ...]:
-        """Sizes of the digits, most significant first."""
-        return self._digits
+        self.digits = tuple(ascending[::-1])
 
     def join(self, digits: Tensor) -> Tensor:
         """Digits (B, N, d), integers or booleans -> indices (B, N, G)."""

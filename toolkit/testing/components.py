@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -142,8 +142,8 @@ def check_modes(component: nn.Module, call: Callable[[nn.Module], Record]) -> No
             call(component)
 
 
-def check_batch(component: nn.Module, call: Callable[[nn.Module, Tensor], Record], x: Tensor, *, training: bool = False,
-                rel: float = 1e-5, do: str = "use no statistic of the batch in eval mode") -> None:
+def check_batch(component: nn.Module, call: Callable[[nn.Module, Tensor], Record], x: Tensor, *, training: bool,
+                rel: float, do: str) -> None:
     """Check that the result of each sample of ``x`` is the same in its batch, among other samples and alone."""
     component, mode = duplicate(component).train(training), "training" if training else "eval mode"
     with Check(component, f"in {mode} a sample's result does not depend on the rest of its batch", do=do) as checked:
@@ -159,11 +159,22 @@ def check_batch(component: nn.Module, call: Callable[[nn.Module, Tensor], Record
                                   needed=f"for sample {number} {where} the result it has in a batch")
 
 
-def check_saving(component: nn.Module, registry: Registry, call: Callable[[nn.Module], Record]) -> None:
-    """Check that a component rebuilt from its config and weights has the same output in eval mode."""
+def check_saving(component: P, registry: Registry, call: Callable[[P], Record]) -> P:
+    """Check that a component rebuilt from its config and weights has the same output in eval mode, and return it."""
     component = duplicate(component).eval()
     other = reloaded(component, registry).eval()
     with Check(component, "saved and loaded, it gives the same") as checked:
         checked.need_near(call(other), call(component), rel=1e-6, needed="the output of the component that was saved",
                           do="keep all that the output depends on in the constructor's arguments, in parameters or in "
                              "persistent buffers")
+    return other
+
+
+def check_module(component: P, registry: Registry, call: Callable[[P, Tensor], Record], x: Tensor, *,
+                 modes: Sequence[bool] = (False,), rel: float = 1e-5,
+                 do: str = "use no statistic of the batch in eval mode") -> P:
+    """Check eval mode, batches (in eval and, if True is among ``modes``, training) and saving; return the saved one."""
+    check_modes(component, lambda one: call(one, x))  # before other batches: random outputs differ there too
+    for training in modes:
+        check_batch(component, call, x, training=training, rel=rel, do=do)
+    return check_saving(component, registry, lambda one: call(one, x))

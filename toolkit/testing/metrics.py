@@ -45,8 +45,6 @@ def check_metric(metric: Metric, *, size: Size = (2, 16, 16), codebook_size: int
                            num_codebooks or getattr(metric, "num_codebooks", 1))
         joined = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
         metric = duplicate(metric)
-        with Check(metric, "resetting forgets everything"):
-            metric.reset()
         expected = _check_scores(metric, joined)
 
         def need_expected(checked: Check, scores: Scores, *, needed: str, do: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +12,7 @@ from toolkit.contracts import Decoder, Discriminator, Encoder
 from toolkit.contracts.networks import pixel_size
 from toolkit.registry import DECODERS, DISCRIMINATORS, ENCODERS, Registry
 from toolkit.testing.checks import Check, check_type, describe, is_count
-from toolkit.testing.components import (
-    Size,
-    check_batch,
-    check_modes,
-    check_saving,
-    duplicate,
-    seeded,
-    tiny_latents,
-    tiny_pixels,
-)
+from toolkit.testing.components import Size, check_module, duplicate, seeded, tiny_latents, tiny_pixels
 
 GRIDS = ((1, 2, 2), (2, 3, 2), (3, 2, 3))
 Coder = Encoder | Decoder
@@ -164,16 +156,11 @@ def _check_output(network: Coder, x: Tensor, expected: tuple[int, ...], *, calle
         checked.need_untouched(kept, x, "inputs")
 
 
-def _check_network(network: nn.Module, x: Tensor, registry: Registry, *, modes: Sequence[bool] = (False,),
-                   do: str = "use no statistic of the batch in eval mode") -> None:
-    """The checks that all networks share, on one input; samples are compared in these modes, True for training."""
+def _check_network(network: nn.Module, x: Tensor, registry: Registry, **options: Any) -> None:
     with Check(network, "the gradient reaches the input",
                do="do not detach, round or convert to numpy on the way") as checked:
         _gradient(checked, duplicate(network).train(), x)
-    check_modes(network, lambda one: {"output": one(x)})  # before other batches: random outputs differ there too
-    for training in modes:
-        check_batch(network, lambda one, batch: {"output": one(batch)}, x, training=training, rel=_TOLERANCE, do=do)
-    check_saving(network, registry, lambda one: {"output": one(x)})
+    check_module(network, registry, lambda one, batch: {"output": one(batch)}, x, rel=_TOLERANCE, **options)
 
 
 def _gradient(checked: Check, network: nn.Module, x: Tensor) -> Tensor:

@@ -10,15 +10,7 @@ from torch import Tensor, nn
 from toolkit.contracts import AdversarialLoss, GeneratorWeight, Loss, TokenizerOutput
 from toolkit.registry import LOSSES
 from toolkit.testing.checks import Check
-from toolkit.testing.components import (
-    Size,
-    check_saving,
-    duplicate,
-    seeded,
-    tiny_latents,
-    tiny_pixels,
-    unchanged,
-)
+from toolkit.testing.components import Size, check_saving, duplicate, seeded, tiny_latents, tiny_pixels, unchanged
 from toolkit.testing.processes import on_two_processes
 
 LOGITS = ((4,), (4, 1), (4, 1, 2, 3, 3))

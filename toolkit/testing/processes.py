@@ -50,10 +50,8 @@ def on_two_processes(check: Check, function: Callable[..., Any], shares: Sequenc
 
 
 def _start() -> None:
-    forks = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if forks else "spawn")
-    if forks:
-        context.set_forkserver_preload([__name__])  # both then start with torch imported
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # both then start with torch imported
     for rank in (0, 1):
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, rank), daemon=True)

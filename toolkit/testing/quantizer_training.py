@@ -13,16 +13,7 @@ from toolkit.contracts.quantizer import Grid
 from toolkit.layers import mean_over_processes
 from toolkit.registry import QUANTIZERS
 from toolkit.testing.checks import Check, Record, near
-from toolkit.testing.components import (
-    build_as,
-    check_saving,
-    duplicate,
-    reloaded,
-    seeded,
-    state_of,
-    tiny_latents,
-    unchanged,
-)
+from toolkit.testing.components import build_as, duplicate, seeded, state_of, tiny_latents, unchanged
 from toolkit.testing.processes import on_two_processes
 
 STEPS, BATCH, LEARNING_RATE = 3, 4, 0.1
@@ -72,7 +63,17 @@ def training_steps(quantizer: Quantizer, batches: Sequence[Tensor], *, share: sl
     return records
 
 
-def check_frozen(quantizer: Quantizer, grid: Grid) -> None:
+def check_training(quantizer: Quantizer, trained: Quantizer, loaded: Quantizer, *, grid: Grid,
+                   processes: Sequence[int]) -> None:
+    """Check the training of a quantizer; ``loaded`` is the trained one, saved and loaded."""
+    _check_frozen(quantizer, grid)
+    _check_seeding(quantizer, grid)
+    _check_resuming(trained, loaded, grid)
+    if 2 in processes:
+        _check_processes(quantizer, grid)
+
+
+def _check_frozen(quantizer: Quantizer, grid: Grid) -> None:
     """Check that a quantizer in train mode changes no state if ``frozen`` is set on it and its children."""
     copied = duplicate(quantizer).train()
     for module in copied.modules():
@@ -84,7 +85,7 @@ def check_frozen(quantizer: Quantizer, grid: Grid) -> None:
             copied(batch)
 
 
-def check_seeding(quantizer: Quantizer, grid: Grid) -> None:
+def _check_seeding(quantizer: Quantizer, grid: Grid) -> None:
     """Check that two trainings with the same seed are equal."""
     runs = [train(quantizer, grid, seed=0)[1] for _ in range(2)]
     with Check(quantizer, "random numbers of training come from torch's generator") as checked:
@@ -93,22 +94,19 @@ def check_seeding(quantizer: Quantizer, grid: Grid) -> None:
                               do="draw from torch's global generator, by which a run is seeded and resumed")
 
 
-def check_loading(trained: Quantizer, grid: Grid) -> None:
-    """Check that a trained, saved and loaded quantizer has the same outputs and the same next training step."""
-    batch = _batches(trained, grid)[0]
-    check_saving(trained, QUANTIZERS, lambda one: outputs(one(batch)))
-    pair = duplicate(trained), reloaded(trained, QUANTIZERS)
+def _check_resuming(trained: Quantizer, loaded: Quantizer, grid: Grid) -> None:
+    """Check that a trained quantizer and the same one saved and loaded have the same next training step."""
     with Check(trained, "saved and loaded, it goes on training alike") as checked:
         steps = []
-        for one in pair:
+        for one in (duplicate(trained), loaded):
             with seeded(2):
-                steps += training_steps(one.train(), [batch])
+                steps += training_steps(one.train(), _batches(one, grid)[:1])
         checked.need_near(steps[1], steps[0], needed="at the next step what the one that was saved computes",
                           do="keep all that changes in training in parameters or persistent buffers, and every choice "
                              "in the arguments")
 
 
-def check_processes(quantizer: Quantizer, grid: Grid) -> None:
+def _check_processes(quantizer: Quantizer, grid: Grid) -> None:
     """Check that two processes with half of a batch each train like one with the whole batch.
 
     Values that differ between two seeds on one process are random, and are not compared with the joined batch.

@@ -12,22 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from toolkit.contracts import Quantizer, QuantizerOutput
 from toolkit.contracts.quantizer import Grid
+from toolkit.registry import QUANTIZERS
 from toolkit.testing.checks import Check, Record, check_type, describe, is_count
-from toolkit.testing.components import (
-    check_batch,
-    check_modes,
-    duplicate,
-    seeded,
-    tiny_latents,
-)
-from toolkit.testing.quantizer_training import (
-    check_frozen,
-    check_loading,
-    check_processes,
-    check_seeding,
-    outputs,
-    train,
-)
+from toolkit.testing.components import check_module, duplicate, seeded, tiny_latents
+from toolkit.testing.quantizer_training import check_training, outputs, train
 
 GRIDS = ((1, 1, 1), (1, 4, 4), (3, 2, 5))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -65,18 +53,13 @@ def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtyp
             _check_gradient(quantizer, latents(dtype=dtype))
             _check_losses(quantizer, latents(dtype=dtype))
         trained = train(quantizer, grids[-1], seed=1)[0].eval()
-        _check_eval(trained, latents(seed=2))
+        loaded = check_module(trained, QUANTIZERS, _results, latents(batch=4, seed=4))
         for grid, dtype in itertools.product(grids, dtypes):
             _check_stored_indices(trained, latents(grid, dtype, seed=1))
         for dtype in dtypes:  # many latents, since rounding changes the index of few
             _check_float32(trained, latents(dtype=dtype, batch=32, seed=5))
         _check_layouts(trained, latents(seed=3))
-        check_batch(trained, lambda one, batch: outputs(one(batch)), latents(batch=4, seed=4))
-        check_frozen(quantizer, grids[-1])
-        check_seeding(quantizer, grids[-1])
-        check_loading(trained, grids[-1])
-        if 2 in processes:
-            check_processes(quantizer, grids[-1])
+        check_training(quantizer, trained, loaded, grid=grids[-1], processes=processes)
 
 
 def _check_attributes(quantizer: Quantizer) -> None:
@@ -237,14 +220,11 @@ class _HalfPrecision(TorchDispatchMode):
         return result
 
 
-def _check_eval(quantizer: Quantizer, latents: Tensor) -> None:
-    def call(copied: Quantizer) -> Record:
-        result = outputs(copied(latents))
-        if "indices" in result:
-            copied.codes_from_indices(result["indices"], tuple(latents.shape[2:]))
-        return result
-
-    check_modes(quantizer, call)
+def _results(quantizer: Quantizer, latents: Tensor) -> Record:
+    result = outputs(quantizer(latents))
+    if "indices" in result:
+        result["codes of the indices"] = quantizer.codes_from_indices(result["indices"], tuple(latents.shape[2:]))
+    return result
 
 
 @torch.no_grad()
