@@ -77,6 +77,13 @@ def test_children_of_unequal_weights_count_as_their_weighted_mean():
     torch.testing.assert_close(losses["quantization"], own[1]["quantization"])  # of the one that has it
 
 
+def test_children_whose_weights_cancel_are_refused():
+    children = [LFQ(bits=2), LFQ(bits=2)]
+    children[1].loss_weights = {"commitment": -0.25}
+    with pytest.raises(ValueError, match="Grouped needs loss weights whose mean is not 0, got .* for 'commitment'"):
+        Grouped(quantizers=children)
+
+
 def test_quantize_dropout_decodes_the_first_levels_and_keeps_all_indices():
     residual = Residual(quantizers=[LFQ(bits=3, scale=2.0**-i) for i in range(4)], quantize_dropout=1.0)
     z = torch.randn(1, 3, 1, 2, 2)

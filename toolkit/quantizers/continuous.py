@@ -21,8 +21,7 @@ class _Continuous(Quantizer):
         self.dim = dim
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Never called: there are no indices, and ``codes_from_indices`` raises ValueError."""
-        raise NotImplementedError
+        raise NotImplementedError  # never called: there are no indices, and codes_from_indices raises ValueError
 
 
 @QUANTIZERS.register_module()
