@@ -80,7 +80,7 @@ def test_children_of_unequal_weights_count_as_their_weighted_mean():
 def test_children_whose_weights_cancel_are_refused():
     children = [LFQ(bits=2), LFQ(bits=2)]
     children[1].loss_weights = {"commitment": -0.25}
-    with pytest.raises(ValueError, match="Grouped needs loss weights whose mean is not 0, got .* for 'commitment'"):
+    with pytest.raises(ValueError, match=r"Grouped needs loss weights whose mean is not 0, got .* for 'commitment'"):
         Grouped(quantizers=children)
 
 

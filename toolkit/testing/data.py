@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -44,11 +44,11 @@ def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
             checked.need(length > 0, needed="at least one sample to look at", got="none", do="give it data")
             checked.need(len(dataset) == length, needed="the same length each time", got=f"{length}, then another",
                          do="find the samples once, in the constructor")
-    samples = _samples(dataset, num_samples)
+    samples, again = (list(_samples(dataset, num_samples)) for _ in range(2))
     for sample in samples:
         _check_sample(dataset, sample)
     with Check(dataset, "under the same seed it gives the same samples") as checked:
-        for first, second in zip(samples, _samples(dataset, num_samples), strict=True):
+        for first, second in zip(samples, again, strict=True):
             checked.need(first["key"] == second["key"] and torch.equal(first["pixels"], second["pixels"]),
                          needed=f"sample {first['key']!r} again", got=f"{second['key']!r} or other pixels",
                          do="draw from torch's global generator, by which a run is seeded and resumed")
@@ -67,12 +67,13 @@ def _check_shares(dataset: Dataset) -> None:
                          do="let shard return a Dataset of every sample that is this reader's")
 
 
-def _samples(dataset: Dataset, count: int) -> Sequence[dict[str, Any]]:
+def _samples(dataset: Dataset, count: int) -> Iterator[dict[str, Any]]:
     with Check(dataset, "its samples can be read"), seeded(0):
         if hasattr(type(dataset), "__iter__"):
-            return list(islice(iter(dataset), count))
-        count = min(count, len(dataset))
-        return [dataset[place * (len(dataset) - 1) // max(count - 1, 1)] for place in range(count)]
+            yield from islice(dataset, count)
+        else:
+            count = min(count, len(dataset))
+            yield from (dataset[place * (len(dataset) - 1) // max(count - 1, 1)] for place in range(count))
 
 
 def _check_sample(dataset: Dataset, sample: Any) -> None:

@@ -154,8 +154,8 @@ def _check_losses(quantizer: Quantizer, latents: Tensor) -> None:
 
 @torch.no_grad()
 def _check_stored_indices(quantizer: Quantizer, latents: Tensor) -> None:
-    grid = tuple(latents.shape[2:])
-    if quantizer.codebook_size == 0:
+    grid, size = tuple(latents.shape[2:]), quantizer.codebook_size
+    if size == 0:
         with Check(quantizer, "a continuous bottleneck has no codes of indices") as checked:
             checked.need_refusal(
                 lambda: quantizer.codes_from_indices(torch.zeros(1, *grid, 1, dtype=torch.int64), grid),
@@ -173,7 +173,6 @@ def _check_stored_indices(quantizer: Quantizer, latents: Tensor) -> None:
                           do="compute codes in both by the same operations in float32, and read the index's digits in "
                              "the order in which quantize wrote them")
     with Check(quantizer, "every index in [0, K) has a code, and others are refused") as checked:
-        size = quantizer.codebook_size
         for index in (0, size - 1):
             codes_of_one = quantizer.codes_from_indices(torch.full_like(out.indices, index), grid)
             checked.need_finite(codes_of_one, f"codes of index {index}", do="correct lookup")
