@@ -36,10 +36,10 @@ def save_component(component: nn.Module, directory: str | Path) -> None:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(component.config, indent=2) + "\n")
-    weights = {name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
+    weights = {name: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
                for name, tensor in component.state_dict().items()}
     plugins = distributions_of(map(type, component.modules()))
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, directory / "model.safetensors",
+    save_file(weights, directory / "model.safetensors",
               metadata={"format": "pt"} | ({"plugins": json.dumps(plugins)} if plugins else {}))
 
 

@@ -20,7 +20,7 @@ from toolkit.contracts import DataError
 from toolkit.data.reading.tar import index_tar, media_in_tar
 from toolkit.io.atomic_write import atomic_open
 from toolkit.tokens import read_tokens
-from toolkit.tokens.shards import TokenShard, sample_key, write_npy
+from toolkit.tokens.shards import sample_key, write_npy, write_sample
 
 NAMES = st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1),
                  min_size=1, max_size=3).map("/".join)
@@ -33,9 +33,9 @@ def npy(indices: np.ndarray) -> io.BytesIO:
 
 
 def write_shard(path: Path, samples: dict[str, np.ndarray], **meta) -> Path:
-    with atomic_open(path) as file, TokenShard(file) as shard:
+    with atomic_open(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as shard:
         for key, indices in samples.items():
-            shard.write(key, npy(indices), {"key": key, **meta})
+            write_sample(shard, key, npy(indices), {"key": key, **meta})
     return path
 
 

@@ -68,22 +68,13 @@ def classifier(backbone: str, *, weights: str | Path) -> Frozen:
 
 
 def efficientnet_lite0(path: Path) -> dict[str, np.ndarray]:
-    """The asset's tensors under timm's names of ``tf_efficientnet_lite0``: flat blocks become stages of blocks."""
-    blocks = [(stage, block) for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(count)]
-    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
-            "_fc": "classifier"}
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-             "_project_conv": "conv_pwl", "_bn2": "bn3"}
-    arrays = {}
-    for key, tensor in torch.load(path, map_location="cpu", weights_only=True).items():
-        *parents, layer, kind = key.split(".")
-        if kind == "num_batches_tracked":  # not read in eval mode
-            continue
-        name = outer[layer] if not parents else (first if parents[1] == "0" else later)[layer]
-        prefix = "blocks.{}.{}.".format(*blocks[int(parents[1])]) if parents else ""
-        arrays[f"{prefix}{name}.{kind}"] = tensor.contiguous().numpy()
-    return arrays
+    """The asset's tensors, which have the order of timm's ``tf_efficientnet_lite0``, under timm's names."""
+    import timm
+
+    with torch.device("meta"):
+        names = timm.create_model("tf_efficientnet_lite0").state_dict()
+    tensors = torch.load(path, map_location="cpu", weights_only=True).values()
+    return {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
 
 
 _CLASSIFIERS = {"weights/efficientnet_lite0": efficientnet_lite0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from hashlib import sha256
@@ -16,9 +17,9 @@ from typing import Any
 from toolkit.contracts import DataError
 from toolkit.io.atomic_write import PARTIAL, atomic_open
 from toolkit.tokenizer import Tokenizer
-from toolkit.tokens.plan import Input, is_tar, plan_shards, samples_of
-from toolkit.tokens.shards import TokenShard, sample_key, write_npy
-from toolkit.tokens.token_set import Summary, check_description, describe_tokens, is_done, shard_file, summarize
+from toolkit.tokens.plan import is_tar, plan_shards, samples_of
+from toolkit.tokens.shards import sample_key, write_npy, write_sample
+from toolkit.tokens.token_set import Summary, check_description, is_done, shard_file, summarize
 from toolkit.tokens.tokenizing import Progress, Tokenizing, Tokens
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,9 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
         raise ValueError(f"extract_tokens needs numbers of at least 1, got {low[0]}={numbers[low[0]]}.")
     shards, folder = plan_shards(path, output=output, samples_per_shard=samples_per_shard), Path(output)
     sources = "\n".join(item.source for shard in shards for item in shard)
-    meaning = describe_tokens(tokenizer, tokenizer_hash) | {"frame_stride": frame_stride}
+    meaning = {"tokenizer": tokenizer_hash, "quantizer": tokenizer.quantizer.config,
+               "codebook_size": tokenizer.codebook_size, "num_codebooks": tokenizer.num_codebooks,
+               "digits": list(tokenizer.digits), "digit_order": "most significant first", "frame_stride": frame_stride}
     folder.mkdir(parents=True, exist_ok=True)
     check_description(folder, meaning | {
         "short_edge": short_edge, "num_frames": num_frames, "batch_size": batch_size, "num_shards": len(shards),
@@ -96,20 +99,13 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
     _remove_partial(folder, todo)
     progress = Progress(len(todo), on_advance=on_progress)
     tokenizing = Tokenizing(tokenizer, progress=progress, **numbers)
-    with closing(tokenizing(_samples(shards[number] for number in todo))) as tokens:
+    with closing(tokenizing(samples_of(shards[number] for number in todo))) as tokens:
         for count, number in enumerate(todo):
             progress.shards, progress.share = count, 0.0 if is_tar(shards[number][0]) else 1 / len(shards[number])
             _write(shard_file(folder, number), iter(tokens.__next__, None), meaning)
     progress.shards = len(todo)
     progress.advance(frames=0, files=0.0)
     return summarize(folder)
-
-
-def _samples(shards: Iterable[list[Input]]) -> Iterator[Input | None]:
-    """The samples of shards, with None at the end of each."""
-    for shard in shards:
-        yield from samples_of(shard)
-        yield None
 
 
 def _remove_partial(folder: Path, numbers: Iterable[int]) -> None:
@@ -124,14 +120,14 @@ def _write(path: Path, samples: Iterator[Tokens], meaning: dict[str, Any]) -> No
     """Write one shard, and before it gets its name, a JSON file of its counts."""
     num_samples, num_tokens, unreadable = 0, 0, []
     with atomic_open(path) as file:
-        with TokenShard(file) as shard:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as shard:
             for tokens in samples:
                 sample = tokens.sample
                 try:
                     with SpooledTemporaryFile(max_size=MAX_IN_MEMORY, dir=path.parent) as indices:
                         shape = write_npy(indices, tokens.chunks)
                         key, size = sample_key(sample.name), [tokens.num_frames, *tokens.media.size]
-                        shard.write(key, indices, meaning | {
+                        write_sample(shard, key, indices, meaning | {
                             "key": key, "source": sample.source, "original_size": tokens.media.original_size,
                             "size": size, "num_frames": tokens.num_frames, "fps": tokens.media.fps})
                 except DataError as error:

@@ -59,13 +59,15 @@ def is_tar(item: Input) -> bool:
     return isinstance(item.content, Path) and item.content.suffix.lower() == TAR_SUFFIX
 
 
-def samples_of(shard: Iterable[Input]) -> Iterator[Input]:
-    """The images and videos of a shard; members of tars are read into memory one by one.
+def samples_of(shards: Iterable[list[Input]]) -> Iterator[Input | None]:
+    """The images and videos of shards, with None at the end of each shard; members of tars are read one by one.
 
     What cannot be read from a tar is an input whose content is the error.
     """
-    for item in shard:
-        yield from _in_tar(item) if is_tar(item) else [item]
+    for shard in shards:
+        for item in shard:
+            yield from _in_tar(item) if is_tar(item) else [item]
+        yield None
 
 
 def _in_tar(tar: Input) -> Iterator[Input]:
@@ -78,8 +80,7 @@ def _in_tar(tar: Input) -> Iterator[Input]:
             if path.is_absolute() or ".." in path.parts:
                 yield Input(source, tar.name, unreadable(source, "needed a name within the tar; rename it."))
             elif name is None:
-                yield Input(source, tar.name, unreadable(source, "needed one file of a name, got two; rename "
-                                                                 "one."))
+                yield Input(source, tar.name, unreadable(source, "needed one file of a name, got two; rename one."))
             else:
                 used.add(name.casefold())
                 yield Input(source, f"{tar.source}/{name}", content)  # with .tar, which tells it from a folder

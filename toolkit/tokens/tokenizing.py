@@ -1,22 +1,24 @@
-"""Samples to tokens in order, while threads read the next samples."""
+"""Samples to tokens in order, while threads read the next samples, and a bar that shows the progress."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 import torch
+from rich import progress as rich
 from torch import Tensor
 
 from toolkit.contracts import DataError
 from toolkit.data.reading.files import unreadable
 from toolkit.data.reading.media import MAX_FRAMES, Media, frames_per_chunk, open_media
 from toolkit.io.prefetch import prefetch
+from toolkit.io.progress import terminal_bar
 from toolkit.tokenizer import Tokenizer
 from toolkit.tokens.plan import Input
 
@@ -68,6 +70,31 @@ class Progress:
             finally:
                 self.waited += time.perf_counter() - started
             yield item
+
+
+@contextmanager
+def progress_bar(*, visible: bool = True) -> Iterator[Callable[[Progress], None]]:
+    """A bar on stderr if that is a terminal; pass what it yields as ``on_progress``.
+
+    Args:
+        visible: False in all processes but one.
+
+    Example:
+        >>> with progress_bar() as show:
+        ...     show(Progress(num_shards=2, shards=0.5, frames=100))
+    """
+    bar = terminal_bar(rich.BarColumn(), rich.TaskProgressColumn(), rich.TextColumn("{task.description}"),
+                       rich.TimeRemainingColumn(), visible=visible)
+    task = bar.add_task("", total=None)
+
+    def show(progress: Progress) -> None:
+        seconds = progress.seconds or 1.0
+        bar.update(task, total=progress.num_shards, completed=progress.shards, description=(
+            f"{int(progress.shards)}/{progress.num_shards} shards, {progress.frames} frames, "
+            f"{progress.frames / seconds:.3g} per second, {progress.waited / seconds:.0%} waiting for files"))
+
+    with bar:
+        yield show
 
 
 @dataclass
