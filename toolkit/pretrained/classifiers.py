@@ -74,7 +74,7 @@ def efficientnet_lite0(path: Path) -> dict[str, np.ndarray]:
     with torch.device("meta"):
         names = timm.create_model("tf_efficientnet_lite0").state_dict()
     tensors = torch.load(path, map_location="cpu", weights_only=True).values()
-    return {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+    return {name: tensor.contiguous().numpy() for name, tensor in zip(names, tensors, strict=True)}
 
 
 _CLASSIFIERS = {"weights/efficientnet_lite0": efficientnet_lite0}

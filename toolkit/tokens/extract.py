@@ -34,9 +34,8 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
                    on_progress: Callable[[Progress], None] | None = None) -> Summary:
     """Tokenize files into tars of tokens: this process's share, and only shards that do not exist yet.
 
-    Which sample goes into which shard depends on the inputs alone, and a shard gets its name when it is complete.
-    So any number of processes write the same files, and after a kill the same call continues. Processes never wait
-    for each other.
+    Which sample goes into which shard depends on the inputs alone, and a shard gets its name when it is complete. So
+    any number of processes write the same files without waiting, and after a kill the same call continues.
 
     Args:
         tokenizer: Runs on its own device.
@@ -62,13 +61,12 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
 
     Example:
         >>> import tempfile
-        >>> from toolkit import build_tokenizer, load_config
-        >>> from toolkit.data import sample_clips
+        >>> import toolkit
         >>> from toolkit.tokens import read_tokens
-        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> summary = extract_tokens(tokenizer, sample_clips("eval")[0], tokenizer_hash="0" * 64, output=folder,
-        ...                          short_edge=32, num_frames=6)
+        >>> tokenizer = toolkit.build_tokenizer(toolkit.load_config("configs/demo_video.py").tokenizer).eval()
+        >>> clip, folder = toolkit.data.sample_clips("eval")[0], Path(tempfile.mkdtemp())
+        >>> summary = extract_tokens(tokenizer, clip, tokenizer_hash="0" * 64, output=folder, short_edge=32,
+        ...                          num_frames=6)
         >>> summary.complete, summary.num_samples, [file.name for file in sorted(folder.iterdir())]
         (True, 1, ['dataset.json', 'tokens-000000.json', 'tokens-000000.tar'])
         >>> for key, indices, meta in read_tokens(folder / "tokens-000000.tar"):
@@ -118,7 +116,7 @@ def _remove_partial(folder: Path, numbers: Iterable[int]) -> None:
 
 def _write(path: Path, samples: Iterator[Tokens], meaning: dict[str, Any]) -> None:
     """Write one shard, and before it gets its name, a JSON file of its counts."""
-    num_samples, num_tokens, unreadable = 0, 0, []
+    counts = {"num_samples": 0, "num_tokens": 0, "unreadable": []}
     with atomic_open(path) as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as shard:
             for tokens in samples:
@@ -132,9 +130,9 @@ def _write(path: Path, samples: Iterator[Tokens], meaning: dict[str, Any]) -> No
                             "size": size, "num_frames": tokens.num_frames, "fps": tokens.media.fps})
                 except DataError as error:
                     logger.warning("skipped, unreadable: %s", error)
-                    unreadable.append({"source": sample.source, "reason": str(error)})
+                    counts["unreadable"].append({"source": sample.source, "reason": str(error)})
                 else:
-                    num_samples, num_tokens = num_samples + 1, num_tokens + prod(shape)
-        with atomic_open(path.with_suffix(".json")) as counts:
-            counts.write(json.dumps({"num_samples": num_samples, "num_tokens": num_tokens, "unreadable": unreadable},
-                                  sort_keys=True, indent=2).encode() + b"\n")
+                    counts["num_samples"] += 1
+                    counts["num_tokens"] += prod(shape)
+        with atomic_open(path.with_suffix(".json")) as counts_file:
+            counts_file.write(json.dumps(counts, sort_keys=True, indent=2).encode() + b"\n")
