@@ -167,7 +167,7 @@ def reconstruct_files(tokenizer: Tokenizer, files: dict[Path, Path], *, num_fram
                         tokenizer.grid((max(1, media.num_frames), *media.size))
                     except ValueError as error:  # of a network that takes some sizes only
                         raise unreadable(file, str(error)) from error
-                    result = reconstruct(tokenizer, media, path=path, on_frames=bar.advance)
+                    result = reconstruct(tokenizer, media, path=path, on_frames=bar.add_frames)
             except DataError as error:
                 if len(files) > 1:  # the caller reports a single file
                     logger.warning("skipped, unreadable: %s", file)

@@ -258,12 +258,10 @@ class StyleGANLayout(Layout):
                     temporal_kernel=3 if self.video else 1)
 
     def _size(self, positions: int) -> tuple[int, int, int]:
-        for frames in (17, *range(1, 130, 4)) if self.video else (1,):
-            grid = frames
-            for _ in range(self.num_blocks if self.video else 0):
-                grid = (grid + 1) // 2
+        for frames in (17, *range(5, 130, 4)) if self.video else (1,):
+            grid = -(-frames // 2**self.num_blocks)  # halved and rounded up in each block
             side = math.isqrt(positions // grid)
-            if side * side * grid == positions and (frames > 1 or not self.video):
+            if side * side * grid == positions:
                 return frames, side * 2**self.num_blocks, side * 2**self.num_blocks
         weight = self.their_name("linear1.weight")
         raise CheckpointError(f"{self.type_name}: {weight} is {tuple(self.tensors[weight].shape)}, but no square clip "

@@ -18,7 +18,7 @@ from toolkit.contracts import DataError
 from toolkit.data.reading.files import unreadable
 from toolkit.data.reading.media import MAX_FRAMES, Media, frames_per_chunk, open_media
 from toolkit.io.prefetch import prefetch
-from toolkit.io.progress import terminal_bar
+from toolkit.io.progress import TerminalBar
 from toolkit.tokenizer import Tokenizer
 from toolkit.tokens.plan import Input
 
@@ -83,8 +83,8 @@ def progress_bar(*, visible: bool = True) -> Iterator[Callable[[Progress], None]
         >>> with progress_bar() as show:
         ...     show(Progress(num_shards=2, shards=0.5, frames=100))
     """
-    bar = terminal_bar(rich.BarColumn(), rich.TaskProgressColumn(), rich.TextColumn("{task.description}"),
-                       rich.TimeRemainingColumn(), visible=visible)
+    bar = TerminalBar(rich.BarColumn(), rich.TaskProgressColumn(), rich.TextColumn("{task.description}"),
+                      rich.TimeRemainingColumn(), visible=visible)
     task = bar.add_task("", total=None)
 
     def show(progress: Progress) -> None:
