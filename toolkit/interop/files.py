@@ -44,19 +44,13 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Contents:
-    """A checkpoint's tensors by component, by their names without the prefixes of wrappers.
-
-    Attributes:
-        discriminator_prefix: Of the discriminator's names in the file.
-        ema: Whether the tokenizer's weights are the averaged ones.
-        skipped: Reason -> names that are not used.
-    """
+    """A checkpoint's tensors by component, by their names without the prefixes of wrappers."""
 
     tokenizer: Tensors
     discriminator: Tensors = field(default_factory=dict)
-    discriminator_prefix: str = ""
-    ema: bool = False
-    skipped: dict[str, list[str]] = field(default_factory=dict)
+    discriminator_prefix: str = ""  # of its names in the file
+    ema: bool = False  # whether the tokenizer's weights are the averaged ones
+    skipped: dict[str, list[str]] = field(default_factory=dict)  # reason -> names that are not used
 
 
 def read_file(path: str | Path) -> Mapping[str, Any]:

@@ -19,17 +19,11 @@ MIN_SHARDS = 64  # of a set with at least as many files, so that many processes 
 
 @dataclass(frozen=True)
 class Input:
-    """A file, or a member of a tar.
+    """A file, or a member of a tar."""
 
-    Attributes:
-        source: Folders, tar and file, below the input folder.
-        name: Folders and name of its results without a suffix; unique among the inputs.
-        content: The file's path, its bytes, or the error that reading it gave.
-    """
-
-    source: str
-    name: str
-    content: Path | bytes | DataError
+    source: str  # folders, tar and file, below the input folder
+    name: str  # folders and name of its results without a suffix; unique among the inputs
+    content: Path | bytes | DataError  # the file's path, its bytes, or the error that reading it gave
 
 
 def plan_shards(path: str | os.PathLike, *, output: str | os.PathLike,

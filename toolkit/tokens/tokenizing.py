@@ -29,21 +29,13 @@ T = TypeVar("T")
 
 @dataclass
 class Progress:
-    """Progress of one process.
+    """Progress of one process."""
 
-    Attributes:
-        num_shards: To do in this call.
-        shards: Done, with the fraction of the current one.
-        share: The fraction of the current shard that one file is; 0 if it is not known.
-        frames: Done; an image is one.
-        waited: Seconds that the network waited for frames.
-    """
-
-    num_shards: int
-    shards: float = 0.0
-    share: float = 0.0
-    frames: int = 0
-    waited: float = 0.0
+    num_shards: int  # to do in this call
+    shards: float = 0.0  # done, with the fraction of the current one
+    share: float = 0.0  # the fraction of the current shard that one file is; 0 if it is not known
+    frames: int = 0  # done; an image is one
+    waited: float = 0.0  # seconds that the network waited for frames
     on_advance: Callable[[Progress], None] | None = None
     started: float = field(default_factory=time.perf_counter)
 
@@ -99,19 +91,12 @@ def progress_bar(*, visible: bool = True) -> Iterator[Callable[[Progress], None]
 
 @dataclass
 class Tokens:
-    """A sample whose tokens are computed while :attr:`chunks` is iterated.
-
-    Attributes:
-        sample: The input.
-        media: Its sizes and frame rate; None if it cannot be opened.
-        chunks: Its indices (*positions, G), in pieces along the first axis; raises DataError if it cannot be read.
-        num_frames: Frames in the chunks so far.
-    """
+    """A sample whose tokens are computed while :attr:`chunks` is iterated."""
 
     sample: Input
-    media: Media | None
-    chunks: Iterator[np.ndarray]
-    num_frames: int = 0
+    media: Media | None  # its sizes and frame rate; None if it cannot be opened
+    chunks: Iterator[np.ndarray]  # its indices (*positions, G), cut along the first axis; a DataError if unreadable
+    num_frames: int = 0  # in the chunks so far
 
 
 class Tokenizing:
