@@ -23,14 +23,6 @@ def save_component(component: nn.Module, directory: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` (float32) of a component, from which it can be built again.
 
     The plugins it needs are in the weights' metadata, ``plugins``: distribution -> version as JSON.
-
-    Example:
-        >>> from toolkit.networks import PatchGANDiscriminator
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> save_component(PatchGANDiscriminator(filters=8), folder)
-        >>> sorted(path.name for path in folder.iterdir())
-        ['config.json', 'model.safetensors']
     """
     _check_types(component)
     directory = Path(directory)

@@ -58,7 +58,6 @@ def convert_checkpoint(path: str | Path, layout: str | None = None, *, ema: bool
     """Convert a checkpoint of another code base; all of it must fit.
 
     Args:
-        path: The file.
         layout: A name in :data:`toolkit.registry.CHECKPOINTS`; None: the family with the highest score.
         ema: Take the averaged weights where there are any.
         discriminator: Convert the discriminator too, where there is one of a known family.

@@ -1,8 +1,4 @@
-"""Reading ahead in threads, while the caller works on earlier items.
-
-Threads and not processes: decoders release Python's lock, items need no copy, and a killed process leaves
-none behind.
-"""
+"""Reading ahead in threads: decoders release Python's lock, items need no copy, a killed process leaves none behind."""
 
 from __future__ import annotations
 

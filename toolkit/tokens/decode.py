@@ -68,8 +68,7 @@ def decode_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_ha
     progress, written = Progress(len(own_tars), on_advance=on_progress), 0
     for tar in own_tars:
         for key, indices, meta in read_tokens(tar):
-            made_by = meta.get("tokenizer") if isinstance(meta, dict) else None
-            if made_by != tokenizer_hash:
+            if (made_by := meta.get("tokenizer")) != tokenizer_hash:
                 raise ValueError(f"{tar}: these are tokens of the tokenizer {made_by}, got {tokenizer_hash}; decode "
                                  "them with the first.")
             target = _target(tar, key, output=Path(output))
