@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
 
@@ -76,7 +76,7 @@ class Foreign:
             return torch.zeros(shape)
         tensor = recipe(name, shape)
         unit_length = self.layout == "llamagen" and name == "quantize.embedding.weight"
-        return torch.nn.functional.normalize(tensor, dim=-1) if unit_length else tensor
+        return nn.functional.normalize(tensor, dim=-1) if unit_length else tensor
 
     def decided(self) -> Tensor:
         """Where the latents are far enough from zero for float32 to tell their bits, in the shape of the indices."""
@@ -105,21 +105,20 @@ def averaged(tensors: Tensors) -> Tensors:
     return {"model_ema." + name.replace(".", ""): tensor for name, tensor in tensors.items()}
 
 
-def patchgan(*, video: bool = False, filters: int = 8) -> Tensors:
-    """The state dict of taming's ``NLayerDiscriminator`` with three layers, or of Open-MAGVIT2's 3-D one."""
-    kernel = (3, 3, 3) if video else (4, 4)
-    widths = [3, filters, filters * 2, filters * 4, filters * 8, 1]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for number, (ins, outs) in zip((0, 2, 5, 8, 11), pairwise(widths), strict=True):
-        shapes[f"main.{number}.weight"] = (outs, ins, *kernel)
-        if number in (0, 11):
-            shapes[f"main.{number}.bias"] = (outs,)
-        else:
-            shapes |= {f"main.{number + 1}.{name}": (outs,) for name in (
-                "weight", "bias", "running_mean", "running_var")}
-            shapes[f"main.{number + 1}.num_batches_tracked"] = ()
-    return {name: torch.tensor(100) if name.endswith("tracked") else recipe(f"discriminator.{name}", shape).abs()
-            for name, shape in shapes.items()}
+def patchgan_layers(*, video: bool = False) -> nn.Sequential:
+    """taming's ``NLayerDiscriminator`` with three layers of 8 filters and more, or Open-MAGVIT2's 3-D one."""
+    conv, norm, kernel = (nn.Conv3d, nn.BatchNorm3d, 3) if video else (nn.Conv2d, nn.BatchNorm2d, 4)
+    layers: list[nn.Module] = [conv(3, 8, kernel, stride=2, padding=1), nn.LeakyReLU(0.2)]
+    for (ins, outs), stride in zip(pairwise((8, 16, 32, 64)), (2, 2, 1), strict=True):
+        layers += [conv(ins, outs, kernel, stride=stride, padding=1, bias=False), norm(outs), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, conv(64, 1, kernel, padding=1))
+
+
+def patchgan(*, video: bool = False) -> Tensors:
+    """A state dict of :func:`patchgan_layers`."""
+    return {f"main.{name}": torch.tensor(100) if name.endswith("tracked") else
+            recipe(f"discriminator.main.{name}", tensor.shape).abs()
+            for name, tensor in patchgan_layers(video=video).state_dict().items()}
 
 
 def o2_trainer(raw: Tensors, average: None, discriminator: Tensors) -> Tensors:
@@ -168,17 +167,17 @@ def save_safetensors(tensors: Tensors, path: Path) -> Path:
     return path
 
 
+NATIVE = {"o2_magvit2": (o2_trainer, "iter_7.ckpt"), "open_magvit2": (lightning, "epoch=3.ckpt"),
+          "llamagen": (llamagen, "0000007.pt"), "praxis": (praxis, "variables.npz")}
+
+
 def native(case: Foreign, folder: Path) -> Path:
     """The checkpoint as the system itself publishes it: with everything that goes along, averaged where it does so."""
-    tensors, discriminator = case.tensors, case.discriminator
-    if case.layout == "o2_magvit2":
-        return save_torch(o2_trainer(tensors, None, discriminator), folder / "iter_7.ckpt")
-    if case.layout == "open_magvit2":
-        discriminator = patchgan(video=case.pixels.shape[2] > 1)
-        return save_torch(lightning(garbage(tensors), tensors, discriminator), folder / "epoch=3.ckpt")
-    if case.layout == "llamagen":
-        return save_torch(llamagen(garbage(tensors), tensors, patchgan()), folder / "0000007.pt")
-    return save_npz(praxis(tensors, None, discriminator), folder / "variables.npz")
+    wrap, name = NATIVE[case.layout]
+    average = case.tensors if case.layout in ("open_magvit2", "llamagen") else None
+    raw = case.tensors if average is None else garbage(average)
+    content = wrap(raw, average, case.discriminator or patchgan(video=case.pixels.shape[2] > 1))
+    return (save_npz if name.endswith(".npz") else save_torch)(content, folder / name)
 
 
 def taming_names(tensors: Tensors) -> Tensors:

@@ -15,6 +15,7 @@ from interop.foreign import (
     native,
     o2_trainer,
     patchgan,
+    patchgan_layers,
     prefixed,
     save_npz,
     save_safetensors,
@@ -108,8 +109,9 @@ def test_converted_discriminator_gives_the_logits_of_its_system(tmp_path, name):
     case = foreign(name)
     convert_checkpoint(native(case, tmp_path)).save(tmp_path / "out")
     discriminator = load_discriminator(tmp_path / "out" / "discriminator")
-    torch.testing.assert_close(discriminator(case.pixels), case.arrays["discriminator_logits_real"], rtol=TOLERANCE,
-                               atol=1e-6)
+    logits, expected = discriminator(case.pixels), case.arrays["discriminator_logits_real"]
+    close(logits, expected)
+    torch.testing.assert_close(logits, expected, rtol=TOLERANCE, atol=1e-6)
     assert tuple(discriminator.size) == tuple(case.pixels.shape[2:])
 
 
@@ -136,18 +138,9 @@ def test_patchgan_converts_tensor_by_tensor_from_the_raw_weights(tmp_path, name,
 
 @torch.no_grad()
 def test_llamagens_patchgan_gives_the_logits_of_its_layers_in_torch(tmp_path):
-    tensors, case = patchgan(), foreign("llamagen_vq_tiny")
+    case, theirs = foreign("llamagen_vq_tiny"), patchgan_layers().eval()
     discriminator = convert_checkpoint(native(case, tmp_path)).discriminator.eval()
-    layers = []
-    for number in (0, 2, 5, 8, 11):
-        outs, ins = tensors[f"main.{number}.weight"].shape[:2]
-        layers.append(torch.nn.Conv2d(ins, outs, 4, stride=2 if number < 8 else 1, padding=1, bias=number in (0, 11)))
-        if number in (2, 5, 8):
-            layers.append(torch.nn.BatchNorm2d(outs))
-        if number < 11:
-            layers.append(torch.nn.LeakyReLU(0.2))
-    theirs = torch.nn.Sequential(*layers).eval()
-    theirs.load_state_dict({f"{name.removeprefix('main.')}": tensor for name, tensor in tensors.items()})
+    theirs.load_state_dict({name.removeprefix("main."): tensor for name, tensor in patchgan().items()})
     close(discriminator(case.pixels).squeeze(2), theirs(case.pixels.squeeze(2)))
 
 
