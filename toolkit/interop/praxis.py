@@ -60,7 +60,7 @@ class Praxis(_ChannelsLast, MAGVIT2Layout):
 
     def inspect(self) -> None:
         super().inspect()
-        blocks = self.num_res_blocks  # of a whole network, whose names go on after those of mid
+        blocks = self.num_res_blocks  # of a whole network: as long as it was 0, mid's names ran through all of them
         if blocks % (self.num_levels + 1):
             raise CheckpointError(f"praxis: {blocks} residual blocks cannot be divided evenly among {self.num_levels} "
                                   "levels and the middle.")

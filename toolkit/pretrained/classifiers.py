@@ -16,11 +16,9 @@ from toolkit.pretrained.frozen import Frozen, load_strictly
 class Classifier(nn.Module):
     """An image classifier that normalises its input by the mean and std of its training pixels in [0, 1]."""
 
-    def __init__(self, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...],
-                 input_size: tuple[int, int, int]):
+    def __init__(self, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.model = model
-        self.input_size = tuple(input_size)  # (C, H, W) of its training; other sizes may work
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
@@ -63,8 +61,7 @@ def classifier(backbone: str, *, weights: str | Path) -> Frozen:
     with torch.random.fork_rng(devices=[]):
         model = timm.create_model(backbone, pretrained=False)
     load_strictly(model, path, who=f"classifier {backbone!r}")
-    cfg = model.pretrained_cfg
-    return Frozen(Classifier(model, mean=cfg["mean"], std=cfg["std"], input_size=cfg["input_size"]))
+    return Frozen(Classifier(model, mean=model.pretrained_cfg["mean"], std=model.pretrained_cfg["std"]))
 
 
 def efficientnet_lite0(path: Path) -> dict[str, np.ndarray]:
