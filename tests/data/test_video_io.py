@@ -8,7 +8,7 @@ from unusual_files import audio_only, torn_stream, turned_by_matrix
 
 from toolkit.contracts import DataError
 from toolkit.data import InMemoryClips, open_media
-from toolkit.data.reading.clips import strided_frames
+from toolkit.data.reading.clips import Clipping
 from toolkit.data.reading.video_file import VideoFile, rgb
 from toolkit.data.reading.video_io import iter_frames, read_video, write_video
 
@@ -48,11 +48,11 @@ def test_frame_numbers_are_exact_after_a_seek(video):
 
 def test_sought_clips_are_what_reading_from_the_start_shows(video):
     with VideoFile(video) as file:
-        whole = list(file.frames_from(None))
+        whole = list(file.frames_from())
     assert [number_of(rgb(frame)) for _, frame in whole] == list(range(100))
     for start in (1, 30, 74, 96):
         with VideoFile(video) as file:
-            clip = strided_frames(file, start=whole[start][0], num_frames=2, frame_stride=3)
+            clip = Clipping(num_frames=2, frame_stride=3).frames(file, start=whole[start][0])
         first, second = (number_of(frame) for frame in clip)
         # half a period early is near enough where the rate varies; raw streams only guess times
         tolerance = 1 if video.stem in ("uneven", "raw") else 0
@@ -65,14 +65,14 @@ def test_decoding_is_limited_to_the_group_of_pictures_and_the_clip(tmp_path, suf
     path = encode(tmp_path / f"long.{suffix}", num_frames=2000, codec=codec, gop=12,
                   b_frames=0 if suffix == "avi" else 2)
     with VideoFile(path) as file:
-        clip = strided_frames(file, start=file.info.start + 1900 / 25, num_frames=17, frame_stride=1)
+        clip = Clipping(num_frames=17).frames(file, start=file.info.start + 1900 / 25)
         assert [number_of(frame) for frame in clip] == list(range(1900, 1917))
         assert file.num_decoded < 12 + 17 + 4  # a late landing costs its first frame
 
 
 def test_a_clip_that_starts_too_late_is_moved_to_the_end_of_the_stream(short_video):
     with VideoFile(short_video) as file:
-        clip = strided_frames(file, start=38 / 25, num_frames=5, frame_stride=2)
+        clip = Clipping(num_frames=5, frame_stride=2).frames(file, start=38 / 25)
     assert [number_of(frame) for frame in clip] == [31, 33, 35, 37, 39]
 
 

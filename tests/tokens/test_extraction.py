@@ -18,8 +18,8 @@ from training.tiny import stripes
 from toolkit.build import build_tokenizer
 from toolkit.contracts import DataError
 from toolkit.data import open_media, read_image, read_video, write_video
+from toolkit.data.reading.files import find_files
 from toolkit.data.reading.media import MediaWriter
-from toolkit.data.reading.naming import find_files
 from toolkit.data.reading.transforms import to_pixels
 from toolkit.data.reading.video_file import VideoFile
 from toolkit.reconstruction import reconstruct_files

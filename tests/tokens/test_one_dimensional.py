@@ -9,7 +9,7 @@ from torch import nn
 
 from toolkit.contracts import DataError, Decoder, Encoder
 from toolkit.data import read_image
-from toolkit.data.reading.naming import find_files
+from toolkit.data.reading.files import find_files
 from toolkit.quantizers import FSQ
 from toolkit.reconstruction import reconstruct_files
 from toolkit.tokenizer import Tokenizer

@@ -20,9 +20,8 @@ from training.tiny import NETWORK, stripes, write_clips
 from toolkit import build_tokenizer, load_tokenizer
 from toolkit.contracts import DataError
 from toolkit.data import VideoWriter, open_media, read_image, read_video, write_image, write_video
-from toolkit.data.reading.files import unreadable
+from toolkit.data.reading.files import find_files, unreadable
 from toolkit.data.reading.media import Media
-from toolkit.data.reading.naming import find_files
 from toolkit.data.reading.transforms import to_pixels
 from toolkit.data.reading.video_file import VideoFile
 from toolkit.reconstruction import _round_trip, reconstruct, reconstruct_files

@@ -25,7 +25,7 @@ from toolkit.assets import ASSETS
 from toolkit.build import build_metrics
 from toolkit.contracts import Baseline, DataError, Metric
 from toolkit.data import Batch, Source, ValLoader, write_video
-from toolkit.data.datasets.sample_clips import SPLITS
+from toolkit.data.datasets.files import SPLITS
 from toolkit.evaluation.cost import measure_cost
 from toolkit.evaluation.entries import Codec, Entry, TokenizerCodec, num_parameters, open_codec
 from toolkit.evaluation.intervals import extrapolate, jackknife, union

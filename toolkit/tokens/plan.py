@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from toolkit.contracts import DataError
-from toolkit.data.reading.files import unreadable
-from toolkit.data.reading.naming import MEDIA_SUFFIXES, find_files
+from toolkit.data.reading.files import MEDIA_SUFFIXES, find_files, unreadable
 from toolkit.data.reading.tar import media_in_tar
 
 TAR_SUFFIX = ".tar"

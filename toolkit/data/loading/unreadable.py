@@ -37,9 +37,9 @@ class UnreadableFiles:
         self.reasons: dict[str, str] = {}
         self.num_tried, self.num_unreadable = 0, 0
 
-    def add(self, *, failures: Sequence[tuple[str, str]], tried: int) -> None:
-        """Count ``tried`` samples, and (path, error message) of those among them that failed."""
-        self.num_tried += tried
+    def add(self, failures: Sequence[tuple[str, str]], *, num_readable: int) -> None:
+        """Count samples: (path, error message) of the unreadable ones. A DataError if their share is too large."""
+        self.num_tried += num_readable + len(failures)
         self.num_unreadable += len(failures)
         for path, reason in failures:
             if path in self.reasons:
@@ -49,6 +49,9 @@ class UnreadableFiles:
             logger.warning("skipped, unreadable: %s", reason.encode(errors="backslashreplace").decode())
             if self.report is not None:
                 self._write(path, reason)
+        if self.num_unreadable > self.max_share * max(self.num_tried, MIN_TRIED):
+            raise self.error(f"more than {self.max_share:.1%} are allowed; repair or remove the files, "
+                             "or raise max_unreadable_share")
 
     def _write(self, path: str, reason: str) -> None:
         path, reason = path.translate(ESCAPES), reason.translate(ESCAPES)
@@ -57,12 +60,6 @@ class UnreadableFiles:
             # another loader, another process or the run before a resume may have listed the file
             if not any(line.startswith(f"{path}\t") for line in lines):
                 lines.write(f"{path}\t{reason}\n")
-
-    def check(self) -> None:
-        """Raise a DataError if more than ``max_share`` of the samples failed."""
-        if self.num_unreadable > self.max_share * max(self.num_tried, MIN_TRIED):
-            raise self.error(f"more than {self.max_share:.1%} are allowed; repair or remove the files, "
-                             "or raise max_unreadable_share")
 
     def error(self, advice: str) -> DataError:
         """A DataError with the counts and the first ten messages."""

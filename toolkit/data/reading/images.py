@@ -15,24 +15,13 @@ from toolkit.data.reading.files import unreadable
 from toolkit.data.reading.transforms import to_frames, to_pixels
 from toolkit.io.atomic_write import atomic_write
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-
 
 def read_image(source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None) -> Tensor:
-    """An image file as pixels, upright and in three channels.
+    """An image file, or all of its bytes, as pixels (3, 1, H, W) float32 in [-1, 1].
 
     Grey becomes three equal channels, 16-bit grey is rescaled to 8 bits, transparency is composited
-    on white, the EXIF orientation is applied, and of an animation the first frame is read.
-
-    Args:
-        source: The file, or all of its bytes.
-        name: Path for error messages; None: ``source``, if that is a path.
-
-    Returns:
-        (3, 1, H, W) float32 in [-1, 1].
-
-    Raises:
-        DataError: If the file is no image that Pillow can read.
+    on white, the EXIF orientation is applied, and of an animation the first frame is read. A file that
+    Pillow cannot read raises a DataError with its ``name``, by default ``source``.
 
     Example:
         >>> import tempfile

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from toolkit.data.reading.files import path_in_errors, unreadable
-from toolkit.data.reading.images import IMAGE_SUFFIXES, read_image, write_image
-from toolkit.data.reading.transforms import check_enlargement, resize, to_frames, to_pixels
-from toolkit.data.reading.video_file import VIDEO_SUFFIXES, VideoFile, check_one_size, rgb
+from toolkit.data.reading.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, path_in_errors, unreadable
+from toolkit.data.reading.images import image_frame, write_image
+from toolkit.data.reading.transforms import check_enlargement, resize, to_pixels
+from toolkit.data.reading.video_file import VideoFile, check_one_size
 from toolkit.data.reading.video_io import VideoWriter
 from toolkit.io.prefetch import prefetch_next
 
@@ -94,9 +94,8 @@ def open_media(source: str | os.PathLike | bytes, *, name: str | os.PathLike | N
         frame_stride: Read every ``frame_stride``-th frame.
         short_edge: Pixels of the shorter side after the resize; None: no resize.
 
-    Raises:
-        DataError: If the file cannot be read, here or later.
-        ValueError: If a number is below 1, or bytes have no name.
+    A file that cannot be read raises a DataError, here or later; a number below 1, or bytes without a name, a
+    ValueError.
 
     Example:
         >>> from toolkit.data import sample_clips
@@ -112,12 +111,12 @@ def open_media(source: str | os.PathLike | bytes, *, name: str | os.PathLike | N
     name = os.fspath(name or source)
     suffix = Path(name).suffix.lower()
     if suffix in IMAGE_SUFFIXES and suffix not in VIDEO_SUFFIXES:
-        frame = to_frames(read_image(source, name=name))[0]
-        return Media(iter([frame]), name=name, fps=None, num_frames=1, limit=num_frames, short_edge=short_edge)
+        frames = iter(image_frame(source, name=name))
+        return Media(frames, name=name, fps=None, num_frames=1, limit=num_frames, short_edge=short_edge)
     video = VideoFile(source, name=name, thread_type="AUTO")
-    frames = (rgb(frame) for frame in islice(video.frames_at(0), 0, None, frame_stride))
-    return Media(frames, name=name, fps=video.info.fps / frame_stride, limit=num_frames, short_edge=short_edge,
-                 num_frames=-(-video.info.num_frames // frame_stride), file=video)
+    return Media(video.rgb_frames(frame_stride=frame_stride), name=name, fps=video.info.fps / frame_stride,
+                 num_frames=-(-video.info.num_frames // frame_stride), limit=num_frames, short_edge=short_edge,
+                 file=video)
 
 
 class MediaWriter(AbstractContextManager):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toolkit.data.reading.files import unreadable
 from toolkit.data.reading.transforms import to_frames
-from toolkit.data.reading.video_file import VideoFile, check_one_size, rgb
+from toolkit.data.reading.video_file import VideoFile, check_one_size
 from toolkit.io.atomic_write import atomic_write
 
 
@@ -28,59 +28,33 @@ def iter_frames(path: str | os.PathLike, *, start: int = 0, frame_stride: int = 
     the file is decoded from its beginning. A file that cannot be read raises a DataError.
 
     Example:
-        >>> import tempfile
-        >>> path = os.path.join(tempfile.mkdtemp(), "grey.mp4")
-        >>> write_video(path, torch.zeros(3, 9, 32, 48), fps=25)
-        >>> [tuple(frame.shape) for frame in iter_frames(path, start=4, frame_stride=4)]
-        [(32, 48, 3), (32, 48, 3)]
+        >>> from toolkit.data import sample_clips
+        >>> [tuple(frame.shape) for frame in iter_frames(sample_clips("eval")[0], start=40, frame_stride=50)]
+        [(144, 176, 3), (144, 176, 3)]
     """
     with VideoFile(path, thread_type="AUTO") as video:
-        yield from _strided(video, start, frame_stride)
+        yield from video.rgb_frames(start=start, frame_stride=frame_stride)
 
 
 def read_video(path: str | os.PathLike, *, start: int = 0, num_frames: int | None = None,
                frame_stride: int = 1) -> tuple[Tensor, float]:
-    """Consecutive frames of a video, all of them by default.
+    """The frames of :func:`iter_frames`, ``num_frames`` (T) of them or all, and how many they are per second.
 
-    Args:
-        path: The file.
-        start: Number of the first frame.
-        num_frames: T; None reads to the end.
-        frame_stride: Read every ``frame_stride``-th frame.
-
-    Returns:
-        (T, H, W, 3) uint8, and their frames per second.
-
-    Raises:
-        DataError: If the file cannot be read or has fewer frames.
+    Returns (T, H, W, 3) uint8 and a float. A file that cannot be read or has fewer frames raises a DataError.
 
     Example:
-        >>> import tempfile
-        >>> path = os.path.join(tempfile.mkdtemp(), "grey.mp4")
-        >>> write_video(path, torch.zeros(3, 9, 32, 48), fps=24)
-        >>> frames, fps = read_video(path, start=1, num_frames=4, frame_stride=2)
-        >>> frames.shape, fps
-        (torch.Size([4, 32, 48, 3]), 12.0)
+        >>> from toolkit.data import sample_clips
+        >>> frames, fps = read_video(sample_clips("eval")[0], start=1, num_frames=4, frame_stride=2)
+        >>> frames.shape, round(fps, 2)
+        (torch.Size([4, 144, 176, 3]), 14.99)
     """
     with VideoFile(path, thread_type="AUTO") as video:
-        frames = list(islice(_strided(video, start, frame_stride), num_frames))
+        frames = list(islice(video.rgb_frames(start=start, frame_stride=frame_stride), num_frames))
     if len(frames) < (num_frames or 1):
         raise unreadable(path, f"needed {num_frames or 'some'} frames from frame {start} on with stride "
                                f"{frame_stride}, got {len(frames)}; ask for fewer or start earlier.")
-    return stack(frames, path=path), video.info.fps / frame_stride
-
-
-def _strided(video: VideoFile, start: int, frame_stride: int) -> Iterator[Tensor]:
-    if start < 0 or frame_stride < 1:
-        raise ValueError("reading frames takes start >= 0 and frame_stride >= 1, got "
-                         f"{start} and {frame_stride}.")
-    return (rgb(frame) for frame in islice(video.frames_at(start), 0, None, frame_stride))
-
-
-def stack(frames: list[Tensor], *, path: str | os.PathLike) -> Tensor:
-    """Frames (H, W, 3) of one size -> (T, H, W, 3)."""
     check_one_size((tuple(frame.shape[:2]) for frame in frames), path=path)
-    return torch.stack(frames)
+    return torch.stack(frames), video.info.fps / frame_stride
 
 
 class VideoWriter(AbstractContextManager):
