@@ -15,7 +15,8 @@ from torch import Tensor
 
 from toolkit.contracts import DataError
 from toolkit.data.reading.files import unreadable
-from toolkit.data.reading.media import MAX_FRAMES, Media, MediaWriter, frames_per_chunk, open_media
+from toolkit.data.reading.media import MAX_FRAMES, Media, frames_per_chunk, open_media
+from toolkit.data.reading.writing import MediaWriter
 from toolkit.io.progress import FrameBar
 from toolkit.metrics import PSNR, SSIM, Codebook
 from toolkit.tokenizer import Tokenizer

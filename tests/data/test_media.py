@@ -9,9 +9,10 @@ from unusual_files import strip
 
 from toolkit.contracts import DataError
 from toolkit.data import VideoWriter, open_media, read_image, read_video, write_image, write_video
-from toolkit.data.reading.media import MediaWriter, frames_per_chunk
+from toolkit.data.reading.media import frames_per_chunk
 from toolkit.data.reading.transforms import resize, to_pixels
 from toolkit.data.reading.video_file import VideoFile
+from toolkit.data.reading.writing import MediaWriter
 
 
 def frames_of(media, length):

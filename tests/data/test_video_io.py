@@ -7,10 +7,9 @@ from numbered import encode, number_of
 from unusual_files import audio_only, torn_stream, turned_by_matrix
 
 from toolkit.contracts import DataError
-from toolkit.data import InMemoryClips, open_media
+from toolkit.data import InMemoryClips, iter_frames, open_media, read_video, write_video
 from toolkit.data.reading.clips import Clipping
 from toolkit.data.reading.video_file import VideoFile, rgb
-from toolkit.data.reading.video_io import iter_frames, read_video, write_video
 
 UNEVEN = [40 * k + 10 * (k % 3) for k in range(100)]
 FORMATS = {

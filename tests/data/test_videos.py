@@ -5,9 +5,8 @@ import torch
 from numbered import encode, numbers_of
 
 from toolkit.contracts import DataError
-from toolkit.data import VideoClips, sample_clips
+from toolkit.data import VideoClips, read_video, sample_clips
 from toolkit.data.reading.transforms import to_pixels
-from toolkit.data.reading.video_io import read_video
 from toolkit.registry import DATASETS
 
 

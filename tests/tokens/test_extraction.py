@@ -19,9 +19,9 @@ from toolkit.build import build_tokenizer
 from toolkit.contracts import DataError
 from toolkit.data import open_media, read_image, read_video, write_video
 from toolkit.data.reading.files import find_files
-from toolkit.data.reading.media import MediaWriter
 from toolkit.data.reading.transforms import to_pixels
 from toolkit.data.reading.video_file import VideoFile
+from toolkit.data.reading.writing import MediaWriter
 from toolkit.reconstruction import reconstruct_files
 from toolkit.tokens import decode_tokens, extract_tokens, read_tokens, summarize
 from toolkit.tokens.plan import plan_shards

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from toolkit.data.reading.files import list_files, unreadable
-from toolkit.data.reading.media import MediaWriter, frames_per_chunk
+from toolkit.data.reading.media import frames_per_chunk
+from toolkit.data.reading.writing import MediaWriter
 from toolkit.tokenizer import Tokenizer
 from toolkit.tokens.plan import TAR_SUFFIX
 from toolkit.tokens.shards import read_tokens

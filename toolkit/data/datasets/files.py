@@ -13,7 +13,7 @@ from toolkit.assets import fetch
 from toolkit.contracts import Dataset
 from toolkit.data.reading.clips import Clipping
 from toolkit.data.reading.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Paths, list_files, path_in_errors
-from toolkit.data.reading.images import image_frame
+from toolkit.data.reading.media import image_frame
 from toolkit.data.reading.transforms import Framing, resize
 from toolkit.data.reading.video_file import VideoFile, check_one_size, rgb
 from toolkit.registry import DATASETS
@@ -144,25 +144,24 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
         """{"pixels": (3, T, H, W) float32 in [-1, 1], "key": path, in evaluation with #clip}."""
         if not 0 <= index < len(self):
             raise IndexError(f"VideoClips has {len(self)} clips, got index {index}.")
-        file, clip = divmod(index, self.clips_per_video)
+        file, number = divmod(index, self.clips_per_video)
         path = self.files[file]
-        key = str(path) if self.clips_per_video == 1 else f"{path}#{clip}"
+        key = str(path) if self.clips_per_video == 1 else f"{path}#{number}"
         with path_in_errors(path):
-            return {"pixels": self.framing(self._clip(file, clip)), "key": key}
+            return {"pixels": self.framing(self._clip(path, number)), "key": key}
 
-    def _clip(self, file: int, clip: int) -> Sequence[Tensor]:
-        """T frames (H, W, 3) uint8 of a file, by its number; ``clip`` counts its clips in evaluation."""
-        with VideoFile(self.files[file]) as video:
-            return self.clipping(video, number=clip)
+    def _clip(self, path: Path, number: int) -> Sequence[Tensor]:
+        """T frames (H, W, 3) uint8 of a file; ``number`` counts its clips in evaluation."""
+        with VideoFile(path) as video:
+            return self.clipping(video, number=number)
 
 
 @DATASETS.register_module()
 class InMemoryClips(VideoClips):
     """``VideoClips`` of a few short videos, which are decoded once and kept in memory.
 
-    The first use of a file decodes all of it; its frames stay in memory as uint8, at the largest size
-    that clips are cropped from, in each worker process separately. A clip then costs no decode, which on a
-    CPU takes longer than a training step of a small network.
+    The first use of a file decodes all of it; its frames stay in memory as uint8, at the largest size that clips are
+    cropped from, in each worker process. On a CPU a decode takes longer than a training step of a small network.
 
     Takes the arguments of ``VideoClips`` but ``fps``. With a (lo, hi) short edge, frames are resized twice: to hi,
     then to the drawn size.
@@ -179,15 +178,15 @@ class InMemoryClips(VideoClips):
         super().__init__(path=path, num_frames=num_frames, size=size, short_edge=short_edge,
                          frame_stride=frame_stride, train=train, flip=flip, channel_shuffle=channel_shuffle,
                          clips_per_video=clips_per_video, samples=samples)
-        self._decoded: dict[int, list[Tensor]] = {}
+        self._decoded: dict[Path, list[Tensor]] = {}
 
-    def _clip(self, file: int, clip: int) -> list[Tensor]:
-        if file not in self._decoded:
-            self._decoded[file] = self._decode(self.files[file])
-        frames, span = self._decoded[file], self.clipping.span
+    def _clip(self, path: Path, number: int) -> list[Tensor]:
+        if path not in self._decoded:
+            self._decoded[path] = self._decode(path)
+        frames, span = self._decoded[path], self.clipping.span
         if len(frames) < span:
-            raise self.clipping.too_short(self.files[file], len(frames))
-        start = self.clipping.start_frame(len(frames), number=clip)
+            raise self.clipping.too_short(path, len(frames))
+        start = self.clipping.start_frame(len(frames), number=number)
         return frames[start:start + span:self.clipping.frame_stride]
 
     def _decode(self, path: Path) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from toolkit.contracts import DataError, Dataset
 from toolkit.data.reading.clips import Clipping
 from toolkit.data.reading.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Paths, list_files, path_in_errors
-from toolkit.data.reading.images import image_frame
+from toolkit.data.reading.media import image_frame
 from toolkit.data.reading.tar import Member, index_tar
 from toolkit.data.reading.transforms import Framing
 from toolkit.data.reading.video_file import VideoFile
@@ -60,7 +60,7 @@ class Shards(Dataset, torch.utils.data.IterableDataset):
         return ShardIterator(self)
 
 
-class ShardIterator:
+class ShardIterator(Iterator[dict[str, Tensor | str]]):
     """One reader's share of a pass, with the state of torchdata's ``Stateful``.
 
     A shard's headers are read at its first sample, and again after a resume. An unreadable sample or shard raises
@@ -76,9 +76,6 @@ class ShardIterator:
             self.seed, self.order = int(torch.randint(2**62, ())), torch.randperm(self.num_shards).tolist()
         self.shard, self.done = self.index * self.num_shards // self.count, 0  # place in ``order``, samples read of it
         self._members: list[Member] | None = None  # this reader's share of the current shard
-
-    def __iter__(self) -> ShardIterator:
-        return self
 
     def __next__(self) -> dict[str, Tensor | str]:
         """{"pixels": (C, T, H, W) float32 in [-1, 1], "key": tar/member}."""
@@ -175,8 +172,7 @@ class VideoShards(Shards):
         >>> path = f"{tempfile.mkdtemp()}/shard-0.tar"
         >>> with tarfile.open(path, "w") as tar:
         ...     tar.add(sample_clips("eval")[0], "carphone.mp4")
-        >>> sample, = VideoShards(path=path, num_frames=5, size=32, train=False)
-        >>> sample["pixels"].shape
+        >>> next(iter(VideoShards(path=path, num_frames=5, size=32, train=False)))["pixels"].shape
         torch.Size([3, 5, 32, 32])
     """
 

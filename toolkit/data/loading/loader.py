@@ -15,7 +15,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from toolkit.data.loading.sampling import Batch, Fetched, MapSamples, Source, batches_in_order, collate, endless_batches
 from toolkit.data.loading.streams import StreamSamples
 from toolkit.data.loading.unreadable import UnreadableFiles
-from toolkit.data.loading.workers import explain_lost_workers, ignore_outside_signals, start_iterator
+from toolkit.data.loading.workers import ignore_outside_signals, read_batches
 from toolkit.data.seeding import mix
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class _Loader:
     """What both loaders have in common: their sources, this process, and its unreadable files."""
 
-    def __init__(self, sources: Sequence[Source], *, rank: int, world_size: int, max_unreadable_share: float,
-                 report: str | os.PathLike | None, pin_memory: bool):
+    def __init__(self, sources: Sequence[Source], *, rank: int = 0, world_size: int = 1,
+                 max_unreadable_share: float = 1.0, report: str | os.PathLike | None = None, pin_memory: bool = False):
         if not 0 <= rank < world_size:
             raise ValueError(f"{type(self).__name__} takes rank in [0, world_size), got {rank} of {world_size}.")
         self.sources, self.rank, self.world_size = list(sources), rank, world_size
@@ -56,16 +56,16 @@ class _Loader:
         return Batch(fetched.pixels, fetched.keys, source.dataset.modality, [reason for _, reason in fetched.failures])
 
 
-class TrainLoader(_Loader):
+class TrainLoader(_Loader, Iterator[Batch]):
     """Endless batches from a weighted mixture of sources.
 
-    All processes read from the same source in the same step. Map-style sources are read in one
-    permutation per epoch, split over the processes without repetition; unreadable samples
-    are replaced by others of the source. A sample's random numbers depend on its position only,
-    not on the number of workers.
+    All processes read from the same source in the same step. Map-style sources are read in one permutation per epoch,
+    split over the processes without repetition; unreadable samples are replaced by others of the source. A sample's
+    random numbers depend on its position only, not on the number of workers.
+
+    Too many unreadable samples, or a lost worker, raise a DataError while iterating.
 
     Args:
-        sources: Datasets with their batch sizes and weights.
         seed: The same on all processes.
         rank, world_size: Number of this process, and of all.
         draws_per_choice: Consecutive batches from one source (gradient accumulation).
@@ -73,9 +73,6 @@ class TrainLoader(_Loader):
             200); 0 tolerates none. A sample that fails 32 times in a row ends reading at once.
         report: A text file that gets one line per unreadable file.
         pin_memory: Put batches in page-locked memory, for fast copies to a GPU.
-
-    Raises:
-        DataError: While iterating, if too many samples are unreadable, or a worker is lost.
 
     Example:
         >>> from toolkit.data import VideoClips
@@ -104,9 +101,6 @@ class TrainLoader(_Loader):
         self._loaders: dict[int, StatefulDataLoader] = {}
         self._iterators: dict[int, Iterator[Fetched]] = {}
 
-    def __iter__(self) -> TrainLoader:
-        return self
-
     def __next__(self) -> Batch:
         # drawn by weight, and a function of the seed and the number of draws
         fraction = mix(self.seed, "choice", self._draws // self.draws_per_choice) / 2**63
@@ -119,9 +113,8 @@ class TrainLoader(_Loader):
             self._loaders[number] = self._loader(source, batches, seed=seed, endless=True)
             if self._stream_states[number] is not None:
                 self._loaders[number].load_state_dict(self._stream_states[number])
-            self._iterators[number] = start_iterator(self._loaders[number])
-        with explain_lost_workers(num_workers=source.num_workers):
-            fetched = next(self._iterators[number])
+            self._iterators[number] = read_batches(self._loaders[number])
+        fetched = next(self._iterators[number])
         self._draws += 1
         self._positions[number] += source.batch_size * self.world_size
         batch = self._counted(source, fetched)
@@ -132,9 +125,8 @@ class TrainLoader(_Loader):
     def state_dict(self) -> dict[str, Any]:
         """The position after the batches returned so far, whatever workers have prefetched.
 
-        For map-style sources it is the same on all processes, and may be loaded with another number
-        of workers or processes or another batch size. Iterable sources save one state per
-        process, and resume with the same numbers only.
+        For map-style sources it is the same on all processes, and may be loaded with another number of workers or
+        processes or another batch size. Iterable sources save one state per process, and resume with the same numbers.
         """
         streams = [self._loaders[number].state_dict() if source.is_iterable and number in self._loaders else
                    self._stream_states[number] for number, source in enumerate(self.sources)]
@@ -181,12 +173,9 @@ class ValLoader(_Loader):
     Rank r of n reads the samples r, r + n, ... of each source in turn. As no sample is repeated, processes may have
     different numbers of batches: no collective may run per batch. Unreadable samples are skipped and counted.
 
-    Args:
-        sources: Datasets with their batch sizes; weights are ignored.
-        rank, world_size, report, pin_memory: See :class:`TrainLoader`.
-
-    Raises:
-        DataError: While iterating, if no sample of a source could be read, or a worker is lost.
+    The sources' weights are ignored; the other arguments are those of :class:`TrainLoader`, and any share of unreadable
+    samples is tolerated by default. A source without a readable sample, or a lost worker, raises a DataError while
+    iterating.
 
     Example:
         >>> from toolkit.data import VideoClips
@@ -194,11 +183,6 @@ class ValLoader(_Loader):
         >>> [batch.pixels.shape[0] for batch in ValLoader([Source(clips, batch_size=2)])]
         [2, 1]
     """
-
-    def __init__(self, sources: Sequence[Source], *, rank: int = 0, world_size: int = 1,
-                 report: str | os.PathLike | None = None, pin_memory: bool = False):
-        super().__init__(sources, rank=rank, world_size=world_size, max_unreadable_share=1.0, report=report,
-                         pin_memory=pin_memory)
 
     def __iter__(self) -> Iterator[Batch]:
         for number in range(len(self.sources)):
@@ -213,11 +197,10 @@ class ValLoader(_Loader):
     def _read(self, number: int) -> Iterator[Batch]:
         source, seed, num_readable, num_unreadable = self.sources[number], mix("validation", number), 0, 0
         batches = batches_in_order(source, seed=seed, rank=self.rank, world_size=self.world_size)
-        with explain_lost_workers(num_workers=source.num_workers):
-            for fetched in start_iterator(self._loader(source, batches, seed=seed, endless=False)):
-                batch = self._counted(source, fetched)
-                num_readable, num_unreadable = num_readable + len(batch.keys), num_unreadable + len(batch.unreadable)
-                if batch.keys:
-                    yield batch
+        for fetched in read_batches(self._loader(source, batches, seed=seed, endless=False)):
+            batch = self._counted(source, fetched)
+            num_readable, num_unreadable = num_readable + len(batch.keys), num_unreadable + len(batch.unreadable)
+            if batch.keys:
+                yield batch
         if num_unreadable and not num_readable:
             raise self.unreadable_files.error(f"all of source {number}; check its files")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.utils.data
@@ -81,19 +81,12 @@ class Batch:
     unreadable: list[str] = field(default_factory=list)
 
 
-@dataclass
-class Fetched:
+class Fetched(NamedTuple):
     """A batch from a worker: pixels (B, C, T, H, W), or None if no sample was readable, B keys, and failed tries."""
 
     pixels: Tensor | None
     keys: list[str]
     failures: list[tuple[str, str]]
-
-    def pin_memory(self) -> Fetched:
-        """Pin the pixels; the loader's pinning thread calls it."""
-        if self.pixels is not None:
-            self.pixels = self.pixels.pin_memory()
-        return self
 
 
 def endless_batches(source: Source, *, seed: int, rank: int, world_size: int,

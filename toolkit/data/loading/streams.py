@@ -33,7 +33,7 @@ class StreamSamples(torch.utils.data.IterableDataset):
         return StreamIterator(self)
 
 
-class StreamIterator:
+class StreamIterator(Iterator[Attempt]):
     """One reader of a :class:`StreamSamples`; StatefulDataLoader saves its state."""
 
     def __init__(self, stream: StreamSamples):
@@ -50,9 +50,6 @@ class StreamIterator:
     def _begin(self) -> None:
         with seeded(mix(self.stream.seed, "pass", self.passes)):
             self.iterator = iter(self.dataset)
-
-    def __iter__(self) -> Iterator[Attempt]:
-        return self
 
     def __next__(self) -> Attempt:
         name = type(self.dataset).__name__

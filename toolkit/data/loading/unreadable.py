@@ -23,11 +23,8 @@ class UnreadableFiles:
 
     ``max_share`` is the largest share of unreadable samples among those tried; 0 tolerates none. The text file
     ``report`` gets a line "path, tab, error message" per file; several processes may write to it. A path is written
-    with the bytes of the file's name; backslashes, tabs and line breaks are escaped.
-
-    Attributes:
-        reasons: path -> error message.
-        num_tried, num_unreadable: Samples tried, and those that could not be read; a file counts every time.
+    with the bytes of the file's name; backslashes, tabs and line breaks are escaped. ``reasons`` has path -> error
+    message; in ``num_tried`` and ``num_unreadable`` samples a file counts every time.
     """
 
     def __init__(self, *, max_share: float, report: str | os.PathLike | None = None):

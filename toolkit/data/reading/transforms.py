@@ -29,12 +29,10 @@ def to_frames(pixels: Tensor) -> Tensor:
 
 
 def resize(frames: Sequence[Tensor], *, size: tuple[int, int]) -> Tensor:
-    """Bicubic resize with antialiasing, in uint8.
+    """Bicubic resize with antialiasing, in uint8: T frames (H, W, C), or one tensor of them -> (T, *size, C).
 
     The uint8 kernel works as Pillow's does; it is within one grey level of the float one and, for
     720p to 128 pixels, about 50 times as fast.
-
-    T frames (H, W, C), or one tensor (T, H, W, C), become (T, H', W', C) with ``size`` = (H', W').
     """
     if tuple(frames[0].shape[:2]) == tuple(size):
         return frames if isinstance(frames, Tensor) else torch.stack(list(frames))

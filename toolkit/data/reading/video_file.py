@@ -162,32 +162,28 @@ class VideoFile(AbstractContextManager):
                     seconds = frame.time if seconds is None else max(seconds, frame.time)
                 yield seconds, frame
 
-    def times(self, count: int) -> list[float] | None:
-        """Seconds of the first ``count`` frames, read from the packets without decoding, or None if unknown.
-
-        Packets come in decoding order, so a few more are read. A stream that does not begin with a
-        keyframe, or shows frames before it, has packets without a frame.
-        """
+    def _time_of(self, number: int) -> float | None:
+        """Seconds at the ``number``-th frame, read from the packets without decoding, or None if unknown."""
         if self._container.format.flags & NO_TIMESTAMPS:
             return None
-        reorder = 32  # at least the largest delay of any codec
-        packets = (packet for packet in self._container.demux(self._stream)
-                   if packet.size and not packet.is_discard)
-        heads = [(packet.pts, packet.is_keyframe) for packet in islice(packets, count + reorder)]
+        packets = (packet for packet in self._container.demux(self._stream) if packet.size and not packet.is_discard)
+        # packets come in decoding order, and 32 is at least the largest delay of any codec
+        heads = [(packet.pts, packet.is_keyframe) for packet in islice(packets, number + 1 + 32)]
         self._open()
         stamps = [pts for pts, _ in heads]
-        if len(stamps) < count or None in stamps or not heads[0][1] or min(stamps) < stamps[0]:
+        # a stream that does not begin with a keyframe, or shows frames before it, has packets without a frame
+        if len(stamps) <= number or None in stamps or not heads[0][1] or min(stamps) < stamps[0]:
             return None
-        return [float(pts * self._stream.time_base) for pts in sorted(stamps)[:count]]
+        return float(sorted(stamps)[number] * self._stream.time_base)
 
     def frames_at(self, number: int) -> Iterator[av.VideoFrame]:
         """Frames from the ``number``-th on, exactly: by seeking, or counted from the start."""
-        times = self.times(number + 1) if number else None
-        if times is not None:
-            frames = self.frames_from(times[number])
+        seconds = self._time_of(number) if number else None
+        if seconds is not None:
+            frames = self.frames_from(seconds)
             tick = 0.5 * float(self._stream.time_base)
-            reached = next((item for item in frames if item[0] >= times[number] - tick), None)
-            if reached is not None and reached[0] <= times[number] + tick:
+            reached = next((item for item in frames if item[0] >= seconds - tick), None)
+            if reached is not None and reached[0] <= seconds + tick:
                 yield reached[1]
                 yield from (frame for _, frame in frames)
                 return
@@ -213,15 +209,10 @@ def rgb(frame: av.VideoFrame, *, converter: VideoReformatter | None = None) -> T
     lines = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
     pixels = lines[:, :channels * width].reshape(height, width, channels)
     if transparent:
-        pixels = _on_white(pixels)
+        colour, opacity = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
+        pixels = ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
     quarter_turns = round(frame.rotation / 90)
     return torch.from_numpy(np.ascontiguousarray(np.rot90(pixels, quarter_turns)))
-
-
-def _on_white(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 4) uint8, the last channel opacity -> (H, W, 3)."""
-    colour, opacity = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
-    return ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
 
 
 def check_one_size(sizes: Iterable[tuple[int, int]], *, path: str | os.PathLike) -> None:
