@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -25,25 +26,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Reconstruction:
-    """The result for one file.
+    """The result for one file."""
 
-    Attributes:
-        size: (T, H, W) of the input.
-        tokens: (*positions, G), the shape of its indices.
-        bits_per_pixel: log2 K per index, over the T * H * W pixels of the input.
-        psnr: Mean over frames, dB.
-        ssim: Mean over frames; None where a side is below SSIM's window of 11.
-        seconds: From the first frame read to the last one written.
-        codebook: The use of the codebook by the indices.
-    """
-
-    size: tuple[int, int, int]
-    tokens: tuple[int, ...]
-    bits_per_pixel: float
-    psnr: float
-    ssim: float | None
-    seconds: float
-    codebook: Codebook
+    size: tuple[int, int, int]  # (T, H, W) of the input
+    tokens: tuple[int, ...]  # (*positions, G), the shape of its indices
+    bits_per_pixel: float  # log2 K per index, over the T * H * W pixels of the input
+    psnr: float  # mean over frames, dB
+    ssim: float | None  # mean over frames; None where a side is below SSIM's window of 11
+    seconds: float  # from the first frame read to the last one written
+    codebook: Codebook  # its use by the indices
 
 
 def reconstruct(tokenizer: Tokenizer, media: Media, *, path: Path | None = None,
@@ -82,7 +73,11 @@ def reconstruct(tokenizer: Tokenizer, media: Media, *, path: Path | None = None,
     psnr, ssim = PSNR(), SSIM() if min(media.size) >= 11 else None
     frames, tokens, started = 0, None, time.perf_counter()
     with ExitStack() as files:
-        writers = _writers(path, files, fps=media.fps)
+        writers = []
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writers = [files.enter_context(MediaWriter(path.with_name(f"{path.name}_{kind}"), fps=media.fps))
+                       for kind in ("reconstruction", "side_by_side")]
         for target, output, indices in _round_trip(tokenizer, media):
             codebook.update(target=target, reconstruction=output, indices=indices)
             for metric in filter(None, (psnr, ssim)):
@@ -102,14 +97,6 @@ def reconstruct(tokenizer: Tokenizer, media: Media, *, path: Path | None = None,
                           codebook)
 
 
-def _writers(path: Path | None, files: ExitStack, *, fps: float | None) -> list[MediaWriter]:
-    if path is None:
-        return []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return [files.enter_context(MediaWriter(path.with_name(f"{path.name}_{kind}"), fps=fps))
-            for kind in ("reconstruction", "side_by_side")]
-
-
 def _round_trip(tokenizer: Tokenizer, media: Media) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Chunks of the input (1, 3, T, H, W), their reconstructions of that shape, and indices (1, *positions, G)."""
     device = tokenizer.decoder.last_layer.device
@@ -124,23 +111,15 @@ def _round_trip(tokenizer: Tokenizer, media: Media) -> Iterator[tuple[Tensor, Te
 
 
 def _streamed(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    waiting, latest = [], []  # frames that are not decoded yet, and the indices of the current chunk
-
-    def sources() -> Iterator[Tensor]:
-        for chunk in chunks:
-            waiting.append(chunk)
-            yield chunk
-
-    def tokens() -> Iterator[Tensor]:
-        for indices in tokenizer.tokenize_stream(sources()):
-            latest.append(indices)
-            yield indices
-
-    for output in tokenizer.detokenize_stream(tokens()):
-        target = torch.cat(waiting, dim=2)
+    sources, unscored = itertools.tee(chunks)
+    tokens, latest = itertools.tee(tokenizer.tokenize_stream(sources))
+    target = next(unscored)
+    for output, indices in zip(tokenizer.detokenize_stream(tokens), latest, strict=True):
+        while target.shape[2] < output.shape[2] and (chunk := next(unscored, None)) is not None:
+            target = torch.cat([target, chunk], dim=2)
         frames = min(output.shape[2], target.shape[2])  # the end is padded
-        waiting[:] = [target[:, :, frames:]]
-        yield target[:, :, :frames], output[:, :, :frames, :target.shape[3], :target.shape[4]], latest.pop()
+        yield target[:, :, :frames], output[:, :, :frames, :target.shape[3], :target.shape[4]], indices
+        target = target[:, :, frames:]
 
 
 def codebook_use(results: Iterable[Reconstruction]) -> dict[str, float]:

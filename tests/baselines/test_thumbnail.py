@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from toolkit.baselines.mean_colour import MeanColour, quantize_uniform
-from toolkit.baselines.thumbnail import Thumbnail, image_grid, share_bits
+from toolkit.baselines.thumbnail import MeanColour, Thumbnail, image_grid, quantize_uniform, share_bits
 
 
 @pytest.mark.parametrize("bits", range(1, 31))

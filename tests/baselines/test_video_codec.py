@@ -5,9 +5,9 @@ import pytest
 import torch
 from training.tiny import stripes
 
-from toolkit.baselines.video_codec import STANDARDS, X264, X265, decode, encode
+from toolkit.baselines.video_codec import X264, X265
 
-CODECS = {"x264": X264, "x265": X265}
+STANDARDS = CODECS = {"x264": X264, "x265": X265}
 SIZES = {"x264": (7, 8, 5), "x265": (32, 33, 34)}  # parameter sets: what makes a stream decode alone
 
 

@@ -8,7 +8,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
@@ -22,29 +23,16 @@ def measure_cost(spec: dict[str, Any], pixels: np.ndarray, device: str, num_thre
     Speeds are medians of repeated runs after a warm-up. Memory is that of tensors on a GPU; on a CPU it is that of
     the whole process with Python and torch.
     """
-    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
-    if forkserver:
-        context.set_forkserver_preload(["torch", "toolkit.build", "toolkit.networks", "toolkit.baselines"])
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sender, spec, pixels, device, num_threads))
-    process.start()
-    sender.close()
-    try:
-        result = receiver.recv()
-    except EOFError:
-        result = "the process ended without an answer, perhaps because there was not enough memory"
-    process.join()
-    if isinstance(result, str):
-        raise RuntimeError(f"measuring speed and memory failed: {result}")
-    return result
-
-
-def _work(sender: Connection, spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads: int) -> None:
-    try:
-        sender.send(_measure(spec, pixels, device, num_threads))
-    except Exception as error:  # any: the parent waits for an answer
-        sender.send(f"{type(error).__name__}: {error}")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "toolkit.build", "toolkit.networks", "toolkit.baselines"])
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        try:
+            return pool.submit(_measure, spec, pixels, device, num_threads).result()
+        except BrokenProcessPool as error:
+            reason = "the process ended without an answer, perhaps because there was not enough memory"
+            raise RuntimeError(f"measuring speed and memory failed: {reason}") from error
+        except Exception as error:  # any that the codec raises
+            raise RuntimeError(f"measuring speed and memory failed: {type(error).__name__}: {error}") from error
 
 
 def _measure(spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,33 +36,24 @@ class Entry:
     spec: dict[str, Any]  # JSON values from which open_codec builds the codec
     rate: float | None = None  # bits per pixel of a tokenizer; None without a codebook
     notes: tuple[str, ...] = ()
-    training: dict[str, Any] | None = field(default=None, hash=False)  # summary of the training, if the run trained it
+    training: dict[str, Any] | None = None  # summary of the training, if the run trained it
 
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that the scores depend on: hashes of files instead of their paths."""
         spec = {key: value for key, value in self.spec.items() if key != "path"}
         if "path" in self.spec:
-            return spec | {"weights": file_hashes(Path(self.spec["path"]))}
+            return spec | {"weights": {
+                name: hashlib.sha256(Path(self.spec["path"], name).read_bytes()).hexdigest()
+                for name in ("config.json", "model.safetensors")}}
         uses_libraries = issubclass(BASELINES.get(self.spec["type"]), VideoCodec)
         return spec | {"codecs": av.library_versions if uses_libraries else None}
-
-
-def file_hashes(directory: Path) -> dict[str, str]:
-    """sha256 of the two files of a tokenizer."""
-    return {name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
-            for name in ("config.json", "model.safetensors")}
-
-
-def size_of(protocol: Protocol) -> tuple[int, int, int]:
-    """(T, H, W) of the samples."""
-    return protocol.num_frames, protocol.size, protocol.size
 
 
 def tokenizer_entry(path: Path, protocol: Protocol, *, name: str, title: str,
                     training: dict[str, Any] | None = None) -> Entry:
     """The entry of a tokenizer directory."""
-    rate = bits_per_pixel(load_tokenizer(path), size_of(protocol))
+    rate = bits_per_pixel(load_tokenizer(path), protocol.sample_size)
     spec = {"type": "tokenizer", "path": str(path), "bypass": False}
     return Entry(name, title, "tokenizer", spec, rate=rate, training=training)
 
@@ -74,24 +65,20 @@ def unquantized(entry: Entry) -> Entry:
                  entry.spec | {"bypass": True}, notes=(note,))
 
 
-def reference_of(tokenizers: list[Entry]) -> Entry:
-    """A tokenizer with the most common rate; of equally common rates with the highest."""
+def baseline_entries(names: list[str], tokenizers: list[Entry], protocol: Protocol) -> list[Entry]:
+    """Baselines at the most common rate of the tokenizers (of equally common ones the highest).
+
+    Their curves include the rates of all tokenizers.
+    """
     rates = Counter(round(entry.rate, 9) for entry in tokenizers if entry.rate)
     if not rates:
         raise ValueError("baselines need the rate of a discrete tokenizer, got none; add one.")
     rate = max(rates, key=lambda rate: (rates[rate], rate))
-    return next(entry for entry in tokenizers if entry.rate and round(entry.rate, 9) == rate)
-
-
-def baseline_entries(names: list[str], tokenizers: list[Entry], protocol: Protocol) -> list[Entry]:
-    """Baselines at the rate of :func:`reference_of`; their curves include the rates of all tokenizers."""
-    reference = reference_of(tokenizers)
-    tokenizer, size = load_tokenizer(reference.spec["path"]), size_of(protocol)
+    reference = next(entry for entry in tokenizers if entry.rate and round(entry.rate, 9) == rate)
+    curve = sorted({*rates, *(round(factor * reference.rate, 9) for factor in CURVE_FACTORS)} - {rate})
+    tokenizer, size = load_tokenizer(reference.spec["path"]), protocol.sample_size
     known = {"bits_per_pixel": reference.rate, "size": size, "grid": tokenizer.grid(size),
              "first_frame_alone": tokenizer.encoder.first_frame_alone}
-    rate = round(reference.rate, 9)
-    rates = {round(entry.rate, 9) for entry in tokenizers if entry.rate}
-    curve = sorted((rates | {round(factor * reference.rate, 9) for factor in CURVE_FACTORS}) - {rate})
     entries = []
     for name in names:
         parameters = constructor_parameters(BASELINES.get(name))
@@ -129,10 +116,10 @@ Codec = TokenizerCodec | Baseline
 
 def num_parameters(codec: Codec) -> dict[str, int]:
     """Number of parameters of each component; 0 for a baseline."""
-    modules = {name: getattr(codec.tokenizer, name) if isinstance(codec, TokenizerCodec) else None
-               for name in ("encoder", "quantizer", "decoder")}
-    return {name: sum(parameter.numel() for parameter in module.parameters()) if module is not None else 0
-            for name, module in modules.items()}
+    names = ("encoder", "quantizer", "decoder")
+    if not isinstance(codec, TokenizerCodec):
+        return dict.fromkeys(names, 0)
+    return {name: sum(map(Tensor.numel, getattr(codec.tokenizer, name).parameters())) for name in names}
 
 
 def open_codec(spec: dict[str, Any], device: torch.device | str) -> Codec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -42,41 +42,6 @@ def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *, d
         for metric in metrics:
             metric.update(target=pixels, reconstruction=reconstruction, indices=indices)
     return {name: value for metric in metrics for name, value in metric.compute().items()}
-
-
-@torch.no_grad()
-def evaluate_blocks(codec: Codec, batches: Iterable[Batch], make_metrics: Callable[[], list[Metric]], *,
-                    block_of: Callable[[str], int], num_blocks: int, device: torch.device | str = "cpu",
-                    targets: Mapping[int, Sequence[Mapping[str, Tensor] | None]] | None = None,
-                    on_batch: Callable[[Batch, Tensor], None] | None = None) -> list[list[Metric]]:
-    """The updated metrics of each block of the data: for each metric a list over blocks.
-
-    ``targets`` of :func:`target_states`, after another codec's pass over the same batches, save the metrics from
-    computing their statistics of the targets again.
-    """
-    by_block = [make_metrics() for _ in range(num_blocks)]
-    for number, states in (targets or {}).items():
-        for metric, state in zip(by_block[number], states, strict=True):
-            if state is not None:
-                metric.load_target_state(state)
-    for batch in batches:
-        pixels = batch.pixels.to(device)
-        reconstruction, indices = codec(pixels)
-        if on_batch is not None:
-            on_batch(batch, reconstruction)
-        blocks = [block_of(key) for key in batch.keys]
-        for number in sorted(set(blocks)):
-            chosen = [place for place, block in enumerate(blocks) if block == number]
-            for metric in by_block[number]:
-                metric.update(target=pixels[chosen], reconstruction=reconstruction[chosen],
-                              indices=None if indices is None else indices[chosen])
-    return [list(blocks) for blocks in zip(*by_block, strict=True)]
-
-
-def target_states(blocks: list[list[Metric]]) -> dict[int, list[dict[str, Tensor] | None]]:
-    """block -> each metric's state of the targets, for the next call of :func:`evaluate_blocks`."""
-    return {number: [metric.target_state() for metric in metrics]
-            for number, metrics in enumerate(zip(*blocks, strict=True))}
 
 
 def bits_per_pixel(tokenizer: Tokenizer, size: tuple[int, int, int]) -> float | None:
