@@ -48,8 +48,7 @@ def reconstruct(tokenizer: Tokenizer, media: Media, *, path: Path | None = None,
         tokenizer: Runs on its own device.
         media: From :func:`toolkit.data.open_media`.
         path: Folder and name without a suffix, for ``path``_reconstruction and ``path``_side_by_side (the input on
-            the left): .png of one frame, .mp4 (padded to even sides) of more. Folders are created. None: nothing is
-            written.
+            the left): .png of one frame, .mp4 (padded to even sides) of more. None: no files.
         on_frames: Called with the number of frames of each finished chunk.
 
     Raises:
@@ -102,15 +101,11 @@ def _round_trip(tokenizer: Tokenizer, media: Media) -> Iterator[tuple[Tensor, Te
     device = tokenizer.decoder.last_layer.device
     length = frames_per_chunk(*media.size, stride_t=tokenizer.stride[0])
     chunks = (chunk[None].to(device) for chunk in media.chunks(length))
-    if media.fps is not None and tokenizer.why_not_streamed is None:
-        yield from _streamed(tokenizer, chunks)
+    if media.fps is None or tokenizer.why_not_streamed is not None:
+        whole = torch.cat(list(chunks), dim=2)
+        indices, size = tokenizer.tokenize(whole, return_size=True)
+        yield whole, tokenizer.detokenize(indices, size), indices
         return
-    whole = torch.cat(list(chunks), dim=2)
-    indices, size = tokenizer.tokenize(whole, return_size=True)
-    yield whole, tokenizer.detokenize(indices, size), indices
-
-
-def _streamed(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     sources, unscored = itertools.tee(chunks)
     tokens, latest = itertools.tee(tokenizer.tokenize_stream(sources))
     target = next(unscored)

@@ -13,7 +13,7 @@ from training.tiny import write_clips, write_images
 
 from toolkit.contracts import DataError
 from toolkit.data import Source, ValLoader
-from toolkit.evaluation.preparation import Preparation, block_numbers, build_dataset, frame_rate, source_of, sources_of
+from toolkit.evaluation.preparation import block_numbers, build_dataset, frame_rate, prepare, source_of, sources_of
 from toolkit.evaluation.protocol import PSNR, RESIZES, Protocol, Suite, load_suite, suite_names
 from toolkit.registry import METRICS
 
@@ -76,7 +76,7 @@ def wide(width: int = 96) -> torch.Tensor:
 
 @pytest.mark.parametrize("resize", RESIZES)
 def test_every_resize_gives_the_protocols_size(resize):
-    prepared = Preparation(dataclasses.replace(BASE, resize=resize))(wide())
+    prepared = prepare(wide(), dataclasses.replace(BASE, resize=resize))
     assert prepared.shape == (3, 1, 32, 32) and -1 <= prepared.min() < prepared.max() <= 1
 
 
@@ -85,7 +85,7 @@ def test_every_resize_gives_the_protocols_size(resize):
 def test_short_edge_resizes_agree_with_pillow(resize, filter_):
     frames = wide()
     expected = np.asarray(Image.fromarray(frames[0].numpy()).resize((64, 32), filter_))[:, 16:48]
-    actual = (Preparation(dataclasses.replace(BASE, resize=resize))(frames) + 1) * 127.5
+    actual = (prepare(frames, dataclasses.replace(BASE, resize=resize)) + 1) * 127.5
     difference = actual[:, 0].permute(1, 2, 0) - torch.from_numpy(expected.astype(np.float32))
     assert difference.abs().max() <= 1.01
 
@@ -93,7 +93,7 @@ def test_short_edge_resizes_agree_with_pillow(resize, filter_):
 def test_squashing_keeps_the_borders_that_a_crop_loses():
     frames = torch.zeros(1, 48, 96, 3, dtype=torch.uint8)
     frames[:, :, :8] = 255
-    squashed, cropped = (Preparation(dataclasses.replace(BASE, resize=resize))(frames)
+    squashed, cropped = (prepare(frames, dataclasses.replace(BASE, resize=resize))
                          for resize in ("squash, bicubic", "short edge, bicubic"))
     assert squashed.max() == 1 and cropped.max() == -1
 

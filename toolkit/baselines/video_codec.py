@@ -25,7 +25,6 @@ from toolkit.registry import BASELINES
 LOWEST, HIGHEST = 51.0, 0.0  # constant rate factors of both encoders: the worst quality and the best
 SMALLEST = 32  # pixels of a side
 _STEPS = 9  # bisections of the range of rate factors, the last by 0.1
-_START = re.compile(rb"\x00\x00\x01")
 # BT.601 in 8 bits of limited range; computed here because FFmpeg's threads do not always round alike.
 _TO_YUV = torch.tensor([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
 _OFFSET = torch.tensor([16.0, 128.0, 128.0])
@@ -135,7 +134,7 @@ class VideoCodec(Baseline):
             frame.pts = number
             packets += context.encode(frame)
         stream = b"".join(map(bytes, [*packets, *context.encode(None)]))
-        starts = [match.start() for match in _START.finditer(stream)]
+        starts = [match.start() for match in re.finditer(rb"\x00\x00\x01", stream)]
         units = [stream[start:end] for start, end in zip(starts, [*starts[1:], len(stream)], strict=True)]
         return b"".join(unit for unit in units if self.unit_type(unit[3]) not in self.comments)
 

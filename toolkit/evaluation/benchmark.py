@@ -1,25 +1,35 @@
-"""A benchmark run: measures the entries of a suite in turn; an error in one does not end the others."""
+"""A benchmark run: trains the configs of a sweep, then measures the entries of a suite; one error does not end it."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import AcceleratorState
+from mmengine.config import Config
+
 from toolkit.assets import AssetError
-from toolkit.config import parse_overrides
+from toolkit.build import build_component, build_trainer
+from toolkit.config import ConfigError, load_config, parse_overrides
 from toolkit.contracts import DataError
 from toolkit.evaluation.entries import DEFAULT_BASELINES, Entry, baseline_entries, tokenizer_entry, unquantized
 from toolkit.evaluation.report import write_report
-from toolkit.evaluation.results import Evaluation, Row, finished_row, measure, write_row
-from toolkit.evaluation.sweep import Variant, train, variants_of
+from toolkit.evaluation.results import Evaluation, Row, finished_row, measure
 from toolkit.evaluation.table import markdown
-from toolkit.registry import PluginError, UnknownComponentError
+from toolkit.io.atomic_write import atomic_write
+from toolkit.registry import QUANTIZERS, PluginError, UnknownComponentError
+from toolkit.training.checkpoint import checkpoint_step, checkpoints_in
 
 logger = logging.getLogger(__name__)
 ERRORS = (AssetError, DataError, OSError, PluginError, RuntimeError, TypeError, UnknownComponentError, ValueError)
+UNQUANTIZED = "no_quantizer"  # name of the variant without a quantizer
 OnError = Callable[[object, Exception], None]  # called with what failed
 
 
@@ -34,7 +44,9 @@ def rows_of(evaluation: Evaluation, on_error: OnError) -> list[dict[str, Any]]:
                 logger.info("measuring %s.", entry.title)
                 row = measure(evaluation, entry, order=order)
                 if evaluation.state.is_main_process:
-                    write_row(path, row)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with atomic_write(path) as partial:
+                        partial.write_text(json.dumps(row, indent=1, allow_nan=False) + "\n")
             else:
                 logger.info("%s is already measured: %s.", entry.title, path)
             rows.append(row)
@@ -62,9 +74,8 @@ def entries_of(evaluation: Evaluation, on_error: OnError) -> list[Entry]:
             continuous.append(unquantized(tokenizers[-1]))
         except ERRORS as error:
             on_error(path, error)
-    for variant, path, training in _trained(evaluation, on_error):
-        entry = tokenizer_entry(path, protocol, name=variant.name, title=variant.title, training=training)
-        if entry.rate is None and variant.name == "no_quantizer":
+    for entry in _trained(evaluation, on_error):
+        if entry.rate is None and entry.name == UNQUANTIZED:
             continuous.append(dataclasses.replace(entry, kind="baseline"))
         else:
             tokenizers.append(entry)
@@ -77,19 +88,77 @@ def entries_of(evaluation: Evaluation, on_error: OnError) -> list[Entry]:
     return entries
 
 
-def _trained(evaluation: Evaluation, on_error: OnError) -> list[tuple[Variant, Path, dict[str, Any]]]:
-    """The variants of the sweep with the directory of the tokenizer and a summary; failed ones are left out."""
+def _trained(evaluation: Evaluation, on_error: OnError) -> list[Entry]:
+    """The entries of the variants of the sweep; those whose training fails are left out."""
     options = evaluation.options
-    if not options.train:
-        return []
     overrides, steps = parse_overrides(list(options.cfg_options)), options.steps
     if steps is None and "training.max_steps" not in overrides:
         steps = evaluation.suite.steps
-    trained = []
-    for variant in variants_of(list(options.train), steps=steps, overrides=overrides):
+    entries = []
+    for variant in variants_of(options.train, steps=steps, overrides=overrides) if options.train else ():
         try:
-            trained.append((variant, *train(variant, evaluation.folder / "training")))
+            path, summary = train(variant, evaluation.folder / "training")
+            entries.append(tokenizer_entry(path, evaluation.protocol, name=variant.name, title=variant.title,
+                                           training=summary))
         except ERRORS as error:
             on_error(f"training {variant.title}", error)
         evaluation.state.wait_for_everyone()
-    return trained
+    return entries
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One config of a sweep."""
+
+    name: str  # name of its row
+    title: str
+    source: Path  # the config file
+    config: Config  # resolved
+
+
+def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str, Any]) -> list[Variant]:
+    """The variants, with data, seed and steps of the first config; the last variant is the first without quantizer."""
+    if steps is not None:
+        overrides = {**overrides, "training.max_steps": steps}
+    configs = [load_config(path, overrides) for path in paths]
+    first = configs[0]
+    for path, config in zip(paths, configs, strict=True):
+        missing = [key for key in ("tokenizer", "objective", "data", "training") if key not in config]
+        if missing:
+            raise ConfigError(f"config {path} cannot be trained: it lacks {', '.join(missing)}.")
+        if config is first:
+            continue
+        if (config.data, config.get("seed", 0), config.training.max_steps) != (
+                first.data, first.get("seed", 0), first.training.max_steps):
+            logger.warning("%s trains on the data, with the seed and for the steps of %s.", path, paths[0])
+        config.data, config.seed = copy.deepcopy(first.data), first.get("seed", 0)
+        config.training.max_steps = first.training.max_steps
+    types = [config.tokenizer.quantizer.type for config in configs]
+    variants = []
+    for path, config, type_ in zip(paths, configs, types, strict=True):
+        title = type_ if types.count(type_) == 1 else Path(path).stem
+        variants.append(Variant(title.lower(), title, Path(path), config))
+    config = copy.deepcopy(first)
+    config.tokenizer.quantizer = dict(type="Identity", dim=build_component(QUANTIZERS, first.tokenizer.quantizer).dim)
+    title = f"{variants[0].title}'s network, no quantizer"
+    return [*variants, Variant(UNQUANTIZED, title, Path(paths[0]), config)]
+
+
+def train(variant: Variant, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Train a variant or resume its training; returns the directory of the tokenizer and a summary."""
+    source, config = variant.source, variant.config
+    work_dir = folder / f"{variant.name}-{hashlib.sha256(config.pretty_text.encode()).hexdigest()[:10]}"
+    saved_steps = [checkpoint_step(path) for path in checkpoints_in(work_dir / "checkpoints")]
+    if source.is_relative_to(Path.cwd()):
+        source = source.relative_to(Path.cwd())
+    tokenizer, steps = work_dir / "tokenizer", config.training.max_steps
+    summary = {"config": str(source), "steps": steps, "seed": config.get("seed", 0)}
+    if saved_steps[-1:] == [steps] and (tokenizer / "model.safetensors").is_file():
+        logger.info("%s is already trained: %s.", variant.title, tokenizer)
+        return tokenizer, summary
+    logger.info("training %s for %d steps in %s.", variant.title, steps, work_dir)
+    AcceleratorState._reset_state()  # it keeps the precision of the previous variant
+    trainer = build_trainer(copy.deepcopy(config), work_dir=work_dir, resume=bool(saved_steps))
+    if not trainer.run():
+        raise KeyboardInterrupt
+    return tokenizer, summary

@@ -13,7 +13,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,30 +30,18 @@ BETTER = {"bits_per_pixel": False, "bits_per_second": False, "peak_memory_gib": 
 NOTES = {"few samples": "fewer than 2,000 samples: depends on their number"}
 DICTS = ("columns", "scores", "intervals", "extrapolated", "marks", "protocol", "hardware", "versions", "assets")
 LISTS = ("curve", "videos", "original_videos")
+Columns = dict[str, tuple[Column, bool | None]]  # of a table, by key in a row's values: and whether higher is better
 
 
-@dataclass(frozen=True)
-class ScoreColumn:
-    """A column of the page's tables: key in a row, declared column, which way is better (1 up, -1 down, 0 neither)."""
-
-    key: str
-    column: Column
-    better: int
-
-
-def page_columns(rows: Sequence[Row]) -> tuple[list[ScoreColumn], list[ScoreColumn]]:
+def page_columns(rows: Sequence[Row]) -> tuple[Columns, Columns]:
     """The columns of the two tables: quality, and codebook use with costs."""
     stored = {name: fields.get("higher_is_better") for row in rows for name, fields in row["columns"].items()}
     directions = registered_directions() | stored | BETTER
-    scores = score_columns(rows)
+    scores = {name: (column, directions.get(name)) for name, column in score_columns(rows).items()}
     quality = {name: column for name, column in scores.items()
                if name != "bits_per_second" and not name.startswith("codebook")}
-    other = {name: column for name, column in scores.items() if name not in quality} | PARAMETERS
-    other |= {name: column for name, column in COSTS.items() if name != "parameters"}
-    signs = {True: 1, False: -1, None: 0}
-    quality, other = ([ScoreColumn(name, column, signs[directions.get(name)]) for name, column in columns.items()]
-                      for columns in (quality, other))
-    return quality, other
+    costs = {name: (column, BETTER.get(name)) for name, column in (PARAMETERS | COSTS).items() if name != "parameters"}
+    return quality, {name: column for name, column in scores.items() if name not in quality} | costs
 
 
 def write_report(results: Sequence[Row], path: str | Path, *, title: str = "Visual tokenizers compared") -> None:
@@ -64,15 +51,16 @@ def write_report(results: Sequence[Row], path: str | Path, *, title: str = "Visu
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = sorted(map(_complete, results), key=lambda row: row["kind"] == "baseline")  # stable: tokenizers first
-    style, script = (_read(*names) for names in (("page.css",), ("page.js", "plots.js", "viewer.js")))
-    columns = page_columns(rows)
+    template, style, *scripts = ((FILES / name).read_text(encoding="utf-8")
+                                 for name in ("page.html", "page.css", "page.js", "plots.js", "viewer.js"))
+    script, columns = "\n".join(scripts), page_columns(rows)
+    data = json.dumps(_data(rows, columns[0], path.parent), allow_nan=False)
     texts = {
         "title": html.escape(title), "style": style, "script": script,
         "style_hash": _policy(style), "script_hash": _policy(script),
         "header": _header(rows), "tables": _tables(rows, *columns), "provenance": _provenance(rows),
-        "data": _json(_data(rows, columns[0], path.parent)),
+        "data": data.replace("<", "\\u003c"),  # which could end the script element
     }
-    template = (FILES / "page.html").read_text(encoding="utf-8")
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: texts[match[1]], template)  # one pass: texts may contain braces
     path.write_text(page, encoding="utf-8", newline="\n")
 
@@ -86,21 +74,9 @@ def _complete(row: Row) -> dict[str, Any]:
                   "finite": _finite(row["scores"])}
 
 
-def _read(*names: str) -> str:
-    return "\n".join((FILES / name).read_text(encoding="utf-8") for name in names)
-
-
 def _policy(text: str) -> str:
     """Source of the page's Content-Security-Policy that allows an inline script or style: its hash."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _json(data: Any) -> str:
-    """JSON for a script element: without "<", which could end the element."""
-    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-
-
-# --- values
 
 
 def _finite(values: Mapping[str, float | None]) -> dict[str, float]:
@@ -127,9 +103,6 @@ def _decimal(value: float, column: Column) -> str:
     if value and not float(text):
         text = f"{value:.2g}"  # small, but not zero
     return text.replace("-", MINUS)
-
-
-# --- header and footer
 
 
 def _header(rows: Sequence[Row]) -> str:
@@ -172,10 +145,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-# --- tables
-
-
-def _tables(rows: Sequence[Row], quality: Sequence[ScoreColumn], other: Sequence[ScoreColumn]) -> str:
+def _tables(rows: Sequence[Row], quality: Columns, other: Columns) -> str:
     notes: dict[str, str] = {}  # text -> its letter
     tables = [_table(rows, quality, notes), _table(rows, other, notes, skip_empty=True)]
     if any(row["intervals"] for row in rows):
@@ -187,85 +157,79 @@ def _tables(rows: Sequence[Row], quality: Sequence[ScoreColumn], other: Sequence
     return "\n".join(filter(None, tables)) + (f'<ul class="notes">{items}</ul>' if items else "")
 
 
-def _table(rows: Sequence[Row], columns: Sequence[ScoreColumn], notes: dict[str, str], *,
-           skip_empty: bool = False) -> str:
-    columns = [column for column in columns if any(column.key in row["values"] for row in rows)]
+def _table(rows: Sequence[Row], columns: Columns, notes: dict[str, str], *, skip_empty: bool = False) -> str:
+    columns = {key: column for key, column in columns.items() if any(key in row["values"] for row in rows)}
     if not columns:
         return ""
     several_protocols = len(_distinct(row.get("protocol_hash") for row in rows)) > 1
     header = ['<th scope="col" data-first="ascending" data-text="1"><button type="button">variant</button></th>']
-    header += [_head(column) for column in columns]
-    best = {column.key: _best(rows, column) for column in columns}
+    header += [_head(key, *column) for key, column in columns.items()]
+    best = {key: _best(rows, key, *column) for key, column in columns.items()}
     lines = []
     for index, row in enumerate(rows):
-        if skip_empty and not any(column.key in row["values"] for column in columns):
+        if skip_empty and not columns.keys() & row["values"].keys():
             continue  # such as a baseline, which has no codebook and no parameters
         title = html.escape(row["title"], quote=True)
         protocol = f"<br><code>{html.escape(_text(row.get('protocol_hash'))[:12])}</code>" if several_protocols else ""
         cells = [f'<th scope="row" data-value="{title}"><span class="key"></span>{title}{protocol}</th>']
-        cells += [_cell(row, column, index in best[column.key], notes) for column in columns]
+        cells += [_cell(row, key, column, index in best[key], notes) for key, (column, _) in columns.items()]
         lines.append(f'<tr class="{row["kind"]}" data-row="{index}">{"".join(cells)}</tr>')
     return (f'<div class="scroll"><table><thead><tr>{"".join(header)}</tr></thead>\n<tbody>'
             + "\n".join(lines) + "</tbody></table></div>")
 
 
-def _head(column: ScoreColumn) -> str:
-    arrow = {1: " ↑", -1: " ↓", 0: ""}[column.better]
-    unit = f"<br>{html.escape(column.column.unit)}" if column.column.unit else ""
-    first = "descending" if column.better > 0 else "ascending"
-    return (f'<th scope="col" data-key="{html.escape(column.key)}" data-first="{first}"><button type="button">'
-            f"{html.escape(column.column.label)}{arrow}{unit}</button></th>")
+def _head(key: str, column: Column, better: bool | None) -> str:
+    arrow = {True: " ↑", False: " ↓", None: ""}[better]
+    unit = f"<br>{html.escape(column.unit)}" if column.unit else ""
+    first = "descending" if better else "ascending"
+    return (f'<th scope="col" data-key="{html.escape(key)}" data-first="{first}"><button type="button">'
+            f"{html.escape(column.label)}{arrow}{unit}</button></th>")
 
 
-def _cell(row: Row, column: ScoreColumn, best: bool, notes: dict[str, str]) -> str:
-    value = row["values"].get(column.key)
+def _cell(row: Row, key: str, column: Column, best: bool, notes: dict[str, str]) -> str:
+    value = row["values"].get(key)
     if value is None:
         return f'<td data-value="">{DASH}</td>'
-    text, small = _decimal(value, column.column), ""
-    if mark := row["marks"].get(column.key):
+    text, small = _decimal(value, column), ""
+    if mark := row["marks"].get(key):
         letter = notes.setdefault(NOTES.get(str(mark), str(mark)), chr(ord("a") + len(notes) % 26))
         text += f'<sup><a href="#note-{letter}">{letter}</a></sup>'
-    if interval := row["intervals"].get(column.key):
-        small += f"<small>{DASH.join(_decimal(end, column.column) for end in interval)}</small>"
-    if (limit := row["extrapolated"].get(column.key)) is not None:
-        small += f"<small>N→∞ {_decimal(limit, column.column)}</small>"
+    if interval := row["intervals"].get(key):
+        small += f"<small>{DASH.join(_decimal(end, column) for end in interval)}</small>"
+    if (limit := row["extrapolated"].get(key)) is not None:
+        small += f"<small>N→∞ {_decimal(limit, column)}</small>"
     order = repr(value).replace("inf", "Infinity")  # as JavaScript spells it
     return f'<td data-value="{order}"{" class=best" if best else ""}>{text}{small}</td>'
 
 
-def _best(rows: Sequence[Row], column: ScoreColumn) -> set[int]:
+def _best(rows: Sequence[Row], key: str, column: Column, better: bool | None) -> set[int]:
     """Rows of the best tokenizers of each protocol; values with equal text are equal, and if all are, none is best."""
-    groups: dict[str, list[tuple[int, float]]] = {}
+    groups: dict[str, dict[int, float]] = {}
     for index, row in enumerate(rows):
-        value = row["values"].get(column.key)
-        if column.better and value is not None and row["kind"] == "tokenizer":
-            groups.setdefault(_text(row.get("protocol_hash")), []).append((index, value))
+        if better is not None and key in row["values"] and row["kind"] == "tokenizer":
+            groups.setdefault(_text(row.get("protocol_hash")), {})[index] = row["values"][key]
     best = set()
     for group in groups.values():
-        texts = {index: _decimal(value, column.column) for index, value in group}
+        texts = {index: _decimal(value, column) for index, value in group.items()}
         if len(set(texts.values())) > 1:
-            winner = max(group, key=lambda pair: column.better * pair[1])[0]
+            winner = (max if better else min)(group, key=group.get)
             best |= {index for index, text in texts.items() if text == texts[winner]}
     return best
 
 
-# --- what the page's JavaScript draws
-
-
-def _data(rows: Sequence[Row], quality: Sequence[ScoreColumn], folder: Path) -> dict[str, Any]:
+def _data(rows: Sequence[Row], columns: Columns, folder: Path) -> dict[str, Any]:
+    """What the page's JavaScript draws; ``columns`` are those of quality."""
     books = [_codebook(index, row) for index, row in enumerate(rows) if row.get("codebook", {}).get("histogram")]
-    columns = {column.key: column for column in quality}
     clips = _clips(rows, columns)
     high = max((book["points"][0][1] for book in books), default=1)
-    units = {name: f" {columns[name].column.unit}".rstrip() for name in PLOTS if name in columns}
+    plots = [(name, *columns[name]) for name in PLOTS if name in columns]
     return {
-        "rows": _plotted(rows), "plots": [{"name": name, "label": columns[name].column.label,
-                                           "better": columns[name].better, "unit": unit}
-                                          for name, unit in units.items()],
+        "rows": _plotted(rows),
+        "plots": [{"name": name, "label": column.label, "better": 1 if better else -1,
+                   "unit": f" {column.unit}" if column.unit else ""} for name, column, better in plots],
         "codebooks": books, "clips": clips,
         "histogram": [max([2, *(book["size"] for book in books)]), [0.7, 1.5 * high]],
-        "media": {path: _media(folder, path) for path in dict.fromkeys(
-            cell["path"] for clip in clips for cell in clip["cells"])},
+        "media": {cell["path"]: _media(folder, cell["path"]) for clip in clips for cell in clip["cells"]},
     }
 
 
@@ -308,10 +272,7 @@ def _digits(entropies: Sequence[float], book: Mapping[str, Any]) -> list[list[fl
     return [[entropy / math.log(2), bound / math.log(2)] for entropy, bound in zip(entropies, bounds, strict=True)]
 
 
-# --- videos
-
-
-def _clips(rows: Sequence[Row], columns: Mapping[str, ScoreColumn]) -> list[dict[str, Any]]:
+def _clips(rows: Sequence[Row], columns: Columns) -> list[dict[str, Any]]:
     clips = []
     for n in range(max(len(row["videos"]) for row in rows)):
         originals = dict.fromkeys(str(path) for row in rows for path in row["original_videos"][n:n + 1])
@@ -322,9 +283,9 @@ def _clips(rows: Sequence[Row], columns: Mapping[str, ScoreColumn]) -> list[dict
     return clips
 
 
-def _caption(row: Row, columns: Mapping[str, ScoreColumn]) -> str:
+def _caption(row: Row, columns: Columns) -> str:
     texts = {"psnr": "PSNR {} dB", "bits_per_pixel": "{} bits/pixel"}
-    return " · ".join(text.format(_decimal(row["finite"][name], columns[name].column))
+    return " · ".join(text.format(_decimal(row["finite"][name], columns[name][0]))
                       for name, text in texts.items() if name in row["finite"])
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,7 @@ from toolkit.build import build_metrics
 from toolkit.contracts import Baseline, DataError, Metric
 from toolkit.data import Batch, Source, ValLoader, write_video
 from toolkit.data.datasets.sample_clips import SPLITS
-from toolkit.evaluation.cost import measure_cost
-from toolkit.evaluation.entries import Codec, Entry, TokenizerCodec, num_parameters, open_codec
+from toolkit.evaluation.entries import Codec, Entry, TokenizerCodec, measure_cost, open_codec
 from toolkit.evaluation.intervals import extrapolate, jackknife, union
 from toolkit.evaluation.preparation import (
     block_numbers,
@@ -52,43 +52,38 @@ WEIGHTS = {("LPIPS", "alex"): "lpips_alexnet", ("LPIPS", "vgg"): "lpips_vgg16",
            ("RFID", None): "inception_2015", ("InceptionDistances", None): "inception_2015",
            ("RFVD", None): "i3d_kinetics400", ("VideoDistances", None): "i3d_kinetics400"}  # (type, net) of a metric
 Row = Mapping[str, Any]
-States = list[dict[str, dict[str, Tensor]]]  # of each block: metric -> name -> tensor of the targets' features
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command line options of benchmarks/run.py."""
-
-    tokenizer: Sequence[Path] = ()
-    train: Sequence[Path] = ()
-    steps: int | None = None
-    cfg_options: Sequence[str] = ()
-    data: Path | None = None
-    limit: int | None = None
-    metrics: Sequence[str] = ()
-    baseline: Sequence[str] = ()
-    batch_size: int = 4
-    num_workers: int = 0
-    device: str | None = None
 
 
 class Evaluation:
-    """A suite with its data and the options of a run, shared by all entries; every process of a group makes one."""
+    """A suite with its data and the options of a run, shared by all entries; every process of a group makes one.
 
-    def __init__(self, name: str, suite: Suite, folder: Path, options: Options, *, state: PartialState):
+    ``options`` are the arguments of benchmarks/run.py.
+    """
+
+    def __init__(self, name: str, suite: Suite, folder: Path, options: Namespace, *, state: PartialState):
         self.name, self.suite, self.folder, self.options, self.state = name, suite, folder, options, state
         self.protocol = self._protocol()
-        self.path = str(options.data) if options.data else suite.path
+        path = str(options.data) if options.data else suite.path
         self.device = torch.device(options.device) if options.device else state.device
-        self.dataset = build_dataset(self.protocol, self.path, limit=options.limit)
-        self.sources = sources_of(self.dataset)
-        self.fps = frame_rate(self.protocol, self.sources)
-        self.numbers = block_numbers(self.sources)
+        self.dataset = build_dataset(self.protocol, path, limit=options.limit)
+        sources = sources_of(self.dataset)
+        self.fps = frame_rate(self.protocol, sources)
+        self.numbers = block_numbers(sources)
         files = [(Path(source).name, os.path.getsize(source) if os.path.exists(source) else None)
-                 for source in self.sources]
+                 for source in sources]
         self.data_identity = {"files": len(files), "sha256": json_hash(files)}
         build_metrics(list(self.protocol.metrics), Baseline)  # fails early if a file is missing
-        self.targets = load_targets(self.targets_file, num_blocks=self.num_blocks)
+        self.num_blocks = len(set(self.numbers.values()))
+        names = [f"clips/{clip}" for clip in SPLITS["full"]["eval"]] if path is None else []
+        kinds = [(config["type"], config.get("net")) for config in self.protocol.metrics]
+        names += [f"weights/{WEIGHTS[kind]}" for kind in kinds if kind in WEIGHTS]
+        self.assets = {name: ASSETS[name].sha256 for name in names}  # pinned files that scores depend on
+        key = json_hash([self.protocol.hash, self.data_identity, self.assets, toolkit.__version__, torch.__version__])
+        place = f"{state.process_index}-of-{state.num_processes}"
+        self.targets_file = folder / "targets" / f"{key[:20]}-{place}.safetensors"
+        self.targets: dict[str, Tensor] | None = None  # their features, from an earlier pass
+        with contextlib.suppress(OSError, SafetensorError):  # missing or damaged
+            self.targets = load_file(self.targets_file)
 
     def _protocol(self) -> Protocol:
         """The suite's protocol with the ``limit`` and ``metrics`` of the options."""
@@ -106,18 +101,6 @@ class Evaluation:
             protocol = dataclasses.replace(protocol, num_samples=options.limit)
         return protocol
 
-    @property
-    def num_blocks(self) -> int:
-        """Number of blocks of the data."""
-        return len(set(self.numbers.values()))
-
-    @property
-    def targets_file(self) -> Path:
-        """File of the targets' features of this protocol, data and process."""
-        values = [self.protocol.hash, self.data_identity, self.assets(), toolkit.__version__, torch.__version__]
-        place = f"{self.state.process_index}-of-{self.state.num_processes}"
-        return self.folder / "targets" / f"{json_hash(values)[:20]}-{place}.safetensors"
-
     def loader(self) -> ValLoader:
         """A new loader of the samples of this process."""
         source = Source(self.dataset, batch_size=self.options.batch_size, num_workers=self.options.num_workers)
@@ -128,20 +111,17 @@ class Evaluation:
         return json_hash([self.protocol.hash, self.data_identity, entry.identity, entry.name, entry.title,
                           SCORES_VERSION])
 
-    def assets(self) -> dict[str, str]:
-        """Pinned files that scores depend on: name -> sha256."""
-        names = [f"clips/{clip}" for clip in SPLITS["full"]["eval"]] if self.path is None else []
-        kinds = [(config["type"], config.get("net")) for config in self.protocol.metrics]
-        names += [f"weights/{WEIGHTS[kind]}" for kind in kinds if kind in WEIGHTS]
-        return {name: ASSETS[name].sha256 for name in names}
-
 
 def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, Any]:
     """The row of an entry. Every process calls this and gets all scores; only process 0 gets the costs."""
     codec, protocol = open_codec(entry.spec, evaluation.device), evaluation.protocol
+    config, parameters = None, dict.fromkeys(("encoder", "quantizer", "decoder"), 0)
+    if isinstance(codec, TokenizerCodec):
+        config = codec.tokenizer.config
+        parameters = {name: sum(map(Tensor.numel, getattr(codec.tokenizer, name).parameters())) for name in parameters}
     measured = _evaluate(evaluation, codec, list(protocol.metrics), title=entry.title)
     scores, intervals, limits, columns, codebook = measured.scores(), {}, {}, {}, None
-    for blocks in measured.metrics():
+    for blocks in measured.metrics:
         directions = blocks[0].higher_is_better
         columns |= {name: dataclasses.asdict(column) | {"higher_is_better": directions.get(name)}
                     for name, column in columns_of(blocks[0]).items()}
@@ -158,16 +138,16 @@ def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, An
     row = {
         "name": entry.name, "kind": entry.kind, "title": entry.title, "order": order, "suite": evaluation.name,
         "protocol": dataclasses.asdict(protocol), "protocol_hash": protocol.hash,
-        "fingerprint": evaluation.fingerprint(entry),
-        "config": codec.tokenizer.config if isinstance(codec, TokenizerCodec) else None,
-        "training": entry.training, "notes": list(entry.notes), "scores": _finite_or_none(scores),
+        "fingerprint": evaluation.fingerprint(entry), "config": config, "training": entry.training,
+        "notes": list(entry.notes), "scores": _finite_or_none(scores),
         "intervals": {name: ends for name, ends in intervals.items() if all(map(math.isfinite, ends))},
         "extrapolated": _finite_or_none({name: limit for name, limit in limits.items() if limit is not None}),
         "columns": columns,
         "marks": {name: "few samples" for name in FRECHET if name in scores and measured.num_samples < FEW_SAMPLES},
         "num_samples": measured.num_samples, "num_blocks": len(measured.blocks), "unreadable": measured.unreadable,
-        "codebook": codebook, "parameters": num_parameters(codec), "data": evaluation.data_identity,
-        "assets": evaluation.assets(), "versions": versions(),
+        "codebook": codebook, "parameters": parameters, "data": evaluation.data_identity,
+        "assets": evaluation.assets, "versions": {"toolkit": toolkit.__version__, "torch": torch.__version__,
+                                                    "av": av.__version__, "python": platform.python_version()},
         "hardware": hardware(evaluation.device, evaluation.state.num_processes),
         "curve": _curve(evaluation, entry, scores), "videos": videos[0], "original_videos": videos[1]}
     if evaluation.state.is_main_process and (batch := next(iter(evaluation.loader()), None)) is not None:
@@ -178,13 +158,10 @@ def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, An
 class _Pass:
     """A pass over the data: the metrics of each block, and what this process (at the end all) has seen."""
 
-    def __init__(self, evaluation: Evaluation, codec: Codec, configs: list[dict[str, Any]], targets: States | None):
+    def __init__(self, evaluation: Evaluation, codec: Codec, configs: list[dict[str, Any]]):
         self.evaluation, self.codec = evaluation, codec
-        self.by_block = [build_metrics(configs, codec) for _ in range(evaluation.num_blocks)]
-        for metrics, states in zip(self.by_block, targets or [], strict=targets is not None):
-            for metric in metrics:
-                if (state := states.get(_config_of(metric))) is not None:
-                    metric.load_target_state(state)
+        by_block = [build_metrics(configs, codec) for _ in range(evaluation.num_blocks)]
+        self.metrics = [list(blocks) for blocks in zip(*by_block, strict=True)]  # the blocks of each
         self.num_samples = self.num_pixels = 0
         self.bits: float | None = None  # None for a continuous codec
         self.blocks: set[int] = set()  # with samples
@@ -209,30 +186,33 @@ class _Pass:
         self.blocks.update(blocks)
         for block in sorted(set(blocks)):
             chosen = [place for place, number in enumerate(blocks) if number == block]
-            for metric in self.by_block[block]:
-                metric.update(target=pixels[chosen], reconstruction=reconstruction[chosen],
-                              indices=None if indices is None else indices[chosen])
+            for metrics in self.metrics:
+                metrics[block].update(target=pixels[chosen], reconstruction=reconstruction[chosen],
+                                      indices=None if indices is None else indices[chosen])
         for key, source, target, output in zip(batch.keys, sources, batch.pixels, reconstruction, strict=True):
             if len(self.shown) < NUM_VIDEOS and (not names or Path(source).stem in names):
                 self.shown[key] = target.cpu(), output.cpu()
 
-    def metrics(self) -> list[list[Metric]]:
-        """The blocks of each metric."""
-        return [list(blocks) for blocks in zip(*self.by_block, strict=True)]
+    def prefixed(self) -> Iterator[tuple[str, Metric]]:
+        """Every metric with the prefix of its targets' features."""
+        for metrics in self.metrics:  # by config: without a codebook there is one metric less, so positions differ
+            for block, metric in enumerate(metrics):
+                yield f"{block}\n{json.dumps(metric.config, sort_keys=True, default=str)}\n", metric
 
     def scores(self) -> dict[str, float]:
         """The scores of all blocks."""
-        return {name: value for blocks in self.metrics() for name, value in union(blocks).compute().items()}
+        return {name: value for blocks in self.metrics for name, value in union(blocks).compute().items()}
 
 
-def _evaluate(evaluation: Evaluation, codec: Codec, configs: list[dict[str, Any]], *, title: str,
-              is_curve: bool = False) -> _Pass:
+def _evaluate(evaluation: Evaluation, codec: Codec, configs: list[dict[str, Any]], *, title: str) -> _Pass:
     """One pass of all processes over the data; an error in one process is raised in all."""
-    loader, state, targets = evaluation.loader(), evaluation.state, None if is_curve else evaluation.targets
-    measured = _Pass(evaluation, codec, configs, targets)
+    loader, measured = evaluation.loader(), _Pass(evaluation, codec, configs)
+    state, targets, no_data, problem = evaluation.state, evaluation.targets, None, None
     total = len(range(state.process_index, len(evaluation.dataset), state.num_processes))
-    no_data = problem = None
     try:
+        for prefix, metric in measured.prefixed() if targets else ():
+            if features := {key.removeprefix(prefix): targets[key] for key in targets if key.startswith(prefix)}:
+                metric.load_target_state(features)
         with tqdm(total=total, desc=title, unit="sample", leave=False, disable=not state.is_main_process) as progress:
             for batch in loader:
                 measured.update(batch)
@@ -248,20 +228,19 @@ def _evaluate(evaluation: Evaluation, codec: Codec, configs: list[dict[str, Any]
         raise RuntimeError(next(filter(None, problems)))
     if not any(num_samples):
         raise DataError(next(filter(None, errors)))
-    if not is_curve and targets is None:
-        evaluation.targets = [{_config_of(metric): features for metric in metrics
-                               if (features := metric.target_state()) is not None} for metrics in measured.by_block]
-        save_targets(evaluation.targets_file, evaluation.targets)
+    if targets is None:
+        evaluation.targets = {f"{prefix}{name}": tensor.contiguous() for prefix, metric in measured.prefixed()
+                              for name, tensor in (metric.target_state() or {}).items()}
+        if evaluation.targets:
+            evaluation.targets_file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(evaluation.targets_file) as partial:
+                save_file(evaluation.targets, partial)
     measured.num_samples, measured.blocks = sum(num_samples), set().union(*blocks)
     if any(number is not None for number in bits):
         measured.rate = sum(number or 0.0 for number in bits) / sum(num_pixels)
     for path, reason in sorted(item for share in unreadable for item in share.items()):
         measured.unreadable[Path(path).name] = reason.replace(path, Path(path).name)
     return measured
-
-
-def _config_of(metric: Metric) -> str:
-    return json.dumps(metric.config, sort_keys=True, default=str)
 
 
 def _curve(evaluation: Evaluation, entry: Entry, scores: dict[str, float]) -> list[dict[str, float]]:
@@ -271,7 +250,7 @@ def _curve(evaluation: Evaluation, entry: Entry, scores: dict[str, float]) -> li
     configs = [config for config in CURVE if config in evaluation.protocol.metrics]
     for rate in entry.spec.get("curve", ()) if configs else ():
         codec = open_codec(entry.spec | {"bits_per_pixel": rate}, evaluation.device)
-        measured = _evaluate(evaluation, codec, configs, title=f"{entry.title} at {rate:.4f} bits/pixel", is_curve=True)
+        measured = _evaluate(evaluation, codec, configs, title=f"{entry.title} at {rate:.4f} bits/pixel")
         points.append(_finite_or_none({"bits_per_pixel": measured.rate} | measured.scores()))
     return sorted(points, key=lambda point: point["bits_per_pixel"])
 
@@ -301,12 +280,6 @@ def _finite_or_none(scores: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in scores.items()}
 
 
-def versions() -> dict[str, str]:
-    """Versions of the software."""
-    return {"toolkit": toolkit.__version__, "torch": torch.__version__, "av": av.__version__,
-            "python": platform.python_version()}
-
-
 def hardware(device: torch.device, num_processes: int) -> dict[str, Any]:
     """Names of the device and the processor, numbers of cores, threads and processes."""
     name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
@@ -315,13 +288,6 @@ def hardware(device: torch.device, num_processes: int) -> dict[str, Any]:
                      if line.startswith("model name")), name)
     return {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "processor": name,
             "cores": os.cpu_count(), "threads": torch.get_num_threads(), "processes": num_processes}
-
-
-def write_row(path: Path, row: Row) -> None:
-    """Write a row as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(row, indent=1, allow_nan=False) + "\n")
 
 
 def finished_row(path: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -338,26 +304,3 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     content = json.loads(path.read_text(encoding="utf-8"))
     rows = content if isinstance(content, list) else [content]
     return [row | {"kind": "baseline"} if row.get("kind") == "anchor" else row for row in rows]
-
-
-def save_targets(path: Path, states: States) -> None:
-    """Save the features of the targets for later rows and runs; no file if there are none."""
-    tensors = {f"{block}\n{metric}\n{name}": tensor.contiguous() for block, metrics in enumerate(states)
-               for metric, state in metrics.items() for name, tensor in state.items()}
-    if tensors:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as partial:
-            save_file(tensors, partial)
-
-
-def load_targets(path: Path, *, num_blocks: int) -> States | None:
-    """The features that :func:`save_targets` wrote; None if the file is missing or damaged."""
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError):
-        return None
-    states: States = [{} for _ in range(num_blocks)]
-    for key, tensor in tensors.items():
-        block, metric, name = key.split("\n")
-        states[int(block)].setdefault(metric, {})[name] = tensor
-    return states

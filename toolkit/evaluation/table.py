@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def values_of(row: Row) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None and not math.isnan(value)}
 
 
-def cells_of(rows: Sequence[Row], heads: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+def cells_of(rows: Sequence[Row], heads: Collection[str] = ()) -> tuple[list[str], list[list[str]]]:
     """Header and rows of text: the columns with these headings (default: all) that have a value."""
     values = [values_of(row) for row in rows]
     columns = {name: column for name, column in (score_columns(rows) | COSTS).items()
@@ -124,16 +124,14 @@ def markdown(rows: Sequence[Row], heads: Sequence[str] = ()) -> str:
 
 def terminal_tables(rows: Sequence[Row]) -> Group:
     """Two tables for rich's console, quality and codebook use with costs, and the footnotes."""
-    header, cells = cells_of(rows)
-    cost_headings = {heading(column) for name, column in score_columns(rows).items() if name.startswith("codebook")}
-    cost_headings |= set(map(heading, COSTS.values()))
-    tables = []
-    for is_cost in (False, True):
-        columns = [i for i, head in enumerate(header) if i and (head in cost_headings) == is_cost]
-        table = Table("", *(header[i] for i in columns), title=f"suite {rows[0]['suite']}")
-        for row in cells:
-            table.add_row(row[0], *(row[i].replace(f" {PLUS_MINUS} ", f"\n{PLUS_MINUS}") for i in columns))
-        tables += [table] if columns else []
+    columns, tables = score_columns(rows) | COSTS, []
+    costs = {heading(columns[name]) for name in columns if name in COSTS or name.startswith("codebook")}
+    for heads in (set(map(heading, columns.values())) - costs, costs):
+        header, cells = cells_of(rows, heads)
+        if len(header) > 1:
+            tables.append(Table(*header, title=f"suite {rows[0]['suite']}"))
+            for title, *texts in cells:
+                tables[-1].add_row(title, *(text.replace(f" {PLUS_MINUS} ", f"\n{PLUS_MINUS}") for text in texts))
     return Group(*tables, *map(Text, footnotes(rows)))
 
 
