@@ -191,9 +191,10 @@ def test_a_tokenizer_without_weights_and_a_training_that_fails_leave_the_others_
     assert rows_in(tmp_path / "out").keys() == {"mine", "mine_unquantized", *UNTRAINED}
 
 
-@pytest.fixture
-def additions():
-    """A metric with its own column and a baseline, registered as plugins' are when they are in use."""
+def test_a_metric_has_a_column_and_a_baseline_a_row_without_an_edit(tmp_path, monkeypatch):
+    for registry in (METRICS, BASELINES):
+        monkeypatch.setattr(registry, "_module_dict", dict(registry.module_dict))
+
     @METRICS.register_module()
     class Sharpness(FrameMean):
         name, higher_is_better = "sharpness", {"sharpness": True}
@@ -209,11 +210,6 @@ def additions():
         def __call__(self, pixels):
             return torch.zeros_like(pixels), None
 
-    yield
-    del METRICS.module_dict["Sharpness"], BASELINES.module_dict["Grey"]
-
-
-def test_a_metric_has_a_column_and_a_baseline_a_row_without_an_edit(additions, tmp_path, monkeypatch):
     clips = write_clips(tmp_path / "clips", count=2, num_frames=5)
     command = command_of(tmp_path, clips, metrics=(PSNR, {"type": "Sharpness"}, CODEBOOK), clips_per_video=1)
     measured = []  # registered in this process only, so costs are measured here

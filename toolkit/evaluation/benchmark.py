@@ -149,8 +149,7 @@ def train(variant: Variant, folder: Path) -> tuple[Path, dict[str, Any]]:
     source, config = variant.source, variant.config
     work_dir = folder / f"{variant.name}-{hashlib.sha256(config.pretty_text.encode()).hexdigest()[:10]}"
     saved_steps = [checkpoint_step(path) for path in checkpoints_in(work_dir / "checkpoints")]
-    if source.is_relative_to(Path.cwd()):
-        source = source.relative_to(Path.cwd())
+    source = source.relative_to(Path.cwd()) if source.is_relative_to(Path.cwd()) else source
     tokenizer, steps = work_dir / "tokenizer", config.training.max_steps
     summary = {"config": str(source), "steps": steps, "seed": config.get("seed", 0)}
     if saved_steps[-1:] == [steps] and (tokenizer / "model.safetensors").is_file():

@@ -128,10 +128,9 @@ def terminal_tables(rows: Sequence[Row]) -> Group:
     costs = {heading(columns[name]) for name in columns if name in COSTS or name.startswith("codebook")}
     for heads in (set(map(heading, columns.values())) - costs, costs):
         header, cells = cells_of(rows, heads)
-        if len(header) > 1:
-            tables.append(Table(*header, title=f"suite {rows[0]['suite']}"))
-            for title, *texts in cells:
-                tables[-1].add_row(title, *(text.replace(f" {PLUS_MINUS} ", f"\n{PLUS_MINUS}") for text in texts))
+        tables.append(Table(*header, title=f"suite {rows[0]['suite']}"))
+        for title, *texts in cells:
+            tables[-1].add_row(title, *(text.replace(f" {PLUS_MINUS} ", f"\n{PLUS_MINUS}") for text in texts))
     return Group(*tables, *map(Text, footnotes(rows)))
 
 
