@@ -121,18 +121,24 @@ def test_the_same_command_recomputes_nothing_but_rows_that_are_deleted_or_half_w
         assert new["scores"] == rows[name]["scores"] and new["fingerprint"] == rows[name]["fingerprint"]
 
 
-def test_a_tokenizers_own_latents_stand_beside_it_and_another_limit_is_another_protocol(clips, tmp_path):
-    command = [*command_of(tmp_path, clips), "--metrics", "PSNR"]
-    assert run_here(*command) == 0
+def test_latents_stand_beside_a_tokenizer_whatever_else_fails_and_another_limit_is_another_protocol(
+        clips, tmp_path, capsys):
+    torn = save_tokenizer(tmp_path / "torn", bits=4)
+    (torn / "model.safetensors").unlink()
+    short = write_config(tmp_path / "short.py", tiny_config(clips, data__train__dataset__num_frames=99))
+    command = [*command_of(tmp_path, clips), torn, "--train", short, "--metrics", "PSNR"]
+    assert run_here(*command) == 1
+    printed = capsys.readouterr()
+    assert f"error: {torn}: no tokenizer at" in printed.err and "error: training LFQ: " in printed.err
     rows = rows_in(tmp_path / "out")
     assert rows.keys() == {"mine", "mine_unquantized", *UNTRAINED}
     assert rows["mine_unquantized"]["kind"] == "baseline" and rows["mine_unquantized"]["notes"]
     assert rows["mine_unquantized"]["scores"]["psnr"] != rows["mine"]["scores"]["psnr"]
     assert rows["mine"]["scores"].keys() == {"psnr", "bits_per_pixel", "bits_per_second"}
-    assert run_here(*command, "--limit", 2) == 0
-    limited = rows_in(tmp_path / "out")
-    assert limited["mine"]["num_samples"] == 2 and limited["mine"]["num_blocks"] == 2
-    assert limited["mine"]["protocol_hash"] != rows["mine"]["protocol_hash"]
+    assert run_here(*command, "--limit", 2) == 1
+    limited = rows_in(tmp_path / "out")["mine"]
+    assert limited["num_samples"] == 2 and limited["num_blocks"] == 2
+    assert limited["protocol_hash"] != rows["mine"]["protocol_hash"]
 
 
 def test_x264_of_a_row_is_what_the_codec_gives_clip_by_clip(sweep, rows, clips):
@@ -178,17 +184,6 @@ def test_missing_data_is_one_error_line_and_nothing_is_written(
     printed = capsys.readouterr()
     assert printed.err.count("error: ") == 1 and words in printed.err and printed.out == ""
     assert not (tmp_path / "out").exists()
-
-
-def test_a_tokenizer_without_weights_and_a_training_that_fails_leave_the_others_going(clips, tmp_path, capsys):
-    torn = save_tokenizer(tmp_path / "torn", bits=4)
-    (torn / "model.safetensors").unlink()
-    short = write_config(tmp_path / "short.py", tiny_config(clips, data__train__dataset__num_frames=99))
-    command = [*command_of(tmp_path, clips), torn, "--train", short, "--metrics", "PSNR"]
-    assert run_here(*command) == 1
-    printed = capsys.readouterr()
-    assert f"error: {torn}: no tokenizer at" in printed.err and "error: training LFQ: " in printed.err
-    assert rows_in(tmp_path / "out").keys() == {"mine", "mine_unquantized", *UNTRAINED}
 
 
 def test_a_metric_has_a_column_and_a_baseline_a_row_without_an_edit(tmp_path, monkeypatch):
