@@ -146,8 +146,9 @@ def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, An
         "marks": {name: "few samples" for name in FRECHET if name in scores and measured.num_samples < FEW_SAMPLES},
         "num_samples": measured.num_samples, "num_blocks": len(measured.blocks), "unreadable": measured.unreadable,
         "codebook": codebook, "parameters": parameters, "data": evaluation.data_identity,
-        "assets": evaluation.assets, "versions": {"toolkit": toolkit.__version__, "torch": torch.__version__,
-                                                    "av": av.__version__, "python": platform.python_version()},
+        "assets": evaluation.assets,
+        "versions": {"toolkit": toolkit.__version__, "torch": torch.__version__, "av": av.__version__,
+                     "python": platform.python_version()},
         "hardware": hardware(evaluation.device, evaluation.state.num_processes),
         "curve": _curve(evaluation, entry, scores), "videos": videos[0], "original_videos": videos[1]}
     if evaluation.state.is_main_process and (batch := next(iter(evaluation.loader()), None)) is not None:
