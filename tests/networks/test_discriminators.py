@@ -13,7 +13,7 @@ from toolkit.contracts import Discriminator
 from toolkit.layers import CausalConv3d, ResBlock
 from toolkit.networks import StyleGANDiscriminator
 from toolkit.networks.discriminators import blur_pool
-from toolkit.training.regularizers import r1_penalty
+from toolkit.training.objective import r1_penalty
 
 SMALL = dict(filters=4, channel_multipliers=(2, 2))
 

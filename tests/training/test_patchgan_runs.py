@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import math
-import shutil
 
 import pytest
 import torch
-from mmengine.config import Config
 from safetensors.torch import load_file
-from training import tiny
-from training.tiny import metric_lines, tiny_config
+from training.tiny import assert_equal, build, copy_checkpoint, tiny_config, train, train_lines
 
-from toolkit.build import build_trainer
 from toolkit.config import ConfigError
-from toolkit.training import Trainer
 
-clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 ADVERSARIAL = dict(loss=dict(type="Hinge"), weight=0.8, adaptive=dict(type="AdaptiveWeight"), discriminator_weight=0.5)
 
 
 def patchgan_config(clips, *, temporal_kernel: int = 1, **changes):
     patchgan = dict(type="PatchGANDiscriminator", filters=8, num_layers=2, temporal_kernel=temporal_kernel)
     return tiny_config(clips, discriminator=patchgan, objective__adversarial=ADVERSARIAL, **changes)
-
-
-def build(config, work_dir) -> Trainer:
-    return build_trainer(Config(config), work_dir=work_dir)
-
-
-def train(config, work_dir) -> list[dict[str, float]]:
-    """The lines of a whole run, one for each step."""
-    assert build(config, work_dir).run()
-    return [line for line in metric_lines(work_dir) if "total" in line]
 
 
 @pytest.mark.parametrize("temporal_kernel", [1, 3])
@@ -43,7 +27,7 @@ def test_both_networks_learn_and_the_total_has_the_adaptive_weight(clips, tmp_pa
     learning = [parameter for parameter in network.parameters() if parameter.shape != (1,)]
     before = [parameter.detach().clone() for parameter in learning]
     assert trainer.run()
-    lines = [line for line in metric_lines(tmp_path) if "total" in line]
+    lines = train_lines(tmp_path)
     for line in lines:
         assert line["adaptive_weight"] > 0 and math.isfinite(line["discriminator"])
         quantizer = 0.25 * line["commitment"] + 0.1 * line["per_sample_entropy"] - 0.1 * line["codebook_entropy"]
@@ -58,7 +42,8 @@ def test_both_networks_learn_and_the_total_has_the_adaptive_weight(clips, tmp_pa
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_the_logged_weight_is_the_ratio_at_the_decoders_last_convolution(clips, tmp_path, precision):
     config = patchgan_config(clips, training__max_steps=1, training__mixed_precision=precision)
-    line, = train(config, tmp_path / "run")
+    train(config, tmp_path / "run")
+    line, = train_lines(tmp_path / "run")
     trainer = build(config, tmp_path / "by_hand")
     pixels, tokenizer = next(trainer.train_loader).pixels, trainer.tokenizer.plain.train()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
@@ -76,27 +61,26 @@ def test_a_resumed_run_equals_an_undisturbed_one_with_accumulation(clips, tmp_pa
     config = patchgan_config(clips, data__train__batch_size=1, training__gradient_accumulation_steps=2,
                          training__checkpoints=dict(every=2, keep=None))
     train(config, tmp_path / "one")
-    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
-    shutil.copytree(tmp_path / "one" / "checkpoints" / "step_2", tmp_path / "other" / "checkpoints" / "step_2")
-    assert build_trainer(Config(config), work_dir=tmp_path / "other", resume=True).run()
+    train(config, copy_checkpoint(tmp_path / "one", tmp_path / "other", step=2), resume=True)
     for name in ("tokenizer", "discriminator_video"):
         one, other = (load_file(tmp_path / run / "checkpoints" / "step_4" / f"{name}.safetensors")
                       for run in ("one", "other"))
-        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+        assert_equal(one, other)
     assert one["main.3.num_batches_tracked"] == 4 * 2 * 3
 
 
 def test_activation_checkpointing_changes_nothing(clips, tmp_path):
-    runs = [train(patchgan_config(clips, training__max_steps=2, training__activation_checkpointing=on),
-                  tmp_path / str(on)) for on in (False, True)]
+    for on in (False, True):
+        train(patchgan_config(clips, training__max_steps=2, training__activation_checkpointing=on), tmp_path / str(on))
+    runs = [train_lines(tmp_path / str(on)) for on in (False, True)]
     for name in ("adaptive_weight", "adversarial", "reconstruction", "discriminator"):
         assert [line[name] for line in runs[0]] == pytest.approx([line[name] for line in runs[1]], rel=1e-4)
 
 
 def test_an_adversarial_loss_that_starts_late_has_its_weight_from_then_on(clips, tmp_path):
     late = dict(objective__adversarial__weight=[(2, 0.0), (2, 0.8)])
-    lines = train(patchgan_config(clips, training__max_steps=3, **late), tmp_path)
-    assert ["adaptive_weight" in line for line in lines] == [False, False, True]
+    train(patchgan_config(clips, training__max_steps=3, **late), tmp_path)
+    assert ["adaptive_weight" in line for line in train_lines(tmp_path)] == [False, False, True]
 
 
 def test_a_frozen_decoder_is_refused_before_training(clips, tmp_path):

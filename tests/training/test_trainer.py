@@ -10,55 +10,35 @@ import signal
 
 import pytest
 import torch
-from mmengine.config import Config
 from safetensors.torch import load_file
-from training import tiny
 from training.tiny import (
     ADVERSARIAL,
     DISCRIMINATOR,
     IMAGE_DISCRIMINATOR,
+    assert_equal,
+    build,
+    copy_checkpoint,
     metric_lines,
     stripes,
+    tensors_of,
     tiny_config,
+    train,
+    train_lines,
     write_clips,
     write_images,
 )
 
 from toolkit import load_tokenizer
-from toolkit.build import build_trainer
 from toolkit.config import ConfigError
-from toolkit.training import Trainer
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.nonfinite import DivergenceError
 from toolkit.training.validation import as_codec
 
-clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 GAN_TERMS = {"lecam", "r1", "adversarial", "discriminator", "logits_real", "logits_fake"}
 
 
-def build(config, work_dir, *, resume=False) -> Trainer:
-    return build_trainer(Config(config), work_dir=work_dir, resume=resume)
-
-
-def train(config, work_dir, *, resume=False) -> Trainer:
-    trainer = build(config, work_dir, resume=resume)
-    assert trainer.run()
-    return trainer
-
-
 def weights(trainer) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in trainer.tokenizer.plain.state_dict().items()}
-
-
-def assert_close(one, other, *, atol) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], atol=atol, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
-
-
-def train_lines(work_dir, modality="video"):
-    return [line for line in metric_lines(work_dir)
-            if line["split"] == "train" and line["modality"] == modality and "total" in line]
+    return tensors_of(trainer.tokenizer.plain)
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +68,14 @@ def test_r1_is_logged_at_multiples_of_its_interval(undisturbed):
 
 
 def test_a_resumed_run_equals_an_undisturbed_one(undisturbed, gan_config, tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    shutil.copytree(undisturbed / "checkpoints" / "step_2", tmp_path / "checkpoints" / "step_2")
+    copy_checkpoint(undisturbed, tmp_path, step=2)
     (tmp_path / "checkpoints" / ".step_3.partial").mkdir()  # of an attempt that was killed while writing
     (tmp_path / "checkpoints" / ".step_3.partial" / "state.pt").write_bytes(b"torn")
     shutil.copy(undisturbed / "metrics.jsonl", tmp_path)  # with lines of later steps
     train(gan_config, tmp_path, resume=True)
-    for name in ("tokenizer", "ema", "objective", "discriminator_video"):
-        one, other = (load_file(work_dir / "checkpoints" / "step_4" / f"{name}.safetensors")
-                      for work_dir in (undisturbed, tmp_path))
-        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one), name
-    one, other = (load_file(work_dir / "tokenizer" / "model.safetensors") for work_dir in (undisturbed, tmp_path))
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    for name in ("checkpoints/step_4/tokenizer", "checkpoints/step_4/ema", "checkpoints/step_4/objective",
+                 "checkpoints/step_4/discriminator_video", "tokenizer/model"):
+        assert_equal(*(load_file(work_dir / f"{name}.safetensors") for work_dir in (undisturbed, tmp_path)))
     assert [line["step"] for line in train_lines(tmp_path)] == [1, 2, 3, 4]
     clocks = ("time", "seconds_per_step")
     one, other = ([{k: v for k, v in line.items() if k not in clocks} for line in train_lines(work_dir)]
@@ -112,7 +88,7 @@ def test_resuming_a_finished_run_changes_nothing(undisturbed, gan_config, tmp_pa
     before = load_file(tmp_path / "copy" / "tokenizer" / "model.safetensors")
     train(gan_config, tmp_path / "copy", resume=True)
     after = load_file(tmp_path / "copy" / "tokenizer" / "model.safetensors")
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert_equal(before, after)
     assert [line["step"] for line in train_lines(tmp_path / "copy")] == [1, 2, 3, 4]
 
 
@@ -166,7 +142,7 @@ def test_the_exported_weights_are_the_moving_average_by_hand(undisturbed):
     for state in steps[1:]:
         average = {name: 0.9 * average[name] + 0.1 * state[name].double() for name in average}
     exported = load_file(undisturbed / "tokenizer" / "model.safetensors")
-    assert_close({name: tensor.float() for name, tensor in average.items()}, exported, atol=1e-6)
+    torch.testing.assert_close({name: tensor.float() for name, tensor in average.items()}, exported, atol=1e-6, rtol=0)
     assert any(not torch.equal(exported[name], steps[-1][name]) for name in exported)
 
 
@@ -196,7 +172,7 @@ def test_a_run_interrupted_while_it_writes_a_checkpoint_ends_with_that_checkpoin
 def test_without_ema_the_exported_weights_are_the_trained_ones(clips, tmp_path):
     trainer = train(tiny_config(clips, training__ema_decay=None, training__max_steps=2), tmp_path)
     exported = load_file(tmp_path / "tokenizer" / "model.safetensors")
-    assert all(torch.equal(tensor, exported[name]) for name, tensor in weights(trainer).items())
+    assert_equal(weights(trainer), exported)
     assert not (tmp_path / "checkpoints" / "step_2" / "ema.safetensors").exists()
 
 
@@ -235,7 +211,7 @@ def test_accumulation_equals_the_larger_batch(clips, tmp_path):
     small = train(tiny_config(clips, data__train__batch_size=1, training__gradient_accumulation_steps=4, **shared),
                   tmp_path / "small")
     large = train(tiny_config(clips, data__train__batch_size=4, **shared), tmp_path / "large")
-    assert_close(weights(small), weights(large), atol=1e-5)
+    torch.testing.assert_close(weights(small), weights(large), atol=1e-5, rtol=0)
     lines = [train_lines(tmp_path / name)[0] for name in ("small", "large")]
     assert lines[0]["total"] == pytest.approx(lines[1]["total"], rel=1e-5)
 
@@ -244,7 +220,7 @@ def test_activation_checkpointing_changes_nothing(clips, tmp_path):
     runs = [train(tiny_config(clips, gan=True, training__max_steps=2, training__activation_checkpointing=wanted),
                   tmp_path / str(wanted)) for wanted in (False, True)]
     assert runs[1].tokenizer.plain.encoder.activation_checkpointing
-    assert_close(weights(runs[0]), weights(runs[1]), atol=1e-6)
+    torch.testing.assert_close(weights(runs[0]), weights(runs[1]), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("ema_decay", [0.9, None])
@@ -262,7 +238,7 @@ def test_validation_and_export_are_float32_after_training_in_bf16(clips, tmp_pat
 
 def test_bf16_computes_both_networks_in_it_but_r1_in_float32(clips, tmp_path):
     config = tiny_config(clips, gan=True, training__max_steps=2, training__mixed_precision="bf16")
-    trainer = build_trainer(Config(config), work_dir=tmp_path)
+    trainer = build(config, tmp_path)
     seen = {"tokenizer": [], "discriminator": []}
     trainer.tokenizer.plain.encoder.conv_in.register_forward_hook(
         lambda conv, inputs, output: seen["tokenizer"].append((torch.is_grad_enabled(), output.dtype)))
@@ -278,7 +254,7 @@ def test_bf16_computes_both_networks_in_it_but_r1_in_float32(clips, tmp_path):
 
 def test_fp16_without_a_gpu_is_refused(clips, tmp_path):
     with pytest.raises(ConfigError, match="fp16"):
-        build_trainer(Config(tiny_config(clips, training__mixed_precision="fp16")), work_dir=tmp_path)
+        build(tiny_config(clips, training__mixed_precision="fp16"), tmp_path)
 
 
 def test_frozen_networks_are_in_no_checkpoint(clips, tmp_path):
@@ -350,11 +326,8 @@ def test_images_and_clips_train_together_each_with_its_discriminator(clips, tmp_
 def test_a_mixture_resumes_as_if_undisturbed(clips, tmp_path):
     config = mixture_config(clips, write_images(tmp_path / "images"), training__checkpoints=dict(every=2, keep=None))
     train(config, tmp_path / "one")
-    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
-    shutil.copytree(tmp_path / "one" / "checkpoints" / "step_2", tmp_path / "other" / "checkpoints" / "step_2")
-    train(config, tmp_path / "other", resume=True)
-    one, other = (load_file(tmp_path / name / "tokenizer" / "model.safetensors") for name in ("one", "other"))
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    train(config, copy_checkpoint(tmp_path / "one", tmp_path / "other", step=2), resume=True)
+    assert_equal(*(load_file(tmp_path / name / "tokenizer" / "model.safetensors") for name in ("one", "other")))
 
 
 def test_a_mixture_needs_a_discriminator_for_each_modality(clips, tmp_path):

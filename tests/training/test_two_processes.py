@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from toolkit.build import build_objective
 from toolkit.contracts import TokenizerOutput
 from toolkit.networks import PatchGANDiscriminator
-from toolkit.training.regularizers import LeCAM
+from toolkit.training.objective import LeCAM
 
 STEPS = 3
 

@@ -6,48 +6,34 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from mmengine.config import Config
 from torch import nn
 
 from toolkit.build import build_run
 from toolkit.config import ConfigError
-from toolkit.data import Source
 from toolkit.profiling.cost import Phase, frozen_networks, measure_step
 from toolkit.training.optimizer import optimizer_state_share
 from toolkit.training.settings import Settings
 
 
-@dataclass
 class Network:
-    """What a network holds during the whole run: counts of parameters, and bytes."""
+    """What modules hold during the whole run, as one network: counts of parameters, and bytes.
 
-    name: str
-    parameters: int
-    trained: int
-    weights: int
-    gradients: int
-    optimizer: int
-    average: int
+    ``optimizer_share``: bytes of optimizer state per byte of gradient. ``averaged``: with an average of weights.
+    """
 
-    @classmethod
-    def of(cls, name: str, modules: Iterable[nn.Module], *, optimizer_share: float, averaged: bool = False) -> Network:
-        """Count several modules as one network.
-
-        ``optimizer_share``: bytes of optimizer state per byte of gradient. ``averaged``: with an average of weights.
-        """
+    def __init__(self, name: str, *modules: nn.Module, optimizer_share: float, averaged: bool = False):
         parameters = [parameter for module in modules for parameter in module.parameters()]
-        learn = [parameter for parameter in parameters if parameter.requires_grad]
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
         buffers = [buffer for module in modules for buffer in module.buffers()]
-        weights = sum(tensor.nbytes for tensor in (*parameters, *buffers))
-        gradients = sum(parameter.nbytes for parameter in learn)
-        return cls(name, sum(p.numel() for p in parameters), sum(p.numel() for p in learn), weights, gradients,
-                   optimizer=round(optimizer_share * gradients), average=weights if averaged else 0)
-
-    @property
-    def held(self) -> int:
-        """Bytes in all."""
-        return self.weights + self.gradients + self.optimizer + self.average
+        self.name = name
+        self.parameters = sum(parameter.numel() for parameter in parameters)
+        self.trained = sum(parameter.numel() for parameter in trained)
+        self.weights = sum(tensor.nbytes for tensor in (*parameters, *buffers))
+        self.gradients = sum(parameter.nbytes for parameter in trained)
+        self.optimizer = round(optimizer_share * self.gradients)
+        self.average = self.weights if averaged else 0
+        self.held = self.weights + self.gradients + self.optimizer + self.average
 
 
 @dataclass
@@ -120,30 +106,21 @@ def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Initializing zero-element|for .* copying from a non-meta")
-        run = build_run(config, num_processes=num_processes, device=torch.device("meta"))  # shapes alone, no memory
-    settings, tokenizer = run.settings, run.tokenizer
-    share = optimizer_state_share(settings)
-    networks = [Network.of(name, [network], optimizer_share=share, averaged=settings.ema_decay is not None)
-                for name, network in tokenizer.named_children()]
-    networks += [Network.of(f"discriminator ({modality})", [network], optimizer_share=share)
-                 for modality, network in run.discriminators.items()]
-    networks += [Network.of(f"objective ({name})", [loss, *frozen_networks(loss)], optimizer_share=share)
-                 for name, loss in run.objective.losses.items()]
+        run = build_run(config, num_processes=num_processes, weights=False)
+    settings, tokenizer, share = run.settings, run.tokenizer, optimizer_state_share(run.settings)
+    networks = [*(Network(name, network, optimizer_share=share, averaged=settings.ema_decay is not None)
+                  for name, network in tokenizer.named_children()),
+                *(Network(f"discriminator ({modality})", network, optimizer_share=share)
+                  for modality, network in run.discriminators.items()),
+                *(Network(f"objective ({name})", loss, *frozen_networks(loss), optimizer_share=share)
+                  for name, loss in run.objective.losses.items())]
     total = sum(source.weight for source in run.train)
     sources = []
     for source in run.train:
-        modality, shape = source.dataset.modality, batch_shape(source, channels=tokenizer.encoder.in_channels)
-        phases = measure_step(shape, tokenizer=tokenizer, objective=run.objective, modality=modality,
-                              settings=settings, discriminator=run.discriminators.get(modality))
-        sources.append(SourceCost(modality, shape, source.weight / total, phases))
+        modality, size = source.dataset.modality, source.dataset.sample_size
+        if size is None:
+            raise ConfigError("a dry run reads no data and needs the dataset's sample_size, got a "
+                              f"{source.dataset.config['type']} without one; measure a few steps instead.")
+        shape = (source.batch_size, tokenizer.encoder.in_channels, *size)
+        sources.append(SourceCost(modality, shape, source.weight / total, measure_step(shape, run, modality=modality)))
     return RunCost(networks, sources, settings)
-
-
-def batch_shape(source: Source, *, channels: int) -> tuple[int, int, int, int, int]:
-    """(B, C, T, H, W) of a source's micro-batches, from its dataset's ``sample_size``."""
-    size = source.dataset.sample_size
-    if size is None:
-        raise ConfigError("a dry run reads no data and needs the dataset's sample_size, got a "
-                          f"{source.dataset.config['type']} without one; measure a few steps instead.")
-    return source.batch_size, channels, *size
-

@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from toolkit.layers.distributed import any_process
+
 logger = logging.getLogger(__name__)
 
 
@@ -83,13 +85,11 @@ def _load_state(path: Path) -> dict[str, Any]:
 class CheckpointWriter:
     """Writes and reads checkpoints, ``step_N`` folders.
 
-    Process 0 creates, renames and deletes folders. ``any_process`` returns whether a flag is set on any process.
+    Process 0 creates, renames and deletes folders.
     """
 
-    def __init__(self, directory: Path, *, keep: int | None, rank: int = 0, num_processes: int = 1,
-                 any_process: Callable[[bool], bool] | None = None):
-        self.directory, self.keep, self.any_process = directory, keep, any_process or bool
-        self.rank, self.num_processes = rank, num_processes
+    def __init__(self, directory: Path, *, keep: int | None, rank: int = 0, num_processes: int = 1):
+        self.directory, self.keep, self.rank, self.num_processes = directory, keep, rank, num_processes
 
     def write(self, step: int, *, modules: dict[str, nn.Module], shared: dict[str, Any],
               process_state: dict[str, Any]) -> Path:
@@ -130,7 +130,7 @@ class CheckpointWriter:
             action()
         except (OSError, RuntimeError, SafetensorError) as error:  # each library's error for a full disk
             failure = error
-        if self.any_process(failure is not None):
+        if any_process(failure is not None):
             if self.rank == 0:
                 self._clear()
             raise OSError(f"the checkpoint of step {step} cannot be written to {self.directory}: "
@@ -184,7 +184,7 @@ class CheckpointWriter:
                 states, damage = self.read(checkpoint, modules=modules), None
             except DamagedCheckpointError as error:
                 damage = error
-            if not self.any_process(damage is not None):
+            if not any_process(damage is not None):
                 return checkpoint, *states
             logger.warning("%s is skipped: %s.", checkpoint, damage or "another process cannot read its files")
         if checkpoints:

@@ -68,10 +68,7 @@ def _warn_of_differences(tokenizer: Tokenizer, source: Tokenizer) -> None:
 
 
 def initialize_discriminators(discriminators: Iterable[Discriminator], source: Discriminator, *, name: str) -> None:
-    """Copy the weights of ``source`` to every discriminator with tensors of the same names and shapes.
-
-    ``name`` is what the log calls the source.
-    """
+    """Copy the weights of ``source``, ``name`` in the log, to every discriminator with tensors of its shapes."""
     weights = source.state_dict()
     shapes = {key: tensor.shape for key, tensor in weights.items()}
     matching = [discriminator for discriminator in discriminators

@@ -1,4 +1,4 @@
-"""Scores of a tokenizer, and of untrained codecs beside it, over a validation set."""
+"""Scores of codecs over a validation set: a tokenizer, and untrained codecs to compare it with."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ def as_codec(tokenizer: Tokenizer) -> Codec:
 @torch.no_grad()
 def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *, device: torch.device | str = "cpu",
              on_first: Callable[[Tensor, Tensor], None] | None = None) -> dict[str, float]:
-    """Every metric's scores over a finite pass of batches, in float32; each process has its own share."""
-    for metric in metrics:
-        metric.reset()
+    """Scores of new metrics over a finite pass of batches, in float32; each process has its own share."""
     for number, batch in enumerate(batches):
         pixels = batch.pixels.to(device)
         reconstruction, indices = codec(pixels)
@@ -89,8 +87,8 @@ def bits_per_pixel(tokenizer: Tokenizer, size: tuple[int, int, int]) -> float | 
 
 
 def baseline_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],
-                  make_metrics: Callable[[Any], list[Metric]]) -> dict[str, dict[str, float]]:
-    """Scores of two untrained codecs to stand beside a tokenizer's, the thumbnail with its grid and bits."""
+                    make_metrics: Callable[[Any], list[Metric]]) -> dict[str, dict[str, float]]:
+    """Scores of two untrained codecs to compare a tokenizer's with; the thumbnail has its grid and bits."""
     if not tokenizer.codebook_size:
         return {}
     sizes = [tuple(batch.pixels.shape[2:]) for batch in islice(batches(), 1)]
@@ -114,6 +112,5 @@ def score_rows(codecs: dict[str, dict[str, float]]) -> tuple[list[str], list[lis
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A header and rows as a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("|" + "|".join(line) + "|" if line[0] == "---" else "| " + " | ".join(line) + " |"
-                     for line in lines)
+    first, *others = ["| " + " | ".join(line) + " |" for line in (header, *rows)]
+    return "\n".join([first, "|---" * len(header) + "|", *others])
