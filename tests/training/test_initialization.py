@@ -1,7 +1,5 @@
 """Training from an existing tokenizer: inflation, frozen components, discriminators."""
 
-from __future__ import annotations
-
 import copy
 import logging
 

@@ -1,7 +1,5 @@
 """A Loss with parameters learns with the tokenizer, on any number of processes, and is in checkpoints."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from safetensors.torch import load_file

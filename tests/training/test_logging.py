@@ -1,7 +1,5 @@
 """Experiment trackers by accelerate's names."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from accelerate import tracking

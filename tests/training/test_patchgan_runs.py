@@ -1,7 +1,5 @@
 """VQGAN's discriminator in whole runs at tiny size: PatchGAN, hinge and the adaptive weight."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -75,12 +73,6 @@ def test_activation_checkpointing_changes_nothing(clips, tmp_path):
     runs = [train_lines(tmp_path / str(on)) for on in (False, True)]
     for name in ("adaptive_weight", "adversarial", "reconstruction", "discriminator"):
         assert [line[name] for line in runs[0]] == pytest.approx([line[name] for line in runs[1]], rel=1e-4)
-
-
-def test_an_adversarial_loss_that_starts_late_has_its_weight_from_then_on(clips, tmp_path):
-    late = dict(objective__adversarial__weight=[(2, 0.0), (2, 0.8)])
-    train(patchgan_config(clips, training__max_steps=3, **late), tmp_path)
-    assert ["adaptive_weight" in line for line in train_lines(tmp_path)] == [False, False, True]
 
 
 def test_a_frozen_decoder_is_refused_before_training(clips, tmp_path):

@@ -3,8 +3,6 @@
 A test module takes its fixtures by name: ``clips = tiny.clips``.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import json
