@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -212,12 +212,8 @@ def build_sources(where: str, config: Mapping[str, Any] | list[Mapping[str, Any]
     return sources
 
 
-def build_discriminators(config: Mapping[str, Any] | None, modalities: Iterable[str]) -> dict[str, Discriminator]:
-    """Build a discriminator for each modality of the training data.
-
-    ``config`` is one discriminator's for a run on one modality; or modality -> config; or None.
-    """
-    modalities = sorted(set(modalities))
+def build_discriminators(config: Mapping[str, Any] | None, modalities: Sequence[str]) -> dict[str, Discriminator]:
+    """Build a discriminator for each modality; ``config`` is that of a single one, or modality -> config, or None."""
     if not config:
         return {}
     if not isinstance(config, Mapping):
@@ -236,8 +232,7 @@ def build_discriminators(config: Mapping[str, Any] | None, modalities: Iterable[
 def starting_tokenizer(config: Config, settings: Settings, *, resumed: Path | None, weights: bool) -> Tokenizer:
     """The tokenizer that training starts from, with the components frozen that are not to learn.
 
-    ``resumed`` is the work dir of a run to resume: its checkpoint has the weights, so only the network counts. So it
-    does without ``weights``.
+    Only its network counts without ``weights``, or if its weights come from a checkpoint in the work dir ``resumed``.
     """
     if "tokenizer" not in config and not settings.init_from:
         raise ConfigError("training needs the config section tokenizer, or training.init_from=DIR to train on a "
@@ -284,16 +279,12 @@ def build_run(config: Config, *, num_processes: int, resumed: Path | None = None
 
 
 def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False) -> Trainer:
-    """Build everything a config describes, write the run's metadata, and resume if asked.
+    """Build everything a config describes, and write the run's metadata to ``work_dir``.
 
-    Args:
-        config: From :func:`toolkit.load_config`.
-        work_dir: Where the run is written.
-        resume: Continue from the newest checkpoint in ``work_dir``.
+    With ``resume`` the run continues from the newest checkpoint in ``work_dir``.
 
     Raises:
-        ConfigError: If the config does not hold together, or ``work_dir`` already holds a run that is
-            not to be resumed.
+        ConfigError: If the config does not hold together, or ``work_dir`` holds a run that is not to be resumed.
     """
     work_dir = Path(work_dir)
     settings = read_settings(config)

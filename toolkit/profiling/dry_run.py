@@ -81,7 +81,7 @@ class RunCost:
 
     @property
     def flops_per_sample(self) -> float:
-        """Training FLOPs per sample."""
+        """FLOPs of training per sample."""
         return self.flops_per_step / self.samples_per_step
 
     @property

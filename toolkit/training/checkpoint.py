@@ -95,8 +95,8 @@ class CheckpointWriter:
               process_state: dict[str, Any]) -> Path:
         """Write a checkpoint; every process calls it.
 
-        ``shared`` is equal on all processes; ``process_state`` is that of this process (random generators, position
-        in the data). If one process cannot write, all raise an OSError, and the earlier checkpoints are unchanged.
+        ``shared`` is equal on all processes, ``process_state`` is of this process (random generators, position in the
+        data). If one process cannot write, all raise an OSError, and the earlier checkpoints are unchanged.
         """
         partial, final = self.directory / f".step_{step}.partial", self.directory / f"step_{step}"
 

@@ -136,32 +136,24 @@ def _is_kept(line: str, step: int) -> bool:
 
 
 class RunLog:
-    """The log of one run, written by the main process; on other processes the methods do nothing.
+    """The log of one run; if it is not ``active`` (on the main process) the methods do nothing.
 
     Lines of steps after ``step``, which a resumed run repeats, are dropped.
     """
 
     def __init__(self, work_dir: Path, settings: Settings, *, step: int, active: bool):
         self.work_dir, self.settings, self.active = work_dir, settings, active
-        if not active:
-            return
-        self.path = work_dir / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if step and self.path.exists() else []
-        with atomic_write(self.path) as file:
-            file.write_text("".join(line + "\n" for line in lines if _is_kept(line, step)))
-        self.trackers = [_start_tracker(name, work_dir, step=step) for name in settings.trackers]
-        self.bar = tqdm(total=settings.max_steps, initial=step, unit="step", dynamic_ncols=True, mininterval=0.5)
-        self.started = time.time()
-
-    def advance(self) -> None:
-        """Advance the progress bar by one step."""
-        if self.active:
-            self.bar.update()
+        self.path, self.started = work_dir / "metrics.jsonl", time.time()
+        if active:
+            lines = self.path.read_text().splitlines() if step and self.path.exists() else []
+            with atomic_write(self.path) as file:
+                file.write_text("".join(line + "\n" for line in lines if _is_kept(line, step)))
+        self.trackers = [_start_tracker(name, work_dir, step=step) for name in settings.trackers] if active else []
+        self.bar = tqdm(total=settings.max_steps, initial=step, unit="step", dynamic_ncols=True, mininterval=0.5,
+                        disable=not active)
 
     def scalars(self, split: str, modality: str, step: int, values: dict[str, float]) -> None:
         """Write scalars of a modality under ``split``, "train" or "val"."""
-        if not self.active:
-            return
         self._write({"step": step, "split": split, "modality": modality, **values})
         for tracker in self.trackers:
             tracker.log({f"{split}/{modality}/{name}": value for name, value in values.items()}, step=step)
@@ -171,12 +163,12 @@ class RunLog:
 
     def skipped(self, modality: str, step: int, reason: str, keys: list[str]) -> None:
         """Write a line for a skipped step, with the keys of its samples."""
-        if self.active:
-            self._write({"step": step, "split": "skipped", "modality": modality, "reason": reason, "keys": keys})
+        self._write({"step": step, "split": "skipped", "modality": modality, "reason": reason, "keys": keys})
 
     def _write(self, line: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(line | {"time": round(time.time() - self.started, 3)}) + "\n")
+        if self.active:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line | {"time": round(time.time() - self.started, 3)}) + "\n")
 
     def samples(self, name: str, step: int, target: Tensor, reconstruction: Tensor, *, fps: float = 12.0) -> None:
         """Write the first inputs above reconstructions, both (B, C, T, H, W): a PNG, for clips also an mp4."""
@@ -201,7 +193,6 @@ class RunLog:
 
     def close(self) -> None:
         """Close the progress bar and the trackers."""
-        if self.active:
-            self.bar.close()
-            for tracker in self.trackers:
-                tracker.finish()
+        self.bar.close()
+        for tracker in self.trackers:
+            tracker.finish()

@@ -195,13 +195,9 @@ class Objective(nn.Module):
                        phase: Phase = nullcontext) -> tuple[Tensor, Scalars]:
         """The tokenizer's weighted total () float32, and every term's unweighted value by name.
 
-        Args:
-            output: The tokenizer's output for ``target``, (B, C, T, H, W) in [-1, 1].
-            step: Number of optimizer steps before this one.
-            modality: Selects the adversary.
-            discriminator: The discriminator of that modality, or None without a GAN.
-            last_layer: The last layer of the decoder, for an adaptive weight.
-            phase: Called with the name of each phase; a profiler measures within it.
+        ``output`` is the tokenizer's for ``target``, (B, C, T, H, W) in [-1, 1], and ``step`` the number of optimizer
+        steps before this one. ``modality`` selects the adversary; ``discriminator`` is None without a GAN, and
+        ``last_layer``, the decoder's, is for an adaptive weight. A profiler measures within each ``phase``.
 
         Raises:
             KeyError: If the quantizer returns a loss that has no weight.

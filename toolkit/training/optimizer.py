@@ -36,12 +36,13 @@ class OptimizerState(Learner):
     """
 
     def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator,
-                 max_norm: float = math.inf, extra: Iterable[nn.Parameter] = ()):
+                 max_norm: float | None = None, extra: Iterable[nn.Parameter] = ()):
         super().__init__(module)
         for parameter in module.parameters():
             if parameter.dim() == 5:  # the memory layout of the activations; 2-D kernels have 4 dimensions
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-        self.module, self.max_norm = accelerator.prepare(module), max_norm
+        self.module = accelerator.prepare(module)
+        self.max_norm = math.inf if max_norm is None else max_norm
         # accelerate wraps forward in autocast; the trainer enters autocast itself.
         module.__dict__.pop("forward", None)
         self.extra = [parameter for parameter in extra if parameter.requires_grad]
@@ -159,10 +160,7 @@ def create_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> Sch
 
 
 def optimizer_state_share(settings: Settings) -> float:
-    """Bytes of optimizer state per byte of gradient: 2 for Adam, 1 for SGD with momentum.
-
-    A ConfigError if timm has no such optimizer or schedule.
-    """
+    """Bytes of optimizer state per byte of gradient: 2 for Adam, 1 for SGD with momentum."""
     weight = nn.Parameter(torch.zeros(256, 256))
     optimizer, _ = create_optimizer([weight], settings, learning_rate=settings.learning_rate)
     create_schedule(optimizer, settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import math
 import resource
 import sys
 import time
@@ -47,24 +46,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class RunComponents:
-    """What a run's config describes, before there is a work dir: what a trainer needs, and a dry run measures.
-
-    Attributes:
-        settings: Training settings.
-        tokenizer: The plain tokenizer; the trainer wraps it for its processes.
-        objective: The objective, with an adversary for each discriminator.
-        discriminators: modality -> discriminator; empty for training without a GAN.
-        train, val: Sources of data.
-        make_metrics: Function of a codec that makes new validation metrics.
-    """
+    """What a run's config describes, before there is a work dir: what a trainer needs, and a dry run measures."""
 
     settings: Settings
-    tokenizer: Tokenizer
-    objective: Objective
-    discriminators: Mapping[str, Discriminator]
+    tokenizer: Tokenizer  # the plain one; the trainer wraps it for its processes
+    objective: Objective  # with an adversary for each discriminator
+    discriminators: Mapping[str, Discriminator]  # by modality; empty for training without a GAN
     train: list[Source]
     val: list[Source]
-    make_metrics: Callable[[Any], list[Metric]]
+    make_metrics: Callable[[Any], list[Metric]]  # new validation metrics of a codec
 
 
 class Trainer:
@@ -103,14 +93,13 @@ class Trainer:
         # The copy must be made before the tokenizer is wrapped for its processes.
         self.ema = settings.ema_decay is not None and ModelEmaV3(
             tokenizer.to(accelerator.device), decay=settings.ema_decay, use_warmup=settings.ema_warmup)
+        prepare = functools.partial(OptimizerState, settings=settings, accelerator=accelerator)
         rate, clipping = settings.discriminator_learning_rate, settings.gradient_clipping
-        self.tokenizer = OptimizerState(
-            tokenizer, learning_rate=settings.learning_rate, max_norm=clipping.get("tokenizer", math.inf),
-            extra=self.objective.losses.parameters(), settings=settings, accelerator=accelerator)
+        rate = settings.learning_rate if rate is None else rate
+        self.tokenizer = prepare(tokenizer, learning_rate=settings.learning_rate, max_norm=clipping.get("tokenizer"),
+                                 extra=self.objective.losses.parameters())
         self.discriminators = {
-            modality: OptimizerState(network, learning_rate=settings.learning_rate if rate is None else rate,
-                                     max_norm=clipping.get("discriminator", math.inf), settings=settings,
-                                     accelerator=accelerator)
+            modality: prepare(network, learning_rate=rate, max_norm=clipping.get("discriminator"))
             for modality, network in discriminators.items()}
         self.step = 0
         self._last_saved_step: int | None = None  # a checkpoint is not written twice
@@ -197,7 +186,7 @@ class Trainer:
             results.append(self._micro_batch(batch, share=1 / num_micro_batches,
                                              last=number == num_micro_batches - 1))
         self._update(batch.modality, results, keys=keys, log=log)
-        log.advance()
+        log.bar.update()
         if self.step % self.settings.log_every == 0 or self.step == self.settings.max_steps:
             timing = {"learning_rate": self.tokenizer.learning_rate, "seconds_per_step": time.time() - started}
             if self.settings.quantization != 1:
