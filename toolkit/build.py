@@ -15,16 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from mmengine.config import Config
 
+from toolkit import contracts
 from toolkit.config import ConfigError, check_keys
-from toolkit.contracts import (
-    AdversarialLoss,
-    Discriminator,
-    GeneratorWeight,
-    Loss,
-    Metric,
-    Quantizer,
-    constructor_parameters,
-)
 from toolkit.data import Source, TrainLoader, ValLoader
 from toolkit.registry import DATASETS, DECODERS, DISCRIMINATORS, ENCODERS, LOSSES, METRICS, QUANTIZERS, Registry
 from toolkit.saving import load_component, read_component_config, tokenizer_directory
@@ -80,7 +72,7 @@ def build_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
     return Tokenizer(encoder, quantizer, decoder)
 
 
-def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> list[Metric]:
+def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> list[contracts.Metric]:
     """Build metrics; those with arguments ``codebook_size``, ``num_codebooks`` and ``digits`` get the tokenizer's.
 
     Metrics that need a codebook are skipped, and logged, for a continuous bottleneck.
@@ -89,7 +81,7 @@ def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> lis
                 "digits": tokenizer.digits}
     metrics = []
     for config in configs:
-        arguments = constructor_parameters(METRICS.get(config["type"])) if "type" in config else {}
+        arguments = contracts.constructor_parameters(METRICS.get(config["type"])) if "type" in config else {}
         if "codebook_size" in arguments and not tokenizer.codebook_size and "codebook_size" not in config:
             logger.info("metric %s is skipped: the bottleneck is continuous and has no codebook.", config["type"])
             continue
@@ -124,13 +116,13 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return load_component(tokenizer_directory(path), f"tokenizer {path}", build_tokenizer)
 
 
-def load_discriminator(directory: str | Path) -> Discriminator:
+def load_discriminator(directory: str | Path) -> contracts.Discriminator:
     """Load a discriminator written by ``save_component``, in eval mode on the CPU; errors as :func:`load_tokenizer`."""
     return load_component(Path(directory), f"discriminator {directory}",
                           functools.partial(build_component, DISCRIMINATORS))
 
 
-def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = None,
+def build_objective(config: Mapping[str, Any], *, quantizer: contracts.Quantizer | None = None,
                     modalities: tuple[str, ...] = ("video",)) -> Objective:
     """Build the objective from its config.
 
@@ -155,7 +147,7 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
     for name, term in (config.get("losses") or {}).items():
         if term:
             check_keys(f"objective.losses.{name}", term, ("loss", "weight"), required=("loss", "weight"))
-            losses[name] = _build_loss(f"objective.losses.{name}.loss", term["loss"], Loss), term["weight"]
+            losses[name] = _build_loss(f"objective.losses.{name}.loss", term["loss"], contracts.Loss), term["weight"]
     adversarial = config.get("adversarial")
     if adversarial and adversarial.get("adaptive") and not losses:
         raise ConfigError("objective.adversarial.adaptive needs a loss on the reconstruction to compare with, got "
@@ -182,8 +174,9 @@ def _build_adversary(config: Mapping[str, Any]) -> Adversary:
     if not isinstance(every, int) or every < 1:
         raise ConfigError(f"objective.adversarial.r1.every must be a whole number of at least 1, got {every!r}.")
     return Adversary(
-        _build_loss("objective.adversarial.loss", config["loss"], AdversarialLoss),
-        adaptive=_build_loss("objective.adversarial.adaptive", adaptive, GeneratorWeight) if adaptive else None,
+        _build_loss("objective.adversarial.loss", config["loss"], contracts.AdversarialLoss),
+        adaptive=(_build_loss("objective.adversarial.adaptive", adaptive, contracts.GeneratorWeight) if adaptive
+                  else None),
         lecam=LeCAM(**lecam) if lecam_weight else None, lecam_weight=lecam_weight,
         r1_weight=r1.get("weight", 0.0), r1_every=every,
         **{key: config[key] for key in ("weight", "discriminator_weight") if key in config})
@@ -212,7 +205,8 @@ def build_sources(where: str, config: Mapping[str, Any] | list[Mapping[str, Any]
     return sources
 
 
-def build_discriminators(config: Mapping[str, Any] | None, modalities: Sequence[str]) -> dict[str, Discriminator]:
+def build_discriminators(config: Mapping[str, Any] | None, modalities: Sequence[str],
+                         ) -> dict[str, contracts.Discriminator]:
     """Build a discriminator for each modality; ``config`` is that of a single one, or modality -> config, or None."""
     if not config:
         return {}

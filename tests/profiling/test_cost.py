@@ -26,7 +26,7 @@ def cost_of(config: dict) -> RunCost:
 
 
 def figures(cost: RunCost) -> tuple[list, list]:
-    return [vars(network) for network in cost.networks], cost.sources
+    return [vars(network) for network in cost.networks], [vars(source) for source in cost.sources]
 
 
 def phases_of(config: dict) -> dict[str, Phase]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 from mmengine.config import Config
 from torch import nn
@@ -36,63 +34,31 @@ class Network:
         self.held = self.weights + self.gradients + self.optimizer + self.average
 
 
-@dataclass
 class SourceCost:
     """A micro-batch (B, C, T, H, W) from one source of data; ``share``: of the steps that draw from it."""
 
-    modality: str
-    shape: tuple[int, ...]
-    share: float
-    phases: list[Phase]
-
-    @property
-    def flops(self) -> float:
-        """FLOPs of a micro-batch, averaged over steps."""
-        return sum(phase.flops * phase.share for phase in self.phases)
-
-    @property
-    def peak(self) -> int:
-        """Most bytes in use at once, without those of :class:`Network`."""
-        return max(phase.peak for phase in self.phases)
+    def __init__(self, modality: str, shape: tuple[int, ...], share: float, phases: list[Phase]):
+        self.modality, self.shape, self.share, self.phases = modality, shape, share, phases
+        self.flops = sum(phase.flops * phase.share for phase in phases)  # averaged over steps
+        self.peak = max(phase.peak for phase in phases)  # most bytes in use at once, without those of networks
 
 
-@dataclass
 class RunCost:
     """What one process of a run computes and holds."""
 
-    networks: list[Network]
-    sources: list[SourceCost]
-    settings: Settings
-
-    def _mean(self, of_source: Iterable[float]) -> float:
-        """Per optimizer step."""
-        return self.settings.gradient_accumulation_steps * sum(
-            value * source.share for value, source in zip(of_source, self.sources, strict=True))
-
-    @property
-    def flops_per_step(self) -> float:
-        """FLOPs of an optimizer step, averaged over sources and steps with and without R1."""
-        return self._mean(source.flops for source in self.sources)
-
-    @property
-    def samples_per_step(self) -> float:
-        """Samples of an optimizer step, averaged over sources."""
-        return self._mean(source.shape[0] for source in self.sources)
-
-    @property
-    def flops_per_sample(self) -> float:
-        """FLOPs of training per sample."""
-        return self.flops_per_step / self.samples_per_step
-
-    @property
-    def forward_flops_per_sample(self) -> float:
-        """FLOPs of the tokenizer's forward pass per sample."""
-        return self._mean(source.phases[0].flops for source in self.sources) / self.samples_per_step
-
-    @property
-    def memory(self) -> int:
-        """Bytes in use at most."""
-        return sum(network.held for network in self.networks) + max(source.peak for source in self.sources)
+    def __init__(self, networks: list[Network], sources: list[SourceCost], settings: Settings):
+        self.networks, self.sources, self.settings = networks, sources, settings
+        micro_batches = settings.gradient_accumulation_steps
+        # FLOPs and samples of an optimizer step, averaged over sources and steps with and without R1.
+        self.flops_per_step = micro_batches * sum(source.share * source.flops for source in sources)
+        self.samples_per_step = micro_batches * sum(source.share * source.shape[0] for source in sources)
+        self.flops_per_sample = self.flops_per_step / self.samples_per_step
+        # FLOPs of the tokenizer's forward pass.
+        self.forward_flops_per_sample = micro_batches * sum(
+            source.share * source.phases[0].flops for source in sources) / self.samples_per_step
+        # Bytes in use during the whole run, and at most.
+        self.held = sum(network.held for network in networks)
+        self.memory = self.held + max(source.peak for source in sources)
 
 
 def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:

@@ -25,13 +25,7 @@ from toolkit.data import Batch, Source, TrainLoader, ValLoader
 from toolkit.layers.distributed import any_process
 from toolkit.metrics import collapse_of
 from toolkit.tokenizer import Tokenizer
-from toolkit.training.checkpoint import (
-    CheckpointWriter,
-    checkpoint_step,
-    checkpoints_in,
-    random_state,
-    set_random_state,
-)
+from toolkit.training import checkpoint
 from toolkit.training.logging import IndicesOfPixels, RunLog, RunningMeans
 from toolkit.training.nonfinite import DivergenceError, FiniteCheck
 from toolkit.training.objective import Objective
@@ -108,7 +102,7 @@ class Trainer:
         self.finite_check = FiniteCheck([tokenizer, self.objective, *discriminators.values()],
                                         max_in_a_row=settings.max_skipped_in_a_row)
         self.scores: dict[str, dict[str, float]] = {}
-        self.checkpoints = CheckpointWriter(work_dir / "checkpoints", keep=settings.checkpoints.keep,
+        self.checkpoints = checkpoint.CheckpointWriter(work_dir / "checkpoints", keep=settings.checkpoints.keep,
                                             rank=accelerator.process_index, num_processes=accelerator.num_processes)
 
     @property
@@ -236,8 +230,8 @@ class Trainer:
     def _checkpoint_advice(self) -> str:
         """Which checkpoint to resume from: a good one is followed by a step that was not skipped."""
         first_skipped = self.step + 1 - self.finite_check.in_a_row
-        checkpoints = checkpoints_in(self.checkpoints.directory)
-        good = [path.name for path in checkpoints if checkpoint_step(path) < first_skipped]
+        checkpoints = checkpoint.checkpoints_in(self.checkpoints.directory)
+        good = [path.name for path in checkpoints if checkpoint.checkpoint_step(path) < first_skipped]
         suspect = [path.name for path in checkpoints[len(good):]]
         if not suspect:
             return f"{good[-1]} is good." if good else "There is no checkpoint yet."
@@ -307,7 +301,7 @@ class Trainer:
         """Write ``checkpoints/step_N`` from which a run continues exactly."""
         shared = {"step": self.step, "finite_check": self.finite_check.state_dict(),
                   "optimizers": {name: network.state_dict() for name, network in self._optimizer_states().items()}}
-        process_state = {"random": random_state(), "data": self.train_loader.state_dict(),
+        process_state = {"random": checkpoint.random_state(), "data": self.train_loader.state_dict(),
                          "running_means": self.running_means.state_dict()}
         self.checkpoints.write(self.step, modules=self._modules(), shared=shared, process_state=process_state)
         self._last_saved_step = self.step
@@ -318,18 +312,18 @@ class Trainer:
         if newest is None:
             logger.warning("nothing to resume in %s: starting from the first step.", self.checkpoints.directory)
             return
-        checkpoint, shared, process_state = newest
-        self.step = self._last_saved_step = checkpoint_step(checkpoint)
+        path, shared, process_state = newest
+        self.step = self._last_saved_step = checkpoint.checkpoint_step(path)
         if self.step > self.settings.max_steps:
             raise ConfigError(f"training.max_steps={self.settings.max_steps} must be at least the step of the newest "
-                              f"checkpoint, got {checkpoint}; set a larger number.")
+                              f"checkpoint, got {path}; set a larger number.")
         for name, network in self._optimizer_states().items():
             network.load_state_dict(shared["optimizers"][name])
         self.finite_check.load_state_dict(shared["finite_check"])
         self.train_loader.load_state_dict(process_state["data"])
         self.running_means.load_state_dict(process_state["running_means"], device=self.accelerator.device)
-        set_random_state(process_state["random"])
-        logger.info("resumed from %s.", checkpoint)
+        checkpoint.set_random_state(process_state["random"])
+        logger.info("resumed from %s.", path)
 
     def _report(self, finished: bool, *, seconds: float, steps: int) -> None:
         """Log the duration, peak memory, skipped steps and unreadable files."""
