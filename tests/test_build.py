@@ -47,16 +47,6 @@ def test_widths_follow_the_quantizer_and_the_config_stays_as_it_was(quantizer, d
     assert json.dumps(config) == before
 
 
-@pytest.mark.parametrize(("component", "change", "words"), [
-    ("encoder", dict(out_channels=7), r"encoder.out_channels=7, quantizer.dim=5, decoder.in_channels=5"),
-    ("decoder", dict(temporal_downsample=(False,)), r"\(2, 2, 2\) and \(1, 2, 2\)")])
-def test_widths_and_strides_that_do_not_agree_are_named(component, change, words):
-    config = config_of(bits=5)
-    config[component] |= change
-    with pytest.raises(ValueError, match=words):
-        build_tokenizer(config)
-
-
 def without(key: str) -> dict:
     return {name: value for name, value in config_of(bits=5).items() if name != key}
 
@@ -163,23 +153,10 @@ def test_weights_that_do_not_fit_are_named_with_both_shapes(saved, change, messa
         load_tokenizer(saved)
 
 
-def edit_config(directory: Path, component: str, **changes) -> None:
-    config = json.loads((directory / "config.json").read_text())
-    config[component] |= changes
-    (directory / "config.json").write_text(json.dumps(config))
-
-
-@pytest.mark.parametrize("foreign", ["os.system", "os.getcwd", "subprocess.run", "torch.hub.load"])
-@pytest.mark.parametrize("component", ["encoder", "quantizer", "decoder"])
-def test_foreign_type_in_a_config_file_is_refused_and_never_run(saved, tmp_path, component, foreign):
-    edit_config(saved, component, type=foreign, command=f"touch {tmp_path}/ran")
-    with pytest.raises(UnknownComponentError, match=f"no {component} is called '{foreign}'"):
-        load_tokenizer(saved)
-    assert not (tmp_path / "ran").exists()
-
-
 def test_stale_argument_in_a_config_file_is_named(saved):
-    edit_config(saved, "quantizer", levels=[8])
+    config = json.loads((saved / "config.json").read_text())
+    config["quantizer"]["levels"] = [8]
+    (saved / "config.json").write_text(json.dumps(config))
     with pytest.raises(TypeError, match="quantizer 'LFQ': unexpected 'levels'"):
         load_tokenizer(saved)
 

@@ -17,11 +17,9 @@ from toolkit.profiling.cost import Meter, Phase, make_fake
 from toolkit.profiling.dry_run import RunCost, run_cost
 
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
-FROM_IMAGE = dict(temporal_kernel=1, temporal_downsample=(False,))
 
 
 def cost_of(config: dict) -> RunCost:
-    """Cost of a config given as a dictionary."""
     return run_cost(Config(config))
 
 
@@ -34,11 +32,10 @@ def phases_of(config: dict) -> dict[str, Phase]:
     return {phase.name: phase for phase in source.phases}
 
 
-def tiny_images(folder, **changes) -> dict:
+def tiny_images(folder) -> dict:
     """A run on batches of two 16x16 images, with the tiny network without its temporal kernels."""
-    changes = {f"tokenizer__{name}__{key}": value for name in ("encoder", "decoder")
-               for key, value in FROM_IMAGE.items()} | changes
-    config = tiny_config(folder, **changes)
+    flat = dict(temporal_kernel=1, temporal_downsample=(False,))
+    config = tiny_config(folder, tokenizer__encoder=flat, tokenizer__decoder=flat)
     for split in ("train", "val"):
         config["data"][split]["dataset"] = dict(type="Images", path=str(folder), size=16)
     return config
@@ -212,7 +209,7 @@ def test_init_from_replaces_the_tokenizer_section_and_is_not_read_with_one(clips
     assert figures(cost_of(initialized)) == expected
     with pytest.raises(FileNotFoundError, match="no tokenizer at"):
         cost_of(without_tokenizer)
-    with pytest.raises(ConfigError, match="init_from"):
+    with pytest.raises(ConfigError, match=r"tokenizer, or training.init_from=DIR"):
         cost_of({**without_tokenizer, "training": config["training"]})
 
 

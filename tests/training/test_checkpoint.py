@@ -36,13 +36,13 @@ def test_keep_bounds_the_number_and_the_newest_stay(tmp_path, steps, keep, left)
     assert len(list(tmp_path.iterdir())) == len(left)
 
 
+class Unwritable:
+    def __reduce__(self):
+        raise OSError("disk full")
+
+
 def test_a_half_written_checkpoint_is_removed(tmp_path):
     write(tmp_path, 3)
-
-    class Unwritable:
-        def __reduce__(self):
-            raise OSError("disk full")
-
     with pytest.raises(OSError, match="disk full"):
         writer(tmp_path).write(4, modules={"layer": nn.Linear(2, 2)}, shared={"bad": Unwritable()}, process_state={})
     assert [path.name for path in checkpoints_in(tmp_path)] == ["step_3"]

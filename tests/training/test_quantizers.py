@@ -8,7 +8,7 @@ import torch
 from training.tiny import assert_equal, build, tensors_of, tiny_config, train, train_lines
 
 from toolkit import build_tokenizer, load_config, load_tokenizer
-from toolkit.config import ConfigError, parse_overrides
+from toolkit.config import parse_overrides
 from toolkit.contracts import Quantizer
 from toolkit.registry import QUANTIZERS
 
@@ -95,12 +95,6 @@ def test_evaluation_is_fully_quantized_whatever_the_schedule(make_tokenizer):
     assert torch.equal(tokenizer.eval()(pixels).reconstruction, expected)
     output = tokenizer.train()(pixels)
     assert torch.equal(output.codes, output.latents)
-
-
-@pytest.mark.parametrize("schedule", [-0.1, 1.5, [(0, 0.0), (5, 2.0)]])
-def test_quantization_outside_0_to_1_is_refused(clips, tmp_path, schedule):
-    with pytest.raises(ConfigError, match=r"training.quantization lies in \[0, 1\]"):
-        build(tiny_config(clips, training__quantization=schedule), tmp_path)
 
 
 def test_collapsed_codebook_is_logged_as_a_warning(clips, tmp_path, caplog):

@@ -27,6 +27,8 @@ from toolkit.training.settings import Settings, value_at
     (dict(max_steps=10, gradient_clipping=dict(encoder=1.0)), "gradient_clipping.*encoder"),
     (dict(max_steps=10, gradient_clipping=dict(tokenizer=0)), "above 0"),
     (dict(max_steps=10, max_skipped_in_a_row=-1), "max_skipped_in_a_row"),
+    *((dict(max_steps=10, quantization=schedule), r"training.quantization lies in \[0, 1\]")
+      for schedule in (-0.1, 1.5, [(0, 0.0), (5, 2.0)])),
 ])
 def test_config_errors_name_the_key(config, words):
     with pytest.raises(ConfigError, match=words):

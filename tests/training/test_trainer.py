@@ -1,10 +1,11 @@
-"""Whole runs at tiny size, in this process."""
+"""Whole runs at tiny size, in this process: MAGVIT-v2's GAN, mixtures, and VQGAN's with its adaptive weight."""
 
 import math
 import os
 import re
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,11 +33,8 @@ from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.nonfinite import DivergenceError
 from toolkit.training.validation import as_codec
 
+ADAPTIVE = dict(loss=dict(type="Hinge"), weight=0.8, adaptive=dict(type="AdaptiveWeight"), discriminator_weight=0.5)
 GAN_TERMS = {"lecam", "r1", "adversarial", "discriminator", "logits_real", "logits_fake"}
-
-
-def weights(trainer) -> dict[str, torch.Tensor]:
-    return tensors_of(trainer.tokenizer.plain)
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +77,10 @@ def test_a_resumed_run_equals_an_undisturbed_one(undisturbed, gan_config, tmp_pa
 
 
 def test_resuming_a_finished_run_changes_nothing(undisturbed, gan_config, tmp_path):
-    shutil.copytree(undisturbed, tmp_path / "copy")
-    before = load_file(tmp_path / "copy" / "tokenizer" / "model.safetensors")
-    train(gan_config, tmp_path / "copy", resume=True)
-    after = load_file(tmp_path / "copy" / "tokenizer" / "model.safetensors")
-    assert_equal(before, after)
-    assert [line["step"] for line in train_lines(tmp_path / "copy")] == [1, 2, 3, 4]
+    copy = Path(shutil.copytree(undisturbed, tmp_path / "copy"))
+    train(gan_config, copy, resume=True)
+    assert_equal(*(load_file(folder / "tokenizer" / "model.safetensors") for folder in (undisturbed, copy)))
+    assert [line["step"] for line in train_lines(copy)] == [1, 2, 3, 4]
 
 
 def test_a_run_that_is_beyond_its_last_step_is_refused(undisturbed, gan_config, tmp_path):
@@ -161,7 +157,7 @@ def test_a_run_interrupted_while_it_writes_a_checkpoint_ends_with_that_checkpoin
 
 def test_without_ema_and_gan_the_trained_weights_are_exported_and_no_file_or_term_of_them_written(clips, tmp_path):
     trainer = train(tiny_config(clips, training__ema_decay=None, training__max_steps=2), tmp_path)
-    assert_equal(weights(trainer), load_file(tmp_path / "tokenizer" / "model.safetensors"))
+    assert_equal(tensors_of(trainer.tokenizer.plain), load_file(tmp_path / "tokenizer" / "model.safetensors"))
     assert not set(train_lines(tmp_path)[0]) & GAN_TERMS
     assert {path.name for path in (tmp_path / "checkpoints" / "step_2").glob("*.safetensors")} == {
         "tokenizer.safetensors", "objective.safetensors"}
@@ -196,16 +192,25 @@ def test_accumulation_equals_the_larger_batch(clips, tmp_path):
     small = train(tiny_config(clips, data__train__batch_size=1, training__gradient_accumulation_steps=4, **shared),
                   tmp_path / "small")
     large = train(tiny_config(clips, data__train__batch_size=4, **shared), tmp_path / "large")
-    torch.testing.assert_close(weights(small), weights(large), atol=1e-5, rtol=0)
+    torch.testing.assert_close(*(tensors_of(trainer.tokenizer.plain) for trainer in (small, large)), atol=1e-5, rtol=0)
     lines = [train_lines(tmp_path / name)[0] for name in ("small", "large")]
     assert lines[0]["total"] == pytest.approx(lines[1]["total"], rel=1e-5)
 
 
-def test_activation_checkpointing_changes_nothing(clips, tmp_path):
-    runs = [train(tiny_config(clips, gan=True, training__max_steps=2, training__activation_checkpointing=wanted),
-                  tmp_path / str(wanted)) for wanted in (False, True)]
-    assert runs[1].tokenizer.plain.encoder.activation_checkpointing
-    torch.testing.assert_close(weights(runs[0]), weights(runs[1]), atol=1e-6, rtol=0)
+@pytest.mark.parametrize("patchgan", [False, True])
+def test_activation_checkpointing_changes_nothing(clips, tmp_path, patchgan):
+    config = patchgan_config(clips, training__max_steps=2) if patchgan else tiny_config(
+        clips, gan=True, training__max_steps=2)
+    for wanted in (False, True):
+        config["training"]["activation_checkpointing"] = wanted
+        trainer = train(config, tmp_path / str(wanted))
+        assert trainer.tokenizer.plain.encoder.activation_checkpointing == wanted
+    folders = [tmp_path / "False", tmp_path / "True"]
+    files = [load_file(folder / "checkpoints" / "step_2" / "tokenizer.safetensors") for folder in folders]
+    torch.testing.assert_close(*files, atol=1e-6, rtol=0)
+    runs = [train_lines(folder) for folder in folders]
+    for name in {"adaptive_weight", "adversarial", "reconstruction", "discriminator"} & runs[0][0].keys():
+        assert [line[name] for line in runs[0]] == pytest.approx([line[name] for line in runs[1]], rel=1e-4)
 
 
 @pytest.mark.parametrize("ema_decay", [0.9, None])
@@ -222,8 +227,7 @@ def test_validation_and_export_are_float32_after_training_in_bf16(clips, tmp_pat
 
 
 def test_bf16_computes_both_networks_in_it_but_r1_in_float32(clips, tmp_path):
-    config = tiny_config(clips, gan=True, training__max_steps=2, training__mixed_precision="bf16")
-    trainer = build(config, tmp_path)
+    trainer = build(tiny_config(clips, gan=True, training__max_steps=2, training__mixed_precision="bf16"), tmp_path)
     seen = {"tokenizer": [], "discriminator": []}
     trainer.tokenizer.plain.encoder.conv_in.register_forward_hook(
         lambda conv, inputs, output: seen["tokenizer"].append((torch.is_grad_enabled(), output.dtype)))
@@ -320,3 +324,51 @@ def test_a_mixture_needs_a_discriminator_for_each_modality(clips, tmp_path):
     del config["discriminator"]["image"]
     with pytest.raises(ConfigError, match="discriminator needs an entry for image"):
         build(config, tmp_path / "run")
+
+
+def patchgan_config(clips, *, temporal_kernel: int = 1, **changes):
+    patchgan = dict(type="PatchGANDiscriminator", filters=8, num_layers=2, temporal_kernel=temporal_kernel)
+    return tiny_config(clips, discriminator=patchgan, objective__adversarial=ADAPTIVE, **changes)
+
+
+@pytest.mark.parametrize("temporal_kernel", [1, 3])
+def test_a_patchgan_and_the_tokenizer_learn_and_the_total_has_the_adaptive_weight(clips, tmp_path, temporal_kernel):
+    trainer = build(patchgan_config(clips, temporal_kernel=temporal_kernel), tmp_path)
+    network = trainer.discriminators["video"].plain
+    # all but the logits' bias, to which the hinge is flat until a logit leaves the margins
+    learning = [parameter for parameter in network.parameters() if parameter.shape != (1,)]
+    before = [parameter.detach().clone() for parameter in learning]
+    assert trainer.run()
+    lines = train_lines(tmp_path)
+    for line in lines:
+        assert line["adaptive_weight"] > 0 and math.isfinite(line["discriminator"])
+        quantizer = 0.25 * line["commitment"] + 0.1 * line["per_sample_entropy"] - 0.1 * line["codebook_entropy"]
+        adversarial = 0.8 * line["adaptive_weight"] * line["adversarial"]
+        assert line["total"] == pytest.approx(5 * line["reconstruction"] + quantizer + adversarial, rel=1e-4, abs=1e-5)
+    assert len(lines) == 4
+    assert all(not torch.equal(*pair) for pair in zip(before, learning, strict=True))
+    # each step: the generator's reconstructions, then real pixels, then reconstructions
+    assert network.main[3].num_batches_tracked == 4 * 3
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_logged_weight_is_the_ratio_at_the_decoders_last_convolution(clips, tmp_path, precision):
+    config = patchgan_config(clips, training__max_steps=1, training__mixed_precision=precision)
+    train(config, tmp_path / "run")
+    line, = train_lines(tmp_path / "run")
+    trainer = build(config, tmp_path / "by_hand")
+    pixels, tokenizer = next(trainer.train_loader).pixels, trainer.tokenizer.plain.train()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        output, weight = tokenizer(pixels).reconstruction, tokenizer.decoder.conv_out.weight
+        logits = trainer.discriminators["video"].plain(output)
+    assert (output.dtype == logits.dtype == torch.bfloat16) == (precision == "bf16")
+    pull, = torch.autograd.grad(5 * (output.float() - pixels).square().mean(), weight, retain_graph=True)
+    push, = torch.autograd.grad(-logits.float().mean(), weight)
+    # in bf16 a pixel's gradient is rounded before its weight, here after
+    rounding = 1e-4 if precision == "no" else 2e-3
+    assert line["adaptive_weight"] == pytest.approx((pull.norm() / (push.norm() + 1e-4)).item(), rel=rounding)
+
+
+def test_a_frozen_decoder_is_refused_before_training(clips, tmp_path):
+    with pytest.raises(ConfigError, match=r"adaptive needs the gradient at the .* last layer, got a frozen layer"):
+        build(patchgan_config(clips, training__trainable=["encoder"]), tmp_path)
