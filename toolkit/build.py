@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 from mmengine.config import Config
 
 from toolkit import contracts
-from toolkit.config import ConfigError, check_keys
+from toolkit.config import TOP_LEVEL, ConfigError, check_keys
 from toolkit.data import Source, TrainLoader, ValLoader
 from toolkit.registry import DATASETS, DECODERS, DISCRIMINATORS, ENCODERS, LOSSES, METRICS, QUANTIZERS, Registry
 from toolkit.saving import load_component, read_component_config, tokenizer_directory
@@ -184,9 +184,7 @@ def _build_adversary(config: Mapping[str, Any]) -> Adversary:
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
     """The ``training`` section of a run's config, once the sections are checked that a run needs."""
-    missing = [key for key in ("objective", "data", "training") if key not in config]
-    if missing:
-        raise ConfigError(f"training needs the config sections {', '.join(missing)}.")
+    check_keys("the config of a run", dict(config), TOP_LEVEL, required=("objective", "data", "training"))
     check_keys("data", config["data"], ("train", "val"))
     if bool(config.get("discriminator")) != bool(config["objective"].get("adversarial")):
         raise ConfigError("discriminator and objective.adversarial belong together: give both, or set both to None.")

@@ -52,8 +52,8 @@ def test_a_half_written_checkpoint_is_removed(tmp_path):
 
 def test_checkpoint_round_trip(tmp_path):
     layer, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    path = writer(tmp_path).write(1, modules={"layer": layer}, shared={"step": 1}, process_state={"position": [4]})
-    assert writer(tmp_path).read(path, modules={"layer": other}) == ({"step": 1}, {"position": [4]})
+    writer(tmp_path).write(1, modules={"layer": layer}, shared={"step": 1}, process_state={"position": [4]})
+    assert writer(tmp_path).read(tmp_path / "step_1", modules={"layer": other}) == ({"step": 1}, {"position": [4]})
     assert torch.equal(other.weight, layer.weight) and torch.equal(other.bias, layer.bias)
 
 

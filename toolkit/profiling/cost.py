@@ -1,8 +1,4 @@
-"""Arithmetic and memory of a training step, measured on fake tensors.
-
-The trainer's own step runs on tensors that have shapes but no values: a step of a full-size network takes seconds on
-any machine, and no memory.
-"""
+"""Arithmetic and memory of the trainer's own step, on fake tensors: it takes seconds on any machine, and no memory."""
 
 from __future__ import annotations
 
@@ -48,8 +44,8 @@ class Phase:
 class Meter(TorchDispatchMode):
     """Counts the arithmetic within it as ``torch.utils.flop_counter`` does, and the bytes of all tensors in use.
 
-    Several tensors of one storage count once, and until the last of them is gone. Without modules to follow it
-    also sees into autograd functions, where torch's own FlopCounterMode fails.
+    Several tensors of one storage count once, until the last of them is gone. It also sees into autograd functions,
+    where torch's own FlopCounterMode fails.
     """
 
     def __init__(self):

@@ -83,16 +83,13 @@ def _load_state(path: Path) -> dict[str, Any]:
 
 
 class CheckpointWriter:
-    """Writes and reads checkpoints, ``step_N`` folders.
-
-    Process 0 creates, renames and deletes folders.
-    """
+    """Writes and reads checkpoints, ``step_N`` folders, which process 0 creates, renames and deletes."""
 
     def __init__(self, directory: Path, *, keep: int | None, rank: int = 0, num_processes: int = 1):
         self.directory, self.keep, self.rank, self.num_processes = directory, keep, rank, num_processes
 
     def write(self, step: int, *, modules: dict[str, nn.Module], shared: dict[str, Any],
-              process_state: dict[str, Any]) -> Path:
+              process_state: dict[str, Any]) -> None:
         """Write a checkpoint; every process calls it.
 
         ``shared`` is equal on all processes, ``process_state`` is of this process (random generators, position in the
@@ -121,7 +118,6 @@ class CheckpointWriter:
         self._on_all_processes(step, write_shared if self.rank == 0 else lambda: None)
         self._on_all_processes(step, lambda: torch.save(process_state, partial / f"process_{self.rank}.pt"))
         self._on_all_processes(step, rename if self.rank == 0 else lambda: None)
-        return final
 
     def _on_all_processes(self, step: int, action: Callable[[], None]) -> None:
         """Run an action on each process; if it fails on one, it fails on all."""
@@ -150,8 +146,7 @@ class CheckpointWriter:
             full = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
             if not any(words in str(error) for words in full):
                 raise
-            raise OSError(f"{self.directory.parent} cannot be written to: {error}. "
-                          f"{self._resume_advice()}") from error
+            raise OSError(f"{self.directory.parent} cannot be written to: {error}. {self._resume_advice()}") from error
 
     def _clear(self) -> None:
         """Delete partial checkpoints of this run and of killed runs."""
