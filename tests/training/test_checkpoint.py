@@ -8,13 +8,7 @@ import torch
 from torch import nn
 
 from toolkit.training import checkpoint
-from toolkit.training.checkpoint import (
-    CheckpointWriter,
-    DamagedCheckpointError,
-    checkpoints_in,
-    random_state,
-    set_random_state,
-)
+from toolkit.training.checkpoint import CheckpointWriter, DamagedCheckpointError, checkpoints_in
 
 
 def writer(folder, *, keep=None) -> CheckpointWriter:
@@ -105,7 +99,7 @@ def test_every_random_generator_continues_from_its_saved_state(tmp_path):
     def draw():
         return torch.rand(3).tolist(), random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn()
     random.gauss(0, 1), np.random.randn()  # both keep a second value in store
-    torch.save(random_state(), tmp_path / "state.pt")
+    torch.save(checkpoint.random_state(), tmp_path / "state.pt")
     first = draw()
-    set_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    checkpoint.set_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
     assert draw() == first

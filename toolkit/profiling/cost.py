@@ -163,16 +163,15 @@ def measure_step(shape: tuple[int, ...], run: RunComponents, *, modality: str) -
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 1.0) -> float:
     """FLOP per second of the device's fastest product of square matrices."""
+    synchronize = (torch.cuda if device.type == "cuda" else torch.cpu).synchronize
     best, size, count, end = 0.0, 256, 0, time.perf_counter() + seconds
     while count < 10 or time.perf_counter() < end:  # enough that some run undisturbed
         count += 1
         matrix = torch.randn(size, size, device=device).to(dtype)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize()
         begun = time.perf_counter()
         torch.mm(matrix, matrix)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize()
         took = time.perf_counter() - begun
         best = max(best, 2 * size**3 / took)
         if took < seconds / 50 and size < 8192:
