@@ -255,6 +255,8 @@ def test_a_quantizers_weight_that_is_stated_twice_or_for_no_loss_of_it_is_refuse
     (dict(losses=dict(pixels=dict(type="L1", weight=1.0))), "objective.losses.pixels has no key 'type'"),
     (dict(adversarial=dict(loss=dict(type="Hinge"), lecam=dict(wait=1.0))), "lecam has no key 'wait'"),
     (dict(adversarial=dict(loss=dict(type="Hinge"), r1=dict(weight=1.0, evry=2))), "r1 has no key 'evry'"),
+    (dict(adversarial=dict(loss=dict(type="Hinge"), r1=dict(every=0))), "r1.every must be a whole number .*, got 0"),
+    (dict(adversarial=dict(weight=1.0)), "objective.adversarial needs loss, got weight"),
     (adaptive_config(adaptive=dict(type="L1")), "adversarial.adaptive takes a GeneratorWeight, got L1"),
     (adaptive_config(loss=dict(type="AdaptiveWeight")), "adversarial.loss takes a AdversarialLoss, got AdaptiveWeight"),
     (adaptive_config() | dict(losses=None), "adaptive needs a loss on the reconstruction to compare with, got none"),
