@@ -62,9 +62,7 @@ class RunCost:
 
 
 def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:
-    """What a config's run costs each of its processes. Data must exist, and is not read.
-
-    ``training.init_from`` is read only if the config has no tokenizer.
+    """What a config's run costs each of its processes, built without weights. Data must exist, and is not read.
 
     Raises:
         ConfigError: If the config does not hold together, or a step's cost depends on numbers.

@@ -70,16 +70,18 @@ class DamagedCheckpointError(ValueError):
     """A checkpoint has a file that is missing or cannot be read."""
 
 
-def _load_state(path: Path) -> dict[str, Any]:
-    """Read a dict that torch.save wrote; with ``weights_only`` no code in the file is executed."""
+def _read_file(path: Path) -> dict[str, Any]:
+    """Read a dict that torch.save or safetensors wrote; no code in the file is executed."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        is_safetensors = path.suffix == ".safetensors"
+        state = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError(f"it holds a {type(state).__name__}")
         return state
-    except (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, TypeError, AttributeError,
-            ValueError) as error:  # torch's errors for a file that it did not write
-        raise DamagedCheckpointError(f"{path} is damaged, or was not written by a run: {str(error)[:500]}") from error
+    except (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, TypeError, AttributeError, ValueError,
+            SafetensorError) as error:  # torch's errors for a file that it did not write, and safetensors'
+        raise DamagedCheckpointError(f"{path} is missing or damaged, or was not written by a run: "
+                                     f"{str(error)[:500]}") from error
 
 
 class CheckpointWriter:
@@ -155,17 +157,15 @@ class CheckpointWriter:
 
     def read(self, checkpoint: Path, *, modules: dict[str, nn.Module]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Restore the modules; returns the shared state and the state of this process."""
-        shared = _load_state(checkpoint / "state.pt")
+        shared = _read_file(checkpoint / "state.pt")
         if (num_before := shared.pop("num_processes", None)) != self.num_processes:
             raise ValueError(f"{checkpoint} was written by {num_before or 'an unknown number of'} process"
                              f"{'es' * (num_before != 1)}, got {self.num_processes}; resume with as many as before.")
-        process_state = _load_state(checkpoint / f"process_{self.rank}.pt")
+        process_state = _read_file(checkpoint / f"process_{self.rank}.pt")
         for name, module in modules.items():
-            path = checkpoint / f"{name}.safetensors"
+            state = _read_file(checkpoint / f"{name}.safetensors")
             try:
-                module.load_state_dict(load_file(path))
-            except (OSError, SafetensorError, ValueError) as error:
-                raise DamagedCheckpointError(f"{path} is missing or damaged: {str(error)[:500]}") from error
+                module.load_state_dict(state)
             except RuntimeError as error:  # an unexpected or missing tensor, or one of another shape
                 raise ValueError(f"{checkpoint} does not fit this config; resume with the config of the run, or choose "
                                  f"another --work-dir. {str(error)[:500]}") from error

@@ -86,9 +86,8 @@ class Settings:
         max_skipped_in_a_row: A step is skipped on all processes if a loss or a gradient is not finite; more skipped
             steps in a row end the run.
         max_unreadable_share: A larger share of unreadable samples ends the run.
-        init_from: A tokenizer directory or hub id to start from: the same network, or its image twin,
-            which is then inflated. Optimizers and the average are new. Without a ``tokenizer`` in the config,
-            the network of that tokenizer is trained.
+        init_from: A tokenizer directory or hub id to start from: the same network, or its image twin, which is then
+            inflated. Optimizers and the average are new. Without a ``tokenizer`` in the config, its network is trained.
         trainable: Names of the components to train, such as ["decoder"]; None: all. The others do not change.
     """
 

@@ -269,15 +269,13 @@ class Trainer:
             self.scores[modality] = evaluate(as_codec(tokenizer), batches(), self.make_metrics(tokenizer),
                                              device=self.accelerator.device,
                                              on_first=functools.partial(log.samples, modality, self.step))
-            log.scalars("val", modality, self.step, self.scores[modality])
         codebook_scores = self.running_means.codebook_scores()
-        for modality, scores in codebook_scores.items():
-            log.scalars("train", modality, self.step, scores)
-        for split, by_modality in (("validation", self.scores),
-                                   ("training since the last validation", codebook_scores)):
+        for split, data, by_modality in (("val", "validation", self.scores),
+                                         ("train", "training since the last validation", codebook_scores)):
             for modality, scores in by_modality.items():
+                log.scalars(split, modality, self.step, scores)
                 if collapse := collapse_of(scores):
-                    logger.warning("step %d, %s, %s: %s.", self.step, modality, split, collapse)
+                    logger.warning("step %d, %s, %s: %s.", self.step, modality, data, collapse)
 
     def val_batches(self) -> dict[str, Callable[[], Iterator[Batch]]]:
         """modality -> function that starts a pass over its validation batches."""
