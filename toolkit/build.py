@@ -77,15 +77,14 @@ def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> lis
 
     Metrics that need a codebook are skipped, and logged, for a continuous bottleneck.
     """
-    codebook = {"codebook_size": tokenizer.codebook_size, "num_codebooks": tokenizer.num_codebooks,
-                "digits": tokenizer.digits}
     metrics = []
     for config in configs:
         arguments = contracts.constructor_parameters(METRICS.get(config["type"])) if "type" in config else {}
         if "codebook_size" in arguments and not tokenizer.codebook_size and "codebook_size" not in config:
             logger.info("metric %s is skipped: the bottleneck is continuous and has no codebook.", config["type"])
             continue
-        defaults = {key: value for key, value in codebook.items() if key in arguments}
+        defaults = {key: getattr(tokenizer, key) for key in ("codebook_size", "num_codebooks", "digits")
+                    if key in arguments}
         metrics.append(build_component(METRICS, config, **defaults))
     for one, other in itertools.combinations(metrics, 2):
         if shared := [score for score in one.higher_is_better if score in other.higher_is_better]:

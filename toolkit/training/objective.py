@@ -172,13 +172,14 @@ class Objective(nn.Module):
         (20.0, 4.0)
     """
 
-    def __init__(self, *, losses: Mapping[str, tuple[Loss, Schedule]], adversaries: Mapping[str, Adversary],
-                 quantizer_weights: Mapping[str, Schedule]):
+    def __init__(self, *, losses: Mapping[str, tuple[Loss, Schedule]],
+                 adversaries: Mapping[str, Adversary] | None = None,
+                 quantizer_weights: Mapping[str, Schedule] | None = None):
         super().__init__()
         self.losses = nn.ModuleDict({name: loss for name, (loss, _) in losses.items()})
         self.weights = {name: weight for name, (_, weight) in losses.items()}
-        self.adversaries, self.quantizer_weights = nn.ModuleDict(adversaries), dict(quantizer_weights)
-        for schedule in (*self.weights.values(), *quantizer_weights.values()):
+        self.adversaries, self.quantizer_weights = nn.ModuleDict(adversaries or {}), dict(quantizer_weights or {})
+        for schedule in (*self.weights.values(), *self.quantizer_weights.values()):
             value_at(schedule, 0)  # raises an error for a malformed schedule
 
     def check_last_layer(self, last_layer: nn.Parameter | None) -> None:
