@@ -25,8 +25,6 @@ def config_of(**quantizer) -> dict:
 
 
 class Nest(Quantizer):
-    """A composite of built children."""
-
     def __init__(self, *, quantizers: list[Quantizer] = (), first: Quantizer | None = None):
         super().__init__()
         self.quantizers, self.first = quantizers, first
