@@ -126,26 +126,22 @@ class Trainer:
 
     def _train(self) -> bool:
         log = RunLog(self.work_dir, self.settings, step=self.step, active=self.accelerator.is_main_process)
-        try:
+        with contextlib.closing(log), interrupts() as is_interrupted:
             checkpoint_due = False
-            with interrupts() as is_interrupted:
-                while self.step < self.settings.max_steps and not any_process(is_interrupted()):
-                    self._train_step(log)
-                    if self.step % self.settings.validate_every == 0 or self.step == self.settings.max_steps:
-                        self.validate(log)
-                    checkpoint_due |= self.step % self.settings.checkpoints.every == 0
-                    # No checkpoint while steps are being skipped: its weights may be the cause.
-                    if self.step == self.settings.max_steps or (checkpoint_due and not self.finite_check.in_a_row):
-                        self.save_checkpoint()
-                        checkpoint_due = False
-                finished = self.step == self.settings.max_steps
-                if not finished:
-                    if self.step != self._last_saved_step:
-                        self.save_checkpoint()
-                elif not self.scores:  # resumed after the last step: the log has its scores already
-                    self.validate(RunLog(self.work_dir, self.settings, step=self.step, active=False))
-        finally:
-            log.close()
+            while self.step < self.settings.max_steps and not any_process(is_interrupted()):
+                self._train_step(log)
+                if self.step % self.settings.validate_every == 0 or self.step == self.settings.max_steps:
+                    self.validate(log)
+                checkpoint_due |= self.step % self.settings.checkpoints.every == 0
+                # No checkpoint while steps are being skipped: its weights may be the cause.
+                if self.step == self.settings.max_steps or (checkpoint_due and not self.finite_check.in_a_row):
+                    self.save_checkpoint()
+                    checkpoint_due = False
+            finished = self.step == self.settings.max_steps
+            if not finished and self.step != self._last_saved_step:
+                self.save_checkpoint()
+            if finished and not self.scores:  # resumed after the last step: the log has its scores already
+                self.validate(RunLog(self.work_dir, self.settings, step=self.step, active=False))
         return finished
 
     def _export(self) -> None:
