@@ -47,6 +47,7 @@ class FiniteCheck:
         Every process calls it with its losses per micro-batch and its keys; norms are equal on all processes. More
         than ``max_in_a_row`` skipped steps in a row raise a DivergenceError.
         """
+        saved_tensors, self._saved = self._saved, []
         values = [*((name, value) for losses in scalars for name, value in losses.items()), *norms.items()]
         finite = torch.stack([value.detach().float() for _, value in values]).isfinite()
         if not any_process(not finite.all()):
@@ -60,7 +61,7 @@ class FiniteCheck:
         reports = gather_objects_over_processes((", ".join(messages), list(keys), num_nonfinite))
         suspects = [report for report in reports if report[2] == max(count for _, _, count in reports)]
         with torch.no_grad():
-            for tensor, saved in zip(self._changing_tensors(), self._saved, strict=True):
+            for tensor, saved in zip(self._changing_tensors(), saved_tensors, strict=True):
                 tensor.copy_(saved)
         self.num_skipped, self.in_a_row = self.num_skipped + 1, self.in_a_row + 1
         reason, suspect_keys = suspects[0][0], [key for _, process_keys, _ in suspects for key in process_keys]

@@ -104,8 +104,9 @@ class Trainer:
         self.finite_check = FiniteCheck([tokenizer, self.objective, *discriminators.values()],
                                         max_in_a_row=settings.max_skipped_in_a_row)
         self.scores: dict[str, dict[str, float]] = {}
-        self.checkpoints = checkpoint.CheckpointWriter(work_dir / "checkpoints", keep=settings.checkpoints.keep,
-                                            rank=accelerator.process_index, num_processes=accelerator.num_processes)
+        self.checkpoints = checkpoint.CheckpointWriter(
+            work_dir / "checkpoints", keep=settings.checkpoints.keep, rank=accelerator.process_index,
+            num_processes=accelerator.num_processes)
 
     @property
     def averaged(self) -> Tokenizer:
