@@ -88,7 +88,7 @@ def skipped(work_dir: Path) -> list[dict[str, Any]]:
 def state(trainer: Trainer) -> dict[str, Any]:
     """Everything that a step can change."""
     modules = {name: module.state_dict() for name, module in trainer._modules().items()}
-    optimizers = {name: network.optimizer.state_dict() for name, network in trainer._networks().items()}
+    optimizers = {name: network.optimizer.state_dict() for name, network in trainer._optimizer_states().items()}
     return torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x,
                                         {**modules, "optimizers": optimizers})
 

@@ -152,6 +152,10 @@ class RunLog:
         self.bar = tqdm(total=settings.max_steps, initial=step, unit="step", dynamic_ncols=True, mininterval=0.5,
                         disable=not active)
 
+    def advance(self) -> None:
+        """Advance the progress bar by one step."""
+        self.bar.update()
+
     def scalars(self, split: str, modality: str, step: int, values: dict[str, float]) -> None:
         """Write scalars of a modality under ``split``, "train" or "val"."""
         self._write({"step": step, "split": split, "modality": modality, **values})

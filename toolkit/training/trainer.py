@@ -95,8 +95,6 @@ class Trainer:
         self.discriminators = {
             modality: prepare(network, learning_rate=rate, max_norm=clipping.get("discriminator"))
             for modality, network in discriminators.items()}
-        self._networks = {"tokenizer": self.tokenizer} | {
-            f"discriminator_{modality}": network for modality, network in self.discriminators.items()}
         self.step = 0
         self._last_saved_step: int | None = None  # a checkpoint is not written twice
         self._checked_sizes: set[tuple[str, tuple[int, ...]]] = set()
@@ -179,7 +177,7 @@ class Trainer:
             results.append(self._micro_batch(batch, share=1 / num_micro_batches,
                                              last=number == num_micro_batches - 1))
         self._update(batch.modality, results, keys=keys, log=log)
-        log.bar.update()
+        log.advance()
         if self.step % self.settings.log_every == 0 or self.step == self.settings.max_steps:
             timing = {"learning_rate": self.tokenizer.learning_rate, "seconds_per_step": time.time() - started}
             if self.settings.quantization != 1:
@@ -285,15 +283,19 @@ class Trainer:
                            **baseline_scores(self.averaged, batches, self.make_metrics)}
                 for modality, batches in self.val_batches().items()}
 
+    def _optimizer_states(self) -> dict[str, OptimizerState]:
+        return {"tokenizer": self.tokenizer,
+                **{f"discriminator_{modality}": network for modality, network in self.discriminators.items()}}
+
     def _modules(self) -> dict[str, nn.Module]:
         """Modules whose state is in checkpoints."""
-        modules = {name: network.plain for name, network in self._networks.items()}
+        modules = {name: network.plain for name, network in self._optimizer_states().items()}
         return modules | {"objective": self.objective} | ({"ema": self.ema.module} if self.ema else {})
 
     def save_checkpoint(self) -> None:
         """Write ``checkpoints/step_N`` from which a run continues exactly."""
         shared = {"step": self.step, "finite_check": self.finite_check.state_dict(),
-                  "optimizers": {name: network.state_dict() for name, network in self._networks.items()}}
+                  "optimizers": {name: network.state_dict() for name, network in self._optimizer_states().items()}}
         process_state = {"random": checkpoint.random_state(), "data": self.train_loader.state_dict(),
                          "running_means": self.running_means.state_dict()}
         self.checkpoints.write(self.step, modules=self._modules(), shared=shared, process_state=process_state)
@@ -310,7 +312,7 @@ class Trainer:
         if self.step > self.settings.max_steps:
             raise ConfigError(f"training.max_steps={self.settings.max_steps} must be at least the step of the newest "
                               f"checkpoint, got {path}; set a larger number.")
-        for name, network in self._networks.items():
+        for name, network in self._optimizer_states().items():
             network.load_state_dict(shared["optimizers"][name])
         self.finite_check.load_state_dict(shared["finite_check"])
         self.train_loader.load_state_dict(process_state["data"])
