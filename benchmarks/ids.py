@@ -40,7 +40,7 @@ def clips() -> tuple[Any, list[str]]:
 
 def trained(steps: int) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Title -> directory and how it was trained, of the demo's quantizers; and the golden tokenizer."""
-    from toolkit.evaluation.sweep import train, variants_of
+    from toolkit.evaluation.benchmark import train, variants_of
 
     *variants, _ = variants_of([ROOT / "configs" / f"{name}.py" for name in CONFIGS], steps=steps, overrides={})
     found = {variant.title: train(variant, ROOT / "work_dirs" / "ids") for variant in variants}

@@ -53,10 +53,6 @@ def list_suites() -> None:
         print(f"{name:24} {load_suite(name, SUITES).protocol}")
 
 
-def print_error(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-
-
 def main() -> None:
     arguments = parse()
     main_process = os.environ.get("RANK", "0") == "0"
@@ -72,31 +68,35 @@ def main() -> None:
     from accelerate.utils import parse_flag_from_env
     from rich.console import Console
 
-    from toolkit.evaluation.benchmark import ERRORS, Options, SuiteRun
+    from toolkit.evaluation.benchmark import ERRORS, rows_of, write_summary
     from toolkit.evaluation.protocol import load_suite
+    from toolkit.evaluation.results import Evaluation
     from toolkit.evaluation.table import terminal_tables
 
     state = PartialState(cpu=arguments.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"))
     if state.num_processes == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.exit("error: there are several processes and no accelerators; add --device cpu if this is intended.")
-    options = Options(**{name: value for name, value in vars(arguments).items() if name not in ("suite", "output")})
     failed = False
+
+    def on_error(subject: object, error: Exception) -> None:
+        nonlocal failed
+        failed = True
+        if state.is_main_process:
+            print(f"error: {subject}: {' '.join(str(error).split())[:600]}", file=sys.stderr)
+
     for suite in arguments.suite:
         name, folder = Path(suite).stem, arguments.output or Path("work_dirs") / "benchmark"
         if arguments.output is None or len(arguments.suite) > 1:
             folder = folder / name
         try:
-            run = SuiteRun(name, load_suite(suite, SUITES), folder, options, state=state, on_error=print_error)
-            rows = run.rows()
-            failed |= run.failed
+            evaluation = Evaluation(name, load_suite(suite, SUITES), folder, arguments, state=state)
+            rows = rows_of(evaluation, on_error)
             if rows and state.is_main_process:
                 Console(width=max(150, Console().width)).print(terminal_tables(rows))
-                run.write(rows)
+                write_summary(evaluation, rows)
                 print(f"rows, table.md and report.html: {folder}")
         except ERRORS as error:
-            failed = True
-            if state.is_main_process:
-                print_error(f"suite {suite}: {' '.join(str(error).split())[:600]}")
+            on_error(f"suite {suite}", error)
         except KeyboardInterrupt:
             print("stopped; the same command continues from here.", file=sys.stderr)
             sys.exit(130)

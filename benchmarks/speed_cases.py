@@ -180,7 +180,7 @@ def step(version: str, *, filters: int, side: int) -> Run:
 
 
 def _at_step_1(weight: Any) -> float:
-    from toolkit.training.schedules import value_at
+    from toolkit.training.settings import value_at
 
     return value_at(weight, 1)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import hashlib
 import json
 import logging
 import platform
@@ -53,14 +52,6 @@ def download(entry: Published) -> Path:
     except Exception as error:  # hub, HTTP library and sockets raise unrelated kinds, which differ by version
         raise OSError(f"the hub did not give {entry.address} ({type(error).__name__}: {error}); "
                       "download it and add --checkpoint FILE.") from error
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def build_data(entry: Published, arguments: argparse.Namespace) -> Any:
@@ -128,6 +119,7 @@ def verify(name: str, arguments: argparse.Namespace, scratch: Path) -> dict[str,
     import torch
 
     import toolkit
+    from toolkit.assets import sha256_of
     from toolkit.interop import convert_checkpoint
     from toolkit.registry import METRICS
 
@@ -145,7 +137,7 @@ def verify(name: str, arguments: argparse.Namespace, scratch: Path) -> dict[str,
         path = arguments.checkpoint or download(entry)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}.")
-    digest = sha256(path)
+    digest = sha256_of(path)
     if entry.sha256 and digest != entry.sha256 and not arguments.dry_run:
         raise ValueError(f"{path} has sha256 {digest}, pinned is {entry.sha256}; download it again.")
     conversion = convert_checkpoint(path, entry.layout, discriminator=False)

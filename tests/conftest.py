@@ -25,11 +25,13 @@ def fixed_seed() -> None:
 def make_tokenizer() -> Callable[..., Tokenizer]:
     """A MAGVIT-v2 tokenizer of stride 2x4x4 and 2^bits codes in eval mode; keywords change the networks."""
 
-    def make(*, bits: int = 6, num_codebooks: int = 1, **changes) -> Tokenizer:
+    def make(*, bits: int = 6, num_codebooks: int = 1, quantizer: dict | None = None, encoder: dict | None = None,
+             decoder: dict | None = None, **changes) -> Tokenizer:
         network = dict(filters=8, channel_multipliers=(1, 2, 2), num_res_blocks=1, temporal_downsample=(False, True),
                        temporal_kernel=3, num_groups=4) | changes
         return build_tokenizer(dict(
-            encoder=dict(type="MAGVIT2Encoder", **network), decoder=dict(type="MAGVIT2Decoder", **network),
-            quantizer=dict(type="LFQ", bits=bits, num_codebooks=num_codebooks))).eval()
+            encoder=dict(type="MAGVIT2Encoder", **network | (encoder or {})),
+            decoder=dict(type="MAGVIT2Decoder", **network | (decoder or {})),
+            quantizer=quantizer or dict(type="LFQ", bits=bits, num_codebooks=num_codebooks))).eval()
 
     return make

@@ -1,7 +1,5 @@
 """Configs become objects; a saved directory becomes a tokenizer."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -15,6 +13,7 @@ from toolkit import build_tokenizer, load_tokenizer
 from toolkit.build import build_component, build_metrics
 from toolkit.config import ConfigError
 from toolkit.contracts import Quantizer
+from toolkit.quantizers import LFQ
 from toolkit.registry import Registry, UnknownComponentError
 
 NETWORK = dict(filters=4, channel_multipliers=(1, 2), num_res_blocks=1, temporal_downsample=(True,))
@@ -26,8 +25,6 @@ def config_of(**quantizer) -> dict:
 
 
 class Nest(Quantizer):
-    """A composite of built children."""
-
     def __init__(self, *, quantizers: list[Quantizer] = (), first: Quantizer | None = None):
         super().__init__()
         self.quantizers, self.first = quantizers, first
@@ -40,56 +37,32 @@ class Nest(Quantizer):
 
 
 @pytest.mark.parametrize(("quantizer", "dim"), [(dict(bits=5), 5), (dict(bits=3, num_codebooks=4), 12)])
-def test_widths_follow_the_quantizer(quantizer, dim):
-    tokenizer = build_tokenizer(config_of(**quantizer))
-    assert tokenizer.encoder.out_channels == tokenizer.decoder.in_channels == tokenizer.quantizer.dim == dim
-
-
-def test_widths_that_do_not_agree_are_named():
-    config = config_of(bits=5)
-    config["encoder"]["out_channels"] = 7
-    with pytest.raises(ValueError, match=r"encoder.out_channels=7, quantizer.dim=5, decoder.in_channels=5"):
-        build_tokenizer(config)
-
-
-def test_strides_that_do_not_agree_are_named():
-    config = config_of(bits=5)
-    config["decoder"]["temporal_downsample"] = (False,)
-    with pytest.raises(ValueError, match=r"\(2, 2, 2\) and \(1, 2, 2\)"):
-        build_tokenizer(config)
-
-
-@pytest.mark.parametrize("missing", ["encoder", "quantizer", "decoder"])
-def test_missing_component_is_named(missing):
-    config = config_of(bits=5)
-    del config[missing]
-    with pytest.raises(ConfigError, match=f"got no {missing}"):
-        build_tokenizer(config)
-
-
-def test_unknown_key_is_refused_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"tokenizer has no key 'quantiser' \(did you mean 'quantizer'\?\)"):
-        build_tokenizer(config_of(bits=5) | {"quantiser": {}})
-
-
-@pytest.mark.parametrize("config", [None, [], "LFQ", 3])
-def test_tokenizer_config_must_be_a_mapping(config):
-    with pytest.raises(ConfigError, match="configured as dict"):
-        build_tokenizer(config)
-
-
-def test_building_changes_no_config():
-    config = config_of(bits=5)
+def test_widths_follow_the_quantizer_and_the_config_stays_as_it_was(quantizer, dim):
+    config = config_of(**quantizer)
     before = json.dumps(config)
-    build_tokenizer(config)
+    tokenizer = build_tokenizer(config)
+    assert tokenizer.encoder.out_channels == tokenizer.decoder.in_channels == tokenizer.quantizer.dim == dim
     assert json.dumps(config) == before
+
+
+def without(key: str) -> dict:
+    return {name: value for name, value in config_of(bits=5).items() if name != key}
+
+
+@pytest.mark.parametrize(("config", "words"), [
+    *((without(key), f"tokenizer needs {key}, got ") for key in ("encoder", "quantizer", "decoder")),
+    (config_of(bits=5) | {"quantiser": {}}, r"tokenizer has no key 'quantiser' \(did you mean 'quantizer'\?\)"),
+    *((config, r"tokenizer is dict\(encoder=..., quantizer=..., decoder=...\), got")
+      for config in (None, [], "LFQ", 3))])
+def test_a_tokenizer_config_without_its_three_keys_is_refused(config, words):
+    with pytest.raises(ConfigError, match=words):
+        build_tokenizer(config)
 
 
 def test_children_are_built_innermost_first():
     registry = Registry("quantizer", contracts=(Quantizer,), location="toolkit.quantizers")
-    registry.register_module()(Nest)
-    from toolkit.quantizers import LFQ
-    registry.register_module()(LFQ)
+    for cls in (Nest, LFQ):
+        registry.register_module()(cls)
     inner = dict(type="Nest", quantizers=[dict(type="LFQ", bits=2)])
     nest = build_component(registry, dict(type="Nest", quantizers=[dict(type="LFQ", bits=3), inner],
                                      first=dict(type="LFQ", bits=4)))
@@ -116,7 +89,6 @@ def saved(tmp_path, make_tokenizer) -> Path:
 
 @torch.no_grad()
 def test_saved_tokenizer_gives_the_same_tokens_and_pixels_bit_for_bit(saved, make_tokenizer):
-    torch.manual_seed(0)
     original = make_tokenizer()
     original.save_pretrained(saved)
     loaded = load_tokenizer(saved)
@@ -165,12 +137,6 @@ def test_config_file_of_something_else_is_one_clear_error(saved, content):
         load_tokenizer(saved)
 
 
-def edit_weights(directory: Path, change) -> None:
-    weights = load_file(directory / "model.safetensors")
-    change(weights)
-    save_file(weights, directory / "model.safetensors")
-
-
 @pytest.mark.parametrize(("change", "message"), [
     (lambda w: w.update(extra=torch.zeros(3)), r"extra not in config / \(3,\)"),
     (lambda w: w.pop("encoder.conv_in.bias"), r"encoder.conv_in.bias \(8,\) / not in weights"),
@@ -178,20 +144,11 @@ def edit_weights(directory: Path, change) -> None:
     (lambda w: w.update({"encoder.conv_in.bias": torch.zeros(1)}), r"encoder.conv_in.bias \(8,\) / \(1,\)"),
 ])
 def test_weights_that_do_not_fit_are_named_with_both_shapes(saved, change, message):
-    edit_weights(saved, change)
+    weights = load_file(saved / "model.safetensors")
+    change(weights)
+    save_file(weights, saved / "model.safetensors")
     with pytest.raises(ValueError, match=rf"config and weights disagree on 1 tensors: {message}"):
         load_tokenizer(saved)
-
-
-@pytest.mark.parametrize("foreign", ["os.system", "os.getcwd", "subprocess.run", "torch.hub.load"])
-@pytest.mark.parametrize("component", ["encoder", "quantizer", "decoder"])
-def test_foreign_type_in_a_config_file_is_refused_and_never_run(saved, tmp_path, component, foreign):
-    config = json.loads((saved / "config.json").read_text())
-    config[component] = {"type": foreign, "command": f"touch {tmp_path}/ran"}
-    (saved / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UnknownComponentError, match=f"no {component} is called '{foreign}'"):
-        load_tokenizer(saved)
-    assert not (tmp_path / "ran").exists()
 
 
 def test_stale_argument_in_a_config_file_is_named(saved):

@@ -1,7 +1,5 @@
 """The presets of the code bases, and the table of their differences."""
 
-from __future__ import annotations
-
 import math
 import re
 import shlex
@@ -15,19 +13,25 @@ from toolkit.build import build_component, build_objective, read_settings
 from toolkit.config import parse_overrides
 from toolkit.contracts import DataError
 from toolkit.registry import DATASETS, QUANTIZERS
+from toolkit.tokenizer import Tokenizer
 from toolkit.training.initialization import initialize
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PRESETS = {"o2": "o2_magvit2_video.py", "praxis": "praxis_video.py", "open_magvit2": "open_magvit2_video.py"}
 
 
+def tokenizer_of(path: str | Path) -> Tokenizer:
+    """The tokenizer of a config in configs/, without weights."""
+    with torch.device("meta"):
+        return build_tokenizer(load_config(CONFIGS / path).tokenizer)
+
+
 def preset(name: str) -> dict:
     """Every argument of a preset's components, defaults included."""
-    config = load_config(CONFIGS / "_base_" / "networks" / PRESETS[name])
-    with torch.device("meta"):
-        tokenizer = build_tokenizer(config.tokenizer)
+    path = f"_base_/networks/{PRESETS[name]}"
+    tokenizer = tokenizer_of(path)
     components = {**tokenizer.decoder.config, **tokenizer.encoder.config, **tokenizer.quantizer.config}
-    return {**config.discriminator, **components}
+    return {**load_config(CONFIGS / path).discriminator, **components}
 
 
 def table() -> dict[str, dict[str, str]]:
@@ -42,8 +46,7 @@ def table() -> dict[str, dict[str, str]]:
 @pytest.mark.parametrize("path", sorted((CONFIGS / "_base_" / "networks").glob("*.py")), ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
 def test_network_builds(path):
-    with torch.device("meta"):
-        tokenizer = build_tokenizer(load_config(path).tokenizer)
+    tokenizer = tokenizer_of(path)
     assert tokenizer.stride[1] == tokenizer.stride[2] >= 8
 
 
@@ -69,8 +72,7 @@ def test_table_has_every_option_in_which_presets_differ():
 @pytest.mark.parametrize(("path", "causal"), [("praxis_video.py", True), ("open_magvit2_video.py", False),
                                               ("open_magvit2_image.py", True), ("o2_magvit2_video.py", True)])
 def test_only_clip_wide_norms_are_not_causal(path, causal):
-    with torch.device("meta"):
-        tokenizer = build_tokenizer(load_config(CONFIGS / "_base_" / "networks" / path).tokenizer)
+    tokenizer = tokenizer_of(f"_base_/networks/{path}")
     assert tokenizer.encoder.causal == tokenizer.decoder.causal == causal
 
 
@@ -84,8 +86,7 @@ def test_variant_changes_only_the_quantizer(kin, name):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_video_*q.py")), ids=lambda path: path.stem)
 def test_variant_spends_the_bits_its_docstring_says(path):
-    with torch.device("meta"):
-        tokenizer = build_tokenizer(load_config(path).tokenizer)
+    tokenizer = tokenizer_of(path)
     bits = tokenizer.num_codebooks * math.log2(tokenizer.codebook_size)
     assert bits == (12 if path.stem in ("demo_video_vq", "demo_video_ibq") else 18)
 
@@ -94,8 +95,8 @@ PUBLISHED = {"paper_stage1_image": (256, 8_000_000 * 10), "paper_stage2_video": 
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_paper_scale_commands_give_the_published_batch(name):
-    text = (CONFIGS / f"{name}.py").read_text().replace("\\\\\n", "")
+def test_paper_scale_commands_give_the_published_batch_and_samples(name):
+    text, (batch, samples) = (CONFIGS / f"{name}.py").read_text().replace("\\\\\n", ""), PUBLISHED[name]
     commands = re.findall(r"^ +accelerate launch (.*)$", text, re.MULTILINE)
     assert [re.search(r"--num_processes (\d+)", command)[1] for command in commands] == ["8", "32"]
     for command in commands:
@@ -105,13 +106,7 @@ def test_paper_scale_commands_give_the_published_batch(name):
         processes = int(words[words.index("--num_processes") + 1])
         settings, each = read_settings(config), config.data.train.batch_size
         micro = settings.with_micro_batches([each], num_processes=processes).gradient_accumulation_steps
-        assert each * micro * processes == PUBLISHED[name][0]
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_paper_scale_steps_are_the_published_samples(name):
-    batch, samples = PUBLISHED[name]
-    assert load_config(CONFIGS / f"{name}.py").training.max_steps == samples // batch
+        assert each * micro * processes == batch and settings.max_steps == samples // batch
 
 
 @pytest.mark.parametrize(("name", "kind"), [*zip(PUBLISHED, ["ImageShards", "VideoShards"], strict=True)])
@@ -123,11 +118,9 @@ def test_paper_scale_data_may_be_shards(name, kind):
 
 
 def test_paper_scale_stages_fit_together():
-    image, video = (load_config(CONFIGS / f"{name}.py") for name in PUBLISHED)
-    with torch.device("meta"):
-        source, target = (build_tokenizer(config.tokenizer) for config in (image, video))
+    source, target = (tokenizer_of(f"{name}.py") for name in PUBLISHED)
     initialize(target, source)  # raises an error if tensors do not fit
-    assert video.training.init_from == "work_dirs/paper_stage1_image/tokenizer"
+    assert load_config(CONFIGS / "paper_stage2_video.py").training.init_from == "work_dirs/paper_stage1_image/tokenizer"
 
 
 PAPER_WEIGHTS = {  # arXiv:2310.05737 with O2-MAGVIT2's weights; 2406.07548; 2412.02692; 1711.00937

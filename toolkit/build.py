@@ -6,8 +6,7 @@ import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from mmengine.config import Config
 
-from toolkit.config import ConfigError, check_keys
-from toolkit.contracts import (
-    AdversarialLoss,
-    Discriminator,
-    GeneratorWeight,
-    Loss,
-    Metric,
-    Quantizer,
-    constructor_parameters,
-)
+from toolkit import contracts
+from toolkit.config import TOP_LEVEL, ConfigError, check_keys
 from toolkit.data import Source, TrainLoader, ValLoader
 from toolkit.registry import DATASETS, DECODERS, DISCRIMINATORS, ENCODERS, LOSSES, METRICS, QUANTIZERS, Registry
 from toolkit.saving import load_component, read_component_config, tokenizer_directory
@@ -33,12 +24,10 @@ from toolkit.tokenizer import Tokenizer
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.initialization import freeze_all_but, initialize, initialize_discriminators
 from toolkit.training.logging import check_trackers
-from toolkit.training.objective import Adversary, Objective, quantizer_weights
-from toolkit.training.regularizers import LeCAM
+from toolkit.training.objective import Adversary, LeCAM, Objective, quantizer_weights
 from toolkit.training.run_dir import NETWORK, lock_work_dir, write_run_metadata
-from toolkit.training.schedules import Schedule, value_at
 from toolkit.training.settings import Settings
-from toolkit.training.trainer import Trainer
+from toolkit.training.trainer import RunComponents, Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -75,32 +64,27 @@ def build_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
         >>> tokenizer.encoder.out_channels == tokenizer.quantizer.dim == tokenizer.decoder.in_channels
         True
     """
-    if not isinstance(config, Mapping):
-        raise ConfigError(f"tokenizer is configured as dict(encoder=..., quantizer=..., decoder=...), got {config!r}.")
-    check_keys("tokenizer", config, ("encoder", "quantizer", "decoder"))
-    missing = [key for key in ("encoder", "quantizer", "decoder") if key not in config]
-    if missing:
-        raise ConfigError(f"tokenizer needs an encoder, a quantizer and a decoder, got no {' and no '.join(missing)}.")
+    keys = ("encoder", "quantizer", "decoder")
+    check_keys("tokenizer", config, keys, required=keys)
     quantizer = build_component(QUANTIZERS, config["quantizer"])
     encoder = build_component(ENCODERS, config["encoder"], out_channels=quantizer.dim)
     decoder = build_component(DECODERS, config["decoder"], in_channels=quantizer.dim)
     return Tokenizer(encoder, quantizer, decoder)
 
 
-def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> list[Metric]:
+def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> list[contracts.Metric]:
     """Build metrics; those with arguments ``codebook_size``, ``num_codebooks`` and ``digits`` get the tokenizer's.
 
     Metrics that need a codebook are skipped, and logged, for a continuous bottleneck.
     """
-    codebook = {"codebook_size": tokenizer.codebook_size, "num_codebooks": tokenizer.num_codebooks,
-                "digits": tokenizer.digits}
     metrics = []
     for config in configs:
-        arguments = constructor_parameters(METRICS.get(config["type"])) if "type" in config else {}
+        arguments = contracts.constructor_parameters(METRICS.get(config["type"])) if "type" in config else {}
         if "codebook_size" in arguments and not tokenizer.codebook_size and "codebook_size" not in config:
             logger.info("metric %s is skipped: the bottleneck is continuous and has no codebook.", config["type"])
             continue
-        defaults = {key: value for key, value in codebook.items() if key in arguments}
+        defaults = {key: getattr(tokenizer, key) for key in ("codebook_size", "num_codebooks", "digits")
+                    if key in arguments}
         metrics.append(build_component(METRICS, config, **defaults))
     for one, other in itertools.combinations(metrics, 2):
         if shared := [score for score in one.higher_is_better if score in other.higher_is_better]:
@@ -112,11 +96,9 @@ def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> lis
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Load a tokenizer written by ``save_pretrained``, in eval mode, on the CPU.
 
-    Nothing in the files is executed: the config is JSON, the weights are safetensors, only registered
-    components are built, and no larger than the weights account for.
-
-    Args:
-        path: Its directory, one of its two files, or a Hugging Face hub id (``user/name``).
+    ``path`` is its directory, one of its two files, or a Hugging Face hub id (``user/name``). Nothing in the files is
+    executed: the config is JSON, the weights are safetensors, only registered components are built, and no larger
+    than the weights account for.
 
     Raises:
         FileNotFoundError: If there is no such directory, file or hub repository.
@@ -133,13 +115,13 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return load_component(tokenizer_directory(path), f"tokenizer {path}", build_tokenizer)
 
 
-def load_discriminator(directory: str | Path) -> Discriminator:
+def load_discriminator(directory: str | Path) -> contracts.Discriminator:
     """Load a discriminator written by ``save_component``, in eval mode on the CPU; errors as :func:`load_tokenizer`."""
     return load_component(Path(directory), f"discriminator {directory}",
                           functools.partial(build_component, DISCRIMINATORS))
 
 
-def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = None,
+def build_objective(config: Mapping[str, Any], *, quantizer: contracts.Quantizer | None = None,
                     modalities: tuple[str, ...] = ("video",)) -> Objective:
     """Build the objective from its config.
 
@@ -160,23 +142,17 @@ def build_objective(config: Mapping[str, Any], *, quantizer: Quantizer | None = 
         (['pixels'], [])
     """
     check_keys("objective", config, ("losses", "adversarial", "quantizer"))
-    losses = {name: _build_term(name, term) for name, term in (config.get("losses") or {}).items() if term}
-    weights = quantizer_weights(config.get("quantizer") or {}, quantizer)
+    losses = {}
+    for name, term in (config.get("losses") or {}).items():
+        if term:
+            check_keys(f"objective.losses.{name}", term, ("loss", "weight"), required=("loss", "weight"))
+            losses[name] = _build_loss(f"objective.losses.{name}.loss", term["loss"], contracts.Loss), term["weight"]
     adversarial = config.get("adversarial")
-    adversaries = {modality: _build_adversary(adversarial) for modality in modalities} if adversarial else {}
     if adversarial and adversarial.get("adaptive") and not losses:
         raise ConfigError("objective.adversarial.adaptive needs a loss on the reconstruction to compare with, got "
                           "none; add one to objective.losses, or set adaptive=None.")
-    for schedule in [*weights.values(), *(weight for _, weight in losses.values())]:
-        value_at(schedule, 0)
-    return Objective(losses=losses, adversaries=adversaries, quantizer_weights=weights)
-
-
-def _build_term(name: str, term: Mapping[str, Any]) -> tuple[Loss, Schedule]:
-    check_keys(f"objective.losses.{name}", term, ("loss", "weight"))
-    if "loss" not in term or "weight" not in term:
-        raise ConfigError(f"objective.losses.{name} needs loss=dict(type=...) and weight=..., got {dict(term)}.")
-    return _build_loss(f"objective.losses.{name}.loss", term["loss"], Loss), term["weight"]
+    return Objective(losses=losses, quantizer_weights=quantizer_weights(config.get("quantizer") or {}, quantizer),
+                     adversaries={modality: _build_adversary(adversarial) for modality in modalities if adversarial})
 
 
 def _build_loss(where: str, config: Mapping[str, Any], kind: type) -> Any:
@@ -188,32 +164,26 @@ def _build_loss(where: str, config: Mapping[str, Any], kind: type) -> Any:
 
 
 def _build_adversary(config: Mapping[str, Any]) -> Adversary:
-    check_keys("objective.adversarial", config, ("loss", "weight", "adaptive", "discriminator_weight", "lecam", "r1"))
+    check_keys("objective.adversarial", config,
+               ("loss", "weight", "adaptive", "discriminator_weight", "lecam", "r1"), required=("loss",))
     lecam, r1 = dict(config.get("lecam") or {}), dict(config.get("r1") or {})
     check_keys("objective.adversarial.lecam", lecam, ("weight", "decay", "per_logit"))
     check_keys("objective.adversarial.r1", r1, ("weight", "every"))
-    lecam_weight = lecam.pop("weight", 0.0)
-    every = r1.get("every", 1)
-    adaptive = config.get("adaptive")
-    if "loss" not in config or not isinstance(every, int) or every < 1:
-        raise ConfigError("objective.adversarial needs loss=dict(type=...), and a whole number of at least 1 as "
-                          f"r1.every, got {dict(config)}.")
-    terms = Adversary(
-        _build_loss("objective.adversarial.loss", config["loss"], AdversarialLoss), weight=config.get("weight", 0.1),
-        adaptive=_build_loss("objective.adversarial.adaptive", adaptive, GeneratorWeight) if adaptive else None,
-        discriminator_weight=config.get("discriminator_weight", 1.0),
+    lecam_weight, every, adaptive = lecam.pop("weight", 0.0), r1.get("every", 1), config.get("adaptive")
+    if not isinstance(every, int) or every < 1:
+        raise ConfigError(f"objective.adversarial.r1.every must be a whole number of at least 1, got {every!r}.")
+    return Adversary(
+        _build_loss("objective.adversarial.loss", config["loss"], contracts.AdversarialLoss),
+        adaptive=(_build_loss("objective.adversarial.adaptive", adaptive, contracts.GeneratorWeight) if adaptive
+                  else None),
         lecam=LeCAM(**lecam) if lecam_weight else None, lecam_weight=lecam_weight,
-        r1_weight=r1.get("weight", 0.0), r1_every=every)
-    for schedule in (terms.weight, terms.discriminator_weight, terms.lecam_weight, terms.r1_weight):
-        value_at(schedule, 0)
-    return terms
+        r1_weight=r1.get("weight", 0.0), r1_every=every,
+        **{key: config[key] for key in ("weight", "discriminator_weight") if key in config})
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
     """The ``training`` section of a run's config, once the sections are checked that a run needs."""
-    missing = [key for key in ("objective", "data", "training") if key not in config]
-    if missing:
-        raise ConfigError(f"training needs the config sections {', '.join(missing)}.")
+    check_keys("the config of a run", dict(config), TOP_LEVEL, required=("objective", "data", "training"))
     check_keys("data", config["data"], ("train", "val"))
     if bool(config.get("discriminator")) != bool(config["objective"].get("adversarial")):
         raise ConfigError("discriminator and objective.adversarial belong together: give both, or set both to None.")
@@ -222,27 +192,19 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
 
 def build_sources(where: str, config: Mapping[str, Any] | list[Mapping[str, Any]]) -> list[Source]:
     """Build the data of one split, called ``where`` in messages: one source, or a list as a weighted mixture."""
-    sections = [config] if isinstance(config, Mapping) else config
-    if not isinstance(sections, list | tuple) or not all(isinstance(section, Mapping) for section in sections):
-        raise ConfigError(f"{where} is dict(dataset=dict(type=...), batch_size=...) or a list of those, "
-                          f"got {config!r}.")
+    sections = config if isinstance(config, list | tuple) else [config]
     sources = []
     for section in sections:
-        check_keys(where, section, ("dataset", "batch_size", "num_workers", "weight"))
-        missing = [key for key in ("dataset", "batch_size") if key not in section]
-        if missing:
-            raise ConfigError(f"{where} needs {' and '.join(missing)}.")
+        check_keys(where, section, ("dataset", "batch_size", "num_workers", "weight"),
+                   required=("dataset", "batch_size"))
         options = {key: value for key, value in section.items() if key != "dataset"}
         sources.append(Source(build_component(DATASETS, section["dataset"]), **options))
     return sources
 
 
-def build_discriminators(config: Mapping[str, Any] | None, modalities: Iterable[str]) -> dict[str, Discriminator]:
-    """Build a discriminator for each modality of the training data.
-
-    ``config`` is one discriminator's for a run on one modality; or modality -> config; or None.
-    """
-    modalities = sorted(set(modalities))
+def build_discriminators(config: Mapping[str, Any] | None, modalities: Sequence[str],
+                         ) -> dict[str, contracts.Discriminator]:
+    """Build a discriminator for each modality; ``config`` is that of a single one, or modality -> config, or None."""
     if not config:
         return {}
     if not isinstance(config, Mapping):
@@ -258,51 +220,36 @@ def build_discriminators(config: Mapping[str, Any] | None, modalities: Iterable[
     return {modality: build_component(DISCRIMINATORS, config[modality]) for modality in modalities}
 
 
-def starting_tokenizer(config: Config, settings: Settings, *, resumed: Path | None = None) -> Tokenizer:
+def starting_tokenizer(config: Config, settings: Settings, *, resumed: Path | None, weights: bool) -> Tokenizer:
     """The tokenizer that training starts from, with the components frozen that are not to learn.
 
-    ``resumed`` is the work dir of a run to resume: its checkpoint has the weights, so only the network counts.
+    Only its network counts without ``weights``, or if its weights come from a checkpoint in the work dir ``resumed``.
     """
     if "tokenizer" not in config and not settings.init_from:
         raise ConfigError("training needs the config section tokenizer, or training.init_from=DIR to train on a "
                           "tokenizer that exists.")
     if resumed and "tokenizer" not in config:
         config.tokenizer = read_component_config(resumed / NETWORK)
-    source = load_tokenizer(settings.init_from) if settings.init_from and not resumed else None
+    source = None
+    if settings.init_from and not resumed and (weights or "tokenizer" not in config):
+        source = load_tokenizer(settings.init_from)
     if "tokenizer" in config:
         tokenizer = build_tokenizer(config.tokenizer)
         if source is not None:
             initialize(tokenizer, source)
     else:
-        tokenizer = source
-        config.tokenizer = source.config  # the run's saved config shows what it trained
+        tokenizer, config.tokenizer = source, source.config  # the run's saved config shows what it trained
     if settings.trainable is not None:
         freeze_all_but(tokenizer, settings.trainable)
     return tokenizer
 
 
-@dataclass
-class RunComponents:
-    """What a run's config describes, before there is a work dir: what a trainer needs, and a dry run measures."""
-
-    settings: Settings
-    tokenizer: Tokenizer
-    objective: Objective
-    discriminators: dict[str, Discriminator]
-    train: list[Source]
-    val: list[Source]
-
-
-def build_run(config: Config, *, num_processes: int, resumed: Path | None = None, device: torch.device | None = None,
+def build_run(config: Config, *, num_processes: int, resumed: Path | None = None, weights: bool = True,
               ) -> RunComponents:
-    """Build the components of a run.
+    """Build the components of a run, whose processes share ``training.global_batch_size``.
 
-    Args:
-        config: From :func:`toolkit.load_config`.
-        num_processes: They share ``training.global_batch_size``.
-        resumed: The work dir of a run to resume.
-        device: Where networks are built. On "meta" they have no weights, and a tokenizer to start from is read only
-            if the config has none of its own.
+    ``resumed`` is the work dir of a run to resume. Without ``weights`` networks have only shapes, and
+    ``training.init_from`` is read only if the config has no tokenizer.
 
     Raises:
         ConfigError: If the config does not hold together.
@@ -312,28 +259,23 @@ def build_run(config: Config, *, num_processes: int, resumed: Path | None = None
     train, val = (build_sources(f"data.{split}", config.data.get(split)) for split in ("train", "val"))
     settings = settings.with_micro_batches((source.batch_size for source in train), num_processes=num_processes)
     modalities = tuple(sorted({source.dataset.modality for source in train}))
-    start = settings
-    if device is not None and device.type == "meta" and "tokenizer" in config:
-        start = replace(settings, init_from=None)
-    with device or contextlib.nullcontext():
-        tokenizer = starting_tokenizer(config, start, resumed=resumed)
+    with contextlib.nullcontext() if weights else torch.device("meta"):
+        tokenizer = starting_tokenizer(config, settings, resumed=resumed, weights=weights)
         discriminators = build_discriminators(config.get("discriminator"), modalities)
-    build_metrics(config.get("metrics") or [], tokenizer)  # so that a mistake in them ends the run at its start
+    make_metrics = functools.partial(build_metrics, config.get("metrics") or [])
+    make_metrics(tokenizer)  # so that a mistake in them ends the run at its start
     objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=modalities)
-    return RunComponents(settings, tokenizer, objective, discriminators, train, val)
+    return RunComponents(settings=settings, tokenizer=tokenizer, objective=objective, discriminators=discriminators,
+                         train=train, val=val, make_metrics=make_metrics)
 
 
 def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False) -> Trainer:
-    """Build everything a config describes, write the run's metadata, and resume if asked.
+    """Build everything a config describes, and write the run's metadata to ``work_dir``.
 
-    Args:
-        config: From :func:`toolkit.load_config`.
-        work_dir: Where the run is written.
-        resume: Continue from the newest checkpoint in ``work_dir``.
+    With ``resume`` the run continues from the newest checkpoint in ``work_dir``.
 
     Raises:
-        ConfigError: If the config does not hold together, or ``work_dir`` already holds a run that is
-            not to be resumed.
+        ConfigError: If the config does not hold together, or ``work_dir`` holds a run that is not to be resumed.
     """
     work_dir = Path(work_dir)
     settings = read_settings(config)
@@ -349,17 +291,15 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
         raise ConfigError("training.mixed_precision='fp16' needs a GPU; a CPU trains in 'no' or 'bf16'.")
     set_seed(seed)
     run = build_run(config, num_processes=accelerator.num_processes, resumed=work_dir if started else None)
-    settings = run.settings
-    if settings.init_from and not started:
-        _initialize_discriminators(run.discriminators, settings.init_from)
+    source = Path(settings.init_from or ".") / "discriminator"  # that a converted checkpoint has with its tokenizer
+    if settings.init_from and not started and run.discriminators and source.is_dir():
+        initialize_discriminators(run.discriminators.values(), load_discriminator(source), name=str(source))
     place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes,
              "report": work_dir / "unreadable.txt", "pin_memory": accelerator.device.type == "cuda"}
-    trainer = Trainer(
-        tokenizer=run.tokenizer, objective=run.objective, discriminators=run.discriminators,
-        train_loader=TrainLoader(run.train, seed=seed, draws_per_choice=settings.gradient_accumulation_steps,
-                                 max_unreadable_share=settings.max_unreadable_share, **place),
-        val_loader=ValLoader(run.val, **place), settings=settings, accelerator=accelerator, work_dir=work_dir,
-        make_metrics=functools.partial(build_metrics, config.get("metrics") or []))
+    train_loader = TrainLoader(run.train, seed=seed, draws_per_choice=run.settings.gradient_accumulation_steps,
+                               max_unreadable_share=settings.max_unreadable_share, **place)
+    trainer = Trainer(run, train_loader=train_loader, val_loader=ValLoader(run.val, **place), accelerator=accelerator,
+                      work_dir=work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
         trainer.lock = lock_work_dir(work_dir)
@@ -370,10 +310,3 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
         with trainer.checkpoints.full_disk_errors():
             write_run_metadata(trainer, config, seed=seed)
     return trainer
-
-
-def _initialize_discriminators(discriminators: Mapping[str, Discriminator], init_from: str) -> None:
-    """Start from the discriminator that a converted checkpoint has beside its tokenizer."""
-    directory = Path(init_from) / "discriminator"
-    if discriminators and directory.is_dir():
-        initialize_discriminators(discriminators.values(), load_discriminator(directory), name=str(directory))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,19 @@ class ConfigError(ValueError):
     """A config with an unknown key, a wrong value or a wrong form."""
 
 
-def check_keys(where: str, keys: Any, known: tuple[str, ...]) -> None:
-    """Raise ConfigError for keys that are not ``known``, with the nearest that is."""
-    unknown = [key for key in keys if key not in known]
-    if unknown:
-        named = []
-        for key in unknown:
+def check_keys(where: str, config: Any, known: Sequence[str], *, required: Iterable[str] = ()) -> None:
+    """Raise a ConfigError unless ``config`` is a dict with all ``required`` keys and no others than the ``known``."""
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{where} is dict({', '.join(f'{key}=...' for key in known)}), got {config!r}.")
+    named = []
+    for key in config:
+        if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             named.append(f"{key!r} (did you mean {near[0]!r}?)" if near else repr(key))
+    if named:
         raise ConfigError(f"{where} has no key {', '.join(named)}; it takes {', '.join(known)}.")
+    if missing := [key for key in required if key not in config]:
+        raise ConfigError(f"{where} needs {' and '.join(missing)}, got {', '.join(config) or 'no key'}.")
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -38,13 +42,9 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         path: The file.
         overrides: Dotted keys and values set on top, as from ``--cfg-options``.
 
-    Returns:
-        The resolved config, with attribute access.
-
     Raises:
-        ConfigError: If the file is missing, or a top-level key is not one of ``tokenizer``,
-            ``discriminator``, ``objective``, ``data``, ``training``, ``metrics``, ``seed``, or the
-            file or an override cannot be read.
+        ConfigError: If the file is missing, it or an override cannot be read, or a top-level key is not one of
+            ``tokenizer``, ``discriminator``, ``objective``, ``data``, ``training``, ``metrics``, ``seed``.
 
     Example:
         >>> load_config("configs/magvit2_video.py", {"training.max_steps": 1}).training.max_steps
@@ -56,7 +56,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         raise ConfigError(f"config file {path} does not exist" + (f"; did you mean {' or '.join(near)}?" if near
                                                                   else f" (in {path.parent.resolve()})."))
     if overrides:
-        check_keys("--cfg-options", [key.split(".")[0] for key in overrides], TOP_LEVEL)
+        check_keys("--cfg-options", dict.fromkeys(key.split(".")[0] for key in overrides), TOP_LEVEL)
     try:
         config = Config.fromfile(path, lazy_import=False, import_custom_modules=False)
     except Exception as error:  # a config is code and may raise anything
@@ -65,7 +65,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         config.merge_from_dict(dict(overrides or {}))
     except (KeyError, TypeError) as error:
         raise ConfigError(f"--cfg-options {' '.join(overrides)} do not fit config {path}: {error}") from error
-    check_keys(f"config {path}", config.keys(), TOP_LEVEL)
+    check_keys(f"config {path}", dict(config), TOP_LEVEL)
     for section in ("tokenizer", "objective", "data", "training"):
         if section in config and not isinstance(config[section], Mapping):
             raise ConfigError(f"config section {section} is a dict of settings, got {config[section]!r}.")

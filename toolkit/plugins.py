@@ -15,9 +15,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.metadata import PathDistribution
 from pathlib import Path
 
@@ -33,8 +33,6 @@ GROUPS = {  # kind of component -> entry-point group
     "encoder": "toolkit.encoders", "decoder": "toolkit.decoders", "quantizer": "toolkit.quantizers",
     "discriminator": "toolkit.discriminators", "loss": "toolkit.losses", "metric": "toolkit.metrics",
     "dataset": "toolkit.datasets", "checkpoint family": "toolkit.checkpoints", "baseline": "toolkit.baselines"}
-_NAME = re.compile(r"[\w.-]*")  # with which a requirement begins
-Places = tuple[tuple[str, int], ...]  # folders of sys.path, and when each last got or lost an entry
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,11 @@ class PluginEntry:
     """An entry point: one component of an installed distribution.
 
     Attributes:
-        group: The entry-point group, such as ``"toolkit.quantizers"``.
-        name: The config ``type``.
+        group, name: The entry-point group, such as ``"toolkit.quantizers"``, and the config ``type``.
         entry: Where the class is.
-        distribution: Its name, normalised as PEP 503 says.
-        version: Of the distribution.
-        summary: Its first line about itself.
+        distribution, version, summary: Of the distribution; the name is normalised as PEP 503 says.
         requires: Its own requirements, as in ``Requires-Dist``.
-        allowed: Whether ``TOOLKIT_PLUGINS`` lets it in.
+        allowed: Whether ``TOOLKIT_PLUGINS`` allows it.
     """
 
     group: str
@@ -69,9 +64,8 @@ class PluginError(RuntimeError):
     """A component of a plugin cannot be used; every other name is unaffected.
 
     Args:
-        message: Who needed what and got what.
+        message, cure: Who needed what and got what; what to do.
         entries: Those that fail; ``distribution`` and ``version`` are theirs.
-        cure: What to do.
         status: ``"incompatible"`` if it wants another version of this package, ``"clash"`` if its name is not
             its own, else ``"failed"``.
 
@@ -91,12 +85,7 @@ class PluginError(RuntimeError):
 
 
 _LOADED: set[tuple[type, PluginEntry]] = set()  # every class that load() imported
-
-
-@cache
-def warn_once(message: str) -> None:
-    """Log a warning, the first time only."""
-    logger.warning("%s", message)
+warn_once = cache(logger.warning)  # log a message, the first time only
 
 
 def plugin_entries(group: str | None, *, allowed: bool = True) -> list[PluginEntry]:
@@ -110,23 +99,22 @@ def plugin_entries(group: str | None, *, allowed: bool = True) -> list[PluginEnt
 def load(plugin: PluginEntry, *, kind: str, contracts: tuple[type, ...]) -> type:
     """Import a plugin's class, after a check of the toolkit versions that it requires."""
     who = f"{kind} {plugin.name!r} of {plugin}"
-    repair = f"pip install --upgrade {plugin.distribution}, or tell its author"
-    _check_version(plugin, who, repair)
+    failure = partial(PluginError, entries=(plugin,),
+                      cure=f"pip install --upgrade {plugin.distribution}, or tell its author")
+    _check_version(plugin, who, failure)
     try:
         cls = plugin.entry.load()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # third-party code: sys.exit() too is its own failure
         target = ":".join(filter(None, (plugin.entry.module_name, plugin.entry.object_name)))
-        raise PluginError(f"{who}: importing {target} failed ({in_one_line(error)})", entries=(plugin,),
-                          cure=repair) from error
+        raise failure(f"{who}: importing {target} failed ({in_one_line(error)})") from error
     if not _is_plugin_class(cls) or not issubclass(cls, contracts):
         expected = " or ".join(contract.__name__ for contract in contracts)
         # A class of this package under a second name would change the type in saved configs.
-        raise PluginError(f"{who} must be its own subclass of {expected}, got {cls!r}", entries=(plugin,), cure=repair)
+        raise failure(f"{who} must be its own subclass of {expected}, got {cls!r}")
     if inspect.isabstract(cls):
-        missing = ", ".join(sorted(cls.__abstractmethods__))
-        raise PluginError(f"{who} lacks {missing} of its contract", entries=(plugin,), cure=repair)
+        raise failure(f"{who} lacks {', '.join(sorted(cls.__abstractmethods__))} of its contract")
     _LOADED.add((cls, plugin))
     return cls
 
@@ -159,49 +147,42 @@ def _is_plugin_class(value: object) -> bool:
             and str(value.__module__).partition(".")[0] != "toolkit")
 
 
-def _check_version(plugin: PluginEntry, who: str, repair: str) -> None:
+def _check_version(plugin: PluginEntry, who: str, failure: partial[PluginError]) -> None:
     for line in plugin.requires:
-        if canonicalize_name(_NAME.match(line.strip())[0]) != TOOLKIT:
+        if canonicalize_name(re.match(r"[\w.-]*", line.strip())[0]) != TOOLKIT:
             continue  # pip checks the other requirements
         try:
             requirement = Requirement(line)
             applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
         except ValueError as error:  # raised by packaging
-            raise PluginError(f"{who}: its requirement {line!r} cannot be read", entries=(plugin,), cure=repair,
-                              status="incompatible") from error
+            raise failure(f"{who}: its requirement {line!r} cannot be read", status="incompatible") from error
         if applies and not requirement.specifier.contains(toolkit.__version__, prereleases=True):
-            raise PluginError(f"{who} needs {TOOLKIT}{requirement.specifier}, got {toolkit.__version__}",
-                              entries=(plugin,), status="incompatible",
-                              cure=f"pip install versions of {plugin.distribution} and {TOOLKIT} that fit each other")
+            raise failure(f"{who} needs {TOOLKIT}{requirement.specifier}, got {toolkit.__version__}",
+                          cure=f"pip install versions of {plugin.distribution} and {TOOLKIT} that fit each other",
+                          status="incompatible")
 
 
 def _all_entries() -> tuple[PluginEntry, ...]:
     places = {os.path.abspath(place): None for place in sys.path if isinstance(place, str)}
-    return _read((*((place, os.stat(place).st_mtime_ns) for place in places if os.path.isdir(place)),),
+    return _read(tuple((place, os.stat(place).st_mtime_ns) for place in places if os.path.isdir(place)),
                  os.environ.get("TOOLKIT_PLUGINS"))
 
 
 @lru_cache(maxsize=8)  # installing changes a folder of sys.path
-def _read(places: Places, setting: str | None) -> tuple[PluginEntry, ...]:
-    folders = dict(_distributions(places))
+def _read(places: tuple[tuple[str, int], ...], setting: str | None) -> tuple[PluginEntry, ...]:
+    """The entry points in folders, given with the time of their last change."""
+    folders: dict[str, Path] = {}  # of several distributions with one name the first is imported
+    for place, _ in places:
+        # pip leaves folders that begin with ~, or without metadata, behind.
+        for folder in sorted([*Path(place).glob("[!~]*.dist-info"), *Path(place).glob("[!~]*.egg-info")]):
+            if name := _name_of(folder):
+                folders.setdefault(name, folder)
     allowed = None if setting is None else {canonicalize_name(name.strip()) for name in setting.split(",")} - {""}
     for name in sorted((allowed or set()) - folders.keys()):
         warn_once(f"TOOLKIT_PLUGINS names {name}, which is not installed; pip install it, or take it out (commas "
                   "separate names).")
     return tuple(plugin for name, folder in folders.items()
                  for plugin in _read_folder(folder, name, allowed is None or name in allowed))
-
-
-def _distributions(places: Places) -> Iterator[tuple[str, Path]]:
-    """The name and the folder of each distribution; of several with one name the first is imported."""
-    seen = set()
-    for place, _ in places:
-        # pip leaves folders that begin with ~, or without metadata, behind.
-        for folder in sorted([*Path(place).glob("[!~]*.dist-info"), *Path(place).glob("[!~]*.egg-info")]):
-            name = _name_of(folder)
-            if name is not None and name not in seen:
-                seen.add(name)
-                yield name, folder
 
 
 def _name_of(folder: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from toolkit.contracts import DataError
 from toolkit.data.reading.files import unreadable
-from toolkit.data.reading.media import MAX_FRAMES, Media, MediaWriter, frames_per_chunk, open_media
+from toolkit.data.reading.media import MAX_FRAMES, Media, frames_per_chunk, open_media
+from toolkit.data.reading.writing import MediaWriter
 from toolkit.io.progress import FrameBar
 from toolkit.metrics import PSNR, SSIM, Codebook
 from toolkit.tokenizer import Tokenizer
@@ -25,25 +27,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Reconstruction:
-    """The result for one file.
+    """The result for one file."""
 
-    Attributes:
-        size: (T, H, W) of the input.
-        tokens: (*positions, G), the shape of its indices.
-        bits_per_pixel: log2 K per index, over the T * H * W pixels of the input.
-        psnr: Mean over frames, dB.
-        ssim: Mean over frames; None where a side is below SSIM's window of 11.
-        seconds: From the first frame read to the last one written.
-        codebook: The use of the codebook by the indices.
-    """
-
-    size: tuple[int, int, int]
-    tokens: tuple[int, ...]
-    bits_per_pixel: float
-    psnr: float
-    ssim: float | None
-    seconds: float
-    codebook: Codebook
+    size: tuple[int, int, int]  # (T, H, W) of the input
+    tokens: tuple[int, ...]  # (*positions, G), the shape of its indices
+    bits_per_pixel: float  # log2 K per index, over the T * H * W pixels of the input
+    psnr: float  # mean over frames, dB
+    ssim: float | None  # mean over frames; None where a side is below SSIM's window of 11
+    seconds: float  # from the first frame read to the last one written
+    codebook: Codebook  # its use by the indices
 
 
 def reconstruct(tokenizer: Tokenizer, media: Media, *, path: Path | None = None,
@@ -57,8 +49,7 @@ def reconstruct(tokenizer: Tokenizer, media: Media, *, path: Path | None = None,
         tokenizer: Runs on its own device.
         media: From :func:`toolkit.data.open_media`.
         path: Folder and name without a suffix, for ``path``_reconstruction and ``path``_side_by_side (the input on
-            the left): .png of one frame, .mp4 (padded to even sides) of more. Folders are created. None: nothing is
-            written.
+            the left): .png of one frame, .mp4 (padded to even sides) of more. None: no files.
         on_frames: Called with the number of frames of each finished chunk.
 
     Raises:
@@ -82,7 +73,11 @@ def reconstruct(tokenizer: Tokenizer, media: Media, *, path: Path | None = None,
     psnr, ssim = PSNR(), SSIM() if min(media.size) >= 11 else None
     frames, tokens, started = 0, None, time.perf_counter()
     with ExitStack() as files:
-        writers = _writers(path, files, fps=media.fps)
+        writers = []
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writers = [files.enter_context(MediaWriter(path.with_name(f"{path.name}_{kind}"), fps=media.fps))
+                       for kind in ("reconstruction", "side_by_side")]
         for target, output, indices in _round_trip(tokenizer, media):
             codebook.update(target=target, reconstruction=output, indices=indices)
             for metric in filter(None, (psnr, ssim)):
@@ -102,45 +97,25 @@ def reconstruct(tokenizer: Tokenizer, media: Media, *, path: Path | None = None,
                           codebook)
 
 
-def _writers(path: Path | None, files: ExitStack, *, fps: float | None) -> list[MediaWriter]:
-    if path is None:
-        return []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return [files.enter_context(MediaWriter(path.with_name(f"{path.name}_{kind}"), fps=fps))
-            for kind in ("reconstruction", "side_by_side")]
-
-
 def _round_trip(tokenizer: Tokenizer, media: Media) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Chunks of the input (1, 3, T, H, W), their reconstructions of that shape, and indices (1, *positions, G)."""
     device = tokenizer.decoder.last_layer.device
     length = frames_per_chunk(*media.size, stride_t=tokenizer.stride[0])
     chunks = (chunk[None].to(device) for chunk in media.chunks(length))
-    if media.fps is not None and tokenizer.why_not_streamed is None:
-        yield from _streamed(tokenizer, chunks)
+    if media.fps is None or tokenizer.why_not_streamed is not None:
+        whole = torch.cat(list(chunks), dim=2)
+        indices, size = tokenizer.tokenize(whole, return_size=True)
+        yield whole, tokenizer.detokenize(indices, size), indices
         return
-    whole = torch.cat(list(chunks), dim=2)
-    indices, size = tokenizer.tokenize(whole, return_size=True)
-    yield whole, tokenizer.detokenize(indices, size), indices
-
-
-def _streamed(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    waiting, latest = [], []  # frames that are not decoded yet, and the indices of the current chunk
-
-    def sources() -> Iterator[Tensor]:
-        for chunk in chunks:
-            waiting.append(chunk)
-            yield chunk
-
-    def tokens() -> Iterator[Tensor]:
-        for indices in tokenizer.tokenize_stream(sources()):
-            latest.append(indices)
-            yield indices
-
-    for output in tokenizer.detokenize_stream(tokens()):
-        target = torch.cat(waiting, dim=2)
+    sources, unscored = itertools.tee(chunks)
+    tokens, latest = itertools.tee(tokenizer.tokenize_stream(sources))
+    target = next(unscored)
+    for output, indices in zip(tokenizer.detokenize_stream(tokens), latest, strict=True):
+        while target.shape[2] < output.shape[2] and (chunk := next(unscored, None)) is not None:
+            target = torch.cat([target, chunk], dim=2)
         frames = min(output.shape[2], target.shape[2])  # the end is padded
-        waiting[:] = [target[:, :, frames:]]
-        yield target[:, :, :frames], output[:, :, :frames, :target.shape[3], :target.shape[4]], latest.pop()
+        yield target[:, :, :frames], output[:, :, :frames, :target.shape[3], :target.shape[4]], indices
+        target = target[:, :, frames:]
 
 
 def codebook_use(results: Iterable[Reconstruction]) -> dict[str, float]:
@@ -167,7 +142,7 @@ def reconstruct_files(tokenizer: Tokenizer, files: dict[Path, Path], *, num_fram
                         tokenizer.grid((max(1, media.num_frames), *media.size))
                     except ValueError as error:  # of a network that takes some sizes only
                         raise unreadable(file, str(error)) from error
-                    result = reconstruct(tokenizer, media, path=path, on_frames=bar.advance)
+                    result = reconstruct(tokenizer, media, path=path, on_frames=bar.add_frames)
             except DataError as error:
                 if len(files) > 1:  # the caller reports a single file
                     logger.warning("skipped, unreadable: %s", file)

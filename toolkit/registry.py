@@ -15,23 +15,14 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.registry import Registry as MMRegistry
 
 from toolkit import contracts
-from toolkit.plugins import (
-    GROUPS,
-    PluginEntry,
-    PluginError,
-    distributions_of,
-    in_one_line,
-    load,
-    plugin_entries,
-    warn_once,
-)
+from toolkit.plugins import GROUPS, PluginEntry, PluginError, distributions_of, in_one_line, plugin_entries, warn_once
+from toolkit.plugins import load as load_plugin
 
 
 class UnknownComponentError(LookupError):
@@ -51,7 +42,6 @@ class Registry(MMRegistry):
         kind: What a component is called in messages, such as ``"quantizer"``.
         contracts: The classes of which a component must be a subclass of one.
         location: The package whose import registers the built-in components.
-        group: The entry-point group of plugins; by default there is none.
 
     Example:
         >>> from toolkit.registry import LOSSES
@@ -59,9 +49,9 @@ class Registry(MMRegistry):
         ({'type': 'L1'}, False)
     """
 
-    def __init__(self, kind: str, *, contracts: tuple[type, ...], location: str, group: str | None = None):
+    def __init__(self, kind: str, *, contracts: tuple[type, ...], location: str):
         super().__init__(kind, scope="toolkit", locations=[location])
-        self.contracts, self.group = contracts, group
+        self.contracts, self.group = contracts, GROUPS[kind]
 
     def _register_module(self, module: type, module_name: str | list[str] | None = None, force: bool = False) -> None:
         names = [module_name] if isinstance(module_name, str) else module_name or [module.__name__]
@@ -80,9 +70,8 @@ class Registry(MMRegistry):
     def get(self, key: str) -> type:
         """The class registered as ``key``: a built-in component, or else a plugin's.
 
-        Raises:
-            UnknownComponentError: If there is none; the message has the nearest names.
-            PluginError: If it is a plugin's, and cannot be used.
+        If there is none, it raises UnknownComponentError with the nearest names; a plugin's that cannot be used raises
+        PluginError.
         """
         self.import_from_location()
         clash = self._clash(key)
@@ -111,14 +100,26 @@ class Registry(MMRegistry):
         if len(entries) < (1 if cls else 2):
             return None
         fault = (f"is also the name of {cls.__module__}.{cls.__qualname__}, which stays" if cls else
-                 "has several owners, of which none is used")
+                 "has several owners, so none of them is used")
         return PluginError(f"{self.name} {name!r} of {' and of '.join(map(str, entries))} {fault}", status="clash",
                            cure=f"uninstall {' or '.join(entry.distribution for entry in entries)}, or set "
                                 "TOOLKIT_PLUGINS to the distributions to use", entries=tuple(entries))
 
     def _load(self, entry: PluginEntry) -> type:
-        with _names_of_plugins_undone(dict.fromkeys((*ALL, self))):
-            cls = load(entry, kind=self.name, contracts=self.contracts)
+        """Import a plugin's class and register it by the name of its entry point.
+
+        Other names that its module registers are removed again: only entry points name a plugin's components. Those of
+        this package stay: they are registered once, by an import that a plugin may be the first to do.
+        """
+        before = {registry: set(registry.module_dict) for registry in (*ALL, self)}
+        try:
+            cls = load_plugin(entry, kind=self.name, contracts=self.contracts)
+        finally:
+            for registry, names in before.items():
+                for name in registry.module_dict.keys() - names:
+                    other = registry.module_dict[name]
+                    if other.__module__.partition(".")[0] != "toolkit" or other.type_name != name:
+                        del registry.module_dict[name]
         self.register_module(name=entry.name, module=cls)
         cls.type_name = entry.name  # whatever its module registered it as
         return cls
@@ -160,10 +161,8 @@ class Registry(MMRegistry):
     def build(self, cfg: Mapping[str, Any], **built: Any) -> Any:
         """Construct a component from its config; ``built`` are arguments that are objects already.
 
-        Raises:
-            UnknownComponentError: If nothing has that ``type``.
-            PluginError: If it is a plugin's, and cannot be used.
-            TypeError: If the config is no mapping with a ``type``, or arguments do not fit; the message lists all.
+        An unknown ``type`` raises UnknownComponentError, a plugin's that cannot be used PluginError. No ``type`` and
+        arguments that do not fit raise TypeError; the message lists all.
         """
         if not isinstance(cfg, Mapping) or not isinstance(cfg.get("type"), str):
             raise TypeError(f"a {self.name} is configured as dict(type='Name', ...), got {cfg!r}.")
@@ -195,36 +194,16 @@ class Registry(MMRegistry):
                 f"inherits another type through _base_, write {self.name}=dict(_delete_=True, type=...).")
 
 
-@contextmanager
-def _names_of_plugins_undone(registries: Iterable[Registry]) -> Iterator[None]:
-    """Undo the names that an import of a plugin registers: only entry points name a plugin's components.
-
-    This package's own components stay: they are registered once, by an import that a plugin may be the first to do.
-    """
-    before = [(registry, set(registry.module_dict)) for registry in registries]
-    try:
-        yield
-    finally:
-        for registry, names in before:
-            for name in registry.module_dict.keys() - names:
-                cls = registry.module_dict[name]
-                if cls.__module__.partition(".")[0] != "toolkit" or cls.type_name != name:
-                    del registry.module_dict[name]
-
-
-def _registry(kind: str, location: str, *required: type) -> Registry:
-    return Registry(kind, contracts=required, location=location, group=GROUPS[kind])
-
-
-ENCODERS = _registry("encoder", "toolkit.networks", contracts.Encoder)
-DECODERS = _registry("decoder", "toolkit.networks", contracts.Decoder)
-QUANTIZERS = _registry("quantizer", "toolkit.quantizers", contracts.Quantizer)
-DISCRIMINATORS = _registry("discriminator", "toolkit.networks", contracts.Discriminator)
-LOSSES = _registry("loss", "toolkit.losses", contracts.Loss, contracts.AdversarialLoss, contracts.GeneratorWeight)
-METRICS = _registry("metric", "toolkit.metrics", contracts.Metric)
-DATASETS = _registry("dataset", "toolkit.data", contracts.Dataset)
-CHECKPOINTS = _registry("checkpoint family", "toolkit.interop", contracts.CheckpointFamily)
-BASELINES = _registry("baseline", "toolkit.baselines", contracts.Baseline)
+ENCODERS = Registry("encoder", contracts=(contracts.Encoder,), location="toolkit.networks")
+DECODERS = Registry("decoder", contracts=(contracts.Decoder,), location="toolkit.networks")
+QUANTIZERS = Registry("quantizer", contracts=(contracts.Quantizer,), location="toolkit.quantizers")
+DISCRIMINATORS = Registry("discriminator", contracts=(contracts.Discriminator,), location="toolkit.networks")
+LOSSES = Registry("loss", contracts=(contracts.Loss, contracts.AdversarialLoss, contracts.GeneratorWeight),
+                  location="toolkit.losses")
+METRICS = Registry("metric", contracts=(contracts.Metric,), location="toolkit.metrics")
+DATASETS = Registry("dataset", contracts=(contracts.Dataset,), location="toolkit.data")
+CHECKPOINTS = Registry("checkpoint family", contracts=(contracts.CheckpointFamily,), location="toolkit.interop")
+BASELINES = Registry("baseline", contracts=(contracts.Baseline,), location="toolkit.baselines")
 
 ALL = (ENCODERS, DECODERS, QUANTIZERS, DISCRIMINATORS, LOSSES, METRICS, DATASETS, CHECKPOINTS, BASELINES)
 

@@ -13,9 +13,8 @@ from toolkit.build import build_trainer
 def train(config: Config, *, work_dir: str | Path, resume: bool = False) -> dict[str, Any] | None:
     """Train from a config to the scores, as ``tools/train.py`` does; arguments as of :func:`build_trainer`.
 
-    Returns:
-        modality -> codec -> score name -> value: the tokenizer's and those of untrained codecs. None if the run
-        was interrupted.
+    Returns modality -> codec -> score name -> value: the tokenizer's and those of untrained codecs. None if the run
+    was interrupted.
 
     Raises:
         ConfigError: As of :func:`build_trainer`.
@@ -34,8 +33,7 @@ def train(config: Config, *, work_dir: str | Path, resume: bool = False) -> dict
     trainer = build_trainer(config, work_dir=work_dir, resume=resume)
     results = trainer.compare() if trainer.run() else None
     accelerator = trainer.accelerator
-    # The networks hold the process group, whose threads would abort the process at its end.
-    del trainer
+    del trainer  # its networks hold the process group, whose threads would abort the process at its end
     accelerator.free_memory()
     accelerator.end_training()
     return results

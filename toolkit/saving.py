@@ -23,23 +23,15 @@ def save_component(component: nn.Module, directory: str | Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` (float32) of a component, from which it can be built again.
 
     The plugins it needs are in the weights' metadata, ``plugins``: distribution -> version as JSON.
-
-    Example:
-        >>> from toolkit.networks import PatchGANDiscriminator
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> save_component(PatchGANDiscriminator(filters=8), folder)
-        >>> sorted(path.name for path in folder.iterdir())
-        ['config.json', 'model.safetensors']
     """
     _check_types(component)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(component.config, indent=2) + "\n")
-    weights = {name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
+    weights = {name: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
                for name, tensor in component.state_dict().items()}
     plugins = distributions_of(map(type, component.modules()))
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, directory / "model.safetensors",
+    save_file(weights, directory / "model.safetensors",
               metadata={"format": "pt"} | ({"plugins": json.dumps(plugins)} if plugins else {}))
 
 

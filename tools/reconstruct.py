@@ -47,7 +47,7 @@ def main() -> None:
 
     from toolkit import load_tokenizer
     from toolkit.contracts import DataError
-    from toolkit.data.reading.naming import find_files
+    from toolkit.data.reading.files import find_files
     from toolkit.reconstruction import codebook_use, reconstruct_files
     from toolkit.registry import PluginError, UnknownComponentError
 

@@ -54,7 +54,7 @@ def test_plain_discriminator_gives_the_toolkits_logits(cases):
 
 @pytest.mark.slow
 def test_every_version_of_a_step_has_the_same_losses(cases):
-    ours, recomputed, plain = (cases.cases()["step"](version, filters=8, side=32)()
+    ours, recomputed, plain = (cases.cases()["step"](version, **SIZE)()
                                for version in ("toolkit", "recomputed", "plain"))
     assert ours == pytest.approx(plain, rel=1e-4)
     assert recomputed == pytest.approx(ours, rel=1e-5)

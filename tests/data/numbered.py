@@ -1,7 +1,8 @@
-"""Real tiny videos whose frames carry their own number."""
+"""Real tiny videos, whose frames may carry their own number."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -30,22 +31,27 @@ def numbers_of(pixels: torch.Tensor) -> list[int]:
     return [number_of(frame) for frame in ((pixels + 1) * 127.5).permute(1, 2, 3, 0)]
 
 
-def encode(path: Path, *, num_frames: int, codec: str = "libx264", gop: int = 12, b_frames: int = 0,
-           fps: int = 25, ticks: list[int] | None = None, options: dict[str, str] | None = None,
-           container_options: dict[str, str] | None = None) -> Path:
-    """Write numbered frames; ``ticks`` are their presentation times in milliseconds, if not steady."""
+def write_frames(path: Path, frames: Sequence[np.ndarray], *, codec: str = "libx264", pix_fmt: str = "yuv420p",
+                 layout: str = "rgb24", gop: int = 12, b_frames: int = 0, fps: int = 25,
+                 ticks: list[int] | None = None, options: dict[str, str] | None = None,
+                 container_options: dict[str, str] | None = None) -> Path:
+    """Write frames of one size; ``ticks`` are their presentation times in milliseconds, if not steady."""
     speed = {"preset": "ultrafast", "bf": str(b_frames)} if codec == "libx264" else {}
+    unit = Fraction(1, fps) if ticks is None else Fraction(1, 1000)
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=fps, options=speed | (options or {}))
-        stream.width, stream.height = COLUMNS * BLOCK, ROWS * BLOCK
-        stream.pix_fmt = "yuv420p"
-        stream.gop_size, stream.max_b_frames = gop, b_frames
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt, stream.gop_size, stream.max_b_frames = pix_fmt, gop, b_frames
         if ticks is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for number in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
-            frame.pts = number if ticks is None else ticks[number]
-            frame.time_base = Fraction(1, fps) if ticks is None else Fraction(1, 1000)
+            stream.codec_context.time_base = unit
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format=layout)
+            frame.pts, frame.time_base = number if ticks is None else ticks[number], unit
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def encode(path: Path, *, num_frames: int, **options) -> Path:
+    """:func:`write_frames` of numbered frames."""
+    return write_frames(path, [numbered_frame(number) for number in range(num_frames)], **options)

@@ -19,11 +19,8 @@ def names(path):
     return [file.name for file in list_files(path, suffixes=(".mp4",))]
 
 
-def test_a_folder_is_searched_recursively_in_order_of_names(folder):
+def test_a_folder_is_searched_recursively_in_order_of_names_and_links_are_followed_once(folder):
     assert names(folder) == ["a.MP4", "b.mp4", "c.mp4"]
-
-
-def test_links_are_followed_once(folder):
     (folder / "deep" / "up").symlink_to(folder)
     (folder / "deep" / "more").symlink_to(folder / "deep" / "er")
     assert names(folder / "deep") == ["c.mp4", "a.MP4", "b.mp4"]
@@ -38,6 +35,8 @@ def test_a_list_file_is_relative_to_itself(folder):
 def test_globs_single_files_and_lists_of_all_kinds(folder):
     assert names(folder / "*.mp4") == ["b.mp4"] and names(str(folder / "**" / "*.mp4")) == ["b.mp4", "c.mp4"]
     assert names([str(folder / "deep" / "notes.md"), str(folder / "deep")]) == ["notes.md", "c.mp4"]
+    with pytest.raises(DataError, match="empty"):
+        names([])
 
 
 def test_braces_are_expanded_and_every_file_must_exist(folder):
@@ -58,26 +57,16 @@ def test_missing_and_empty_inputs_are_named(folder, path, message):
     assert str(caught.value).startswith(str(folder / path))
 
 
-def test_an_empty_list_is_refused():
-    with pytest.raises(DataError, match="empty"):
-        list_files([], suffixes=(".mp4",))
-
-
-@pytest.fixture
-def as_unprivileged_user(tmp_path, monkeypatch):
-    """For root may list everything."""
-    tmp_path.chmod(0o755)
-    monkeypatch.chdir(tmp_path)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    yield
-    os.seteuid(user)
-
-
-def test_a_folder_that_cannot_be_listed_is_skipped_with_a_warning(folder, request, caplog):
+def test_a_folder_that_cannot_be_listed_is_skipped_with_a_warning(folder, monkeypatch, caplog):
     (folder / "deep" / "er").chmod(0)
-    request.getfixturevalue("as_unprivileged_user")
-    with caplog.at_level(logging.WARNING):
-        assert names(".") == ["a.MP4", "b.mp4"]
+    folder.chmod(0o755)
+    monkeypatch.chdir(folder)
+    user = os.geteuid()
+    try:
+        if user == 0:  # who may list everything
+            os.seteuid(65534)
+        with caplog.at_level(logging.WARNING):
+            assert names(".") == ["a.MP4", "b.mp4"]
+    finally:
+        os.seteuid(user)
     assert caplog.messages == ["skipped, a folder that cannot be listed: ./deep/er (Permission denied)."]

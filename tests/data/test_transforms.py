@@ -10,7 +10,6 @@ from toolkit.data.reading.transforms import Framing, resize, to_frames, to_pixel
 
 
 def test_resizing_is_pillows_bicubic():
-    torch.manual_seed(0)
     frames = torch.randint(0, 256, (2, 90, 160, 3), dtype=torch.uint8)
     ours = resize(frames, size=(32, 57)).int()
     pillow = np.stack([Image.fromarray(frame).resize((57, 32), Image.Resampling.BICUBIC)
@@ -35,14 +34,12 @@ def test_the_smallest_covering_resize_keeps_the_short_side():
 def test_evaluation_crops_the_centre_and_training_everywhere():
     columns = torch.arange(40, dtype=torch.uint8).view(1, 1, 40, 1).expand(1, 32, 40, 3)
     assert torch.equal(Framing(size=32, train=False)(columns), to_pixels(columns[:, :, 4:36]))
-    torch.manual_seed(0)
     lefts = {int(to_frames(Framing(size=32, flip=0.0)(columns))[0, 0, 0, 0]) for _ in range(200)}
     assert lefts == set(range(9))
 
 
 def test_flips_have_the_stated_probability_and_turn_all_frames():
     columns = torch.arange(32, dtype=torch.uint8).view(1, 1, 32, 1).expand(4, 32, 32, 3)
-    torch.manual_seed(0)
     flipped = [bool((Framing(size=32, flip=0.25)(columns)[:, :, 0, 0] > -0.9).all()) for _ in range(400)]
     assert 0.19 < sum(flipped) / 400 < 0.31  # 0.25 and three standard errors
     still = Framing(size=32, flip=1.0, train=False)(columns)

@@ -5,16 +5,14 @@ A writer takes the path, writes the file and returns the expected frames (T, H, 
 
 from __future__ import annotations
 
-import io
 import struct
-import zlib
-from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
-from data.numbered import encode, numbered_frame
+from data.numbered import encode, numbered_frame, write_frames
 from data.tars import noise
 from PIL import Image
 
@@ -23,15 +21,26 @@ from toolkit.data import write_video
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
-def quarters(height: int = 32, width: int = 64) -> np.ndarray:
-    """(H, W, 3) uint8 of four flat colours, which survive any codec and tell each turn from the others."""
-    rows = [np.repeat(np.array([row], np.uint8), height // 2, 0) for row in ([RED, GREEN], [BLUE, WHITE])]
-    return np.concatenate(rows).repeat(width // 2, 1)
+# (32, 64, 3): four flat colours, which survive any codec and tell each turn from the others
+QUARTERS = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8).repeat(16, 0).repeat(32, 1)
 
 
-def image_33x47(path: Path) -> np.ndarray:
-    Image.fromarray(pixels := noise(1, height=33, width=47)).save(path)
+def image(path: Path, pixels: np.ndarray, **options) -> np.ndarray:
+    Image.fromarray(pixels).save(path, **options)
     return pixels[None]
+
+
+def video(path: Path, frames: np.ndarray, **options) -> np.ndarray:
+    write_frames(path, frames, **options)
+    return frames
+
+
+image_33x47 = partial(image, pixels=noise(1, height=33, width=47))
+jpeg_by_another_name = partial(image, pixels=QUARTERS, format="jpeg", quality=95, subsampling=0)
+video_33x47 = partial(video, frames=np.stack([noise(number, height=33, width=47) for number in range(5)]),
+                      codec="ffv1", pix_fmt="bgr0")
+half_chroma_33x47 = partial(video, codec="libvpx-vp9", frames=np.array(
+    [RED, GREEN, BLUE, WHITE, (99, 9, 199)], np.uint8)[:, None, None].repeat(33, 1).repeat(47, 2))
 
 
 def grey(path: Path) -> np.ndarray:
@@ -45,41 +54,31 @@ def grey_16_bit(path: Path) -> np.ndarray:
     return np.stack([np.round(wide / 257)] * 3, -1)[None]
 
 
-def write_wide_png(path: Path, wide: np.ndarray, *, colour_type: int,
-                   more: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-    """16 bits per value, which Pillow does not write."""
-    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in wide)  # each begins with its filter: none
-    head = struct.pack(">2I5B", wide.shape[1], wide.shape[0], 16, colour_type, 0, 0, 0)
-    chunks = ((b"IHDR", head), *more, (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        for kind, content in chunks))
-
-
 def rgb_16_bit(path: Path) -> np.ndarray:
     wide = np.random.default_rng(4).integers(0, 2**16, (12, 16, 3), dtype=np.uint16)
-    write_wide_png(path, wide, colour_type=2)
+    write_frames(path, [wide], codec="png", pix_fmt="rgb48be", layout="rgb48be")
     return np.round(wide / 257)[None]
 
 
 def transparent_grey_16_bit(path: Path) -> np.ndarray:
     wide = np.random.default_rng(3).integers(1000, 1004, (12, 16), dtype=np.uint16)  # 1001 alone lets white through
-    write_wide_png(path, wide, colour_type=0, more=((b"tRNS", struct.pack(">H", 1001)),))
+    Image.fromarray(wide).save(path, transparency=1001)
     return np.stack([np.where(wide == 1001, 255, np.round(wide / 257))] * 3, -1)[None]
 
 
-def transparent(path: Path) -> np.ndarray:
-    colour, opacity = noise(5), noise(6)[..., :1]
+def transparent(path: Path, *, channels: int = 3) -> np.ndarray:
+    colour, opacity = noise(5)[..., :channels], noise(6)[..., :1]
     Image.fromarray(np.concatenate([colour, opacity], -1)).save(path)
-    return (255 - (255 - colour.astype(float)) * (opacity / 255.0))[None]  # over white
+    return np.repeat(255 - (255 - colour.astype(float)) * (opacity / 255.0), 3 // channels, -1)[None]  # over white
 
 
-def palette(path: Path) -> np.ndarray:
+def palette(path: Path, *, transparency: int | None = 3) -> np.ndarray:
     colours, places = np.array([RED, GREEN, BLUE, (9, 99, 199)], np.uint8), noise(7)[..., 0] % 4
     image = Image.fromarray(places).convert("P")
     image.putpalette(colours.tobytes())
-    image.save(path, transparency=3)
-    colours[3] = 255  # it lets white through
+    image.save(path, transparency=transparency)
+    if transparency is not None:
+        colours[transparency] = 255  # it lets white through
     return colours[places][None]
 
 
@@ -92,40 +91,10 @@ def cmyk(path: Path) -> np.ndarray:
 def turned_by_exif(path: Path, orientation: int) -> np.ndarray:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(stored := quarters()).save(path, exif=exif, quality=95, subsampling=0)
+    stored, = image(path, QUARTERS, exif=exif, quality=95, subsampling=0)
     shown = {1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1], 5: stored.swapaxes(0, 1),
              6: np.rot90(stored, -1), 7: stored[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(stored)}
     return shown[orientation][None]
-
-
-def jpeg_by_another_name(path: Path) -> np.ndarray:
-    Image.fromarray(pixels := quarters()).save(path, "jpeg", quality=95, subsampling=0)
-    return pixels[None]
-
-
-def write_frames(path: Path, frames: np.ndarray, *, codec: str, pix_fmt: str, layout: str = "rgb24") -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = pix_fmt
-        for number, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format=layout)
-            frame.pts, frame.time_base = number, Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
-def video_33x47(path: Path) -> np.ndarray:
-    frames = np.stack([noise(number, height=33, width=47) for number in range(5)])
-    write_frames(path, frames, codec="ffv1", pix_fmt="bgr0")
-    return frames
-
-
-def half_chroma_33x47(path: Path) -> np.ndarray:
-    colours = np.array([RED, GREEN, BLUE, WHITE, (99, 9, 199)], np.uint8)[:, None, None]
-    frames = np.ascontiguousarray(np.broadcast_to(colours, (5, 33, 47, 3)))
-    write_frames(path, frames, codec="libvpx-vp9", pix_fmt="yuv420p")
-    return frames
 
 
 def grey_video(path: Path) -> np.ndarray:
@@ -143,15 +112,14 @@ def transparent_video(path: Path, *, codec: str, pix_fmt: str) -> np.ndarray:
 
 def turned_by_matrix(path: Path, quarter_turns: int) -> np.ndarray:
     """By so many quarter turns, clockwise, to be done by the player."""
-    stored = quarters()
-    write_video(path, torch.from_numpy(stored / 127.5 - 1).permute(2, 0, 1)[:, None].expand(-1, 5, -1, -1), fps=25)
+    write_video(path, torch.from_numpy(QUARTERS / 127.5 - 1).permute(2, 0, 1)[:, None].expand(-1, 5, -1, -1), fps=25)
     content = bytearray(path.read_bytes())
     one = 1 << 16
     at = content.index(struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30), content.index(b"tkhd"))
     cosine, sine = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarter_turns]
     content[at:at + 36] = struct.pack(">9i", cosine * one, sine * one, 0, -sine * one, cosine * one, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
-    return np.stack([np.rot90(stored, -quarter_turns)] * 5)
+    return np.stack([np.rot90(QUARTERS, -quarter_turns)] * 5)
 
 
 def variable_rate(path: Path) -> np.ndarray:
@@ -159,10 +127,10 @@ def variable_rate(path: Path) -> np.ndarray:
     return np.stack([numbered_frame(number) for number in range(5)])
 
 
-def truncated(path: Path, *, share: float = 0.6) -> None:
+def truncated(path: Path) -> None:
     """A JPEG or PNG of noise without its end."""
-    Image.fromarray(noise(8, height=64, width=64)).save(path)
-    path.write_bytes(path.read_bytes()[:int(path.stat().st_size * share)])
+    image(path, noise(8, height=64, width=64))
+    path.write_bytes(path.read_bytes()[:path.stat().st_size * 2 // 3])
 
 
 def truncated_video(path: Path) -> None:
@@ -173,19 +141,15 @@ def truncated_video(path: Path) -> None:
 
 def torn_stream(path: Path) -> None:
     """A recording that ended in the middle of its fifth frame."""
-    frames = np.stack([noise(number, height=128, width=128) for number in range(6)])
-    write_frames(path, frames, codec="mpeg2video", pix_fmt="yuv420p")
+    write_frames(path, [noise(number, height=128, width=128) for number in range(6)], codec="mpeg2video")
     with av.open(str(path)) as container:
         starts = [packet.pos for packet in container.demux(video=0) if packet.size]
     path.write_bytes(path.read_bytes()[:(starts[4] + starts[5]) // 2])
 
 
-def strip(path: Path) -> None:
-    Image.new("RGB", (1, 20_000)).save(path)
-
-
-def strip_of_video(path: Path) -> None:
-    write_frames(path, np.zeros((5, 4000, 2, 3), np.uint8), codec="ffv1", pix_fmt="bgr0")
+strip = partial(image, pixels=np.zeros((20_000, 1, 3), np.uint8))
+strip_of_video = partial(video, frames=np.zeros((5, 4000, 2, 3), np.uint8), codec="ffv1", pix_fmt="bgr0")
+image_by_another_name = partial(image, pixels=noise(9), format="png")
 
 
 def empty(path: Path) -> None:
@@ -198,12 +162,6 @@ def text(path: Path) -> None:
 
 def video_by_another_name(path: Path) -> None:
     encode(path.with_suffix(".mp4"), num_frames=5).rename(path)
-
-
-def image_by_another_name(path: Path) -> None:
-    file = io.BytesIO()
-    Image.fromarray(noise(9)).save(file, "png")
-    path.write_bytes(file.getvalue())
 
 
 def audio_only(path: Path) -> None:

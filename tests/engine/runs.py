@@ -7,23 +7,20 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from safetensors.torch import load_file
-from tools.commands import ENVIRONMENT, ROOT
+from tools.commands import ENVIRONMENT, command
+from torch.utils._pytree import keystr, tree_flatten_with_path
 from training.tiny import metric_lines
-
-CLOCKS = ("time", "seconds_per_step")
 
 
 def train_command(config: Path, work_dir: Path, *options: str, num_processes: int = 1) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
-    return [sys.executable, *(launcher if num_processes > 1 else []), str(ROOT / "tools" / "train.py"), str(config),
-            "--work-dir", str(work_dir), *options]
+    return command("train", config, "--work-dir", work_dir, *options, num_processes=num_processes)
 
 
 def start(command: list[str]) -> subprocess.Popen:
@@ -41,6 +38,13 @@ def finish(process: subprocess.Popen, *, timeout: float = 120) -> tuple[int, str
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     return process.returncode, error
+
+
+def run_to_end(command: list[str]) -> str:
+    """The stderr of a run that succeeds."""
+    code, error = finish(start(command))
+    assert code == 0, error[-3000:]
+    return error
 
 
 def wait_for(process: subprocess.Popen, work_dir: Path, *, step: int, timeout: float = 120) -> None:
@@ -72,21 +76,21 @@ def signal_all(process: subprocess.Popen, number: int) -> None:
             each.send_signal(number)
 
 
-def assert_same_tensors(one: object, other: object, where: str) -> None:
+def lines_without_clocks(work_dir: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log."""
+    return [{key: value for key, value in line.items() if key not in ("time", "seconds_per_step")}
+            for line in metric_lines(work_dir)]
+
+
+def assert_same_tensors(one: Any, other: Any, where: str) -> None:
     """Bit for bit, through dictionaries and lists."""
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype and torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_same_tensors(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for number, pair in enumerate(zip(one, other, strict=True)):
-            assert_same_tensors(*pair, f"{where}.{number}")
-    else:
-        assert one == other, where
+    (one, layout), (other, other_layout) = tree_flatten_with_path(one), tree_flatten_with_path(other)
+    assert layout == other_layout, where
+    for (path, left), (_, right) in zip(one, other, strict=True):
+        if isinstance(left, torch.Tensor):
+            assert left.dtype == right.dtype and torch.equal(left, right), f"{where}{keystr(path)}"
+        else:
+            assert type(left) is type(right) and left == right, f"{where}{keystr(path)}"
 
 
 def assert_same_run(one: Path, other: Path, *, step: int) -> None:
@@ -98,6 +102,4 @@ def assert_same_run(one: Path, other: Path, *, step: int) -> None:
         load = load_file if name.endswith("safetensors") else lambda path: torch.load(path, weights_only=True)
         assert_same_tensors(*map(load, pair), name)
     assert_same_tensors(*(load_file(run / "tokenizer" / "model.safetensors") for run in (one, other)), "tokenizer")
-    logs = [[{key: value for key, value in line.items() if key not in CLOCKS} for line in metric_lines(run)]
-            for run in (one, other)]
-    assert logs[0] == logs[1]
+    assert lines_without_clocks(one) == lines_without_clocks(other)

@@ -18,19 +18,13 @@ from training.tiny import tiny_config, write_config
 from toolkit import load_config
 from toolkit.build import build_trainer
 from toolkit.profiling.cost import Meter
-from toolkit.profiling.dry_run import RunCost, run_cost
+from toolkit.profiling.dry_run import run_cost
 
 pytestmark = pytest.mark.engine
 
-clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 CONFIGS = ROOT / "configs"
 PEAKS = {"A100": 312e12, "H100": 989e12}  # FLOP per second in bf16
 UTILISATION = 0.35
-
-
-def cost_of_one_sample(name: str) -> RunCost:
-    """Cost of a config at batch size 1: equal per sample, and faster to measure."""
-    return run_cost(load_config(CONFIGS / name, {"data.train.batch_size": 1}))
 
 
 def numbers_of(layout: str) -> int:
@@ -49,7 +43,8 @@ def stated() -> dict[str, list[float]]:
     ("paper_stage1_image.py", 8_000_000 * 10, "o2_magvit2_image_256", "o2_discriminator_image_256"),
     ("paper_stage2_video.py", 9_300_000, "o2_magvit2_video_256", "o2_discriminator_video_256")])
 def test_readme_states_what_the_published_runs_cost(name, samples, model, discriminator):
-    cost = cost_of_one_sample(name)
+    # per sample it is equal at batch size 1, and faster to measure
+    cost = run_cost(load_config(CONFIGS / name, {"data.train.batch_size": 1}))
     counts = {network.name: network.parameters for network in cost.networks}
     assert counts["encoder"] + counts["quantizer"] + counts["decoder"] == numbers_of(model)
     modality = cost.sources[0].modality

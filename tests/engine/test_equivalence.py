@@ -17,14 +17,12 @@ from testing.test_every_component import TINY
 from training import tiny
 from training.tiny import ADVERSARIAL, DISCRIMINATOR, IMAGE_DISCRIMINATOR, tiny_config, write_clips, write_images
 
-from toolkit.build import build_component, build_sources, build_trainer
-from toolkit.data import Source, TrainLoader
+from toolkit.build import build_component, build_trainer
 from toolkit.quantizers import KL
 from toolkit.registry import QUANTIZERS
 from toolkit.training.settings import Settings
 
 pytestmark = pytest.mark.engine
-as_in_a_new_process = tiny.as_in_a_new_process
 
 FSQ = dict(type="FSQ", levels=[5, 5, 5])  # no losses, no state
 LFQ = dict(type="LFQ", bits=6)
@@ -150,33 +148,15 @@ def test_every_term_has_been_measured():
     assert losses | TINY["loss"].keys() | TINY["discriminator"].keys() <= TERMS.keys()
 
 
-def named_in_the_settings(word: str) -> bool:
-    """Whether the docstring says that this differs in micro-batches."""
-    text, = re.findall(r"gradient_accumulation_steps: (.*?)\n +\w+: ", Settings.__doc__, re.DOTALL)
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
-
-
 @pytest.mark.parametrize("word", TERMS)
 def test_terms_that_differ_in_micro_batches_are_those_that_the_settings_name(data, tmp_path, word):
     differing = set()
     for number, changes in enumerate(TERMS[word]):
         differing |= in_micro_batches(data, tmp_path / str(number), **changes).keys()
+    text, = re.findall(r"gradient_accumulation_steps: (.*?)\n +\w+: ", Settings.__doc__, re.DOTALL)
+    named = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
     # The log has losses without weight too; what a term does is in the weights.
-    assert bool({name for name in differing if not name.startswith("log")}) == named_in_the_settings(word), differing
-
-
-def test_micro_batches_hold_the_samples_of_the_large_batch(data):
-    config = config_of(data, batch_size=1, images=True)
-    large, small = (TrainLoader([Source(source.dataset, batch_size=size, weight=source.weight) for source in
-                                 build_sources("data.train", config["data"]["train"])], seed=3, draws_per_choice=draws)
-                    for size, draws in ((2, 1), (1, 2)))
-    modalities = set()
-    for _ in range(6):
-        whole, halves = next(large), [next(small), next(small)]
-        modalities.add(whole.modality)
-        assert {half.modality for half in halves} == {whole.modality}
-        assert torch.equal(torch.cat([half.pixels for half in halves]), whole.pixels)
-    assert len(modalities) == 2
+    assert bool({name for name in differing if not name.startswith("log")}) == named, differing
 
 
 # ---- processes

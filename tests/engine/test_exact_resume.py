@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine.runs import assert_same_run, finish, kill_at_random, start, train_command, wait_for
+from data.tars import write_shard
+from engine.runs import assert_same_run, finish, kill_at_random, run_to_end, start, train_command, wait_for
 from training.tiny import IMAGE_DISCRIMINATOR, tiny_config, write_clips, write_config, write_images
 
 from toolkit.training.checkpoint import checkpoints_in
@@ -21,35 +22,41 @@ STEPS = 24
 VQ = dict(_delete_=True, type="VQ", codebook_size=16, dim=4, update="ema", decay=0.8, kmeans_iters=2, revive_below=0.5)
 
 
-def mixture(folder: Path, *, num_workers: int, **changes: Any) -> dict[str, Any]:
-    """Images and clips with a discriminator each; three files of a kind, so epochs end within steps."""
-    config = tiny_config(write_clips(folder / "clips"), gan=True, tokenizer__quantizer=VQ,
-                         training__max_steps=STEPS, training__gradient_accumulation_steps=2, training__warmup_steps=3,
-                         training__log_every=5, training__validate_every=7,
-                         training__checkpoints=dict(every=2, keep=3), **changes)
-    stills = dict(type="Images", path=str(write_images(folder / "images")), size=16)
-    for split in ("train", "val"):
-        moving = config["data"][split] | {"num_workers": num_workers}
-        config["data"][split] = [moving, {**moving, "dataset": {**stills, "train": split == "train"}}]
+def mixture(folder: Path, *, num_workers: int, in_tars: str) -> dict[str, Any]:
+    """Images and clips, one of them in tars; three of a kind, so epochs end within steps. A discriminator for each."""
+    clips, images = write_clips(folder / "clips"), write_images(folder / "images")
+    for kind in (clips, images):
+        for file in kind.iterdir():
+            write_shard(folder / f"{kind.name}-{file.stem}.tar", {file.stem: {file.suffix[1:]: file.read_bytes()}})
+    config = tiny_config(clips, gan=True, tokenizer__quantizer=VQ, training__max_steps=STEPS,
+                         training__gradient_accumulation_steps=2, training__warmup_steps=3, training__log_every=5,
+                         training__validate_every=7, training__checkpoints=dict(every=2, keep=3))
+    moving = dict(type="VideoClips", path=str(clips), num_frames=5, size=16)
+    still = dict(type="Images", path=str(images), size=16)
+    if in_tars == "clips":
+        moving |= dict(type="VideoShards", path=str(folder / "clips-{0..2}.tar"))
+    else:
+        still |= dict(type="ImageShards", path=str(folder / "images-{0..2}.tar"))
+    config["data"] = {split: [dict(dataset=dataset | {"train": split == "train"}, batch_size=2, num_workers=num_workers)
+                              for dataset in (moving, still)] for split in ("train", "val")}
     config["discriminator"] = dict(video=config["discriminator"], image=copy.deepcopy(IMAGE_DISCRIMINATOR))
     return config
 
 
-@pytest.mark.parametrize(("num_processes", "num_workers", "kills"), [(1, 2, 3), (2, 0, 2)],
-                         ids=["one process with workers", "two processes"])
-def test_a_run_killed_at_random_moments_ends_as_the_undisturbed_one(tmp_path, num_processes, num_workers, kills):
-    config = write_config(tmp_path / "mixture.py", mixture(tmp_path, num_workers=num_workers))
+@pytest.mark.parametrize(("num_processes", "num_workers", "in_tars", "kills"), [
+    (1, 2, "clips", 3), (2, 0, "images", 2)], ids=["one process with workers", "two processes"])
+def test_a_run_killed_at_random_moments_ends_as_the_undisturbed_one(
+        tmp_path, num_processes, num_workers, in_tars, kills):
+    config = write_config(tmp_path / "mixture.py", mixture(tmp_path, num_workers=num_workers, in_tars=in_tars))
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    code, error = finish(start(train_command(config, undisturbed, num_processes=num_processes)))
-    assert code == 0, error[-3000:]
+    run_to_end(train_command(config, undisturbed, num_processes=num_processes))
     draw = random.Random()
     command = train_command(config, killed, "--resume", num_processes=num_processes)
     for number in range(kills):
         # a line at steps 5 and 10, then a random time: before, in and after writing a checkpoint
         kill_at_random(command, killed, after_step=5 * min(number + 1, 2), draw=draw)
         assert checkpoints_in(killed / "checkpoints")
-    code, error = finish(start(command))
-    assert code == 0, error[-3000:]
+    run_to_end(command)
     assert_same_run(undisturbed, killed, step=STEPS)
     assert len(checkpoints_in(killed / "checkpoints")) == 3
     assert not list((killed / "checkpoints").glob(".*"))  # nothing is left of what was half written

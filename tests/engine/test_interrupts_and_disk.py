@@ -11,15 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from engine.runs import assert_same_run, finish, signal_all, start, train_command, wait_for
+from engine.runs import assert_same_run, finish, run_to_end, signal_all, start, train_command, wait_for
 from tools.commands import ENVIRONMENT
-from training import tiny
 from training.tiny import metric_lines, tiny_config, write_config
 
 from toolkit.training.checkpoint import checkpoints_in
 
 pytestmark = pytest.mark.engine
-clips = tiny.clips
 STEPS = 30
 
 
@@ -32,8 +30,7 @@ def config(clips, tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(config, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("undisturbed") / "run"
-    code, error = finish(start(train_command(config, work_dir)))
-    assert code == 0, error[-3000:]
+    run_to_end(train_command(config, work_dir))
     return work_dir
 
 
@@ -53,9 +50,8 @@ def test_a_signal_finishes_the_step_writes_a_checkpoint_and_says_so(config, undi
     assert f"interrupted at step {step} with the checkpoint {checkpoint}. Add --resume" in error
     assert metric_lines(tmp_path)[-1]["step"] == step
     if num_processes == 1:
-        assert code == 130 and "Traceback" not in error
-        code, error = finish(start(command))
-        assert code == 0 and f"resumed from {checkpoint}" in error, error[-3000:]
+        assert code == 130 and "Traceback" not in error and not (tmp_path / "results.json").exists()
+        assert f"resumed from {checkpoint}" in run_to_end(command) and (tmp_path / "results.json").exists()
         assert_same_run(undisturbed, tmp_path, step=STEPS)
 
 
@@ -91,32 +87,30 @@ def test_a_second_signal_stops_at_once(clips, tmp_path):
     assert not checkpoints_in(tmp_path / "run" / "checkpoints")
 
 
+def error_on_full_disk(command: list[str], written: dict[Path, bytes]) -> str:
+    """The last line of a run that cannot write such files whole; they stay as they are."""
+    # no file may grow beyond what logs and events take: as on a full disk, a write fails in the middle of a file
+    limit = max(map(len, written.values())) // 2
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    assert all(path.read_bytes() == content for path, content in written.items())
+    return done.stderr.splitlines()[-1]
+
+
 def test_a_full_disk_stops_clearly_and_keeps_the_last_good_checkpoint(clips, tmp_path):
     config = tiny_config(clips, training__max_steps=3, training__checkpoints=dict(every=1, keep=1))
     command = train_command(write_config(tmp_path / "tiny.py", config), tmp_path / "run", "--resume")
-    process = start([*command, "--cfg-options", "training.max_steps=1"])
-    assert finish(process)[0] == 0
-    good = {path: path.read_bytes() for path in (tmp_path / "run/checkpoints/step_1").iterdir()}
-    # no file may grow beyond what logs and events take: as on a full disk, a write fails in the middle of a file
-    limit = max(map(len, good.values())) // 2
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-3000:]
-    error = done.stderr.splitlines()[-1]
+    run_to_end([*command, "--cfg-options", "training.max_steps=1"])
+    folder = tmp_path / "run" / "checkpoints"
+    error = error_on_full_disk(command, {path: path.read_bytes() for path in (folder / "step_1").iterdir()})
     assert error.startswith("error: the checkpoint of step 2 cannot be written") and "last good one is step_1" in error
     assert "--resume" in error
-    folder = tmp_path / "run" / "checkpoints"
     assert [path.name for path in folder.iterdir()] == ["step_1"]
-    assert all(path.read_bytes() == content for path, content in good.items())
-    assert finish(start(command))[0] == 0  # with room again
+    run_to_end(command)  # with room again
     assert [path.name for path in folder.iterdir()] == ["step_3"]
     assert [line["step"] for line in metric_lines(tmp_path / "run") if "total" in line] == [1, 2, 3]
 
-    exported = {path: path.read_bytes() for path in (tmp_path / "run/tokenizer").iterdir()}
-    limit = max(map(len, exported.values())) // 2  # a finished run writes its tokenizer again
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False,
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-    error = done.stderr.splitlines()[-1]
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    exported = tmp_path / "run" / "tokenizer"  # a finished run writes it again
+    error = error_on_full_disk(command, {path: path.read_bytes() for path in exported.iterdir()})
     assert error.startswith(f"error: {tmp_path / 'run'} cannot be written to") and "last good one is step_3" in error
-    assert all(path.read_bytes() == content for path, content in exported.items())

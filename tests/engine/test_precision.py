@@ -7,11 +7,11 @@ import pytest
 import synthetic_clip
 import torch
 from accelerate.state import AcceleratorState
+from engine.runs import lines_without_clocks
 from mmengine.config import Config
-from skimage.metrics import structural_similarity
+from pooled import scores_by_scikit_image
 from testing.test_every_component import TINY
-from training import tiny
-from training.tiny import metric_lines, tiny_config
+from training.tiny import tiny_config
 
 from toolkit import load_tokenizer
 from toolkit.build import build_component, build_trainer
@@ -20,7 +20,6 @@ from toolkit.registry import QUANTIZERS
 from toolkit.tokens import extract_tokens, read_tokens, tokenizer_hash
 
 pytestmark = pytest.mark.engine
-clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 CASES = [(kind, arguments) for kind, choices in TINY["quantizer"].items() for arguments in choices]
 
 
@@ -33,9 +32,7 @@ def train(clips, work_dir, precision, **changes):
 
 
 def lines_of(work_dir, split):
-    """Of the run's log, without what the clock says."""
-    return [{name: value for name, value in line.items() if name not in ("time", "seconds_per_step")}
-            for line in metric_lines(work_dir) if line["split"] == split]
+    return [line for line in lines_without_clocks(work_dir) if line["split"] == split]
 
 
 @pytest.mark.parametrize(("kind", "arguments"), CASES, ids=str)
@@ -70,23 +67,15 @@ def bf16_run(clips, tmp_path_factory):
 
 
 def independent_scores(tokenizer, clips):
-    """PSNR, SSIM and codebook use by numpy and scikit-image, clip by clip in float32."""
+    """PSNR and SSIM by scikit-image, and codebook use by numpy, clip by clip."""
     dataset = VideoClips(path=str(clips), num_frames=5, size=16, train=False)
-    psnr, ssim, ids = [], [], []
-    for sample in (dataset[number] for number in range(len(dataset))):
-        with torch.no_grad():
-            output = tokenizer(sample["pixels"][None])
-        ids.append(output.indices.numpy().ravel())
-        pictures = [((x.clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).double().numpy()
-                    for x in (sample["pixels"], output.reconstruction[0])]
-        for one, other in zip(*pictures, strict=True):
-            psnr.append(-10 * np.log10(np.mean((one - other) ** 2)))
-            _, similarity = structural_similarity(one, other, data_range=1.0, gaussian_weights=True, sigma=1.5,
-                                                  use_sample_covariance=False, channel_axis=-1, full=True)
-            ssim.append(similarity[5:-5, 5:-5].mean())
-    counts = np.unique(np.concatenate(ids), return_counts=True)[1]
+    pixels = torch.stack([dataset[number]["pixels"] for number in range(len(dataset))])
+    with torch.no_grad():
+        outputs = [tokenizer(clip) for clip in pixels.split(1)]
+    counts = np.unique(torch.cat([output.indices for output in outputs]).numpy(), return_counts=True)[1]
     share = counts / counts.sum()
-    return {"psnr": np.mean(psnr), "ssim": np.mean(ssim), "codebook_usage": len(counts) / tokenizer.codebook_size,
+    return {**scores_by_scikit_image(pixels, torch.cat([output.reconstruction for output in outputs])),
+            "codebook_usage": len(counts) / tokenizer.codebook_size,
             "codebook_perplexity": np.exp(-(share * np.log(share)).sum())}
 
 

@@ -24,42 +24,32 @@ import torch
 from data.test_shards import npy, write_tar
 from engine.hostile import FORMATS, PAYLOADS, Calls, plain, refused, refused_by_tool
 from mmengine.config import Config
-from tools.commands import ENVIRONMENT
-from training import tiny
+from tools.commands import ENVIRONMENT, save_tokenizer
 from training.tiny import tiny_config
 
-from toolkit import assets, build_tokenizer, load_tokenizer
+from toolkit import assets, load_tokenizer
 from toolkit.assets import read_arrays, weights_path
-from toolkit.build import build_trainer
+from toolkit.build import build_trainer, load_discriminator
 from toolkit.interop import CheckpointError, load_checkpoint
 from toolkit.interop.files import read_file
+from toolkit.networks import PatchGANDiscriminator
 from toolkit.pretrained.classifiers import classifier
+from toolkit.saving import save_component
 from toolkit.tokens import read_tokens
 
 pytestmark = pytest.mark.engine
-clips = tiny.clips
 
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory) -> Path:
-    network = dict(filters=4, channel_multipliers=(1, 2, 2), num_res_blocks=1, temporal_downsample=(False, True))
-    folder = tmp_path_factory.mktemp("tokenizer")
-    build_tokenizer(dict(encoder=dict(type="MAGVIT2Encoder", **network), quantizer=dict(type="LFQ", bits=6),
-                         decoder=dict(type="MAGVIT2Decoder", **network))).save_pretrained(folder)
-    return folder
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"), filters=4, channel_multipliers=(1, 2, 2),
+                          temporal_downsample=(False, True))
 
 
 @pytest.fixture
 def folder(tokenizer_folder, tmp_path) -> Path:
     """A tokenizer to spoil."""
     return Path(shutil.copytree(tokenizer_folder, tmp_path / "tokenizer"))
-
-
-@pytest.fixture
-def marker(tmp_path) -> Path:
-    path = tmp_path / "marker"
-    yield path
-    assert not path.exists()
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
@@ -84,12 +74,15 @@ def test_foreign_checkpoint_runs_nothing(payload, write, tmp_path, marker):
 
 @pytest.mark.parametrize("write", FORMATS)
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_tokenizer_with_a_pickle_for_a_file_runs_nothing(payload, write, folder, tmp_path, marker):
+def test_tokenizer_or_discriminator_with_a_pickle_for_a_file_runs_nothing(payload, write, folder, tmp_path, marker):
     for name in ("config.json", "model.safetensors"):
         write(PAYLOADS[payload](str(marker)), folder / name)
         for path in (folder, folder / name):
             refused(load_tokenizer, path, named=path)
         refused_by_tool("reconstruct", tmp_path, "--tokenizer", folder, "--output", tmp_path / "out", named=folder)
+        save_component(PatchGANDiscriminator(filters=8), tmp_path / "discriminator")
+        write(PAYLOADS[payload](str(marker)), tmp_path / "discriminator" / name)
+        refused(load_discriminator, tmp_path / "discriminator", named=tmp_path / "discriminator")
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
@@ -127,18 +120,14 @@ def test_admitted_objects_with_foreign_attributes_become_plain_data(tmp_path, ma
             load_checkpoint(tmp_path / "admitted.pt", "o2_magvit2")
 
 
-def lying_npz(path: Path, header: str) -> None:
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("a.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
-
-
 @pytest.mark.parametrize("header", [
     "{'descr': (", "(" * 500, "__import__('os').mkdir('marker')",
     "{'descr': '<f4', 'fortran_order': False, 'shape': (10000000000000,)}",
     "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"])
 def test_header_of_an_array_is_not_executed_and_its_size_not_trusted(header, tmp_path, marker, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lying_npz(tmp_path / "evil.npz", header)
+    with zipfile.ZipFile(tmp_path / "evil.npz", "w") as file:
+        file.writestr("a.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
     refused(load_checkpoint, tmp_path / "evil.npz", named=tmp_path / "evil.npz")
 
 
@@ -280,27 +269,6 @@ def test_enormous_numbers_in_a_config_cost_no_memory_and_time(folder):
     _, printed = peak_memory.peak_of(folder, code=ENORMOUS, env=ENVIRONMENT | {"PYTHONWARNINGS": "ignore"})
     added, seconds = map(float, printed.split())
     assert added < 800 and seconds < 40  # MiB; a billion filters would be 10^11 MiB
-
-
-def test_component_of_a_plugin_is_imported_only_if_a_config_names_it(folder, tmp_path, monkeypatch):
-    site, ran = tmp_path / "site", tmp_path / "ran"
-    about = site / "toolkit_evil-1.0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toolkit-evil\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(
-        "[toolkit.quantizers]\nWanted = evil_plugin:Wanted\nLFQ = evil_plugin:LFQ\n")
-    (site / "evil_plugin.py").write_text(f"import os\nos.mkdir({str(ran)!r})\n")
-    monkeypatch.syspath_prepend(site)
-    load_tokenizer(folder)
-    assert not ran.exists()
-    edited(folder, "quantizer", value={"type": "Wanted"})
-    monkeypatch.setenv("TOOLKIT_PLUGINS", "")
-    assert "excludes" in refused(load_tokenizer, folder, named=folder)
-    assert not ran.exists()
-    monkeypatch.delenv("TOOLKIT_PLUGINS")  # who installs a plugin lets it run
-    with pytest.raises(RuntimeError, match=r"toolkit-evil 1\.0"):
-        load_tokenizer(folder)
-    assert ran.exists()
 
 
 def test_only_two_files_of_a_hub_snapshot_are_read(folder, tmp_path, marker, monkeypatch):

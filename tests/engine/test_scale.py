@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +16,7 @@ import psutil
 import pytest
 from engine.outcomes import EPS, differences, outcome
 from mmengine.config import Config
-from training import tiny
+from tools.commands import ENVIRONMENT, ROOT
 from training.tiny import free_port, metric_lines, tiny_config, write_config
 
 from toolkit import load_tokenizer
@@ -26,9 +24,7 @@ from toolkit.build import build_trainer
 from toolkit.training.checkpoint import checkpoints_in
 
 pytestmark = pytest.mark.engine
-clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 
-ROOT = Path(__file__).parents[2]
 TIMEOUT = 120  # seconds, of any command
 LOSS = 60  # seconds within which a launch ends after any process was lost
 
@@ -42,7 +38,7 @@ def config_of(clips: Path, *, batch_size: int, **changes: Any) -> dict[str, Any]
 def launched(*words: str) -> Iterator[subprocess.Popen]:
     """``accelerate launch`` on CPUs, with its output in one pipe; all its processes are killed afterwards."""
     # ACCELERATE_USE_CPU, not --cpu, which starts several processes through mpirun only.
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *words]
     process = subprocess.Popen(command, env=environment, text=True, start_new_session=True, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT)
@@ -113,12 +109,6 @@ def two_nodes(*words: str) -> Iterator[list[subprocess.Popen]]:
         yield [stack.enter_context(launched(*place, "--machine_rank", rank, *words)) for rank in "01"]
 
 
-def worker_of(node: subprocess.Popen) -> psutil.Process:
-    """The training process that a launch has started."""
-    return next(child for child in psutil.Process(node.pid).children(recursive=True)
-                if any("train.py" in word for word in child.cmdline()))
-
-
 def test_run_on_two_nodes_ends_with_a_lost_process_and_resumes_to_the_weights_of_one_process(clips, tmp_path):
     changes = dict(training__max_steps=10, training__checkpoints=dict(every=2, keep=None))
     config, work_dir = write_config(tmp_path / "tiny.py", config_of(clips, batch_size=1, **changes)), tmp_path / "run"
@@ -129,7 +119,8 @@ def test_run_on_two_nodes_ends_with_a_lost_process_and_resumes_to_the_weights_of
         while not checkpoints_in(work_dir / "checkpoints"):
             assert time.monotonic() < deadline and all(node.poll() is None for node in nodes), "no checkpoint was made"
             time.sleep(0.01)
-        worker_of(nodes[1]).send_signal(signal.SIGKILL)
+        children = psutil.Process(nodes[1].pid).children(recursive=True)
+        next(child for child in children if "train.py" in " ".join(child.cmdline())).kill()
         outputs = wait_for(nodes, timeout=LOSS)
     assert all(node.returncode not in (0, None) for node in nodes), outputs
     reached = checkpoints_in(work_dir / "checkpoints")[-1].name

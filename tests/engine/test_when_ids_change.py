@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 import synthetic_clip
 import torch
-from training import tiny
 
 from toolkit import build_tokenizer, load_tokenizer
 
 pytestmark = pytest.mark.engine
-as_in_a_new_process = tiny.as_in_a_new_process
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "tokens"  # trained: latents of a random network lie near zero
 MATRIX = ROOT / "benchmarks" / "results" / "ids.json"
@@ -76,31 +74,22 @@ def margins(name, tokenizer, latents):
     return (nearest[..., 1] - nearest[..., 0]) / (2 * spread)
 
 
-@torch.no_grad()
-def require_equal_away_from_borders(name, directory, actual, pixels):
-    tokenizer = load_tokenizer(directory)
-    output = [tokenizer(clip) for clip in pixels.split(1)]
+@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize(("way", "sizes"), [
+    ("in_batches", 2), ("in_batches", 5), *(("in_chunks", lengths) for lengths in CHUNKS)], ids=str)
+def test_the_rest_of_a_batch_and_where_a_stream_is_cut_change_ids_only_at_borders(
+        scripts, directories, tmp_path, name, way, sizes):
+    pixels = clips(5 if way == "in_batches" else 2)
+    if way == "in_batches":
+        pixels[3] *= 4  # far beyond what pixels are, next to the others
+    actual = getattr(scripts[0], way)(scripts[0].Case(directories[name], pixels, tmp_path), sizes)
+    tokenizer = load_tokenizer(directories[name])
+    with torch.no_grad():
+        output = [tokenizer(clip) for clip in pixels.split(1)]
     plain = torch.cat([one.indices for one in output])
     decided = margins(name, tokenizer, torch.cat([one.latents for one in output])) > 1e-5
     assert decided.mean() > 0.99 and len(plain.unique()) > 5
     assert torch.equal(actual.indices[torch.from_numpy(decided)], plain[torch.from_numpy(decided)])
-
-
-@pytest.mark.parametrize("name", QUANTIZERS)
-@pytest.mark.parametrize("size", [2, 5])
-def test_the_rest_of_a_batch_changes_ids_only_at_borders(scripts, directories, tmp_path, name, size):
-    pixels = clips()
-    pixels[3] *= 4  # far beyond what pixels are, next to the others
-    actual = scripts[0].in_batches(scripts[0].Case(directories[name], pixels, tmp_path), size)
-    require_equal_away_from_borders(name, directories[name], actual, pixels)
-
-
-@pytest.mark.parametrize("name", QUANTIZERS)
-@pytest.mark.parametrize("lengths", CHUNKS, ids=str)
-def test_where_a_stream_is_cut_changes_ids_only_at_borders(scripts, directories, tmp_path, name, lengths):
-    pixels = clips(2)
-    actual = scripts[0].in_chunks(scripts[0].Case(directories[name], pixels, tmp_path), lengths)
-    require_equal_away_from_borders(name, directories[name], actual, pixels)
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
@@ -133,17 +122,12 @@ def test_half_precision_does_change_ids_so_that_the_other_tests_would_notice(scr
     assert 0 < scripts[1].shares(actual.indices, expected.indices, (2,) * 8)["ids"] < 0.2
 
 
-def test_shares_count_ids_and_their_digits(scripts):
-    rng, shares = np.random.default_rng(0), scripts[1].shares
-    one, other = rng.integers(0, 256, (2, 50, 1))
-    bits = np.unpackbits(one.astype(np.uint8), axis=-1) != np.unpackbits(other.astype(np.uint8), axis=-1)
-    actual = shares(torch.tensor(one), torch.tensor(other), (2,) * 8)
-    assert actual == pytest.approx({"ids": (one != other).mean(), "digits": bits.mean()})
-    one, other = rng.integers(0, 60, (2, 50, 1))
-    digits = np.stack(np.unravel_index(one, (3, 4, 5))) != np.stack(np.unravel_index(other, (3, 4, 5)))
-    actual = shares(torch.tensor(one), torch.tensor(other), (3, 4, 5))
-    assert actual == pytest.approx({"ids": (one != other).mean(), "digits": digits.mean()})
-    assert shares(torch.tensor(one), torch.tensor(other), (60,)) == {"ids": (one != other).mean()}
+@pytest.mark.parametrize("sizes", [(2,) * 8, (3, 4, 5), (60,)], ids=str)
+def test_shares_count_ids_and_their_digits(scripts, sizes):
+    one, other = np.random.default_rng(0).integers(0, np.prod(sizes), (2, 50, 1))
+    digits = np.stack(np.unravel_index(one, sizes)) != np.stack(np.unravel_index(other, sizes))
+    expected = {"ids": (one != other).mean()} | ({"digits": digits.mean()} if len(sizes) > 1 else {})
+    assert scripts[1].shares(torch.tensor(one), torch.tensor(other), sizes) == pytest.approx(expected)
 
 
 # The committed matrix
@@ -159,7 +143,8 @@ def matrix():
     return json.loads(MATRIX.read_text())
 
 
-def test_the_matrix_has_a_row_of_every_way_for_every_family(scripts, matrix):
+def test_the_matrix_has_a_row_of_every_way_for_every_family_and_the_table_too(scripts, matrix):
+    assert MATRIX.with_suffix(".md").read_text() == scripts[1].markdown(matrix)
     assert set(scripts[0].WAYS) == {*EXACT, *ROUNDED, *HALF}
     assert {one["quantizer"]["type"] for one in matrix["tokenizers"].values()} == {"LFQ", "FSQ", "VQ"}
     for one in matrix["tokenizers"].values():
@@ -180,10 +165,6 @@ def test_in_the_matrix_float32_changes_at_most_latents_near_borders_and_half_pre
         worst = max(one["rows"][way]["ids"] for way in ROUNDED)
         assert worst < 1e-3 and all(abs(one["rows"][way]["psnr"]) < 1e-3 for way in ROUNDED), title
         assert one["rows"]["bf16 autocast"]["ids"] > 10 * worst, title
-
-
-def test_the_table_is_made_of_the_matrix(scripts, matrix):
-    assert MATRIX.with_suffix(".md").read_text() == scripts[1].markdown(matrix)
 
 
 def test_the_command_measures_the_golden_tokenizers_cheap_rows_again(matrix, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import io
 import json
 import os
@@ -27,14 +28,15 @@ FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "-
          "--disable-component-update", "--disable-sync", "--disable-default-apps", "--disable-extensions",
          "--disable-dev-shm-usage", "--disable-breakpad", "--mute-audio", "--hide-scrollbars",
          "--force-color-profile=srgb", "--remote-debugging-pipe")
+KEYS = {"Space": (" ", 32), "ArrowLeft": ("ArrowLeft", 37), "ArrowRight": ("ArrowRight", 39)}
 
 
 class BrowserError(RuntimeError):
     """Chromium is missing, has ended, or does not answer; or the page's JavaScript raised."""
 
 
-class Browser:
-    """One Chromium; ``with Browser() as browser: browser.open(path)`` gives a page.
+class Browser(contextlib.AbstractContextManager):
+    """One Chromium; ``with Browser() as browser: Page(browser, path)`` gives a page.
 
     Chromium reads commands from descriptor 3 and writes answers to 4, each JSON with a zero byte behind it.
     """
@@ -50,48 +52,24 @@ class Browser:
         # A shell moves our pipes to 3 and 4: Popen itself only sets 0, 1 and 2.
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                ["sh", "-c", 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null', "sh", *command], bufsize=0,
+                ["sh", "-c", 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null', "sh", *command],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
 
-    def __enter__(self) -> Browser:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        try:
-            self.send("Browser.close")
-            self._process.wait(10)
-        except (BrowserError, OSError, subprocess.TimeoutExpired):
-            pass  # it is ended below, whatever state it is in
-        finally:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)  # its own session: nobody else's process
-            except ProcessLookupError:
-                pass
-            self._process.wait()
-            self._process.stdin.close()
-            self._process.stdout.close()
-            self._profile.cleanup()
+        with self._profile, self._process:
+            os.killpg(self._process.pid, signal.SIGKILL)  # its own session: nobody else's process
 
-    def send(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
+    def send(self, method: str, *, session: dict[str, str] | None = None, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol and wait for its result."""
         self._sent += 1
-        message = {"id": self._sent, "method": method, "params": parameters}
-        if session:
-            message["sessionId"] = session
-        data = json.dumps(message).encode() + b"\0"
-        while data:
-            data = data[self._process.stdin.write(data):]
-        while True:
-            answer = self._receive(method)
-            if answer.get("id") == self._sent:
-                if "error" in answer:
-                    raise BrowserError(f"{method}: {answer['error']['message']}")
-                return answer["result"]
+        message = {"id": self._sent, "method": method, "params": parameters} | (session or {})
+        self._process.stdin.write(json.dumps(message).encode() + b"\0")
+        self._process.stdin.flush()
+        while (answer := self._receive(method)).get("id") != self._sent:
             self.events.append(answer)
-
-    def open(self, path: str | os.PathLike, *, width: int = 1280, height: int = 900, dark: bool = False) -> Page:
-        """Load a local file and wait until it has loaded."""
-        return Page(self, Path(path), width=width, height=height, dark=dark)
+        if "error" in answer:
+            raise BrowserError(f"{method}: {answer['error']['message']}")
+        return answer["result"]
 
     def _receive(self, method: str) -> dict[str, Any]:
         until = time.monotonic() + self.timeout
@@ -107,16 +85,15 @@ class Browser:
 
 
 class Page:
-    """A tab with one local file."""
+    """A tab with one local file, once it has loaded; 1280 pixels wide."""
 
-    def __init__(self, browser: Browser, path: Path, *, width: int, height: int, dark: bool):
-        self._browser, self.width = browser, width
-        target = browser.send("Target.createTarget", url="about:blank")["targetId"]
-        self._target = target
-        self._session = browser.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+    def __init__(self, browser: Browser, path: Path, *, dark: bool = False):
+        self._browser = browser
+        self._target = browser.send("Target.createTarget", url="about:blank")["targetId"]
+        self._session = browser.send("Target.attachToTarget", targetId=self._target, flatten=True)  # {"sessionId": ...}
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._send(f"{domain}.enable")
-        self._resize(height)
+        self._resize(900)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._send("Emulation.setEmulatedMedia", features=[scheme])
         if problem := self._send("Page.navigate", url=path.resolve().as_uri()).get("errorText"):
@@ -132,8 +109,12 @@ class Page:
         answer = self._send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True,
                             userGesture=False)
         if problem := answer.get("exceptionDetails"):
-            raise BrowserError(f"{expression}: {_text(problem)}")
+            raise BrowserError(f"{expression}: {problem}")
         return answer["result"].get("value")
+
+    def click(self, selector: str) -> None:
+        """Click the first match, without a gesture of a user."""
+        self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
 
     def wait(self, condition: str, *, seconds: float = 30.0) -> None:
         """Until a JavaScript expression is true."""
@@ -143,12 +124,11 @@ class Page:
                 raise BrowserError(f"not true within {seconds:.0f} s: {condition}; console: {self.problems()}")
             time.sleep(0.05)
 
-    def press(self, key: str) -> None:
-        """Press a key as a user does: "Space", "ArrowLeft", "ArrowRight", "Tab"."""
-        text = {"key": " ", "code": "Space", "windowsVirtualKeyCode": 32} if key == "Space" else {
-            "key": key, "code": key, "windowsVirtualKeyCode": {"ArrowLeft": 37, "ArrowRight": 39, "Tab": 9}[key]}
+    def press(self, code: str) -> None:
+        """Press a key as a user does."""
+        key, number = KEYS[code]
         for kind in ("keyDown", "keyUp"):
-            self._send("Input.dispatchKeyEvent", type=kind, **text)
+            self._send("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number)
 
     def point_at(self, selector: str) -> None:
         """Scroll the first match into view and move the mouse to its middle."""
@@ -160,26 +140,16 @@ class Page:
     def problems(self) -> list[str]:
         """Every console message, exception, log entry and failed request so far."""
         self._send("Runtime.evaluate", expression="0")  # what was on its way has now come
-        problems = []
-        for event in self._mine():
-            method, what = event["method"], event["params"]
-            if method == "Runtime.consoleAPICalled":
-                problems.append(f"{what['type']}: " + " ".join(str(a.get("value", a)) for a in what["args"]))
-            elif method == "Runtime.exceptionThrown":
-                problems.append(f"exception: {_text(what['exceptionDetails'])}")
-            elif method == "Log.entryAdded":
-                problems.append(f"{what['entry']['level']}: {what['entry']['text']}")
-            elif method == "Network.loadingFailed" and not what.get("canceled"):
-                problems.append(f"request: {what['errorText']}")
-        return problems
+        kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded", "Network.loadingFailed")
+        return [json.dumps(parameters) for kind in kinds for parameters in self._events(kind)
+                if not parameters.get("canceled")]
 
     def requests(self) -> list[str]:
         """The addresses that the page asked for; of a data: address only its type."""
-        urls = [event["params"]["request"]["url"] for event in self._mine()
-                if event["method"] == "Network.requestWillBeSent"]
+        urls = [parameters["request"]["url"] for parameters in self._events("Network.requestWillBeSent")]
         return [url.split(",")[0] if url.startswith("data:") else url for url in urls]
 
-    def screenshot(self, path: str | os.PathLike, *, height: int | None = None, colours: int = 256) -> None:
+    def screenshot(self, path: str | os.PathLike, *, height: int | None = None) -> None:
         """Save the page's first ``height`` pixels, or all of it, as a PNG with a palette."""
         from PIL import Image
 
@@ -188,21 +158,17 @@ class Page:
         time.sleep(0.5)  # the videos' frames are drawn anew
         data = base64.b64decode(self._send("Page.captureScreenshot", format="png")["data"])
         image = Image.open(io.BytesIO(data)).convert("RGB")
-        image.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
 
     def _resize(self, height: int) -> None:
-        self._send("Emulation.setDeviceMetricsOverride", width=self.width, height=height, deviceScaleFactor=1,
-                   mobile=False)
+        self._send("Emulation.setDeviceMetricsOverride", width=1280, height=height, deviceScaleFactor=1, mobile=False)
 
     def _send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        return self._browser.send(method, self._session, **parameters)
+        return self._browser.send(method, session=self._session, **parameters)
 
-    def _mine(self) -> list[dict[str, Any]]:
-        return [event for event in self._browser.events if event.get("sessionId") == self._session]
-
-
-def _text(details: dict[str, Any]) -> str:
-    return details.get("exception", {}).get("description") or details["text"]
+    def _events(self, method: str) -> list[dict[str, Any]]:
+        return [event["params"] for event in self._browser.events
+                if event.get("sessionId") == self._session["sessionId"] and event["method"] == method]
 
 
 def main() -> None:
@@ -213,7 +179,7 @@ def main() -> None:
     parser.add_argument("--dark", action="store_true")
     arguments = parser.parse_args()
     with Browser() as browser:
-        page = browser.open(arguments.page, dark=arguments.dark)
+        page = Page(browser, arguments.page, dark=arguments.dark)
         page.wait("[...document.querySelectorAll('video')].every(video => video.readyState >= 2)")
         page.screenshot(arguments.picture, height=arguments.height)
         if problems := page.problems():

@@ -11,23 +11,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from training.tiny import tiny_config
+
+from toolkit import build_tokenizer
+from toolkit.evaluation.protocol import CODEBOOK, PSNR, SSIM, Protocol, Suite
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
-SUITE = """
-from toolkit.evaluation.protocol import CODEBOOK, I3D, INCEPTION, PSNR, SSIM, Protocol, Suite
 
-SUITE = Suite(Protocol("stripes", "all", {num_samples}, {size}, ({metrics}), num_frames={num_frames},
-                       clips_per_video={clips_per_video}), path={path!r}, shown=("0",), steps=2)
-"""
-
-
-def write_suite(file: Path, clips: Path, *, metrics: str = "PSNR, SSIM, CODEBOOK", size: int = 32, num_frames: int = 5,
-                clips_per_video: int = 2, num_samples: int | None = None) -> Path:
+def write_suite(file: Path, clips: Path, *, metrics: tuple[dict[str, str], ...] = (PSNR, SSIM, CODEBOOK),
+                num_samples: int | None = None, num_frames: int = 5, clips_per_video: int = 2) -> Path:
     """A suite over a folder of clips."""
-    file.write_text(SUITE.format(metrics=metrics, size=size, num_frames=num_frames, num_samples=num_samples,
-                                 clips_per_video=clips_per_video, path=str(clips)))
+    protocol = Protocol("stripes", "all", num_samples, 32, metrics, num_frames, clips_per_video=clips_per_video)
+    suite = Suite(protocol, path=str(clips), shown=("0",), steps=2)
+    file.write_text(f"from toolkit.evaluation.protocol import Protocol, Suite\nSUITE = {suite!r}\n")
     return file
+
+
+def save_tokenizer(folder: Path, bits: int = 6) -> Path:
+    """The directory of an untrained tokenizer."""
+    torch.manual_seed(bits)
+    config = tiny_config(folder)["tokenizer"]
+    build_tokenizer(config | {"quantizer": dict(type="LFQ", bits=bits)}).save_pretrained(folder / "tokenizer")
+    return folder / "tokenizer"
+
+
+def command_of(folder: Path, clips: Path, **suite: Any) -> list[str | Path]:
+    """Arguments that measure an untrained tokenizer "mine"; suite, tokenizer and results are in the folder."""
+    return ["--suite", write_suite(folder / "stripes.py", clips, **suite), "--output", folder / "out",
+            "--device", "cpu", "--tokenizer", save_tokenizer(folder / "mine")]
 
 
 def run_here(*arguments: object, script: str = "run.py") -> str | int | None:

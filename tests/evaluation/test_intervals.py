@@ -11,8 +11,8 @@ from pooled import Thumbnails, pair
 from toolkit.contracts import Metric
 from toolkit.evaluation.intervals import extrapolate, jackknife, union
 from toolkit.metrics import PSNR, Codebook
+from toolkit.metrics.frames import FrameMean
 from toolkit.metrics.frechet import FrechetMetric
-from toolkit.metrics.pixel import FrameMean
 
 
 class MeanError(FrameMean):
@@ -23,32 +23,30 @@ class MeanError(FrameMean):
 
 
 class Values(FrechetMetric):
-    """Pixels themselves: eight of them."""
-
     name, dim, higher_is_better = "values", 8, {"values": False}
 
     def __init__(self):
         super().__init__(lambda clips: clips.flatten(1))
 
     def samples(self, clips):
-        return clips
+        return clips  # eight values
 
 
-def blocks_of(errors: list[torch.Tensor]) -> list[MeanError]:
+def updated(metric: Metric, target: torch.Tensor, reconstruction: torch.Tensor) -> Metric:
+    metric.update(target=target, reconstruction=reconstruction)
+    return metric
+
+
+def blocks_of(errors: list[torch.Tensor]) -> list[Metric]:
     """Each of frames with these errors."""
-    blocks = [MeanError() for _ in errors]
-    for block, values in zip(blocks, errors, strict=True):
-        clips = values.reshape(-1, 1, 1, 1, 1).expand(-1, 3, 1, 2, 2)
-        block.update(target=torch.zeros_like(clips), reconstruction=clips)
-    return blocks
+    clips = [values.reshape(-1, 1, 1, 1, 1).expand(-1, 3, 1, 2, 2) for values in errors]
+    return [updated(MeanError(), torch.zeros_like(clip), clip) for clip in clips]
 
 
-def normal_blocks(counts: list[int], generator: torch.Generator, shift: float = 0.0) -> list[Values]:
-    blocks = [Values() for _ in counts]
-    for block, count in zip(blocks, counts, strict=True):
-        first, second = (0.15 * torch.randn(count, 8, 1, 1, 1, generator=generator) for _ in range(2))
-        block.update(target=first, reconstruction=second + shift)
-    return blocks
+def normal_blocks(counts: list[int], generator: torch.Generator) -> list[Metric]:
+    """Targets and reconstructions of one distribution."""
+    return [updated(Values(), *(0.15 * torch.randn(count, 8, 1, 1, 1, generator=generator) for _ in range(2)))
+            for count in counts]
 
 
 def test_error_of_a_mean_of_equal_blocks_is_that_of_their_means():
@@ -96,19 +94,10 @@ def test_empty_blocks_do_not_count_and_one_block_has_no_interval():
 
 
 def test_metrics_that_cannot_merge_have_no_interval(caplog):
-    class Alone(Metric):
-        higher_is_better = {"alone": True}
+    class Alone(PSNR):
+        num_samples = Metric.num_samples
 
-        def update(self, *, target, reconstruction, indices):
-            pass
-
-        def compute(self):
-            return {"alone": 1.0}
-
-        def reset(self):
-            pass
-
-    assert jackknife([Alone(), Alone()]) == {} and extrapolate([Alone()] * 5, "alone") is None
+    assert jackknife([Alone(), Alone()]) == {} and extrapolate([Alone()] * 5, "psnr") is None
     assert "Alone has no num_samples" in caplog.text
 
 
@@ -119,23 +108,18 @@ def test_blocks_of_too_few_samples_have_no_interval(caplog):
 
 
 def test_subsets_give_no_warning(caplog):
-    blocks = [Thumbnails() for _ in range(4)]
-    for seed, block in enumerate(blocks):
-        block.update(**pair(31 - seed, 3, 1, 8, 8, seed=seed))
+    blocks = [updated(Thumbnails(), **pair(31 - seed, 3, 1, 8, 8, seed=seed)) for seed in range(4)]
     union(blocks).compute()  # 118 samples are enough
     for part in blocks, blocks[:1]:
         jackknife(part), extrapolate(part, "pooled")
     assert not [r for r in caplog.records if "singular" in r.message]
 
 
-# extrapolation
-
-
 @pytest.mark.parametrize("counts", [[10] * 20, [3, 20, 7, 10] * 5])
 def test_extrapolation_removes_the_bias_of_few_samples(counts):
     generator, raw, limits = torch.Generator().manual_seed(0), [], []
     for _ in range(40):
-        blocks = normal_blocks(counts, generator)  # both sets of one distribution: the distance is 0
+        blocks = normal_blocks(counts, generator)  # the distance is 0
         raw.append(union(blocks).compute()["values"])
         limits.append(extrapolate(blocks, "values"))
     assert np.mean(raw) > 10 * abs(np.mean(limits))
@@ -146,10 +130,8 @@ def test_extrapolation_is_of_a_line_exact_and_always_the_same():
         def compute(self):
             return {"psnr": 3 + 5 / self.num_samples()}
 
-    blocks = [Line() for _ in range(11)]
-    for number, block in enumerate(blocks):
-        clip = torch.zeros(1 + number % 3, 3, 1, 4, 4)
-        block.update(target=clip, reconstruction=clip)
+    clips = [torch.zeros(1 + number % 3, 3, 1, 4, 4) for number in range(11)]
+    blocks = [updated(Line(), clip, clip) for clip in clips]
     assert extrapolate(blocks, "psnr") == pytest.approx(3, rel=1e-9)
     assert extrapolate(blocks, "psnr") == extrapolate(blocks, "psnr")
 

@@ -1,6 +1,5 @@
 """benchmarks/verify_published.py as its users run it, on checkpoints with random weights."""
 
-import json
 import sys
 from dataclasses import replace
 from functools import partial
@@ -18,19 +17,27 @@ import published
 import synthetic
 
 run_here = partial(running.run_here, script="verify_published.py")
+NAME = "open_magvit2_256"
 
 
 @pytest.fixture
 def small(monkeypatch):
     """The entry open_magvit2_256 with PSNR and SSIM of 32 x 32 pixels; keywords change it further."""
     def change(**changes):
-        entry = published.PUBLISHED["open_magvit2_256"]
+        entry = published.PUBLISHED[NAME]
         protocol = replace(entry.protocol, size=32, metrics=(published.PSNR, published.SSIM))
-        entry = replace(entry, protocol=protocol, stated={"psnr": 21.90})
-        entry = replace(entry, **changes)
-        monkeypatch.setitem(published.PUBLISHED, "open_magvit2_256", entry)
+        entry = replace(entry, **{"protocol": protocol, "stated": {"psnr": 21.90}, **changes})
+        monkeypatch.setitem(published.PUBLISHED, NAME, entry)
         return entry
     return change
+
+
+@pytest.fixture
+def command(small, tmp_path):
+    """Arguments that verify a checkpoint with random weights on two images."""
+    file = synthetic.write_checkpoint(small(), tmp_path)
+    return [NAME, "--data", write_images(tmp_path / "data", count=2), "--device", "cpu", "--results", tmp_path / "out",
+            "--checkpoint", file]
 
 
 def test_the_list_has_every_entry_with_its_address_and_nothing_is_verified_yet(tmp_path, capsys):
@@ -59,49 +66,35 @@ def test_a_dry_run_evaluates_the_entries_and_writes_nothing(tmp_path, capsys, na
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_local_checkpoint_leaves_a_result_with_all_fields(small, tmp_path, capsys):
-    file = synthetic.write_checkpoint(small(), tmp_path)
-    data, results = write_images(tmp_path / "data", count=3), tmp_path / "results"
-    assert run_here("open_magvit2_256", "--data", data, "--checkpoint", file, "--device", "cpu", "--results",
-                    results) == 0
-    result = json.loads((results / "open_magvit2_256.json").read_text())
+def test_a_local_checkpoint_leaves_a_result_with_all_fields(command, tmp_path, capsys):
+    assert run_here(*command) == 0
+    result = running.rows_in(tmp_path / "out")[NAME]
     assert set(result) == {
         "name", "repo", "file", "revision", "origin", "commit", "sha256", "layout", "ema", "protocol", "stated",
         "source", "evidence", "tolerance", "scores", "num_samples", "num_unreadable", "device", "difference",
         "verdict", "reasons", "versions"}
-    assert result["verdict"] == "differs" and result["num_samples"] == 3 and result["ema"] is True
+    assert result["verdict"] == "differs" and result["num_samples"] == 2 and result["ema"] is True
     assert result["difference"] == {"psnr": pytest.approx(result["scores"]["psnr"] - 21.90)}
-    assert any("3 samples, the protocol has 50000" in reason for reason in result["reasons"])
+    assert any("2 samples, the protocol has 50000" in reason for reason in result["reasons"])
     assert result["versions"]["torch"] == torch.__version__ and len(result["sha256"]) == 64
     assert result["protocol"]["dataset"] == "ImageNet-1k" and result["protocol"]["split"] == "val"
     assert result["protocol"]["values"] == "float"
     assert "differs" in capsys.readouterr().out
-    run_here("--list", "--results", results)
+    run_here("--list", "--results", tmp_path / "out")
     assert "differs (local file)" in " ".join(capsys.readouterr().out.split())
 
 
-def test_scores_within_the_tolerance_over_the_protocols_samples_are_verified(small, tmp_path):
-    entry = small()
-    file, data = synthetic.write_checkpoint(entry, tmp_path), write_images(tmp_path / "data", count=2)
-    command = ["open_magvit2_256", "--data", data, "--checkpoint", file, "--device", "cpu", "--results", tmp_path]
+def test_scores_within_the_tolerance_over_the_protocols_samples_are_verified(small, command, tmp_path):
     run_here(*command)
-    measured = json.loads((tmp_path / "open_magvit2_256.json").read_text())["scores"]
-    protocol = replace(entry.protocol, num_samples=2)
-    for off, verdict in ((0.09, "verified"), (0.11, "differs")):  # allowed is 0.1 dB
-        small(protocol=protocol, stated={"psnr": measured["psnr"] + off})
+    measured = running.rows_in(tmp_path / "out")[NAME]["scores"]["psnr"]
+    protocol = replace(published.PUBLISHED[NAME].protocol, num_samples=2)
+    for stated, verdict in (({"psnr": measured + 0.09}, "verified"), ({"psnr": measured + 0.11}, "differs"),
+                            ({"rfid": 1.0}, "differs")):  # allowed is 0.1 dB
+        small(protocol=protocol, stated=stated)
         run_here(*command)
-        assert json.loads((tmp_path / "open_magvit2_256.json").read_text())["verdict"] == verdict
-    small(protocol=protocol, stated={"rfid": 1.0})
-    run_here(*command)
-    result = json.loads((tmp_path / "open_magvit2_256.json").read_text())
-    assert result["verdict"] == "differs" and result["reasons"] == ["rfid was not measured"]
-
-
-def test_a_pinned_hash_is_checked(small, tmp_path, capsys):
-    file = synthetic.write_checkpoint(small(sha256="0" * 64), tmp_path)
-    data = write_images(tmp_path / "data", count=1)
-    assert run_here("open_magvit2_256", "--data", data, "--checkpoint", file, "--results", tmp_path / "out") == 1
-    assert f"pinned is {'0' * 64}" in capsys.readouterr().err and not (tmp_path / "out").exists()
+        result = running.rows_in(tmp_path / "out")[NAME]
+        assert result["verdict"] == verdict
+    assert result["reasons"] == ["rfid was not measured"]
 
 
 def test_a_wrong_name_is_one_error_and_the_others_go_on(tmp_path, capsys):
@@ -111,28 +104,28 @@ def test_a_wrong_name_is_one_error_and_the_others_go_on(tmp_path, capsys):
     assert printed.err.count("error:") == 1 and " llamagen_vq8 " in printed.out
 
 
-@pytest.mark.parametrize("kind", ["data", "checkpoint", "torn checkpoint", "download"])
-def test_a_missing_file_is_one_line_and_exit_code_1(kind, small, tmp_path, capsys, monkeypatch):
-    whole = synthetic.write_checkpoint(small(), tmp_path)
-    data, torn = write_images(tmp_path / "data", count=1), tmp_path / "torn.ckpt"
-    torn.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
-    arguments, words = {
-        "data": (["--data", tmp_path / "nowhere"], "nowhere"),
-        "checkpoint": (["--data", data, "--checkpoint", tmp_path / "no.ckpt"], "no checkpoint at"),
-        "torn checkpoint": (["--data", data, "--checkpoint", torn], "is damaged"),
-        "download": (["--data", data], "the hub did not give TencentARC/Open-MAGVIT2-Tokenizer-256-resolution"),
-    }[kind]
-    if kind == "download":
-        def refuse(*arguments, **options):
-            raise ConnectionError("no network")
-        monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    assert run_here("open_magvit2_256", *arguments, "--results", tmp_path / "out") == 1
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--data", "nowhere"], "nowhere"), (["--checkpoint", "no.ckpt"], "no checkpoint at"),
+    (["--checkpoint", "torn.ckpt"], "is damaged"), (["--checkpoint", "whole.ckpt"], f"pinned is {'0' * 64}"),
+    ([], "the hub did not give TencentARC/Open-MAGVIT2-Tokenizer-256-resolution")])
+def test_a_missing_or_wrong_file_is_one_line_and_exit_code_1(
+        arguments, words, small, command, tmp_path, capsys, monkeypatch):
+    def refuse(*arguments, **options):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.chdir(tmp_path)
+    *command, whole = command
+    (tmp_path / "torn.ckpt").write_bytes(whole.read_bytes()[:whole.stat().st_size // 2])
+    whole.rename("whole.ckpt")
+    small(sha256="0" * 64 if "whole.ckpt" in arguments else None)
+    assert run_here(*command[:-1], *arguments) == 1
     printed = capsys.readouterr()
-    assert printed.err.startswith("error: open_magvit2_256: ") and words in printed.err
+    assert printed.err.startswith(f"error: {NAME}: ") and words in printed.err
     assert printed.err.count("\n") == 1 and printed.out == "" and not (tmp_path / "out").exists()
 
 
 def test_missing_arguments_are_an_error_before_anything_runs():
     assert "--list" in run_here()
-    assert "--data" in run_here("open_magvit2_256")
-    assert "one NAME" in run_here("open_magvit2_256", "llamagen_vq8", "--data", "x", "--checkpoint", "y")
+    assert "--data" in run_here(NAME)
+    assert "one NAME" in run_here(NAME, "llamagen_vq8", "--data", "x", "--checkpoint", "y")

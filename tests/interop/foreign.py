@@ -6,17 +6,19 @@ import argparse
 import json
 import os
 import zlib
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from o2 import GOLDEN, recipe
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 LAYOUT_OF = {"o2_video_tiny": "o2_magvit2", "o2_image_tiny": "o2_magvit2", "open_magvit2_video_tiny": "open_magvit2",
              "open_magvit2_image_tiny": "open_magvit2", "llamagen_vq_tiny": "llamagen", "praxis_video_tiny": "praxis"}
@@ -24,18 +26,28 @@ CASES = tuple(LAYOUT_OF)
 LAYOUT_OF["ibq_tiny"] = "ibq"  # not among the cases: its names do not tell it from taming
 
 
-def praxis_recipe(key: str, shape: tuple[int, ...]) -> Tensor:
+def close(value: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
+    """Equal up to ``tolerance`` of the largest number, in float32 and between two orders of summation."""
+    torch.testing.assert_close(value, expected, rtol=0, atol=tolerance * expected.abs().max().item())
+
+
+def recipe(key: str, shape: list[int] | tuple[int, ...]) -> Tensor:
+    """The numbers of a weight; a slash tells a name of praxis, whose kernels have the inputs before the outputs."""
     value = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
-    value = value / np.sqrt(np.prod(shape[:-1])) if key.endswith("/w") else 0.1 * value
+    if "/" in key:
+        value = value / np.sqrt(np.prod(shape[:-1])) if key.endswith("/w") else 0.1 * value
+    elif len(shape) >= 2:
+        value = value / np.sqrt(np.prod(shape[1:]))
+    else:
+        value = 1 + 0.1 * value if key.endswith("weight") else 0.1 * value
     return torch.from_numpy(value.astype(np.float32))
 
 
 def blur(shape: list[int]) -> Tensor:
     """The normalised 1 2 1 filter on every axis, for each channel."""
-    axes = len(shape) - 2
-    kernel = torch.tensor([0.25, 0.5, 0.25])
-    for _ in range(axes - 1):
-        kernel = kernel.unsqueeze(-1) * torch.tensor([0.25, 0.5, 0.25])
+    line = kernel = torch.tensor([0.25, 0.5, 0.25])
+    for _ in shape[3:]:
+        kernel = kernel.unsqueeze(-1) * line
     return kernel.expand(*shape).clone()
 
 
@@ -47,7 +59,8 @@ class Foreign:
         self.info = json.loads((GOLDEN / f"{case}.json").read_text())
         self.tensors = {name: self._tensor(name, shape) for name, shape in self.info["parameters"].items()}
         self.discriminator = {  # without a prefix
-            name.removeprefix("discriminator/"): self._discriminator_tensor(name, shape)
+            name.removeprefix("discriminator/"): blur(shape) if name.endswith("blur.filt") else recipe(
+                name if self.layout == "praxis" else f"discriminator.{name}", shape)
             for name, shape in self.info.get("discriminator_parameters", {}).items()}
         pixels = np.random.default_rng(zlib.crc32(case.encode())).uniform(-1, 1, self.info["input_shape"])
         self.pixels = five_d(torch.from_numpy(pixels.astype(np.float32)))
@@ -61,22 +74,18 @@ class Foreign:
             return 2 ** torch.arange(shape[0] - 1, -1, -1)
         if name == "quantize.codebook_used":
             return torch.zeros(shape)
-        if self.layout == "praxis":
-            return praxis_recipe(name, tuple(shape))
-        tensor = recipe(name, tuple(shape))
+        tensor = recipe(name, shape)
         unit_length = self.layout == "llamagen" and name == "quantize.embedding.weight"
-        return torch.nn.functional.normalize(tensor, dim=-1) if unit_length else tensor
-
-    def _discriminator_tensor(self, name: str, shape: list[int]) -> Tensor:
-        if self.layout == "praxis":
-            return praxis_recipe(name, tuple(shape))
-        return blur(shape) if name.endswith("blur.filt") else recipe(f"discriminator.{name}", tuple(shape))
+        return nn.functional.normalize(tensor, dim=-1) if unit_length else tensor
 
     def decided(self) -> Tensor:
         """Where the latents are far enough from zero for float32 to tell their bits, in the shape of the indices."""
         if self.layout in ("llamagen", "ibq"):
             return torch.ones_like(self.indices, dtype=torch.bool)
         return (self.latents.abs() >= 1e-5).all(1).unsqueeze(-1)
+
+
+foreign = cache(Foreign)  # each is made once
 
 
 def five_d(x: Tensor) -> Tensor:
@@ -96,26 +105,25 @@ def averaged(tensors: Tensors) -> Tensors:
     return {"model_ema." + name.replace(".", ""): tensor for name, tensor in tensors.items()}
 
 
-def patchgan(*, video: bool = False, filters: int = 8) -> Tensors:
-    """The state dict of taming's ``NLayerDiscriminator`` with three layers, or of Open-MAGVIT2's 3-D one."""
-    kernel = (3, 3, 3) if video else (4, 4)
-    widths = [3, filters, filters * 2, filters * 4, filters * 8, 1]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for number, (ins, outs) in zip((0, 2, 5, 8, 11), pairwise(widths), strict=True):
-        shapes[f"main.{number}.weight"] = (outs, ins, *kernel)
-        if number in (0, 11):
-            shapes[f"main.{number}.bias"] = (outs,)
-        else:
-            shapes |= {f"main.{number + 1}.{name}": (outs,) for name in (
-                "weight", "bias", "running_mean", "running_var")}
-            shapes[f"main.{number + 1}.num_batches_tracked"] = ()
-    return {name: torch.tensor(100) if name.endswith("tracked") else recipe(f"discriminator.{name}", shape).abs()
-            for name, shape in shapes.items()}
+def patchgan_layers(*, video: bool = False) -> nn.Sequential:
+    """taming's ``NLayerDiscriminator`` with three layers of 8 filters and more, or Open-MAGVIT2's 3-D one."""
+    conv, norm, kernel = (nn.Conv3d, nn.BatchNorm3d, 3) if video else (nn.Conv2d, nn.BatchNorm2d, 4)
+    layers: list[nn.Module] = [conv(3, 8, kernel, stride=2, padding=1), nn.LeakyReLU(0.2)]
+    for (ins, outs), stride in zip(pairwise((8, 16, 32, 64)), (2, 2, 1), strict=True):
+        layers += [conv(ins, outs, kernel, stride=stride, padding=1, bias=False), norm(outs), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, conv(64, 1, kernel, padding=1))
 
 
-def o2_trainer(tensors: Tensors, discriminator: Tensors) -> Tensors:
-    """What O2-MAGVIT2's ``iter_N.ckpt`` holds."""
-    return {**prefixed("tokenizer.", tensors), **prefixed("discriminator.", discriminator),
+def patchgan(*, video: bool = False) -> Tensors:
+    """A state dict of :func:`patchgan_layers`."""
+    return {f"main.{name}": torch.tensor(100) if name.endswith("tracked") else
+            recipe(f"discriminator.main.{name}", tensor.shape).abs()
+            for name, tensor in patchgan_layers(video=video).state_dict().items()}
+
+
+def o2_trainer(raw: Tensors, average: None, discriminator: Tensors) -> Tensors:
+    """What O2-MAGVIT2's ``iter_N.ckpt`` holds; averaged weights are in another file."""
+    return {**prefixed("tokenizer.", raw), **prefixed("discriminator.", discriminator),
             "perceptual_model.lin0.model.1.weight": torch.ones(1, 64, 1, 1),
             "perceptual_model.net.slice1.0.weight": torch.ones(64, 3, 3, 3)}
 
@@ -140,6 +148,10 @@ def llamagen(raw: Tensors, average: Tensors | None, discriminator: Tensors) -> d
             "args": argparse.Namespace(vq_model="VQ-16", ema=True, lr=1e-4)}
 
 
+def praxis(raw: Tensors, average: None, discriminator: Tensors) -> Tensors:
+    return raw | prefixed("discriminator/", discriminator)
+
+
 def save_torch(content: Any, path: Path) -> Path:
     torch.save(content, path)
     return path
@@ -155,17 +167,17 @@ def save_safetensors(tensors: Tensors, path: Path) -> Path:
     return path
 
 
+NATIVE = {"o2_magvit2": (o2_trainer, "iter_7.ckpt"), "open_magvit2": (lightning, "epoch=3.ckpt"),
+          "llamagen": (llamagen, "0000007.pt"), "praxis": (praxis, "variables.npz")}
+
+
 def native(case: Foreign, folder: Path) -> Path:
     """The checkpoint as the system itself publishes it: with everything that goes along, averaged where it does so."""
-    tensors, discriminator = case.tensors, case.discriminator
-    if case.layout == "o2_magvit2":
-        return save_torch(o2_trainer(tensors, discriminator), folder / "iter_7.ckpt")
-    if case.layout == "open_magvit2":
-        discriminator = patchgan(video=case.pixels.shape[2] > 1)
-        return save_torch(lightning(garbage(tensors), tensors, discriminator), folder / "epoch=3.ckpt")
-    if case.layout == "llamagen":
-        return save_torch(llamagen(garbage(tensors), tensors, patchgan()), folder / "0000007.pt")
-    return save_npz(tensors | prefixed("discriminator/", discriminator), folder / "variables.npz")
+    wrap, name = NATIVE[case.layout]
+    average = case.tensors if case.layout in ("open_magvit2", "llamagen") else None
+    raw = case.tensors if average is None else garbage(average)
+    content = wrap(raw, average, case.discriminator or patchgan(video=case.pixels.shape[2] > 1))
+    return (save_npz if name.endswith(".npz") else save_torch)(content, folder / name)
 
 
 def taming_names(tensors: Tensors) -> Tensors:

@@ -13,29 +13,28 @@ from typing import Any
 
 import pytest
 import torch
-from interop.foreign import Tensors, lightning, llamagen, o2_trainer, patchgan, prefixed, taming_names
+from interop.foreign import Tensors, foreign, lightning, llamagen, o2_trainer, patchgan, praxis, taming_names
 
 from toolkit.interop import CheckpointError, convert_tensors
 
-# What the sections of a case are put into, and the section that is damaged.
-CHECKPOINTS: dict[str, tuple[str, Callable[[dict[str, Tensors]], Any], tuple[str, ...]]] = {
-    "o2 video": ("o2_video_tiny", lambda s: o2_trainer(s["raw"], s["discriminator"]), ("raw", "discriminator")),
-    "o2 image": ("o2_image_tiny", lambda s: o2_trainer(s["raw"], s["discriminator"]), ("raw", "discriminator")),
-    "o2 bare": ("o2_video_tiny", lambda s: s["raw"], ("raw",)),
-    "open_magvit2 video": ("open_magvit2_video_tiny", lambda s: lightning(s["raw"], s["ema"], s["discriminator"]),
-                           ("raw", "ema", "discriminator")),
-    "open_magvit2 image": ("open_magvit2_image_tiny", lambda s: lightning(s["raw"], s["ema"], s["discriminator"]),
-                           ("raw", "ema", "discriminator")),
-    "open_magvit2 video without EMA": (
-        "open_magvit2_video_tiny", lambda s: lightning(s["raw"], None, s["discriminator"]), ("raw",)),
-    "open_magvit2 image without EMA": (
-        "open_magvit2_image_tiny", lambda s: lightning(s["raw"], None, s["discriminator"]), ("raw",)),
-    "llamagen": ("llamagen_vq_tiny", lambda s: llamagen(s["raw"], s["ema"], s["discriminator"]),
-                 ("raw", "ema", "discriminator")),
-    "llamagen without EMA": ("llamagen_vq_tiny", lambda s: llamagen(s["raw"], None, s["discriminator"]), ("raw",)),
-    "taming": ("llamagen_vq_tiny", lambda s: {"state_dict": s["taming"]}, ("taming",)),
-    "praxis": ("praxis_video_tiny", lambda s: s["raw"] | prefixed("discriminator/", s["discriminator"]),
-               ("raw", "discriminator"))}
+Sections = dict[str, Tensors]
+
+
+def bare(raw: Tensors, *_: Tensors | None) -> Tensors:
+    return raw
+
+
+# Name -> reference network, what its sections are put into, and the sections that are damaged.
+ALL, ALL_RAW = ("raw", "ema", "discriminator"), ("raw", "discriminator")
+CHECKPOINTS: dict[str, tuple[str, Callable[..., Any], tuple[str, ...]]] = {
+    "o2 video": ("o2_video_tiny", o2_trainer, ALL_RAW), "o2 image": ("o2_image_tiny", o2_trainer, ALL_RAW),
+    "o2 bare": ("o2_video_tiny", bare, ("raw",)),
+    "open_magvit2 video": ("open_magvit2_video_tiny", lightning, ALL),
+    "open_magvit2 image": ("open_magvit2_image_tiny", lightning, ALL),
+    "open_magvit2 video without EMA": ("open_magvit2_video_tiny", lightning, ("raw",)),
+    "open_magvit2 image without EMA": ("open_magvit2_image_tiny", lightning, ("raw",)),
+    "llamagen": ("llamagen_vq_tiny", llamagen, ALL), "llamagen without EMA": ("llamagen_vq_tiny", llamagen, ("raw",)),
+    "taming": ("llamagen_vq_tiny", bare, ("raw",)), "praxis": ("praxis_video_tiny", praxis, ALL_RAW)}
 FREE = {"quantize.embedding.weight": 0, "linear0.weight": 1, "proj/mlp_layers_0/linear/w": 0}  # tensor -> axis
 PLACES = [(checkpoint, section) for checkpoint, (_, _, sections) in CHECKPOINTS.items() for section in sections]
 
@@ -44,14 +43,15 @@ def without_values(tensors: Tensors) -> Tensors:
     return {name: tensor.to("meta") for name, tensor in tensors.items()}
 
 
-def sections_of(foreign, name: str) -> dict[str, Tensors]:
+def sections_of(checkpoint: str) -> Sections:
+    name, _, damaged = CHECKPOINTS[checkpoint]
     case = foreign(name)
-    raw = without_values(case.tensors)
-    return {"raw": raw, "ema": dict(raw), "taming": taming_names(raw) if case.layout == "llamagen" else {},
-            "discriminator": without_values(case.discriminator or patchgan(video=case.pixels.shape[2] > 1))}
+    raw = without_values(taming_names(case.tensors) if checkpoint == "taming" else case.tensors)
+    discriminator = without_values(case.discriminator or patchgan(video=case.pixels.shape[2] > 1))
+    return {"raw": raw, "discriminator": discriminator} | ({"ema": dict(raw)} if "ema" in damaged else {})
 
 
-def new_names(name: str, tensors: Tensors) -> Iterator[str]:
+def new_names(name: str) -> Iterator[str]:
     """The name with one of its numbers raised, and names of nothing."""
     for number in re.finditer(r"\d+", name):
         for changed in (int(number[0]) + 1, 7, 77):
@@ -84,7 +84,7 @@ def damages(name: str, tensors: Tensors) -> list[tuple[str, Tensors]]:
     tensor = tensors[name]
     made = [("dropped", others)]
     made += [(f"renamed to {new}", others | {new: tensor})
-             for new in dict.fromkeys(new_names(name, tensors)) if new not in tensors]
+             for new in dict.fromkeys(new_names(name)) if new not in tensors]
     made += [(f"reshaped to {shape}", tensors | {name: torch.empty(shape, dtype=tensor.dtype, device="meta")})
              for shape in dict.fromkeys(new_shapes(tuple(tensor.shape))) if shape != tuple(tensor.shape)
              and not any(name == key and len(shape) == 2 and shape[not axis] == tensor.shape[not axis]
@@ -92,8 +92,9 @@ def damages(name: str, tensors: Tensors) -> list[tuple[str, Tensors]]:
     return made
 
 
-def complaint(content: Any, checkpoint: str) -> str:
+def complaint(checkpoint: str, sections: Sections) -> str:
     """The message of the refusal, or what came instead of one."""
+    content = CHECKPOINTS[checkpoint][1](sections["raw"], sections.get("ema"), sections["discriminator"])
     try:
         with torch.device("meta"):
             convert_tensors(content, "taming" if checkpoint == "taming" else None)
@@ -104,29 +105,21 @@ def complaint(content: Any, checkpoint: str) -> str:
     return "!! converted"
 
 
-def silent(foreign, checkpoint: str, section: str, keep: Callable[[], bool]) -> list[str]:
-    """The damages, of those that are kept, whose message does not name the tensor in one line."""
-    case, wrap, _ = CHECKPOINTS[checkpoint]
-    sections, found = sections_of(foreign, case), []
-    for name in sections[section]:
-        kept = [damage for damage in damages(name, sections[section]) if keep()]
-        for what, damaged in kept:
-            message = complaint(wrap(sections | {section: damaged}), checkpoint)
-            names = (name, what.removeprefix("renamed to ")) if what.startswith("renamed") else (name,)
-            named = any(n in message or n.replace(".", "") in message for n in names)  # averaged copies have no dots
-            if message.startswith("!!") or "\n" in message or not named:
-                found.append(f"{name} {what}: {message[:300]}")
-    return found
-
-
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
-def test_undamaged_checkpoint_converts(foreign, checkpoint):
-    case, wrap, _ = CHECKPOINTS[checkpoint]
-    assert complaint(wrap(sections_of(foreign, case)), checkpoint) == "!! converted"
+def test_undamaged_checkpoint_converts(checkpoint):
+    assert complaint(checkpoint, sections_of(checkpoint)) == "!! converted"
 
 
 @pytest.mark.parametrize("share", [0.02, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize(("checkpoint", "section"), PLACES)
-def test_single_damages_are_refused_with_the_tensors_name(foreign, checkpoint, section, share):
-    draw = random.Random(f"{checkpoint} {section}")
-    assert silent(foreign, checkpoint, section, lambda: draw.random() < share) == []
+def test_single_damages_are_refused_with_the_tensors_name_in_one_line(checkpoint, section, share):
+    draw, sections, silent = random.Random(f"{checkpoint} {section}"), sections_of(checkpoint), []
+    for name in sections[section]:
+        kept = [damage for damage in damages(name, sections[section]) if draw.random() < share]
+        for what, damaged in kept:
+            message = complaint(checkpoint, sections | {section: damaged})
+            names = (name, what.removeprefix("renamed to ")) if what.startswith("renamed") else (name,)
+            named = any(n in message or n.replace(".", "") in message for n in names)  # averaged copies have no dots
+            if message.startswith("!!") or "\n" in message or not named:
+                silent.append(f"{name} {what}: {message[:300]}")
+    assert silent == []

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from interop.foreign import Tensors, averaged, garbage, lightning, llamagen, patchgan, prefixed, save_torch
-from o2 import GOLDEN
+from interop.foreign import GOLDEN, Tensors, averaged, garbage, lightning, llamagen, patchgan, prefixed, save_torch
 
 from toolkit.interop import Conversion, convert_checkpoint, convert_tensors
 

@@ -1,4 +1,4 @@
-"""The residual block, and activation checkpointing."""
+"""The residual block, attention within frames, and activation checkpointing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from toolkit.layers import FrameGroupNorm, ResBlock, run_block
+from toolkit.layers import FrameAttention, FrameGroupNorm, ResBlock, run_block
 
 
 def reference(block: ResBlock, x: torch.Tensor) -> torch.Tensor:
@@ -42,23 +42,32 @@ def test_block_has_no_bias_but_its_norms():
     assert {name for name, _ in block.named_parameters() if name.endswith("bias")} == {"norm1.bias", "norm2.bias"}
 
 
-def test_checkpointing_changes_no_value_and_no_gradient():
-    block = ResBlock(8, 12, temporal_kernel=3)
+def test_checkpointing_computes_the_block_twice_with_gradients_enabled_and_changes_no_value_and_no_gradient():
+    block, results, calls = ResBlock(8, 12, temporal_kernel=3), [], []
+    block.register_forward_pre_hook(lambda *_: calls.append(1))
     x = torch.randn(2, 8, 3, 4, 4, requires_grad=True)
-    results = []
     for activation_checkpointing in (False, True):
         out = run_block(block, x, activation_checkpointing=activation_checkpointing)
         results.append([out, *torch.autograd.grad(out.square().sum(), [x, *block.parameters()])])
+    assert len(calls) == 3
     for plain, recomputed in zip(*results, strict=True):
         assert torch.equal(plain, recomputed)
-
-
-def test_checkpointing_computes_the_block_twice_and_only_with_gradients_enabled():
-    block, calls = ResBlock(8, 8, temporal_kernel=1), []
-    block.register_forward_pre_hook(lambda *_: calls.append(1))
-    x = torch.randn(1, 8, 1, 4, 4)
-    run_block(block, x, activation_checkpointing=True).sum().backward()
-    assert len(calls) == 2
     with torch.no_grad():
         run_block(block, x, activation_checkpointing=True)
-    assert len(calls) == 3
+    assert len(calls) == 4
+
+
+@torch.no_grad()
+def test_attention_is_torchs_with_one_head_on_each_frame():
+    layer = FrameAttention(8, norm=partial(FrameGroupNorm, num_groups=2))
+    x = torch.randn(2, 8, 3, 4, 5)
+    weights = [part.weight.reshape(8, 8) for part in (layer.query, layer.key, layer.value)]
+    biases = [part.bias for part in (layer.query, layer.key, layer.value)]
+    frames = []
+    for frame in x.unbind(2):
+        tokens = F.group_norm(frame, 2, eps=1e-5).flatten(2).permute(2, 0, 1)  # (positions, B, C)
+        mixed, _ = F.multi_head_attention_forward(
+            tokens, tokens, tokens, 8, 1, torch.cat(weights), torch.cat(biases), None, None, False, 0.0,
+            layer.out.weight.reshape(8, 8), layer.out.bias, need_weights=False)
+        frames.append(frame + mixed.permute(1, 2, 0).reshape(frame.shape))
+    torch.testing.assert_close(layer(x), torch.stack(frames, dim=2), rtol=1e-4, atol=1e-5)

@@ -24,11 +24,6 @@ def test_depth_to_space_reads_channels_as_time_row_column_channel(stride):
         assert out[0, c, frame, row, column] == x[0, source, full // s_t, row // s_h, column // s_w]
 
 
-def test_depth_to_space_of_one_position_by_hand():
-    x = torch.arange(16).reshape(1, 16, 1, 1, 1)  # (s_t, s_h, s_w, C) = (2, 2, 2, 2), the first eight dropped
-    assert depth_to_space(x, (2, 2, 2)).tolist() == [[[[[8, 10], [12, 14]]], [[[9, 11], [13, 15]]]]]
-
-
 @STRIDES
 def test_repeat_nearest_is_torchs_nearest_interpolation_without_the_leading_frames(stride):
     x = torch.randn(2, 3, 4, 2, 3)
@@ -58,11 +53,3 @@ def test_upsampling_and_its_gradients_equal_reshape_and_permute(stride, temporal
         torch.testing.assert_close(ours, theirs)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), expected)
-
-
-@STRIDES
-@torch.no_grad()
-def test_first_frame_of_an_upsampled_clip_is_that_of_the_single_frame(stride):
-    layer = DepthToSpaceUpsample(4, stride=stride, temporal_kernel=3)
-    clip = torch.randn(1, 4, 4, 3, 3)
-    torch.testing.assert_close(layer(clip)[:, :, :1], layer(clip[:, :, :1]), rtol=1e-5, atol=1e-6)

@@ -59,16 +59,6 @@ def test_losses_match_o2_magvit2(name):
 
 
 @pytest.mark.parametrize("loss", [NonSaturating(), NonSaturating(per_sample=True), Hinge()])
-def test_descent_moves_logits_the_right_way(loss):
-    real, fake = torch.zeros(3, 2, requires_grad=True), torch.zeros(3, 2, requires_grad=True)
-    loss.discriminator(real, fake).backward()
-    assert (real.grad < 0).all() and (fake.grad > 0).all()
-    fake.grad = None
-    loss.generator(fake).backward()
-    assert (fake.grad < 0).all()
-
-
-@pytest.mark.parametrize("loss", [NonSaturating(), NonSaturating(per_sample=True), Hinge()])
 def test_half_precision_logits_give_finite_float32(loss):
     logits = torch.full((2, 1), 3000.0, dtype=torch.float16)
     value = loss.discriminator(-logits, logits)

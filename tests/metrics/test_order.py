@@ -1,11 +1,12 @@
-"""Worse reconstructions score worse, by every distance of features."""
+"""Worse reconstructions score worse."""
 
 import pytest
 import torch
-from pooled import Thumbnails, noisy, pair
+from pooled import Thumbnails, noisy, pair, photo, score
 from skimage import data
 
 from toolkit.metrics import InceptionDistances, VideoDistances
+from toolkit.registry import METRICS
 
 AMOUNTS = (0.0, 0.05, 0.2, 0.6)
 
@@ -36,6 +37,16 @@ def check_rising(metric, target: torch.Tensor) -> None:
     for name in metric.higher_is_better:
         values = [score[name] for score in found]
         assert abs(values[0]) < 1e-7 and values == sorted(values) and len(set(values)) == len(AMOUNTS), (name, values)
+
+
+@pytest.mark.parametrize(("config", "perfect"), [
+    (dict(type="PSNR"), 100), (dict(type="SSIM"), 1), (dict(type="MSSSIM"), 1), (dict(type="LPIPS", net="alex"), 0),
+    (dict(type="LPIPS", net="vgg"), 0)])
+def test_noise_of_rising_strength_worsens_scores_of_frames(config, perfect):
+    metric, target = METRICS.build(config), photo(161, 161)
+    found = [score(metric, target, noisy(target, amount)) for amount in AMOUNTS]
+    assert found[0] == pytest.approx(perfect) and len(set(found)) == len(AMOUNTS)
+    assert found == sorted(found, reverse=metric.higher_is_better[metric.name])
 
 
 def test_noise_of_rising_strength_gives_rising_distances_of_thumbnails():

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from plugins_of_tests import DISTRIBUTIONS, MODULES, pip_install, write_distribution
+from plugins.installed import install
+from plugins_of_tests import DISTRIBUTIONS, MODULES, write_distribution
 
 from toolkit import plugins, registry
 from toolkit.contracts import Quantizer
@@ -18,10 +19,7 @@ from toolkit.registry import QUANTIZERS, Registry
 def installed(tmp_path_factory) -> Path:
     """A folder with all the distributions of plugins_of_tests installed."""
     root = tmp_path_factory.mktemp("plugins")
-    sources = [write_distribution(root / "sources" / name, name) for name in DISTRIBUTIONS]
-    site = root / "site"
-    pip_install("--target", site, *sources)
-    return site
+    return install([write_distribution(root / name, name) for name in DISTRIBUTIONS], root / "site")
 
 
 @pytest.fixture
@@ -42,6 +40,6 @@ def site(installed, tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def quantizers() -> Registry:
     """A separate registry with one built-in component."""
-    own = Registry("quantizer", contracts=(Quantizer,), location="toolkit.quantizers", group="toolkit.quantizers")
+    own = Registry("quantizer", contracts=(Quantizer,), location="toolkit.quantizers")
     own.register_module()(QUANTIZERS.get("LFQ"))
     return own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -16,13 +17,20 @@ TINY = ["training.max_steps=1", "training.ema_decay=none", "data.train.batch_siz
         "data.val.dataset.size=32", "data.val.dataset.clips_per_video=1"]
 
 
-def install(folders: Iterable[Path], site: Path) -> Path:
-    """Install the distributions in ``folders`` into ``site``; they are built where they lie."""
+def pip_install(*arguments: object) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-         "--no-build-isolation", "--no-index", "--target", str(site), *map(str, folders)],
+         "--no-build-isolation", "--no-index", *map(str, arguments)],
         capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def install(folders: Iterable[Path], site: Path) -> Path:
+    """Install the distributions in ``folders`` into ``site``, from copies: building leaves files behind."""
+    sources = site.with_name(f"{site.name}_sources")
+    ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+    pip_install("--target", site, *(shutil.copytree(folder, sources / folder.name, ignore=ignored)
+                                    for folder in folders))
     return site
 
 

@@ -85,20 +85,8 @@ SUITE = Suite(Protocol("noise", "all", 4, 16, (PSNR, CODEBOOK)), path="images", 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folders = sorted(path.parent for path in SOURCES.glob("*/pyproject.toml"))
-    copies = tmp_path_factory.mktemp("sources")  # building leaves files behind
-    for folder in folders:
-        names = sorted(path.name for path in folder.iterdir() if path.suffix in (".py", ".toml"))
-        assert len(names) == 2, names
-        (copies / folder.name).mkdir()
-        for name in names:
-            (copies / folder.name / name).write_bytes((folder / name).read_bytes())
-    return install([copies / folder.name for folder in folders], tmp_path_factory.mktemp("site"))
-
-
-def run(site, code: str, folder: Path) -> None:
-    (folder / "script.py").write_text(code)
-    done = run_with(site, folder / "script.py")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(len([path for path in folder.iterdir() if path.suffix in (".py", ".toml")]) == 2 for folder in folders)
+    return install(folders, tmp_path_factory.mktemp("site"))
 
 
 def test_every_kind_is_listed_and_usable(site):
@@ -109,12 +97,12 @@ def test_every_kind_is_listed_and_usable(site):
     assert states == dict.fromkeys(CHECKS, "ok")
 
 
-def test_each_passes_the_check_of_its_kind(site, tmp_path):
-    run(site, CHECK.format(checks=CHECKS), tmp_path)
-
-
-def test_tokenizers_of_one_size_are_saved_loaded_and_decoded(site, tmp_path):
-    run(site, ROUND_TRIPS.format(cases=CASES), tmp_path)
+@pytest.mark.parametrize("code", [CHECK.format(checks=CHECKS), ROUND_TRIPS.format(cases=CASES)],
+                         ids=["checks", "round_trips"])
+def test_each_passes_the_check_of_its_kind_and_tokenizers_are_saved_loaded_and_decoded(site, tmp_path, code):
+    (tmp_path / "script.py").write_text(code)
+    done = run_with(site, tmp_path / "script.py")
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_one_dimensional_tokenizer_is_trained_and_benchmarked(site, tmp_path):

@@ -9,7 +9,8 @@ from importlib.metadata import PathDistribution
 from pathlib import Path
 
 import pytest
-from plugins_of_tests import BAD, DISTRIBUTIONS, imported, pip_install, plugin_names, python, write_distribution
+from plugins.installed import pip_install, run_with
+from plugins_of_tests import BAD, DISTRIBUTIONS, imported, plugin_names, write_distribution
 
 from toolkit import plugins, registry
 from toolkit.registry import UnknownComponentError
@@ -96,7 +97,7 @@ def test_first_of_two_equal_distributions_on_the_path_shadows_the_later(site, tm
 
 
 def test_source_folder_with_egg_info_on_the_path_is_an_installation(installed, tmp_path, monkeypatch, quantizers):
-    source = Path(shutil.copytree(installed.parent / "sources" / "Toolkit_Good", tmp_path / "source"))
+    source = Path(shutil.copytree(installed.parent / "site_sources" / "Toolkit_Good", tmp_path / "source"))
     assert (source / "Toolkit_Good.egg-info" / "entry_points.txt").is_file()
     monkeypatch.setattr(plugins, "_LOADED", set())
     monkeypatch.syspath_prepend(source)
@@ -112,11 +113,10 @@ def test_editable_installation_is_found_without_torch(installed, tmp_path):
     source = write_distribution(tmp_path / "source", "toolkit-first")
     pip_install("--prefix", tmp_path / "prefix", "--editable", source)
     folder, = (tmp_path / "prefix").rglob("site-packages")
-    done = python("-c", f"import site, sys; site.addsitedir({str(folder)!r})\n"
-                  "from toolkit.plugins import plugin_entries\nfrom importlib.util import find_spec\n"
-                  "print(*plugin_entries('toolkit.quantizers'), find_spec('first_quantizers').origin, "
-                  "'torch' in sys.modules)",
-                  site=tmp_path, TOOLKIT_PLUGINS="toolkit-first")
+    done = run_with(tmp_path, "-c", f"import site, sys; site.addsitedir({str(folder)!r})\n"
+                    "from toolkit.plugins import plugin_entries\nfrom importlib.util import find_spec\n"
+                    "print(*plugin_entries('toolkit.quantizers'), find_spec('first_quantizers').origin, "
+                    "'torch' in sys.modules)", TOOLKIT_PLUGINS="toolkit-first")
     assert done.stdout.split() == ["toolkit-first", "1.1", str(source / "first_quantizers.py"), "False"], done.stderr
 
 
@@ -135,7 +135,7 @@ def test_listing_has_every_plugin_with_its_source_and_summary_and_imports_nothin
 
 
 def test_check_lists_the_state_of_each_plugin(site):
-    done = python("-m", "toolkit", "--check", site=site, TOOLKIT_PLUGINS=",".join(DISTRIBUTIONS))
+    done = run_with(site, "-m", "toolkit", "--check", COLUMNS="500", TOOLKIT_PLUGINS=",".join(DISTRIBUTIONS))
     assert done.returncode == 1, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     states = {(line[1], line[2]): line[4] for line in lines if line[2] in {name.lower().replace("_", "-")
@@ -163,6 +163,6 @@ def test_check_of_good_plugins_succeeds_twice(site, monkeypatch, capsys):
 
 
 def test_command_line_has_help_and_refuses_unknown_options(site):
-    helped, refused = python("-m", "toolkit", "--help", site=site), python("-m", "toolkit", "--chekc", site=site)
+    helped, refused = (run_with(site, "-m", "toolkit", option) for option in ("--help", "--chekc"))
     assert helped.returncode == 0 and "--check" in helped.stdout and "python -m toolkit" in helped.stdout
     assert refused.returncode == 2 and not imported(site)

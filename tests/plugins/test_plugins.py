@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from plugins_of_tests import imported, python
+from plugins.installed import run_with
+from plugins_of_tests import imported
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -27,9 +28,7 @@ def test_plugin_is_imported_at_its_first_use(site, quantizers):
     plugin = quantizers.get("GoodRound")
     assert imported(site) == {"round_quantizers"}
     assert plugin.__name__ == "Round" and quantizers.get("GoodRound") is plugin
-
-
-def test_config_type_is_the_name_of_the_entry_point(site, quantizers):
+    # The config's type is the name of the entry point.
     plugin = quantizers.build(dict(type="GoodRound", dim=3))
     assert plugin.config == {"type": "GoodRound", "dim": 3} == quantizers.build(plugin.config).config
     assert quantizers.build(dict(type="Plain")).config["type"] == "Plain"
@@ -93,36 +92,27 @@ def test_plugin_for_another_version_of_the_toolkit_is_refused_before_it_is_impor
                                           r".*; pip install versions of toolkit-old and ") as error:
         quantizers.get("Old")
     assert error.value.status == "incompatible" and not imported(site)
+    copy = pickle.loads(pickle.dumps(error.value))
+    assert str(copy) == str(error.value) and (copy.distribution, copy.status) == ("toolkit-old", "incompatible")
 
 
-@pytest.mark.parametrize("requirement", ["visual-tokenizer-toolkit ~~ 1",
+@pytest.mark.parametrize("requirement", ["visual-tokenizer-toolkit ~~ 1", "numpy (>1.0.*)",
                                          "visual_tokenizer-toolkit>=0; python_version ~= 'abc'"])
-def test_requirement_that_cannot_be_read_is_refused_before_the_import(site, quantizers, requirement):
+def test_unreadable_requirement_of_the_toolkit_is_refused_before_the_import(site, quantizers, requirement):
     metadata = site / "toolkit_old-2.0.dist-info" / "METADATA"
     metadata.write_text(metadata.read_text().replace("Visual.Tokenizer_Toolkit<0.0.9", requirement))
     os.utime(site)  # as an installation does
+    if requirement.startswith("numpy"):  # that of another package does not matter
+        assert quantizers.get("Old").__name__ == "Old"
+        return
     with pytest.raises(PluginError, match=r"'Old' of toolkit-old 2.0: its requirement .* cannot be read"):
         quantizers.get("Old")
     assert not imported(site)
 
 
-def test_unreadable_requirement_of_another_package_does_not_matter(site, quantizers):
-    metadata = site / "toolkit_old-2.0.dist-info" / "METADATA"
-    metadata.write_text(metadata.read_text().replace("Visual.Tokenizer_Toolkit<0.0.9", "numpy (>1.0.*)"))
-    os.utime(site)  # as an installation does
-    assert quantizers.get("Old").__name__ == "Old"
-
-
 def test_constructor_that_raises_names_its_distribution(site, quantizers):
     with pytest.raises(PluginError, match=r"'Raises' of toolkit-bad 1.0 cannot be built \(RuntimeError: out of luck\)"):
         quantizers.build(dict(type="Raises"))
-
-
-def test_plugin_error_can_be_pickled(site, quantizers):
-    with pytest.raises(PluginError) as error:
-        quantizers.get("Old")
-    copy = pickle.loads(pickle.dumps(error.value))
-    assert str(copy) == str(error.value) and (copy.distribution, copy.status) == ("toolkit-old", "incompatible")
 
 
 def test_name_that_two_distributions_define_is_an_error_that_names_both(site, quantizers, monkeypatch):
@@ -188,18 +178,14 @@ def used(installed, tmp_path_factory) -> tuple[Path, dict]:
     """A tokenizer directory made with a plugin's quantizer, and what the process that made it saw."""
     folder = tmp_path_factory.mktemp("used")
     site = Path(shutil.copytree(installed, folder / "site"))
-    done = python("-c", USE, str(folder / "tokenizer"), str(folder / "work_dir"), site=site)
+    done = run_with(site, "-c", USE, folder / "tokenizer", folder / "work_dir")
     assert done.returncode == 0, done.stderr
     return folder / "tokenizer", json.loads(done.stdout.splitlines()[-1])
 
 
-def test_plugins_quantizer_is_built_saved_and_loaded_by_its_name(used):
-    _, seen = used
-    assert seen["same"] and seen["config"] == {"type": "GoodRound", "dim": 5}
-
-
-def test_run_and_weights_record_their_plugins(used):
+def test_plugins_quantizer_is_built_saved_and_loaded_by_its_name_and_run_and_weights_record_it(used):
     directory, seen = used
+    assert seen["same"] and seen["config"] == {"type": "GoodRound", "dim": 5}
     assert seen["provenance"] == {"toolkit-good": "0.3.1", "toolkit-second": "1.2", "toolkit-duplicate": "6.6"}
     with safe_open(directory / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["plugins"]) == {"toolkit-good": "0.3.1"}

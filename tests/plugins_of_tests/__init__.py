@@ -5,12 +5,9 @@ A module leaves a file beside it when it runs, which tells whether it was import
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-from toolkit import plugins, registry
+from toolkit import plugins
 
 HEAD = """
 from pathlib import Path
@@ -92,8 +89,7 @@ DISTRIBUTIONS = {
     "toolkit-duplicate": ("6.6", [], ["duplicate_quantizers"], {
         "quantizers": {"LFQ": "duplicate_quantizers:LFQ"}, "metrics": {"Frames": "duplicate_quantizers:Frames"}}),
 }
-BAD = {"BadImport", "BadExit", "BadAttribute", "BadLoss", "BadFunction", "BadAlias", "BadModule", "BadTaker", "BadText",
-       "BadHalf", "BadNowhere"}
+BAD = {name for name in DISTRIBUTIONS["toolkit-bad"][3]["quantizers"] if name.startswith("Bad")}
 
 
 def write_distribution(folder: Path, name: str) -> Path:
@@ -113,11 +109,6 @@ def write_distribution(folder: Path, name: str) -> Path:
     return folder
 
 
-def pip_install(*arguments: str | Path) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
-                    "--no-index", "--no-compile", "--disable-pip-version-check", *arguments], check=True)
-
-
 def imported(site: Path) -> set[str]:
     """The modules of plugins that have run."""
     return {path.stem for path in site.glob("*.imported")}
@@ -125,9 +116,3 @@ def imported(site: Path) -> set[str]:
 
 def plugin_names(group: str = "toolkit.quantizers") -> set[str]:
     return {entry.name for entry in plugins.plugin_entries(group)}
-
-
-def python(*arguments, site: Path, **environment: str) -> subprocess.CompletedProcess:
-    path = os.pathsep.join([str(site), str(Path(registry.__file__).parent.parent)])
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": path, "COLUMNS": "500"} | environment)

@@ -36,9 +36,3 @@ def test_samples_have_the_mean_and_deviation_and_evaluation_takes_the_mean():
     torch.testing.assert_close(samples.mean((2, 3, 4)), torch.tensor([[0.5, -1.0]]), atol=0.01, rtol=0)
     torch.testing.assert_close(samples.std((2, 3, 4)), torch.full((1, 2), torch.tensor(-2.0).exp()), atol=0.01, rtol=0)
     torch.testing.assert_close(quantizer.eval()(latents).codes, latents)
-
-
-@pytest.mark.parametrize("kind", [Identity, KL])
-def test_width_must_be_positive(kind):
-    with pytest.raises(ValueError, match=f"{kind.__name__} needs dim >= 1"):
-        kind(dim=0)

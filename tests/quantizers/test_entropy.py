@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peak_memory import peak_of
+from quantizers.formulas import as_latents, sign_codes, softmax_entropies
 from torch import Tensor
 
 from toolkit.quantizers import LFQ
@@ -21,18 +21,19 @@ from toolkit.quantizers.entropy import binary_entropies
 
 
 def full_softmax(latents: Tensor, inv_temperature: float) -> tuple[Tensor, Tensor]:
-    """The definition, in float64, over codes listed one by one: (N, 2^bits)."""
-    codes = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=latents.shape[1])), dtype=torch.float64)
-    log_p = (2 * inv_temperature * latents.double() @ codes.T).log_softmax(1)
-    p = log_p.exp()
-    average = p.mean(0)
-    return -(p * log_p).sum(1).mean(), -(average * torch.log(average + 1e-5)).sum()
+    return softmax_entropies(latents, sign_codes(latents.shape[1]), inv_temperature)
 
 
 def values_and_gradients(function, latents: Tensor, inv_temperature: float) -> list[Tensor]:
     latents = latents.clone().requires_grad_()
     entropies = function(latents, inv_temperature)
     return [*entropies, *(torch.autograd.grad(entropy, latents, retain_graph=True)[0] for entropy in entropies)]
+
+
+def assert_equals_full_softmax(latents: Tensor, inv_temperature: float) -> None:
+    actual, expected = (values_and_gradients(function, latents, inv_temperature)
+                        for function in (binary_entropies, full_softmax))
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 7, 8, 11, 14])
@@ -43,29 +44,21 @@ def test_entropies_and_gradients_equal_the_full_softmax(bits, inv_temperature):
     latents[1, ::2] = 0.0
     latents[2] *= 1e3  # sure beyond any exponential
     latents[3:6] *= 1 / inv_temperature  # where the assignment is really soft
-    actual = values_and_gradients(binary_entropies, latents, inv_temperature)
-    expected = values_and_gradients(full_softmax, latents, inv_temperature)
-    for ours, theirs in zip(actual, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    assert_equals_full_softmax(latents, inv_temperature)
 
 
 @settings(max_examples=50, deadline=None)
 @given(rows=st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=6),
        inv_temperature=st.sampled_from([0.1, 1.0, 25.0]))
 def test_entropies_of_any_latents_equal_the_full_softmax(rows, inv_temperature):
-    latents = torch.tensor(rows, dtype=torch.float64)
-    actual = values_and_gradients(binary_entropies, latents, inv_temperature)
-    expected = values_and_gradients(full_softmax, latents, inv_temperature)
-    for ours, theirs in zip(actual, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    assert_equals_full_softmax(torch.tensor(rows, dtype=torch.float64), inv_temperature)
 
 
 def test_values_that_follow_from_the_definition():
     undecided = torch.zeros(5, 6, dtype=torch.float64)
     per_sample, codebook = binary_entropies(undecided, 100.0, eps=0.0)
     assert per_sample.item() == codebook.item() == pytest.approx(6 * torch.tensor(2.0).log().item(), rel=1e-6)
-    signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
-    per_sample, codebook = binary_entropies(signs, 100.0)  # every code once, each sure
+    per_sample, codebook = binary_entropies(sign_codes(3), 100.0)  # every code once, each sure
     assert per_sample.item() == pytest.approx(0, abs=1e-12)
     assert codebook.item() == pytest.approx(-torch.tensor(0.125 + 1e-5, dtype=torch.float64).log().item(), rel=1e-12)
 
@@ -73,11 +66,6 @@ def test_values_that_follow_from_the_definition():
 def test_huge_latents_give_finite_values_and_gradients():
     for tensor in values_and_gradients(binary_entropies, torch.tensor([[1e30, -1e30, 0.0], [3e4, -1e-20, 1.0]]), 100.0):
         assert torch.isfinite(tensor).all()
-
-
-def test_more_than_24_bits_are_refused():
-    with pytest.raises(ValueError, match="exact up to 24 bits, got 25"):
-        binary_entropies(torch.zeros(1, 25), 1.0)
 
 
 def train_share(rank: int, folder: str) -> None:
@@ -143,10 +131,7 @@ def test_2_to_the_18_codes_of_1280_positions_stay_under_300_mb():
 
 def test_18_bits_equal_the_full_softmax():
     latents = 0.02 * torch.randn(4, 18)
-    codes = (torch.arange(2**18).unsqueeze(1) >> torch.arange(17, -1, -1) & 1).double() * 2 - 1
-    log_p = (200 * latents.double() @ codes.T).log_softmax(1)
-    average = log_p.exp().mean(0)
-    per_sample, codebook = -(log_p.exp() * log_p).sum(1).mean(), -(average * (average + 1e-5).log()).sum()
-    losses = LFQ(bits=18).train()(latents.T.reshape(1, 18, 1, 1, 4)).losses
+    per_sample, codebook = softmax_entropies(latents, sign_codes(18), 100.0)
+    losses = LFQ(bits=18)(as_latents(latents)).losses
     assert losses["per_sample_entropy"].item() == pytest.approx(per_sample.item(), rel=1e-5)
     assert losses["codebook_entropy"].item() == pytest.approx(codebook.item(), rel=1e-5)

@@ -47,11 +47,6 @@ class Patches(SmallEncoder):
         return self.conv(pixels)
 
 
-class AlwaysDrops(SmallEncoder):
-    def forward(self, pixels, cache=None):
-        return nn.functional.dropout(super().forward(pixels, cache), training=True)
-
-
 class ChangesInEval(SmallEncoder):
     def __init__(self):
         super().__init__()
@@ -69,11 +64,6 @@ class UnsavedWeight(SmallEncoder):
 
     def forward(self, pixels, cache=None):
         return super().forward(pixels, cache) + self.shift
-
-
-class CheckpointsBadly(SmallEncoder):
-    def forward(self, pixels, cache=None):
-        return super().forward(2 * pixels if self.activation_checkpointing else pixels, cache)
 
 
 class OneSize(SmallEncoder):
@@ -167,8 +157,6 @@ def test_network_of_one_size_is_checked_at_that_size():
 
 
 @pytest.mark.parametrize(("component", "message"), [
-    (variant(SmallEncoder, forward=lambda self, pixels, cache=None: self.conv(pixels) + pixels.mean()),
-     "does not depend on the rest of its batch"),
     (variant(Acausal, causal=True), "nothing depends on later frames.*causal = False"),
     (variant(SmallEncoder, forward=lambda self, pixels, cache=None: self.conv(pixels)),
      "a stream through its cache gives what the whole gives.*pass the cache to every layer"),
@@ -181,17 +169,21 @@ def test_network_of_one_size_is_checked_at_that_size():
     (variant(SmallEncoder, fitting_size=lambda self, size: (1, 2, 2)), "needed a fitting size that contains"),
     (variant(Judge, forward=lambda self, pixels: Judge.forward(self, Once.apply(pixels)).square()),
      "its gradient at the pixels can be differentiated"),
-    (variant(SmallEncoder, stride=8), r"needed stride \(s_t, s_h, s_w\), ints from 1 on, got 8; set self.stride"),
+    (variant(SmallEncoder, stride=8), r"needed stride \(s_t, s_h, s_w\), ints of at least 1, got 8; set self.stride"),
     (variant(SmallEncoder, forward=lambda self, pixels, cache=None: self.conv(pixels, cache).half()),
      "of torch.float16; correct forward"),
     (variant(SmallEncoder, forward=lambda self, pixels, cache=None: self.conv(pixels.detach(), cache)),
-     "the gradient reaches the pixels.*do not detach"),
+     "the gradient reaches the input.*do not detach"),
     (variant(SmallEncoder, forward=lambda self, pixels, cache=None: self.conv(pixels - pixels.mean())),
-     "in eval mode a sample's output does not depend on the rest"),
-    (AlwaysDrops(), "in eval mode the same input gives the same output.*only if self.training"),
+     "in eval mode a sample's result does not depend on the rest"),
+    (variant(SmallEncoder, forward=lambda self, pixels, cache=None:
+             nn.functional.dropout(SmallEncoder.forward(self, pixels, cache))),
+     "in eval mode the same input gives the same output.*only if self.training"),
     (ChangesInEval(), r"eval mode changes no state.*changes of \['calls'\]"),
     (UnsavedWeight(), "saved and loaded, it gives the same.*persistent buffers"),
-    (CheckpointsBadly(), "activation checkpointing changes memory, not results"),
+    (variant(SmallEncoder, forward=lambda self, pixels, cache=None:
+             SmallEncoder.forward(self, 2 * pixels if self.activation_checkpointing else pixels, cache)),
+     "activation checkpointing changes memory, not results"),
     (OtherLastLayer(), "last_layer is the weight that makes the pixels.*got none; return the last convolution's"),
     (variant(SmallDecoder, last_layer=property(lambda self: self.conv.weight.detach())),
      "needed one of the decoder's parameters, got Tensor"),

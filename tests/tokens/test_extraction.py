@@ -18,19 +18,24 @@ from training.tiny import stripes
 from toolkit.build import build_tokenizer
 from toolkit.contracts import DataError
 from toolkit.data import open_media, read_image, read_video, write_video
-from toolkit.data.reading.media import MediaWriter
-from toolkit.data.reading.naming import find_files
+from toolkit.data.reading.files import find_files
 from toolkit.data.reading.transforms import to_pixels
 from toolkit.data.reading.video_file import VideoFile
+from toolkit.data.reading.writing import MediaWriter
 from toolkit.reconstruction import reconstruct_files
 from toolkit.tokens import decode_tokens, extract_tokens, read_tokens, summarize
 from toolkit.tokens.plan import plan_shards
 
 HASH = "0" * 64
+META = {"tokenizer": HASH, "size": [1, 8, 8], "fps": None}
 
 
 def extract(tokenizer, path, output, **options):
     return extract_tokens(tokenizer, path, tokenizer_hash=HASH, output=output, **options)
+
+
+def decode(tokenizer, path, output, **options):
+    return decode_tokens(tokenizer, path, tokenizer_hash=HASH, output=output, **options)
 
 
 def tokens_in(folder: Path) -> dict[str, tuple[np.ndarray, dict]]:
@@ -113,23 +118,20 @@ def test_a_failed_shard_is_absent_and_the_others_are_complete(tokenizer, folder,
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (dict(num_frames=3), "made with num_frames=None, got num_frames=3"),
-    (dict(frame_stride=2), "made with frame_stride=1, got frame_stride=2"),
-    (dict(short_edge=8), "short_edge=None, got short_edge=8"),
-    (dict(samples_per_shard=4), "num_shards=6, samples_per_shard=1, got num_shards=2, samples_per_shard=4"),
-    (dict(tokenizer_hash="1" * 64), "tokenizer=000.*, got tokenizer=111"),
-    (dict(path="c.png"), "made with inputs="),
-], ids=lambda value: value if isinstance(value, str) else next(iter(value)))
-def test_a_set_of_other_settings_is_refused(tokenizer, folder, tmp_path, change, words):
+def test_a_set_of_other_settings_is_refused(tokenizer, folder, tmp_path):
     extract(tokenizer, folder, tmp_path)
     before = contents(tmp_path)
-    options = dict(path=folder, tokenizer_hash=HASH) | change
-    if "path" in change:
-        options["path"] = folder / change["path"]
-    with pytest.raises(ValueError, match=words):
-        extract_tokens(tokenizer, output=tmp_path, **options)
-    assert contents(tmp_path) == before
+    for change, words in [
+        (dict(num_frames=3), "made with num_frames=None, got num_frames=3"),
+        (dict(frame_stride=2), "made with frame_stride=1, got frame_stride=2"),
+        (dict(short_edge=8), "short_edge=None, got short_edge=8"),
+        (dict(samples_per_shard=4), "num_shards=6, samples_per_shard=1, got num_shards=2, samples_per_shard=4"),
+        (dict(tokenizer_hash="1" * 64), "tokenizer=000.*, got tokenizer=111"),
+        (dict(path=folder / "c.png"), "made with inputs="),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            extract_tokens(tokenizer, output=tmp_path, **dict(path=folder, tokenizer_hash=HASH) | change)
+        assert contents(tmp_path) == before
 
 
 def breaking_video() -> bytes:
@@ -237,9 +239,15 @@ def test_the_plan_has_equal_counts_and_one_shard_for_each_tar(tmp_path):
         plan(samples_per_shard=0)
 
 
-def test_images_of_one_size_go_in_batches(tokenizer, folder, tmp_path, monkeypatch):
+@pytest.fixture
+def sizes(tokenizer, monkeypatch):
+    """The sizes of the batches that are tokenized."""
     sizes, tokenize = [], tokenizer.tokenize
     monkeypatch.setattr(tokenizer, "tokenize", lambda pixels: sizes.append(tuple(pixels.shape)) or tokenize(pixels))
+    return sizes
+
+
+def test_images_of_one_size_go_in_batches(tokenizer, folder, tmp_path, sizes):
     extract(tokenizer, folder, tmp_path / "batches", samples_per_shard=6, batch_size=2)
     assert sizes == [(2, 3, 1, 20, 24), (1, 3, 1, 20, 24), (1, 3, 1, 12, 24), (1, 3, 1, 7, 9)]
     extract(tokenizer, folder, tmp_path / "single", samples_per_shard=6)
@@ -249,11 +257,9 @@ def test_images_of_one_size_go_in_batches(tokenizer, folder, tmp_path, monkeypat
         assert found[source][1] == meta and (found[source][0] == indices).mean() > 0.9
 
 
-def test_no_batch_spans_two_shards(tokenizer, folder, tmp_path, monkeypatch):
-    sizes, tokenize = [], tokenizer.tokenize
-    monkeypatch.setattr(tokenizer, "tokenize", lambda pixels: sizes.append(pixels.shape[0]) or tokenize(pixels))
+def test_no_batch_spans_two_shards(tokenizer, folder, tmp_path, sizes):
     extract(tokenizer, folder, tmp_path / "one", samples_per_shard=2, batch_size=9)
-    assert sizes == [1, 2, 1, 1]  # a.jpg beside the clip; a.png and b.v2.png; c.png; d.png
+    assert [size[0] for size in sizes] == [1, 2, 1, 1]  # a.jpg beside the clip; a.png and b.v2.png; c.png; d.png
     for number in range(3):
         extract(tokenizer, folder, tmp_path / "three", samples_per_shard=2, batch_size=9, process_index=number,
                 num_processes=3)
@@ -300,6 +306,15 @@ def test_a_number_below_one_is_refused_before_anything_is_written(tokenizer, fol
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["encoder.conv_in.weight", "decoder.conv_out.weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_before_anything_is_written(tokenizer, folder, tmp_path, name, value):
+    tokenizer.get_parameter(name).data[0] = value
+    with pytest.raises(ValueError, match=f"needs finite weights, got NaN or infinity in 1 of them, first in {name}"):
+        extract(tokenizer, folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_decoded_files_are_those_of_reconstruction(tokenizer, folder, tmp_path, monkeypatch):
     pixels, write = defaultdict(list), MediaWriter.write  # x264 does not write small frames twice the same
     monkeypatch.setattr(MediaWriter, "write", lambda self, part: pixels[self._image].append(part) or write(self, part))
@@ -308,8 +323,8 @@ def test_decoded_files_are_those_of_reconstruction(tokenizer, folder, tmp_path, 
     for name, frames in {"one": 1, "deep.er/long": 21}.items():
         write_video(tmp_path / "in" / f"{name}.mp4", stripes(1, num_frames=frames, height=17, width=18), fps=23.976)
     extract(tokenizer, tmp_path / "in", tmp_path / "tokens")
-    written = [decode_tokens(tokenizer, tmp_path / "tokens", tokenizer_hash=HASH, output=tmp_path / "decoded",
-                             process_index=number, num_processes=2) for number in (1, 0)]
+    written = [decode(tokenizer, tmp_path / "tokens", tmp_path / "decoded", process_index=number, num_processes=2)
+               for number in (1, 0)]
     files = find_files(tmp_path / "in", output=tmp_path / "wanted")
     assert len(dict(reconstruct_files(tokenizer, files))) == sum(written) == len(files) == 8
     for file in files.values():
@@ -324,33 +339,23 @@ def test_decoded_files_are_those_of_reconstruction(tokenizer, folder, tmp_path, 
 
 
 def test_decoded_files_are_not_decoded_again(tokenizer, folder, tmp_path):
-    def decode():
-        return decode_tokens(tokenizer, tmp_path / "tokens", tokenizer_hash=HASH, output=tmp_path / "decoded")
-
+    folders = tmp_path / "tokens", tmp_path / "decoded"
     extract(tokenizer, folder, tmp_path / "tokens")
-    assert decode() == 6
+    assert decode(tokenizer, *folders) == 6
     (tmp_path / "decoded" / "0_reconstruction.mp4").unlink()
     (tmp_path / "decoded" / ".partial.0_reconstruction.mp4").write_bytes(b"half")
-    assert decode() == 1 and decode() == 0
+    assert decode(tokenizer, *folders) == 1 and decode(tokenizer, *folders) == 0
     assert not list((tmp_path / "decoded").glob(".partial*"))
-
-
-def test_another_tokenizers_tokens_are_refused(tokenizer, folder, tmp_path):
-    extract(tokenizer, folder, tmp_path / "tokens")
-    with pytest.raises(ValueError, match=r"tokens of the tokenizer 0000.*, got 1111"):
-        decode_tokens(tokenizer, tmp_path / "tokens", tokenizer_hash="1" * 64, output=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("key", ["../evil", "a/../../evil", "%2E%2E/evil", "/tmp/evil", "%2Ftmp/evil", "link/evil", ""])
 def test_a_third_party_name_stays_in_the_output_folder(tokenizer, tmp_path, key):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "link").symlink_to(tmp_path, target_is_directory=True)
-    meta = {"tokenizer": HASH, "size": [1, 8, 8], "fps": None}
-    write_shard(tmp_path / "tokens-000000.tar", {key: np.zeros((1, 2, 2, 1), int)}, **meta)
+    write_shard(tmp_path / "tokens-000000.tar", {key: np.zeros((1, 2, 2, 1), int)}, **META)
     before = set(contents(tmp_path))
     with pytest.raises(DataError, match="names within the output folder"):
-        decode_tokens(tokenizer, tmp_path / "tokens-000000.tar", tokenizer_hash=HASH, output=tmp_path / "out")
+        decode(tokenizer, tmp_path / "tokens-000000.tar", tmp_path / "out")
     assert set(contents(tmp_path)) == before
 
 
@@ -361,18 +366,18 @@ def test_a_third_party_name_stays_in_the_output_folder(tokenizer, tmp_path, key)
     (np.zeros((1, 2, 2, 1), int), {"size": [1, 8]}, "size of three numbers"),
     (np.zeros((1, 2, 2, 1), int), {"size": [1, -8, 8]}, "size of three numbers"),
     (np.zeros((1, 2, 2, 1), int), {"fps": "fast"}, "frames per second"),
-], ids=["shape", "too large", "negative", "two numbers", "negative size", "no rate"])
-def test_third_party_tokens_that_do_not_fit_are_an_error(tokenizer, tmp_path, indices, changes, words):
-    meta = {"tokenizer": HASH, "size": [1, 8, 8], "fps": None} | changes
-    write_shard(tmp_path / "tokens-000000.tar", {"a": indices}, **meta)
-    with pytest.raises(DataError, match=words):
-        decode_tokens(tokenizer, tmp_path, tokenizer_hash=HASH, output=tmp_path / "out")
+    (np.zeros((1, 2, 2, 1), int), {"tokenizer": "1" * 64}, "tokens of the tokenizer 1111.*, got 0000"),
+], ids=["shape", "too large", "negative", "two numbers", "negative size", "no rate", "another tokenizer"])
+def test_tokens_that_do_not_fit_are_an_error(tokenizer, tmp_path, indices, changes, words):
+    write_shard(tmp_path / "tokens-000000.tar", {"a": indices}, **META | changes)
+    with pytest.raises(ValueError if "tokenizer" in changes else DataError, match=words):
+        decode(tokenizer, tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_an_incomplete_set_is_decoded_with_a_warning(tokenizer, folder, tmp_path, caplog):
     extract(tokenizer, folder, tmp_path / "tokens", process_index=1, num_processes=2)
-    assert decode_tokens(tokenizer, tmp_path / "tokens", tokenizer_hash=HASH, output=tmp_path / "out") == 3
+    assert decode(tokenizer, tmp_path / "tokens", tmp_path / "out") == 3
     assert "lacks 3 of its shards" in caplog.text
 
 
@@ -380,16 +385,6 @@ def test_progress_ends_at_all_shards_and_frames(tokenizer, folder, tmp_path):
     seen = []
     extract(tokenizer, folder, tmp_path, on_progress=lambda progress: seen.append((progress.shards, progress.frames)))
     assert seen == sorted(seen) and seen[-1] == (6, 11)
-
-
-@pytest.mark.parametrize("name", ["encoder.conv_in.weight", "decoder.conv_out.weight"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused_by_name_before_anything_is_written(
-        tokenizer, folder, tmp_path, name, value):
-    tokenizer.get_parameter(name).data[0] = value
-    with pytest.raises(ValueError, match=f"needs finite weights, got NaN or infinity in 1 of them, first in {name}"):
-        extract(tokenizer, folder, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 def test_latents_that_are_not_finite_end_the_run_without_a_token_file(tokenizer, folder, tmp_path, monkeypatch):

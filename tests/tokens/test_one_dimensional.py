@@ -4,56 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from plugins_of_tests.one_dimensional.toolkit_one_dimensional import OneDimensionalDecoder, OneDimensionalEncoder
 from tokens.test_extraction import HASH, extract, tokens_in
-from torch import nn
 
-from toolkit.contracts import DataError, Decoder, Encoder
+from toolkit.contracts import DataError
 from toolkit.data import read_image
-from toolkit.data.reading.naming import find_files
+from toolkit.data.reading.files import find_files
 from toolkit.quantizers import FSQ
 from toolkit.reconstruction import reconstruct_files
 from toolkit.tokenizer import Tokenizer
 from toolkit.tokens import decode_tokens
-
-
-class ToOneDimension(Encoder):
-    """Images up to 16 x 16 to five latents without a grid."""
-
-    in_channels, out_channels, stride, first_frame_alone, causal = 3, 3, (1, 16, 16), True, False
-
-    def __init__(self):
-        super().__init__()
-        self.mix = nn.Linear(3 * 16 * 16, 5 * 3)
-
-    def fitting_size(self, size):
-        if size[0] != 1 or max(size) > 16:
-            raise ValueError(f"ToOneDimension takes images up to 16 x 16, got {size}.")
-        return 1, 16, 16
-
-    def grid(self, size):
-        self.fitting_size(size)
-        return 1, 1, 5
-
-    def forward(self, pixels, cache=None):
-        return self.mix(pixels.flatten(1)).reshape(-1, 3, 1, 1, 5)
-
-
-class FromOneDimension(Decoder):
-    in_channels, out_channels, stride, first_frame_alone, causal = 3, 3, (1, 16, 16), True, False
-
-    def __init__(self):
-        super().__init__()
-        self.mix = nn.Linear(5 * 3, 3 * 16 * 16)
-
-    @property
-    def last_layer(self):
-        return self.mix.weight
-
-    def pixel_size(self, grid):
-        return 1, 16, 16
-
-    def forward(self, codes, cache=None):
-        return self.mix(codes.flatten(1)).reshape(-1, 3, 1, 16, 16)
 
 
 class Sequence(FSQ):
@@ -65,7 +25,7 @@ class Sequence(FSQ):
 
 @pytest.mark.parametrize(("quantizer", "positions"), [(FSQ, (1, 1, 5)), (Sequence, (5,))])
 def test_one_dimensional_tokenizer_extracts_decodes_and_reconstructs(folder, tmp_path, quantizer, positions):
-    tokenizer = Tokenizer(ToOneDimension(), quantizer(levels=[4, 4, 4]), FromOneDimension()).eval()
+    tokenizer = Tokenizer(OneDimensionalEncoder(), quantizer(levels=[4] * 4), OneDimensionalDecoder()).eval()
     summary = extract(tokenizer, folder, tmp_path / "tokens", short_edge=12)
     tokens = tokens_in(tmp_path / "tokens")
     assert {source: indices.shape for source, (indices, _) in tokens.items()} == {

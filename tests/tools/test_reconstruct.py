@@ -1,6 +1,5 @@
 """tools/reconstruct.py as its users run it."""
 
-import json
 import os
 import pty
 import re
@@ -8,36 +7,20 @@ import shutil
 import subprocess
 from contextlib import suppress
 
-import numpy as np
 import pytest
 import torch
-from peak_memory import KEEP_NOTHING, peak_of
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from tools.commands import ENVIRONMENT, command, run, run_here
-from training import tiny
-from training.tiny import NETWORK, stripes, write_clips
+from pooled import scores_by_scikit_image
+from tools.commands import ENVIRONMENT, command, files_of, run_here, save_tokenizer, succeed
+from training.tiny import stripes, write_clips
 
-from toolkit import build_tokenizer, load_tokenizer
+from toolkit import load_tokenizer
 from toolkit.contracts import DataError
-from toolkit.data import VideoWriter, open_media, read_image, read_video, write_image, write_video
-from toolkit.data.reading.files import unreadable
+from toolkit.data import open_media, read_image, read_video, write_image, write_video
+from toolkit.data.reading.files import find_files, unreadable
 from toolkit.data.reading.media import Media
-from toolkit.data.reading.naming import find_files
 from toolkit.data.reading.transforms import to_pixels
 from toolkit.data.reading.video_file import VideoFile
 from toolkit.reconstruction import _round_trip, reconstruct, reconstruct_files
-
-clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    """The folder of an untrained tokenizer of stride (2, 2, 2) and 6 bits."""
-    folder = tmp_path_factory.mktemp("tokenizer")
-    torch.manual_seed(0)
-    build_tokenizer(dict(encoder=dict(type="MAGVIT2Encoder", **NETWORK), quantizer=dict(type="LFQ", bits=6),
-                         decoder=dict(type="MAGVIT2Decoder", **NETWORK))).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -55,34 +38,25 @@ def folder(tmp_path_factory):
     return folder
 
 
-def files_in(folder) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-
 def rows(printed: str) -> dict[str, list[str]]:
     """First column of the table -> the others."""
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in printed.splitlines() if line[:1] == "│"]
     return {name: rest for name, *rest in cells}
 
 
-def scores_by_scikit_image(tokenizer, pixels) -> tuple[float, float, float]:
-    """(bits per pixel, PSNR, SSIM) of the tokenizer's own forward pass."""
+def expected_scores(tokenizer, pixels) -> tuple[float, float, float]:
+    """(bits per pixel, PSNR, SSIM) of the tokenizer's own forward pass on (C, T, H, W)."""
     with torch.no_grad():
         output = load_tokenizer(tokenizer)(pixels[None])
-    target, found = (((clip.clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).numpy().astype(np.float64)
-                     for clip in (pixels, output.reconstruction[0]))
-    psnr = [peak_signal_noise_ratio(one, other, data_range=1.0) for one, other in zip(target, found, strict=True)]
-    ssim = [structural_similarity(one, other, data_range=1.0, channel_axis=2, gaussian_weights=True, sigma=1.5,
-                                  use_sample_covariance=False) for one, other in zip(target, found, strict=True)]
-    return 6 * output.indices.numel() / target[..., 0].size, float(np.mean(psnr)), float(np.mean(ssim))
+    scores = scores_by_scikit_image(pixels[None], output.reconstruction)
+    return 6 * output.indices.numel() / pixels[0].numel(), scores["psnr"], scores["ssim"]
 
 
 @pytest.mark.slow
 def test_a_folder_is_mirrored_and_its_unreadable_files_are_listed(tokenizer, folder, tmp_path):
-    done = run("reconstruct", folder, "--tokenizer", tokenizer, "--output", tmp_path / "out")
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    done = succeed("reconstruct", folder, "--tokenizer", tokenizer, "--output", tmp_path / "out")
     names = ["0", "a.png", "a.jpg", "deep/long", "deep/down/a"]
-    assert files_in(tmp_path / "out") == {
+    assert set(files_of(tmp_path / "out")) == {
         f"{name}_{kind}.{'mp4' if name in ('0', 'deep/long') else 'png'}"
         for name in names for kind in ("reconstruction", "side_by_side")}
     table = rows(done.stdout)
@@ -101,9 +75,9 @@ def test_table_has_the_original_odd_size(tokenizer, tmp_path, capsys):
     write_video(tmp_path / "odd.mp4", stripes(1, num_frames=7, height=64, width=48), fps=24)
     options = ["--output", tmp_path, "--short-edge", 47, "--frames", 7]
     assert run_here("reconstruct", tmp_path / "odd.mp4", "--tokenizer", tokenizer, *options) is None
-    size, tokens, *numbers = rows(capsys.readouterr().out)["odd"]
+    size, tokens, bits, *_ = rows(capsys.readouterr().out)["odd"]
     assert (size, tokens) == ("7 x 63 x 47", "4 x 32 x 24 = 3072")
-    assert float(numbers[0]) == pytest.approx(6 * 3072 / (7 * 63 * 47), rel=1e-3)
+    assert float(bits) == pytest.approx(6 * 3072 / (7 * 63 * 47), rel=1e-3)
     # yuv420p needs even sides
     assert read_video(tmp_path / "odd_reconstruction.mp4")[0].shape == (7, 64, 48, 3)
     assert read_video(tmp_path / "odd_side_by_side.mp4")[0].shape == (7, 64, 94, 3)
@@ -113,7 +87,7 @@ def test_numbers_are_those_of_real_tokens(tokenizer, tmp_path, capsys):
     write_clips(tmp_path, count=1, height=33, width=31)
     assert run_here("reconstruct", tmp_path / "0.mp4", "--tokenizer", tokenizer, "--output", tmp_path) is None
     *_, bits, psnr, ssim, seconds = rows(capsys.readouterr().out)["0"]
-    expected = scores_by_scikit_image(tokenizer, to_pixels(read_video(tmp_path / "0.mp4")[0]))
+    expected = expected_scores(tokenizer, to_pixels(read_video(tmp_path / "0.mp4")[0]))
     assert float(bits) == pytest.approx(expected[0], rel=1e-3)
     assert float(psnr) == pytest.approx(expected[1], abs=0.006)
     assert float(ssim) == pytest.approx(expected[2], abs=6e-5)
@@ -134,17 +108,13 @@ def test_input_and_output_are_side_by_side(tokenizer, tmp_path):
 
 def test_frames_and_stride_choose_the_frames_and_the_rate(tokenizer, tmp_path, capsys):
     write_video(tmp_path / "clip.mp4", stripes(1, num_frames=20, height=32, width=32), fps=24)
-    options = ["--output", tmp_path, "--frames", 3, "--frame-stride", 4, "--short-edge", 16]
-    assert run_here("reconstruct", tmp_path / "clip.mp4", "--tokenizer", tokenizer, *options) is None
-    assert rows(capsys.readouterr().out)["clip"][0] == "3 x 16 x 16"
-    with VideoFile(tmp_path / "clip_side_by_side.mp4") as video:
+    for options, size in ((["--frames", 99], "20 x 32 x 32"),  # a shorter video gives all its frames
+                          (["--frames", 3, "--frame-stride", 4, "--short-edge", 16], "3 x 16 x 16")):
+        assert run_here("reconstruct", tmp_path / "clip.mp4", "--tokenizer", tokenizer, "--output", tmp_path / "out",
+                        *options) is None
+        assert rows(capsys.readouterr().out)["clip"][0] == size
+    with VideoFile(tmp_path / "out" / "clip_side_by_side.mp4") as video:
         assert (video.info.fps, video.info.num_frames) == (6.0, 3)
-
-
-def test_a_shorter_video_gives_all_its_frames(tokenizer, clips, tmp_path, capsys):
-    options = ["--output", tmp_path, "--frames", 99]
-    assert run_here("reconstruct", clips / "0.mp4", "--tokenizer", tokenizer, *options) is None
-    assert rows(capsys.readouterr().out)["0"][0] == "6 x 32 x 32"
 
 
 @torch.no_grad()
@@ -163,7 +133,7 @@ def test_streaming_equals_reconstruction_of_the_whole_clip(tokenizer, tmp_path, 
     with open_media(tmp_path / "0.mp4") as media:
         result = reconstruct(loaded, media, path=tmp_path / "out" / "0")
     assert (result.size, result.tokens) == (tuple(size), tuple(expected.shape[1:]))
-    bits, psnr, ssim = scores_by_scikit_image(tokenizer, whole[0])
+    bits, psnr, ssim = expected_scores(tokenizer, whole[0])
     assert result.bits_per_pixel == pytest.approx(bits) and result.psnr == pytest.approx(psnr, abs=1e-3)
     assert result.ssim == pytest.approx(ssim, abs=1e-5)
     write_video(tmp_path / "expected.mp4", output[0], fps=8)
@@ -172,10 +142,8 @@ def test_streaming_equals_reconstruction_of_the_whole_clip(tokenizer, tmp_path, 
 
 
 def test_a_tokenizer_that_cannot_stream_uses_the_beginning_with_a_warning(folder, tmp_path, capsys, caplog):
-    network, file = NETWORK | {"norm_scope": "clip"}, folder / "deep" / "long.mp4"
-    build_tokenizer(dict(encoder=dict(type="MAGVIT2Encoder", **network), quantizer=dict(type="LFQ", bits=6),
-                         decoder=dict(type="MAGVIT2Decoder", **network))).save_pretrained(tmp_path / "tokenizer")
-    arguments = ["reconstruct", file, "--tokenizer", tmp_path / "tokenizer", "--output", tmp_path]
+    tokenizer = save_tokenizer(tmp_path / "tokenizer", norm_scope="clip")
+    arguments = ["reconstruct", folder / "deep" / "long.mp4", "--tokenizer", tokenizer, "--output", tmp_path]
     assert run_here(*arguments) is None
     assert rows(capsys.readouterr().out)["long"][0] == "65 x 16 x 16"
     assert re.search(r"long.mp4: only the first 65 frames .* MAGVIT2Encoder is not causal", caplog.text)
@@ -199,20 +167,7 @@ def test_a_video_torn_in_the_middle_is_unreadable_and_has_no_output(tokenizer, t
     results = dict(reconstruct_files(load_tokenizer(tokenizer), find_files(tmp_path / "in", output=tmp_path / "out")))
     error, result = results.values()
     assert "needed the rest" in str(error) and result.size == (6, 32, 32)
-    assert files_in(tmp_path / "out") == {"1_reconstruction.mp4", "1_side_by_side.mp4"}
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_length_of_a_video(tokenizer, tmp_path):
-    peaks = {}
-    for frames in (100, 2000):
-        with VideoWriter(tmp_path / f"{frames}.mp4", fps=25) as video:
-            for start in range(0, frames, 100):
-                video.write(stripes(start, num_frames=100, height=64, width=64))
-        _, *line = command("reconstruct", tmp_path / f"{frames}.mp4", "--tokenizer", tokenizer, "--output", tmp_path)
-        peaks[frames], printed = peak_of(*line, env=ENVIRONMENT | KEEP_NOTHING)
-        assert rows(printed)[str(frames)][0] == f"{frames} x 64 x 64"
-    assert peaks[2000] < 1.1 * peaks[100], peaks
+    assert set(files_of(tmp_path / "out")) == {"1_reconstruction.mp4", "1_side_by_side.mp4"}
 
 
 @pytest.mark.slow
@@ -250,40 +205,6 @@ def test_names_do_not_collide(tmp_path):
     assert len({target.casefold() for target in targets.values()}) == len(targets)
     assert targets["b.png"] == "out/b" and targets["sub/a.png"] == "out/sub/a"
     assert targets["a.png"] == "out/a.png" and targets["sub/c.mov"] == "out/sub/c.mov"
-
-
-def mistake_of(kind, tokenizer, folder, tmp_path) -> tuple[list, str]:
-    """The command's arguments, and words of the error."""
-    here = ["--tokenizer", tokenizer]
-    if kind == "torn tokenizer":
-        shutil.copytree(tokenizer, tmp_path / "torn")
-        (tmp_path / "torn" / "model.safetensors").write_bytes(b"torn")
-    if kind == "tokenizer of an unknown part":
-        shutil.copytree(tokenizer, tmp_path / "unknown")
-        config = json.loads((tokenizer / "config.json").read_text())
-        config["quantizer"]["type"] = "LFQQ"
-        (tmp_path / "unknown" / "config.json").write_text(json.dumps(config))
-    return {
-        "unreadable": ([folder / "torn.mp4", *here], "torn.mp4: needed a video"),
-        "missing input": ([folder / "missing.mp4", *here], "missing.mp4: needed a folder"),
-        "empty folder": ([tokenizer, *here], "needed files that end in"),
-        "missing tokenizer": ([folder, "--tokenizer", "no/such/tokenizer/here"], "no tokenizer at no/such/tokenizer"),
-        "torn tokenizer": ([folder, "--tokenizer", tmp_path / "torn"], "model.safetensors is damaged"),
-        "tokenizer of an unknown part": ([folder, "--tokenizer", tmp_path / "unknown"], "did you mean 'LFQ'"),
-        "no frames": ([folder / "0.mp4", *here, "--frames", 0], "at least 1"),
-        "no such device": ([folder / "0.mp4", *here, "--device", "abacus"], "--device abacus"),
-    }[kind]
-
-
-@pytest.mark.parametrize("kind", ["unreadable", "missing input", "empty folder", "missing tokenizer",
-                                  "torn tokenizer", "tokenizer of an unknown part", "no frames",
-                                  "no such device"])
-def test_a_mistake_is_one_line_and_nothing_is_written(kind, tokenizer, folder, tmp_path, capsys, caplog):
-    arguments, words = mistake_of(kind, tokenizer, folder, tmp_path)
-    message = run_here("reconstruct", *arguments, "--output", tmp_path / "out")
-    assert isinstance(message, str) and message.startswith("error: ") and words in message and "\n" not in message
-    assert not (tmp_path / "out").exists()
-    assert capsys.readouterr().out == "" and caplog.text == ""
 
 
 def test_a_folder_of_unreadable_files_only_is_an_error_that_lists_them(tokenizer, tmp_path):

@@ -1,25 +1,17 @@
 """tools/train.py as its users run it."""
 
 import json
-import os
-import resource
 import shutil
-import signal
-import subprocess
-import time
 
 import av
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from tools.commands import ENVIRONMENT, command, run, run_here
-from training import tiny
+from tools.commands import error_of, run, run_here, succeed
 from training.tiny import DISCRIMINATOR, metric_lines, tiny_config, write_clips, write_config, write_images
 
-from toolkit import load_config, load_tokenizer
+from toolkit import load_config
 
-clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 STEPS = 40
 
 
@@ -35,12 +27,11 @@ def config(clips, tmp_path_factory):
 def uninterrupted(config, tmp_path_factory):
     """(work dir, finished process) of a run from start to end."""
     work_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    return work_dir, run("train", config, "--work-dir", work_dir)
+    return work_dir, succeed("train", config, "--work-dir", work_dir)
 
 
 def test_a_run_succeeds_and_prints_its_table(uninterrupted):
     work_dir, done = uninterrupted
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
     assert "video, validation set" in done.stdout and str(work_dir / "tokenizer") in done.stdout
     for words in ("tokenizer", "thumbnail", "mean colour", "PSNR (dB)", "SSIM", "bits/pixel"):
         assert words in done.stdout
@@ -58,6 +49,11 @@ def test_a_run_writes_config_logs_checkpoints_and_results(uninterrupted, config)
     provenance = json.loads((work_dir / "run.json").read_text())
     assert provenance["torch"] == torch.__version__ and provenance["seed"] == 0 and provenance["plugins"] == {}
     assert provenance["command"][1] == str(config) and provenance["num_processes"] == 1
+    # inputs above reconstructions
+    with Image.open(work_dir / "samples" / f"video_step_{STEPS}.png") as picture:
+        assert picture.size == (2 * 16, 2 * 16)  # two clips side by side
+    with av.open(str(work_dir / "samples" / f"video_step_{STEPS}.mp4")) as video:
+        assert len(list(video.decode(video=0))) == 5
 
 
 def test_a_run_logs_every_step_and_its_scores(uninterrupted):
@@ -73,48 +69,8 @@ def test_a_run_logs_every_step_and_its_scores(uninterrupted):
     assert scores["bits_per_pixel"] == pytest.approx(6 * 3 * 8 * 8 / (5 * 16 * 16))
 
 
-def test_a_run_shows_inputs_above_reconstructions(uninterrupted):
-    work_dir, _ = uninterrupted
-    with Image.open(work_dir / "samples" / f"video_step_{STEPS}.png") as picture:
-        assert picture.size == (2 * 16, 2 * 16)  # two clips side by side
-    with av.open(str(work_dir / "samples" / f"video_step_{STEPS}.mp4")) as video:
-        assert len(list(video.decode(video=0))) == 5
-
-
-def test_the_tokenizer_of_a_run_loads_with_no_config(uninterrupted):
-    tokenizer = load_tokenizer(uninterrupted[0] / "tokenizer")
-    indices, size = tokenizer.tokenize(torch.zeros(1, 3, 5, 16, 16), return_size=True)
-    assert indices.shape == (1, 3, 8, 8, 1) and tokenizer.detokenize(indices, size).shape == (1, 3, 5, 16, 16)
-
-
 def test_a_used_work_dir_is_refused_without_resume(uninterrupted, config):
-    message = run_here("train", config, "--work-dir", uninterrupted[0])
-    assert message.startswith("error: ") and "--resume" in message and "\n" not in message
-
-
-def test_ctrl_c_saves_and_resume_gives_the_weights_of_an_uninterrupted_run(uninterrupted, config, tmp_path):
-    work_dir = tmp_path / "run"
-    process = subprocess.Popen(command("train", config, "--work-dir", work_dir), stderr=subprocess.PIPE, text=True,
-                               env=ENVIRONMENT, start_new_session=True)
-    lines, deadline = work_dir / "metrics.jsonl", time.time() + 60
-    while not (lines.exists() and lines.read_text().count("\n") >= 2) and time.time() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in stderr, stderr[-3000:]
-    checkpoint, = (work_dir / "checkpoints").iterdir()
-    step = int(checkpoint.name.removeprefix("step_"))
-    assert 2 <= step < STEPS and f"interrupted at step {step}" in stderr and "--resume" in stderr
-    assert not (work_dir / "results.json").exists()
-
-    assert run_here("train", config, "--work-dir", work_dir, "--resume") is None
-    assert (work_dir / "results.json").exists()
-    steps = [line["step"] for line in metric_lines(work_dir) if "total" in line]
-    assert steps == list(range(1, STEPS + 1))
-    for name in ("tokenizer/model", f"checkpoints/step_{STEPS}/tokenizer", f"checkpoints/step_{STEPS}/ema",
-                 f"checkpoints/step_{STEPS}/discriminator_video", f"checkpoints/step_{STEPS}/objective"):
-        one, other = (load_file(folder / f"{name}.safetensors") for folder in (uninterrupted[0], work_dir))
-        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one), name
+    assert "--resume" in error_of("train", config, "--work-dir", uninterrupted[0])
 
 
 def test_resume_without_a_checkpoint_starts_from_the_first_step(clips, tmp_path, caplog):
@@ -123,14 +79,6 @@ def test_resume_without_a_checkpoint_starts_from_the_first_step(clips, tmp_path,
         assert run_here("train", config, "--work-dir", tmp_path / "run", "--resume") is None
     assert "nothing to resume" in caplog.text
     assert [line["step"] for line in metric_lines(tmp_path / "run") if "total" in line] == [1]
-
-
-def test_an_odd_clip_size_trains_with_one_warning(clips, tmp_path, caplog):
-    config = write_config(tmp_path / "tiny.py", tiny_config(clips, training__max_steps=2))
-    with caplog.at_level("WARNING"):
-        assert run_here("train", config, "--work-dir", tmp_path / "run", "--cfg-options",
-                        "data.train.dataset.size=(17,15)", "data.val.dataset.size=(17,15)") is None
-    assert caplog.text.count("do not fit the encoder") == 1
 
 
 @pytest.mark.slow
@@ -192,13 +140,13 @@ def test_a_mixture_with_a_single_discriminator_is_one_error(clips, tmp_path):
     config = tiny_config(clips, gan=True)
     images = dict(type="Images", path=str(write_images(tmp_path / "images")), size=16)
     config["data"]["train"] = [config["data"]["train"], dict(dataset=images, batch_size=2)]
-    message = run_here("train", write_config(tmp_path / "tiny.py", config), "--work-dir", tmp_path / "run")
+    message = error_of("train", write_config(tmp_path / "tiny.py", config), "--work-dir", tmp_path / "run")
     assert message.startswith("error: data.train mixes image and video") and "discriminator=dict(image=" in message
 
 
 def test_a_malformed_option_is_one_error(clips, tmp_path):
     config = write_config(tmp_path / "tiny.py", tiny_config(clips))
-    message = run_here("train", config, "--work-dir", tmp_path / "run", "--cfg-options", "training.max_steps")
+    message = error_of("train", config, "--work-dir", tmp_path / "run", "--cfg-options", "training.max_steps")
     assert message == "error: --cfg-options takes KEY=VALUE words, got 'training.max_steps'."
 
 
@@ -209,11 +157,3 @@ def test_an_error_writes_no_checkpoint_and_the_work_dir_can_be_used_again(tmp_pa
     shutil.rmtree(short)
     write_clips(short)
     assert run_here("train", config, "--work-dir", work_dir) is None
-
-
-@pytest.mark.parametrize("tool", ["train", "reconstruct"])
-def test_help_is_quick(tool):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    done = run(tool, "--help")
-    assert done.returncode == 0 and f"python tools/{tool}.py" in done.stdout
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.0

@@ -1,27 +1,20 @@
 """Training from an existing tokenizer: inflation, frozen components, discriminators."""
 
-from __future__ import annotations
-
 import copy
 import logging
 
 import pytest
-import tiny
 import torch
 from accelerate.state import AcceleratorState
-from mmengine.config import Config
-from safetensors.torch import load_file
+from training import tiny
+from training.tiny import assert_equal, build, tensors_of, tiny_config, train
 
 from toolkit import build_tokenizer, load_tokenizer
-from toolkit.build import build_trainer
 from toolkit.config import ConfigError
 from toolkit.networks import StyleGANDiscriminator
 from toolkit.saving import save_component
 from toolkit.training.initialization import initialize
 
-clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
-LAYOUTS = pytest.mark.parametrize("downsample", [(False, True), (True, True), (True, False)], ids=str)
-FAMILIES = pytest.mark.parametrize("family", ["o2", "praxis", "open_magvit2"])
 OPTIONS = {
     "o2": ({}, {}, {}, {}),
     "praxis": (dict(padding="replicate", norm_eps=1e-6), dict(downsample_kernel=4, first_conv_bias=False), {}, {}),
@@ -32,19 +25,17 @@ OPTIONS = {
 def pair(family: str, downsample: tuple[bool, ...]):
     """An image tokenizer and its video twin, both with random weights."""
     shared, encoder, decoder, of_video = OPTIONS[family]
-    made = []
-    for time in (False, True):
-        network = dict(filters=8, channel_multipliers=(1, 2, 2), num_res_blocks=1, num_groups=4,
-                       temporal_downsample=downsample if time else (False, False), temporal_kernel=3 if time else 1,
-                       **shared, **(of_video if time else {}))
-        made.append(build_tokenizer(dict(
-            encoder=dict(type="MAGVIT2Encoder", **network, **encoder), quantizer=dict(type="LFQ", bits=6),
-            decoder=dict(type="MAGVIT2Decoder", **network, **decoder))).eval())
-    return made
+    shared = dict(filters=8, channel_multipliers=(1, 2, 2), num_res_blocks=1, num_groups=4, **shared)
+    networks = (dict(temporal_downsample=(False, False), temporal_kernel=1),
+                dict(temporal_downsample=downsample, temporal_kernel=3, **of_video))
+    return [build_tokenizer(dict(encoder=dict(type="MAGVIT2Encoder", **shared, **network, **encoder),
+                                 quantizer=dict(type="LFQ", bits=6),
+                                 decoder=dict(type="MAGVIT2Decoder", **shared, **network, **decoder))).eval()
+            for network in networks]
 
 
-@LAYOUTS
-@FAMILIES
+@pytest.mark.parametrize("downsample", [(False, True), (True, True), (True, False)], ids=str)
+@pytest.mark.parametrize("family", ["o2", "praxis", "open_magvit2"])
 @torch.no_grad()
 def test_inflated_network_gives_the_image_networks_latents_indices_and_pixels(family, downsample):
     image, video = pair(family, downsample)
@@ -57,15 +48,6 @@ def test_inflated_network_gives_the_image_networks_latents_indices_and_pixels(fa
 
 
 @torch.no_grad()
-def test_first_frame_of_a_clip_through_the_inflated_network_is_the_image():
-    image, video = pair("o2", (True, True))
-    initialize(video, image)
-    clip = torch.rand(1, 3, 9, 16, 16) * 2 - 1
-    torch.testing.assert_close(video(clip).reconstruction[:, :, :1], image(clip[:, :, :1]).reconstruction,
-                               rtol=1e-5, atol=1e-6)
-
-
-@torch.no_grad()
 def test_still_clip_through_the_inflated_network_is_the_image_in_every_frame():
     image, video = pair("o2", (False, True))
     initialize(video, image)
@@ -74,22 +56,13 @@ def test_still_clip_through_the_inflated_network_is_the_image_in_every_frame():
     torch.testing.assert_close(video(still).reconstruction, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_kernels_are_zero_but_for_their_last_temporal_slice():
-    image, video = pair("o2", (False, True))
-    initialize(video, image)
-    kernel, flat = video.encoder.levels[0].blocks[0].conv1.weight, image.encoder.levels[0].blocks[0].conv1.weight
-    assert not kernel[:, :, :-1].any() and torch.equal(kernel[:, :, -1:], flat)
-    grown, plain = video.decoder.levels[0].upsample.conv, image.decoder.levels[0].upsample.conv
-    assert torch.equal(grown.bias, torch.cat([plain.bias, plain.bias]))
-
-
 @pytest.mark.parametrize("change", [dict(filters=16), dict(num_res_blocks=2), dict(channel_multipliers=(1, 2, 4))])
 def test_another_network_is_refused_and_nothing_changes(make_tokenizer, change):
     tokenizer, source = make_tokenizer(), make_tokenizer(**change)
-    before = copy.deepcopy(tokenizer.state_dict())
+    before = tensors_of(tokenizer)
     with pytest.raises(ConfigError, match=r"init_from does not fit the tokenizer: .*(needed|not in the tokenizer)"):
         initialize(tokenizer, source)
-    assert all(torch.equal(before[name], tensor) for name, tensor in tokenizer.state_dict().items())
+    assert_equal(before, tensors_of(tokenizer))
 
 
 def test_weights_of_a_network_with_another_padding_load_with_a_warning(make_tokenizer, caplog):
@@ -98,56 +71,46 @@ def test_weights_of_a_network_with_another_padding_load_with_a_warning(make_toke
     assert "padding='zeros' (checkpoint: 'replicate')" in caplog.text
 
 
-def config_of(clips, **changes) -> Config:
-    config = Config(tiny.tiny_config(clips, gan=True))
-    config.merge_from_dict(changes)
-    return config
-
-
-def run(clips, tmp_path, name="run", **changes):
+def run(clips, work_dir, **changes):
     AcceleratorState._reset_state(reset_partial_state=True)  # which keeps its first precision
-    trainer = build_trainer(config_of(clips, **changes), work_dir=tmp_path / name)
-    assert trainer.run()
-    return trainer
+    return train(tiny_config(clips, gan=True, **changes), work_dir)
 
 
-def tensors(folder, prefix=""):
-    return {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if name.startswith(prefix)}
+def part(tensors, name):
+    return {key: tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
 
 
 def test_training_starts_from_the_source_weights_with_fresh_optimizer_and_average(clips, tmp_path):
-    run(clips, tmp_path, "first")
+    run(clips, tmp_path / "first")
     source = tmp_path / "first" / "tokenizer"
-    trainer = build_trainer(config_of(clips, **{"training.init_from": str(source)}), work_dir=tmp_path / "second")
-    for weights in (trainer.tokenizer.plain.state_dict(), trainer.averaged.state_dict()):
-        assert all(torch.equal(weights[name], tensor) for name, tensor in tensors(source).items())
+    trainer = build(tiny_config(clips, gan=True, training__init_from=str(source)), tmp_path / "second")
+    for network in (trainer.tokenizer.plain, trainer.averaged):
+        assert_equal(tensors_of(network), tensors_of(source / "model.safetensors"))
     assert not trainer.tokenizer.optimizer.state
 
 
-def test_without_a_tokenizer_section_the_given_one_is_trained(clips, tmp_path, make_tokenizer):
+def test_without_a_tokenizer_section_the_given_one_is_trained_and_resumed_without_its_source(
+        clips, tmp_path, make_tokenizer):
     source = make_tokenizer(temporal_downsample=(True, False), bits=5)
     source.save_pretrained(tmp_path / "source")
-    config = config_of(clips, **{"training.init_from": str(tmp_path / "source")})
+    config = tiny_config(clips, gan=True, training__init_from=str(tmp_path / "source"))
     config.pop("tokenizer")
-    trainer = build_trainer(config, work_dir=tmp_path / "run")
-    assert trainer.run() and trainer.tokenizer.plain.config == source.config
+    first = train(copy.deepcopy(config), tmp_path / "run")
+    assert first.tokenizer.plain.config == source.config
     assert load_tokenizer(tmp_path / "run" / "tokenizer").codebook_size == 32
     assert "MAGVIT2Encoder" in (tmp_path / "run" / "config.py").read_text()
-
-
-def test_config_without_tokenizer_and_start_is_refused(clips, tmp_path):
-    config = config_of(clips)
-    config.pop("tokenizer")
-    with pytest.raises(ConfigError, match=r"tokenizer, or training.init_from=DIR"):
-        build_trainer(config, work_dir=tmp_path)
+    (tmp_path / "source").rename(tmp_path / "elsewhere")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    again = build(config, tmp_path / "run", resume=True)
+    assert again.step == 4
+    assert_equal(tensors_of(again.tokenizer.plain), tensors_of(first.tokenizer.plain))
 
 
 def test_video_run_starts_from_an_image_run(clips, tmp_path):
-    image = {"tokenizer.encoder.temporal_kernel": 1, "tokenizer.decoder.temporal_kernel": 1,
-             "tokenizer.encoder.temporal_downsample": (False,), "tokenizer.decoder.temporal_downsample": (False,)}
-    first = run(clips, tmp_path, "image", **image)
-    second = build_trainer(config_of(clips, **{"training.init_from": str(tmp_path / "image" / "tokenizer")}),
-                           work_dir=tmp_path / "video")
+    image = {f"tokenizer__{name}": dict(temporal_kernel=1, temporal_downsample=(False,))
+             for name in ("encoder", "decoder")}
+    first = run(clips, tmp_path / "image", **image)
+    second = build(tiny_config(clips, training__init_from=str(tmp_path / "image" / "tokenizer")), tmp_path / "video")
     pixels = torch.rand(1, 3, 1, 16, 16)
     with torch.no_grad():
         expected, actual = first.averaged.eval()(pixels), second.averaged.eval()(pixels)
@@ -157,26 +120,23 @@ def test_video_run_starts_from_an_image_run(clips, tmp_path):
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_training_the_decoder_leaves_encoder_and_token_ids_as_they_were(clips, tmp_path, precision):
-    run(clips, tmp_path, "first")
-    source = tmp_path / "first" / "tokenizer"
-    run(clips, tmp_path, "second", **{"training.init_from": str(source), "training.trainable": ["decoder"],
-                                      "training.mixed_precision": precision})
-    folder = tmp_path / "second" / "tokenizer"
-    for component in ("encoder.", "quantizer."):
-        before, after = tensors(source, component), tensors(folder, component)
-        assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
-    assert any(not torch.equal(t, tensors(folder)[n]) for n, t in tensors(source, "decoder.").items())
+    run(clips, tmp_path / "first")
+    source, folder = tmp_path / "first" / "tokenizer", tmp_path / "second" / "tokenizer"
+    run(clips, tmp_path / "second", training__init_from=str(source), training__trainable=["decoder"],
+        training__mixed_precision=precision)
+    before, after = (tensors_of(path / "model.safetensors") for path in (source, folder))
+    for name in ("encoder", "quantizer"):
+        assert_equal(part(before, name), part(after, name))
+    assert any(not torch.equal(tensor, after[name]) for name, tensor in part(before, "decoder").items())
     pixels = torch.rand(1, 3, 5, 16, 16)
-    assert torch.equal(load_tokenizer(source).tokenize(pixels),
-                       load_tokenizer(tmp_path / "second" / "tokenizer").tokenize(pixels))
+    assert torch.equal(load_tokenizer(source).tokenize(pixels), load_tokenizer(folder).tokenize(pixels))
 
 
 def test_training_the_encoder_alone_leaves_the_decoder_as_it_was_and_still_has_the_quantizers_losses(clips, tmp_path):
-    trainer = run(clips, tmp_path, "run", **{"training.trainable": ["encoder"]})
-    state = trainer.tokenizer.plain.state_dict()
-    fresh = build_trainer(config_of(clips), work_dir=tmp_path / "fresh").tokenizer.plain.state_dict()
-    assert all(torch.equal(tensor, fresh[name]) for name, tensor in state.items() if name.startswith("decoder."))
-    assert any(not torch.equal(tensor, fresh[name]) for name, tensor in state.items() if name.startswith("encoder."))
+    trained = tensors_of(run(clips, tmp_path / "run", training__trainable=["encoder"]).tokenizer.plain)
+    fresh = tensors_of(build(tiny_config(clips, gan=True), tmp_path / "fresh").tokenizer.plain)
+    assert_equal(part(trained, "decoder"), part(fresh, "decoder"))
+    assert any(not torch.equal(tensor, fresh[name]) for name, tensor in part(trained, "encoder").items())
     assert "commitment" in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
@@ -185,34 +145,19 @@ def test_training_the_encoder_alone_leaves_the_decoder_as_it_was_and_still_has_t
     ("decoder", "a list of names")])
 def test_components_that_cannot_be_trained_are_refused(clips, tmp_path, names, message):
     with pytest.raises(ConfigError, match=message):
-        build_trainer(config_of(clips, **{"training.trainable": names}), work_dir=tmp_path)
+        build(tiny_config(clips, training__trainable=names), tmp_path)
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_discriminator_of_the_source_is_loaded_if_its_tensors_match(clips, tmp_path, make_tokenizer, caplog, fits):
+def test_discriminator_of_the_source_is_loaded_if_its_tensors_match(clips, tmp_path, caplog, fits):
     caplog.set_level(logging.INFO)
-    trainer = build_trainer(config_of(clips), work_dir=tmp_path / "first")
-    trainer.tokenizer.plain.save_pretrained(tmp_path / "source")
-    expected = StyleGANDiscriminator(**{k: v for k, v in tiny.DISCRIMINATOR.items() if k != "type"}
-                                   | ({} if fits else {"filters": 16}))
+    build_tokenizer(tiny_config(clips)["tokenizer"]).save_pretrained(tmp_path / "source")
+    options = {name: value for name, value in tiny.DISCRIMINATOR.items() if name != "type"}
+    expected = StyleGANDiscriminator(**options | ({} if fits else {"filters": 16}))
     save_component(expected, tmp_path / "source" / "discriminator")
-    trainer = build_trainer(config_of(clips, **{"training.init_from": str(tmp_path / "source")}),
-                            work_dir=tmp_path / "second")
+    trainer = build(tiny_config(clips, gan=True, training__init_from=str(tmp_path / "source")), tmp_path / "second")
     (actual,) = trainer.discriminators.values()
     same = all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in actual.plain.state_dict().items()
                if tensor.shape == expected.state_dict()[name].shape)
     assert same == fits and ("starts from" in caplog.text) == fits
     assert ("keeps its random weights" in caplog.text) != fits
-
-
-def test_resumed_run_does_not_need_its_source(clips, tmp_path, make_tokenizer):
-    make_tokenizer(temporal_downsample=(True, False), bits=5).save_pretrained(tmp_path / "source")
-    config = config_of(clips, **{"training.init_from": str(tmp_path / "source")})
-    config.pop("tokenizer")
-    first = build_trainer(copy.deepcopy(config), work_dir=tmp_path / "run")
-    assert first.run()
-    (tmp_path / "source").rename(tmp_path / "elsewhere")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    again = build_trainer(config, work_dir=tmp_path / "run", resume=True)
-    assert again.step == 4 and all(torch.equal(tensor, first.tokenizer.plain.state_dict()[name])
-                                   for name, tensor in again.tokenizer.plain.state_dict().items())

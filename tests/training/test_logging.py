@@ -1,18 +1,11 @@
 """Experiment trackers by accelerate's names."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from accelerate import tracking
-from mmengine.config import Config
-from training import tiny
-from training.tiny import metric_lines, tiny_config
+from training.tiny import build, metric_lines, tiny_config, train
 
-from toolkit.build import build_trainer
 from toolkit.config import ConfigError
-
-clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 
 
 class Recorder(tracking.GeneralTracker):
@@ -39,12 +32,10 @@ def test_a_run_logs_to_the_trackers_that_the_config_names(clips, tmp_path, monke
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Recorder)
     monkeypatch.setattr(tracking, "_available_trackers", ["tensorboard", "wandb"])
     monkeypatch.setattr(Recorder, "lines", [])
-    trainer = build_trainer(Config(tiny_config(clips, training__max_steps=1, training__trackers=["wandb"])),
-                            work_dir=tmp_path / "name")
-    assert trainer.run()
-    train = next(line for line in metric_lines(tmp_path / "name") if line["split"] == "train")
+    train(tiny_config(clips, training__max_steps=1, training__trackers=["wandb"]), tmp_path / "name")
+    logged = next(line for line in metric_lines(tmp_path / "name") if line["split"] == "train")
     assert Recorder.lines[0] == ("project", "name") and Recorder.lines[-1] == "finished"
-    assert Recorder.lines[1] == (1, {f"train/video/{name}": value for name, value in train.items()
+    assert Recorder.lines[1] == (1, {f"train/video/{name}": value for name, value in logged.items()
                                      if name not in ("step", "split", "modality", "time")})
     assert (1, {"samples/video": 1}) in Recorder.lines
     assert any("val/video/psnr" in values for step, values in Recorder.lines[1:-1] if step == 1)
@@ -53,7 +44,7 @@ def test_a_run_logs_to_the_trackers_that_the_config_names(clips, tmp_path, monke
 
 def test_tensorboard_is_the_default_and_none_is_possible(clips, tmp_path):
     for name, changes in dict(default={}, none=dict(training__trackers=[])).items():
-        build_trainer(Config(tiny_config(clips, training__max_steps=1, **changes)), work_dir=tmp_path / name).run()
+        train(tiny_config(clips, training__max_steps=1, **changes), tmp_path / name)
     assert list((tmp_path / "default" / "events").glob("events.out.tfevents*"))
     assert not (tmp_path / "none" / "events").exists() and metric_lines(tmp_path / "none")
 
@@ -64,5 +55,5 @@ def test_tensorboard_is_the_default_and_none_is_possible(clips, tmp_path):
 def test_a_tracker_that_is_unknown_or_not_installed_is_refused(clips, tmp_path, monkeypatch, names, words):
     monkeypatch.setattr(tracking, "_available_trackers", ["tensorboard"])
     with pytest.raises(ConfigError, match=words):
-        build_trainer(Config(tiny_config(clips, training__trackers=names)), work_dir=tmp_path / "run")
+        build(tiny_config(clips, training__trackers=names), tmp_path / "run")
     assert not (tmp_path / "run").exists() and torch.is_grad_enabled()

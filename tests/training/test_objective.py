@@ -1,4 +1,4 @@
-"""Every term of the objective: its weight, when it is computed, and which gradients it gives."""
+"""Every term of the objective: its weight, when it is computed, and which gradients it gives; R1 and LeCAM."""
 
 import pytest
 import torch
@@ -8,21 +8,10 @@ from training.tiny import ADVERSARIAL, DISCRIMINATOR
 
 from toolkit.build import build_component, build_objective
 from toolkit.config import ConfigError
-from toolkit.contracts import Discriminator, Loss, TokenizerOutput
+from toolkit.contracts import Discriminator, TokenizerOutput
 from toolkit.quantizers import LFQ
 from toolkit.registry import DISCRIMINATORS, LOSSES
-from toolkit.training.objective import Adversary
-
-
-@LOSSES.register_module(name="CountingL1ForTests")
-class CountingL1(Loss):
-    def __init__(self):
-        super().__init__()
-        self.calls = 0
-
-    def forward(self, output, target):
-        self.calls += 1
-        return (output.reconstruction - target).abs().mean()
+from toolkit.training.objective import Adversary, LeCAM, r1_penalty
 
 
 class Linear(Discriminator):
@@ -65,7 +54,7 @@ def an_output(**losses) -> TokenizerOutput:
 
 
 def l1_term(weight) -> dict:
-    return dict(losses=dict(pixels=dict(loss=dict(type="CountingL1ForTests"), weight=weight)))
+    return dict(losses=dict(pixels=dict(loss=dict(type="L1"), weight=weight)))
 
 
 def adversarial(**changes) -> dict:
@@ -84,11 +73,12 @@ def test_total_is_the_weighted_sum_of_all_terms():
 
 
 def test_a_term_without_weight_is_not_computed():
-    objective = build_objective(l1_term([(3, 0.0), (3, 1.0)]))
+    objective, calls = build_objective(l1_term([(3, 0.0), (3, 1.0)])), []
+    objective.losses["pixels"].register_forward_hook(lambda *_: calls.append(1))
     for step in range(5):
         _, scalars = objective.generator_loss(an_output(), a_clip(), step=step)
         assert ("pixels" in scalars) == (step >= 3)
-    assert objective.losses["pixels"].calls == 2
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("config", [{}, dict(losses=None, adversarial=None, quantizer=None),
@@ -96,14 +86,6 @@ def test_a_term_without_weight_is_not_computed():
 def test_absent_terms_leave_a_total_of_zero(config):
     total, scalars = build_objective(config).generator_loss(an_output(), a_clip(), step=0)
     assert total.item() == 0 and list(scalars) == ["total"]
-
-
-def test_without_an_adversarial_weight_the_discriminator_is_not_called():
-    objective, net = build_objective(adversarial(weight=[(2, 0.0), (2, 0.1)])), Linear()
-    for step in range(3):
-        _, scalars = objective.generator_loss(an_output(), a_clip(), step=step, discriminator=net)
-        assert ("adversarial" in scalars) == (step >= 2)
-    assert net.calls == 1
 
 
 @pytest.mark.parametrize("term", ["lecam", "r1"])
@@ -134,22 +116,16 @@ def test_the_generators_step_gives_the_discriminator_no_gradients():
 
 def test_requires_grad_is_restored_when_the_discriminator_refuses_its_input():
     net = DISCRIMINATORS.build(DISCRIMINATOR)
-    objective = build_objective(adversarial())
     with pytest.raises(ValueError, match="size"):
-        objective.generator_loss(an_output(), a_clip(), step=0, discriminator=net)
+        build_objective(adversarial()).generator_loss(an_output(), a_clip(), step=0, discriminator=net)
     assert all(parameter.requires_grad for parameter in net.parameters())
 
 
-def test_the_discriminators_step_gives_the_tokenizer_no_gradients():
-    objective, net, output = build_objective(adversarial()), Linear(), an_output()
-    total, _ = objective.discriminator_loss(output, a_clip(), step=0, discriminator=net)
-    total.backward()
-    assert output.reconstruction.grad is None and net.slope.grad is not None
-
-
-def test_the_discriminators_loss_has_its_weight():
+def test_the_discriminators_step_calls_it_once_with_its_weight_and_gives_the_tokenizer_no_gradients():
     objective, net, output, target = build_objective(adversarial()), Linear(), an_output(), a_clip()
     total, scalars = objective.discriminator_loss(output, target, step=0, discriminator=net)
+    total.backward()
+    assert net.calls == 1 and output.reconstruction.grad is None and net.slope.grad is not None
     real, fake = net(target), net(output.reconstruction)
     gan_loss = (F.softplus(-real).mean() + F.softplus(fake).mean()).item()
     assert total.item() == pytest.approx(2 * gan_loss, rel=1e-5)
@@ -165,12 +141,6 @@ def test_a_discriminator_with_batch_statistics_judges_real_and_fake_pixels_apart
     # a batch minus its mean has logits of mean zero, so the mean of the pixels remains
     assert scalars["logits_real"].item() == pytest.approx(target.mean().item(), abs=1e-6)
     assert scalars["logits_fake"].item() == pytest.approx(output.reconstruction.mean().item(), abs=1e-6)
-
-
-def test_any_other_discriminator_is_called_once_on_both():
-    net = Linear()
-    build_objective(adversarial()).discriminator_loss(an_output(), a_clip(), step=0, discriminator=net)
-    assert net.calls == 1
 
 
 def test_lazy_r1_is_computed_at_multiples_and_scaled_by_its_interval():
@@ -219,11 +189,13 @@ def test_the_adaptive_weight_balances_the_adversarial_gradient_against_the_recon
     torch.testing.assert_close(gain.grad.flatten(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_without_an_adversarial_weight_no_adaptive_one_is_computed():
-    objective, net = build_objective(adaptive_config(weight=0.0)), Linear()
-    gain, output = decoded()
-    _, scalars = objective.generator_loss(output, a_clip(), step=0, discriminator=net, last_layer=gain)
-    assert "adaptive_weight" not in scalars and net.calls == 0
+def test_without_an_adversarial_weight_the_discriminator_is_not_called_and_no_adaptive_one_computed():
+    objective, net = build_objective(adaptive_config(weight=[(2, 0.0), (2, 0.1)])), Linear()
+    for step in range(3):
+        gain, output = decoded()
+        _, scalars = objective.generator_loss(output, a_clip(), step=step, discriminator=net, last_layer=gain)
+        assert ("adversarial" in scalars) == ("adaptive_weight" in scalars) == (step >= 2)
+    assert net.calls == 1
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -268,14 +240,12 @@ def test_weights_for_another_type_of_quantizer_are_ignored_and_logged(caplog):
     assert "weights for IBQ are ignored; the quantizer is LFQ" in caplog.text
 
 
-def test_a_weight_that_is_stated_for_any_quantizer_and_for_this_one_is_refused():
-    with pytest.raises(ConfigError, match=r"states commitment twice, as commitment and as LFQ\.commitment"):
-        build_objective(dict(quantizer=dict(commitment=1.0, LFQ=dict(commitment=2.0))), quantizer=LFQ(bits=4))
-
-
-@pytest.mark.parametrize("weights", [dict(orthogonality=1.0), dict(LFQ=dict(orthogonality=1.0))])
-def test_a_weight_for_a_loss_that_the_quantizer_does_not_return_is_refused(weights):
-    with pytest.raises(ConfigError, match=r"needs the losses of LFQ, commitment.* got orthogonality"):
+@pytest.mark.parametrize(("weights", "words"), [
+    (dict(commitment=1.0, LFQ=dict(commitment=2.0)), r"states commitment twice, as commitment and as LFQ\.commitment"),
+    (dict(orthogonality=1.0), "needs the losses of LFQ, commitment.* got orthogonality"),
+    (dict(LFQ=dict(orthogonality=1.0)), "needs the losses of LFQ, commitment.* got orthogonality")])
+def test_a_quantizers_weight_that_is_stated_twice_or_for_no_loss_of_it_is_refused(weights, words):
+    with pytest.raises(ConfigError, match=words):
         build_objective(dict(quantizer=weights), quantizer=LFQ(bits=4))
 
 
@@ -285,6 +255,8 @@ def test_a_weight_for_a_loss_that_the_quantizer_does_not_return_is_refused(weigh
     (dict(losses=dict(pixels=dict(type="L1", weight=1.0))), "objective.losses.pixels has no key 'type'"),
     (dict(adversarial=dict(loss=dict(type="Hinge"), lecam=dict(wait=1.0))), "lecam has no key 'wait'"),
     (dict(adversarial=dict(loss=dict(type="Hinge"), r1=dict(weight=1.0, evry=2))), "r1 has no key 'evry'"),
+    (dict(adversarial=dict(loss=dict(type="Hinge"), r1=dict(every=0))), "r1.every must be a whole number .*, got 0"),
+    (dict(adversarial=dict(weight=1.0)), "objective.adversarial needs loss, got weight"),
     (adaptive_config(adaptive=dict(type="L1")), "adversarial.adaptive takes a GeneratorWeight, got L1"),
     (adaptive_config(loss=dict(type="AdaptiveWeight")), "adversarial.loss takes a AdversarialLoss, got AdaptiveWeight"),
     (adaptive_config() | dict(losses=None), "adaptive needs a loss on the reconstruction to compare with, got none"),
@@ -309,3 +281,50 @@ def test_an_adversarial_loss_with_parameters_is_refused():
     loss.temperature = nn.Parameter(torch.ones(()))
     with pytest.raises(ConfigError, match="needs terms without trainable parameters, got Hinge"):
         Adversary(loss)
+
+
+def test_r1_is_a_mean_over_the_batch_and_can_be_differentiated():
+    # logit = a / 2 * |x|^2 has the gradient a x, so R1 = a^2 mean |x|^2 and dR1/da = 2 a mean |x|^2
+    a = torch.tensor(3.0, requires_grad=True)
+    pixels = torch.arange(2 * 3.0).reshape(2, 3, 1, 1, 1).requires_grad_()
+    penalty = r1_penalty(a / 2 * pixels.square().flatten(1).sum(1, keepdim=True), pixels)
+    penalty.backward()
+    mean = (0 + 1 + 4 + 9 + 16 + 25) / 2
+    assert (penalty.item(), a.grad.item()) == pytest.approx((9 * mean, 6 * mean))
+
+
+BATCHES = [([1.0, 3.0], [-1.0, 0.5]), ([0.0, -2.0], [2.0, 1.0]), ([4.0, 4.5], [-3.0, -1.0])]
+
+
+def by_hand(decay: float, *, per_logit: bool) -> list[float]:
+    real_average = fake_average = 0.0
+    penalties = []
+    for real, fake in BATCHES:
+        real_average = decay * real_average + (1 - decay) * sum(real) / len(real)
+        fake_average = decay * fake_average + (1 - decay) * sum(fake) / len(fake)
+        if not per_logit:
+            real, fake = [sum(real) / len(real)], [sum(fake) / len(fake)]
+        penalties.append(sum(max(r - fake_average, 0) ** 2 for r in real) / len(real)
+                         + sum(max(real_average - f, 0) ** 2 for f in fake) / len(fake))
+    return penalties
+
+
+@pytest.mark.parametrize("per_logit", [False, True])
+def test_lecam_over_several_steps(per_logit):
+    lecam = LeCAM(decay=0.7, per_logit=per_logit)
+    penalties = [lecam(torch.tensor(real)[:, None], torch.tensor(fake)[:, None]).item() for real, fake in BATCHES]
+    assert penalties == pytest.approx(by_hand(0.7, per_logit=per_logit), rel=1e-5)
+
+
+def test_lecam_gradients_reach_the_logits_and_not_the_averages():
+    lecam = LeCAM(decay=0.5)
+    real, fake = torch.tensor([2.0, 4.0], requires_grad=True), torch.tensor([-2.0], requires_grad=True)
+    lecam(real, fake).backward()
+    # averages 1.5 and -1: d/dr (mean r + 1)^2 = 2 * 4 / 2, d/df (1.5 - f)^2 = -2 * 3.5
+    assert real.grad.tolist() == [4.0, 4.0] and fake.grad.tolist() == [-7.0]
+
+
+def test_lecam_averages_do_not_change_in_eval():
+    lecam = LeCAM(decay=0.5).eval()
+    lecam(torch.ones(2, 1), torch.ones(2, 1))
+    assert (lecam.average_real.item(), lecam.average_fake.item()) == (0.0, 0.0)

@@ -7,22 +7,22 @@ import torch
 from accelerate import Accelerator
 from timm.optim import Lion
 from torch import nn
-from training import tiny
 
 from toolkit.config import ConfigError
 from toolkit.training.optimizer import OptimizerState, optimizer_state_share
 from toolkit.training.settings import Settings
 
-as_in_a_new_process = tiny.as_in_a_new_process
+
+def trained(layer: nn.Module | None = None, **settings) -> OptimizerState:
+    return OptimizerState(nn.Linear(1, 1) if layer is None else layer, learning_rate=1e-2,
+                          settings=Settings(**{"max_steps": 100} | settings), accelerator=Accelerator(cpu=True))
 
 
 def rates(*, steps: list[int], **settings) -> list[float]:
-    settings = Settings(**{"max_steps": 100, "warmup_steps": 10, "min_learning_rate": 1e-4} | settings)
-    trained = OptimizerState(nn.Linear(1, 1), learning_rate=1e-2, settings=settings, accelerator=Accelerator(cpu=True))
-    found = []
+    state, found = trained(**{"warmup_steps": 10, "min_learning_rate": 1e-4} | settings), []
     for step in steps:
-        trained.step(step)
-        found.append(trained.learning_rate)
+        state.step(step)
+        found.append(state.learning_rate)
     return found
 
 
@@ -40,21 +40,16 @@ def test_without_warm_up_the_first_step_has_the_full_rate():
 
 
 def test_a_step_uses_the_rate_of_its_own_number():
-    settings = Settings(max_steps=100, warmup_steps=10, betas=(0.0, 0.99))
     layer = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(layer.weight)
-    trained = OptimizerState(layer, learning_rate=1e-2, settings=settings, accelerator=Accelerator(cpu=True))
-    trained.module(torch.ones(1, 1)).sum().backward()
-    trained.step(4)  # Adam's first step is the rate, whatever the gradient
+    state = trained(layer, warmup_steps=10)
+    state.module(torch.ones(1, 1)).sum().backward()
+    state.step(4)  # Adam's first step is the rate, whatever the gradient
     assert layer.weight.item() == pytest.approx(-4e-3, rel=1e-5)
     assert layer.weight.grad is None
 
 
 def test_the_configs_settings_hold_after_resuming_as_its_rate_does():
-    def trained(**settings) -> OptimizerState:
-        return OptimizerState(nn.Linear(1, 1), learning_rate=1e-2, settings=Settings(max_steps=100, **settings),
-                       accelerator=Accelerator(cpu=True))
-
     before, after = trained(), trained(betas=(0.5, 0.9), eps=0.25, weight_decay=0.125)
     before.backward(before.module(torch.ones(1, 1)).sum())
     before.step(0)
@@ -68,13 +63,11 @@ def test_the_configs_settings_hold_after_resuming_as_its_rate_does():
 def test_in_fp16_a_gradient_is_an_overflow_only_while_it_is_scaled_up():
     """From a scale of 2^16 it takes 16 halvings until a gradient that is still not finite can be no overflow."""
     layer = nn.Linear(1, 1)
-    trained = OptimizerState(layer, learning_rate=1e-2, settings=Settings(max_steps=100, mixed_precision="fp16"),
-                      accelerator=Accelerator(cpu=True))
-    before, norms = layer.weight.item(), []
+    state, before, norms = trained(layer, mixed_precision="fp16"), layer.weight.item(), []
     for step in range(18):
-        trained.backward(layer(torch.full((1, 1), float("nan"))).sum())
-        norms.append(trained.gradient_norm().item())
-        trained.step(step)
+        state.backward(layer(torch.full((1, 1), float("nan"))).sum())
+        norms.append(state.gradient_norm().item())
+        state.step(step)
     assert norms[:16] == [0.0] * 16 and all(map(math.isnan, norms[16:]))
     assert layer.weight.item() == before
 
@@ -83,9 +76,7 @@ def test_in_fp16_a_gradient_is_an_overflow_only_while_it_is_scaled_up():
                                                (dict(opt="sgd", momentum=0.5), torch.optim.SGD),
                                                (dict(opt="lion", betas=(0.9, 0.8)), Lion)])
 def test_an_optimizer_has_timms_name_and_the_configs_options(options, kind):
-    settings = Settings(max_steps=10, optimizer=options, betas=(0.5, 0.9), weight_decay=0.125)
-    optimizer = OptimizerState(nn.Linear(1, 1), learning_rate=1e-2, settings=settings,
-                               accelerator=Accelerator(cpu=True)).optimizer
+    optimizer = trained(optimizer=options, betas=(0.5, 0.9), weight_decay=0.125).optimizer
     group, = optimizer.param_groups
     assert type(optimizer) is kind and group["weight_decay"] == 0.125
     assert group.get("betas") == (None if kind is torch.optim.SGD else options.get("betas", (0.5, 0.9)))
@@ -114,10 +105,8 @@ def test_an_optimizer_or_schedule_that_timm_does_not_have_is_refused(settings, w
 
 
 def test_the_state_of_another_optimizer_is_refused():
-    states = [OptimizerState(nn.Linear(1, 1), learning_rate=1e-2, accelerator=Accelerator(cpu=True),
-                             settings=Settings(max_steps=10, optimizer=dict(opt=name))) for name in ("adam", "lion")]
     with pytest.raises(ConfigError, match="must be that of the checkpoint, Adam, got Lion"):
-        states[1].load_state_dict(states[0].state_dict())
+        trained(optimizer=dict(opt="lion")).load_state_dict(trained().state_dict())
 
 
 @pytest.mark.parametrize(("options", "share"), [({}, 2), (dict(opt="lion"), 1), (dict(opt="sgd"), 1)])

@@ -1,7 +1,7 @@
 import pytest
 
 from toolkit.config import ConfigError
-from toolkit.training.settings import Settings
+from toolkit.training.settings import Settings, value_at
 
 
 @pytest.mark.parametrize(("config", "words"), [
@@ -27,6 +27,8 @@ from toolkit.training.settings import Settings
     (dict(max_steps=10, gradient_clipping=dict(encoder=1.0)), "gradient_clipping.*encoder"),
     (dict(max_steps=10, gradient_clipping=dict(tokenizer=0)), "above 0"),
     (dict(max_steps=10, max_skipped_in_a_row=-1), "max_skipped_in_a_row"),
+    *((dict(max_steps=10, quantization=schedule), r"training.quantization lies in \[0, 1\]")
+      for schedule in (-0.1, 1.5, [(0, 0.0), (5, 2.0)])),
 ])
 def test_config_errors_name_the_key(config, words):
     with pytest.raises(ConfigError, match=words):
@@ -44,7 +46,6 @@ def test_a_global_batch_is_divided_among_processes(batch_size, processes, micro)
     settings = Settings(max_steps=10, global_batch_size=128)
     settings = settings.with_micro_batches([batch_size] * 2, num_processes=processes)
     assert settings.gradient_accumulation_steps == micro
-    settings.check()
 
 
 def test_without_a_global_batch_nothing_changes():
@@ -62,3 +63,22 @@ def test_without_a_global_batch_nothing_changes():
 def test_a_global_batch_that_cannot_be_divided_is_an_error_with_advice(batch_sizes, processes, words):
     with pytest.raises(ConfigError, match=words):
         Settings(max_steps=10, global_batch_size=128).with_micro_batches(batch_sizes, num_processes=processes)
+
+
+@pytest.mark.parametrize(("schedule", "expected"), [
+    (0.25, {0: 0.25, 10**9: 0.25}), (2, {0: 2.0}), ([(100, 0.3)], {0: 0.3, 100: 0.3, 200: 0.3}),
+    # 1 + 2 * (s - 10) / 10, then 3 - 4 * (s - 20) / 20
+    ([(10, 1.0), (20, 3.0), (40, -1.0)], {0: 1.0, 10: 1.0, 15: 2.0, 20: 3.0, 25: 2.0, 30: 1.0, 40: -1.0, 99: -1.0}),
+    # two points at one step are a jump
+    ([(0, 0.0), (5, 1.0), (5, 4.0), (10, 4.0), (10, 0.5)], {4: 0.8, 5: 4.0, 9: 4.0, 10: 0.5, 11: 0.5}),
+    ([(500, 0.0), (500, 1.0)], {0: 0.0, 499: 0.0, 500: 1.0, 501: 1.0})])
+def test_a_schedule_is_linear_between_its_points_and_constant_outside(schedule, expected):
+    values = {step: value_at(schedule, step) for step in expected}
+    assert values == expected and all(isinstance(value, float) for value in values.values())
+
+
+@pytest.mark.parametrize("schedule", ["0.1", None, [], [(10, 1.0), (5, 2.0)], [(0, 1.0, 2.0)], {"a": 1}, [1, 2],
+                                      [(0, "a")], [("a", 1.0)]])
+def test_malformed_schedules_are_refused(schedule):
+    with pytest.raises(ValueError, match="points"):
+        value_at(schedule, 0)

@@ -1,64 +1,40 @@
-"""Whole runs at tiny size, in this process."""
-
-from __future__ import annotations
+"""Whole runs at tiny size, in this process: MAGVIT-v2's GAN, mixtures, and VQGAN's with its adaptive weight."""
 
 import math
 import os
 import re
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 from safetensors.torch import load_file
-from training import tiny
 from training.tiny import (
     ADVERSARIAL,
     DISCRIMINATOR,
     IMAGE_DISCRIMINATOR,
+    assert_equal,
+    build,
+    copy_checkpoint,
     metric_lines,
     stripes,
+    tensors_of,
     tiny_config,
+    train,
+    train_lines,
     write_clips,
     write_images,
 )
 
 from toolkit import load_tokenizer
-from toolkit.build import build_trainer
 from toolkit.config import ConfigError
-from toolkit.training import Trainer
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.nonfinite import DivergenceError
 from toolkit.training.validation import as_codec
 
-clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
+ADAPTIVE = dict(loss=dict(type="Hinge"), weight=0.8, adaptive=dict(type="AdaptiveWeight"), discriminator_weight=0.5)
 GAN_TERMS = {"lecam", "r1", "adversarial", "discriminator", "logits_real", "logits_fake"}
-
-
-def build(config, work_dir, *, resume=False) -> Trainer:
-    return build_trainer(Config(config), work_dir=work_dir, resume=resume)
-
-
-def train(config, work_dir, *, resume=False) -> Trainer:
-    trainer = build(config, work_dir, resume=resume)
-    assert trainer.run()
-    return trainer
-
-
-def weights(trainer) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in trainer.tokenizer.plain.state_dict().items()}
-
-
-def assert_close(one, other, *, atol) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], atol=atol, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
-
-
-def train_lines(work_dir, modality="video"):
-    return [line for line in metric_lines(work_dir)
-            if line["split"] == "train" and line["modality"] == modality and "total" in line]
 
 
 @pytest.fixture(scope="module")
@@ -76,30 +52,23 @@ def undisturbed(gan_config, tmp_path_factory):
     return work_dir
 
 
-def test_lines_have_the_rate_of_their_own_step(undisturbed):
+def test_lines_have_the_rate_of_their_own_step_and_r1_at_multiples_of_its_interval(undisturbed):
     rates = {line["step"]: line["learning_rate"] for line in train_lines(undisturbed)}
     # steps are counted from 0 in the schedule: 1e-3 * s / 2, then a cosine over 4 steps
     expected = [0, 0.5, (1 + math.cos(math.pi / 2)) / 2, (1 + math.cos(3 * math.pi / 4)) / 2]
     assert rates == pytest.approx({step + 1: 1e-3 * rate for step, rate in enumerate(expected)})
-
-
-def test_r1_is_logged_at_multiples_of_its_interval(undisturbed):
     assert [line["step"] for line in train_lines(undisturbed) if "r1" in line] == [1, 3]
 
 
 def test_a_resumed_run_equals_an_undisturbed_one(undisturbed, gan_config, tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    shutil.copytree(undisturbed / "checkpoints" / "step_2", tmp_path / "checkpoints" / "step_2")
+    copy_checkpoint(undisturbed, tmp_path, step=2)
     (tmp_path / "checkpoints" / ".step_3.partial").mkdir()  # of an attempt that was killed while writing
     (tmp_path / "checkpoints" / ".step_3.partial" / "state.pt").write_bytes(b"torn")
     shutil.copy(undisturbed / "metrics.jsonl", tmp_path)  # with lines of later steps
     train(gan_config, tmp_path, resume=True)
-    for name in ("tokenizer", "ema", "objective", "discriminator_video"):
-        one, other = (load_file(work_dir / "checkpoints" / "step_4" / f"{name}.safetensors")
-                      for work_dir in (undisturbed, tmp_path))
-        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one), name
-    one, other = (load_file(work_dir / "tokenizer" / "model.safetensors") for work_dir in (undisturbed, tmp_path))
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    for name in ("checkpoints/step_4/tokenizer", "checkpoints/step_4/ema", "checkpoints/step_4/objective",
+                 "checkpoints/step_4/discriminator_video", "tokenizer/model"):
+        assert_equal(*(load_file(work_dir / f"{name}.safetensors") for work_dir in (undisturbed, tmp_path)))
     assert [line["step"] for line in train_lines(tmp_path)] == [1, 2, 3, 4]
     clocks = ("time", "seconds_per_step")
     one, other = ([{k: v for k, v in line.items() if k not in clocks} for line in train_lines(work_dir)]
@@ -108,12 +77,10 @@ def test_a_resumed_run_equals_an_undisturbed_one(undisturbed, gan_config, tmp_pa
 
 
 def test_resuming_a_finished_run_changes_nothing(undisturbed, gan_config, tmp_path):
-    shutil.copytree(undisturbed, tmp_path / "copy")
-    before = load_file(tmp_path / "copy" / "tokenizer" / "model.safetensors")
-    train(gan_config, tmp_path / "copy", resume=True)
-    after = load_file(tmp_path / "copy" / "tokenizer" / "model.safetensors")
-    assert all(torch.equal(before[key], after[key]) for key in before)
-    assert [line["step"] for line in train_lines(tmp_path / "copy")] == [1, 2, 3, 4]
+    copy = Path(shutil.copytree(undisturbed, tmp_path / "copy"))
+    train(gan_config, copy, resume=True)
+    assert_equal(*(load_file(folder / "tokenizer" / "model.safetensors") for folder in (undisturbed, copy)))
+    assert [line["step"] for line in train_lines(copy)] == [1, 2, 3, 4]
 
 
 def test_a_run_that_is_beyond_its_last_step_is_refused(undisturbed, gan_config, tmp_path):
@@ -135,11 +102,6 @@ def test_a_divergence_names_the_last_checkpoint_with_good_steps(clips, tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / f"step_{suspect}")
     config["training"] |= dict(learning_rate=1e-4, max_steps=int(good) + 2)
     assert train(config, tmp_path, resume=True).finite_check.num_skipped == 0
-
-
-def test_a_used_work_dir_is_refused_without_resume(undisturbed, gan_config):
-    with pytest.raises(ConfigError, match="--resume"):
-        build(gan_config, undisturbed)
 
 
 def test_checkpoints_load_as_data_only(undisturbed):
@@ -166,7 +128,7 @@ def test_the_exported_weights_are_the_moving_average_by_hand(undisturbed):
     for state in steps[1:]:
         average = {name: 0.9 * average[name] + 0.1 * state[name].double() for name in average}
     exported = load_file(undisturbed / "tokenizer" / "model.safetensors")
-    assert_close({name: tensor.float() for name, tensor in average.items()}, exported, atol=1e-6)
+    torch.testing.assert_close({name: tensor.float() for name, tensor in average.items()}, exported, atol=1e-6, rtol=0)
     assert any(not torch.equal(exported[name], steps[-1][name]) for name in exported)
 
 
@@ -193,17 +155,12 @@ def test_a_run_interrupted_while_it_writes_a_checkpoint_ends_with_that_checkpoin
     assert not trainer.scores  # no validation at the end either
 
 
-def test_without_ema_the_exported_weights_are_the_trained_ones(clips, tmp_path):
+def test_without_ema_and_gan_the_trained_weights_are_exported_and_no_file_or_term_of_them_written(clips, tmp_path):
     trainer = train(tiny_config(clips, training__ema_decay=None, training__max_steps=2), tmp_path)
-    exported = load_file(tmp_path / "tokenizer" / "model.safetensors")
-    assert all(torch.equal(tensor, exported[name]) for name, tensor in weights(trainer).items())
-    assert not (tmp_path / "checkpoints" / "step_2" / "ema.safetensors").exists()
-
-
-def test_without_gan_no_term_or_file_of_it_is_written(clips, tmp_path):
-    train(tiny_config(clips, training__max_steps=1), tmp_path)
+    assert_equal(tensors_of(trainer.tokenizer.plain), load_file(tmp_path / "tokenizer" / "model.safetensors"))
     assert not set(train_lines(tmp_path)[0]) & GAN_TERMS
-    assert [path.name for path in (tmp_path / "checkpoints" / "step_1").glob("disc*")] == []
+    assert {path.name for path in (tmp_path / "checkpoints" / "step_2").glob("*.safetensors")} == {
+        "tokenizer.safetensors", "objective.safetensors"}
 
 
 def test_a_run_on_the_quantizers_losses_alone(clips, tmp_path):
@@ -235,16 +192,25 @@ def test_accumulation_equals_the_larger_batch(clips, tmp_path):
     small = train(tiny_config(clips, data__train__batch_size=1, training__gradient_accumulation_steps=4, **shared),
                   tmp_path / "small")
     large = train(tiny_config(clips, data__train__batch_size=4, **shared), tmp_path / "large")
-    assert_close(weights(small), weights(large), atol=1e-5)
+    torch.testing.assert_close(*(tensors_of(trainer.tokenizer.plain) for trainer in (small, large)), atol=1e-5, rtol=0)
     lines = [train_lines(tmp_path / name)[0] for name in ("small", "large")]
     assert lines[0]["total"] == pytest.approx(lines[1]["total"], rel=1e-5)
 
 
-def test_activation_checkpointing_changes_nothing(clips, tmp_path):
-    runs = [train(tiny_config(clips, gan=True, training__max_steps=2, training__activation_checkpointing=wanted),
-                  tmp_path / str(wanted)) for wanted in (False, True)]
-    assert runs[1].tokenizer.plain.encoder.activation_checkpointing
-    assert_close(weights(runs[0]), weights(runs[1]), atol=1e-6)
+@pytest.mark.parametrize("patchgan", [False, True])
+def test_activation_checkpointing_changes_nothing(clips, tmp_path, patchgan):
+    config = patchgan_config(clips, training__max_steps=2) if patchgan else tiny_config(
+        clips, gan=True, training__max_steps=2)
+    for wanted in (False, True):
+        config["training"]["activation_checkpointing"] = wanted
+        trainer = train(config, tmp_path / str(wanted))
+        assert trainer.tokenizer.plain.encoder.activation_checkpointing == wanted
+    folders = [tmp_path / "False", tmp_path / "True"]
+    files = [load_file(folder / "checkpoints" / "step_2" / "tokenizer.safetensors") for folder in folders]
+    torch.testing.assert_close(*files, atol=1e-6, rtol=0)
+    runs = [train_lines(folder) for folder in folders]
+    for name in {"adaptive_weight", "adversarial", "reconstruction", "discriminator"} & runs[0][0].keys():
+        assert [line[name] for line in runs[0]] == pytest.approx([line[name] for line in runs[1]], rel=1e-4)
 
 
 @pytest.mark.parametrize("ema_decay", [0.9, None])
@@ -261,8 +227,7 @@ def test_validation_and_export_are_float32_after_training_in_bf16(clips, tmp_pat
 
 
 def test_bf16_computes_both_networks_in_it_but_r1_in_float32(clips, tmp_path):
-    config = tiny_config(clips, gan=True, training__max_steps=2, training__mixed_precision="bf16")
-    trainer = build_trainer(Config(config), work_dir=tmp_path)
+    trainer = build(tiny_config(clips, gan=True, training__max_steps=2, training__mixed_precision="bf16"), tmp_path)
     seen = {"tokenizer": [], "discriminator": []}
     trainer.tokenizer.plain.encoder.conv_in.register_forward_hook(
         lambda conv, inputs, output: seen["tokenizer"].append((torch.is_grad_enabled(), output.dtype)))
@@ -278,7 +243,7 @@ def test_bf16_computes_both_networks_in_it_but_r1_in_float32(clips, tmp_path):
 
 def test_fp16_without_a_gpu_is_refused(clips, tmp_path):
     with pytest.raises(ConfigError, match="fp16"):
-        build_trainer(Config(tiny_config(clips, training__mixed_precision="fp16")), work_dir=tmp_path)
+        build(tiny_config(clips, training__mixed_precision="fp16"), tmp_path)
 
 
 def test_frozen_networks_are_in_no_checkpoint(clips, tmp_path):
@@ -350,11 +315,8 @@ def test_images_and_clips_train_together_each_with_its_discriminator(clips, tmp_
 def test_a_mixture_resumes_as_if_undisturbed(clips, tmp_path):
     config = mixture_config(clips, write_images(tmp_path / "images"), training__checkpoints=dict(every=2, keep=None))
     train(config, tmp_path / "one")
-    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
-    shutil.copytree(tmp_path / "one" / "checkpoints" / "step_2", tmp_path / "other" / "checkpoints" / "step_2")
-    train(config, tmp_path / "other", resume=True)
-    one, other = (load_file(tmp_path / name / "tokenizer" / "model.safetensors") for name in ("one", "other"))
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    train(config, copy_checkpoint(tmp_path / "one", tmp_path / "other", step=2), resume=True)
+    assert_equal(*(load_file(tmp_path / name / "tokenizer" / "model.safetensors") for name in ("one", "other")))
 
 
 def test_a_mixture_needs_a_discriminator_for_each_modality(clips, tmp_path):
@@ -362,3 +324,51 @@ def test_a_mixture_needs_a_discriminator_for_each_modality(clips, tmp_path):
     del config["discriminator"]["image"]
     with pytest.raises(ConfigError, match="discriminator needs an entry for image"):
         build(config, tmp_path / "run")
+
+
+def patchgan_config(clips, *, temporal_kernel: int = 1, **changes):
+    patchgan = dict(type="PatchGANDiscriminator", filters=8, num_layers=2, temporal_kernel=temporal_kernel)
+    return tiny_config(clips, discriminator=patchgan, objective__adversarial=ADAPTIVE, **changes)
+
+
+@pytest.mark.parametrize("temporal_kernel", [1, 3])
+def test_a_patchgan_and_the_tokenizer_learn_and_the_total_has_the_adaptive_weight(clips, tmp_path, temporal_kernel):
+    trainer = build(patchgan_config(clips, temporal_kernel=temporal_kernel), tmp_path)
+    network = trainer.discriminators["video"].plain
+    # all but the logits' bias, to which the hinge is flat until a logit leaves the margins
+    learning = [parameter for parameter in network.parameters() if parameter.shape != (1,)]
+    before = [parameter.detach().clone() for parameter in learning]
+    assert trainer.run()
+    lines = train_lines(tmp_path)
+    for line in lines:
+        assert line["adaptive_weight"] > 0 and math.isfinite(line["discriminator"])
+        quantizer = 0.25 * line["commitment"] + 0.1 * line["per_sample_entropy"] - 0.1 * line["codebook_entropy"]
+        adversarial = 0.8 * line["adaptive_weight"] * line["adversarial"]
+        assert line["total"] == pytest.approx(5 * line["reconstruction"] + quantizer + adversarial, rel=1e-4, abs=1e-5)
+    assert len(lines) == 4
+    assert all(not torch.equal(*pair) for pair in zip(before, learning, strict=True))
+    # each step: the generator's reconstructions, then real pixels, then reconstructions
+    assert network.main[3].num_batches_tracked == 4 * 3
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_logged_weight_is_the_ratio_at_the_decoders_last_convolution(clips, tmp_path, precision):
+    config = patchgan_config(clips, training__max_steps=1, training__mixed_precision=precision)
+    train(config, tmp_path / "run")
+    line, = train_lines(tmp_path / "run")
+    trainer = build(config, tmp_path / "by_hand")
+    pixels, tokenizer = next(trainer.train_loader).pixels, trainer.tokenizer.plain.train()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        output, weight = tokenizer(pixels).reconstruction, tokenizer.decoder.conv_out.weight
+        logits = trainer.discriminators["video"].plain(output)
+    assert (output.dtype == logits.dtype == torch.bfloat16) == (precision == "bf16")
+    pull, = torch.autograd.grad(5 * (output.float() - pixels).square().mean(), weight, retain_graph=True)
+    push, = torch.autograd.grad(-logits.float().mean(), weight)
+    # in bf16 a pixel's gradient is rounded before its weight, here after
+    rounding = 1e-4 if precision == "no" else 2e-3
+    assert line["adaptive_weight"] == pytest.approx((pull.norm() / (push.norm() + 1e-4)).item(), rel=rounding)
+
+
+def test_a_frozen_decoder_is_refused_before_training(clips, tmp_path):
+    with pytest.raises(ConfigError, match=r"adaptive needs the gradient at the .* last layer, got a frozen layer"):
+        build(patchgan_config(clips, training__trainable=["encoder"]), tmp_path)

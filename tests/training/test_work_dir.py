@@ -1,7 +1,5 @@
 """A work dir has one run at a time, and a run has a launcher."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -3,11 +3,11 @@
 A test module takes its fixtures by name: ``clips = tiny.clips``.
 """
 
-from __future__ import annotations
-
 import copy
+import functools
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,17 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from mmengine.config import Config
+from safetensors.torch import load_file
+from torch import nn
 
+from toolkit.build import build_trainer
 from toolkit.data import write_image, write_video
+from toolkit.training import Trainer
 
 NETWORK = dict(filters=8, channel_multipliers=(1, 2), num_res_blocks=1, temporal_downsample=(True,))
 DISCRIMINATOR = dict(type="StyleGANDiscriminator", filters=8, channel_multipliers=(2,), size=(5, 16, 16))
 IMAGE_DISCRIMINATOR = {**DISCRIMINATOR, "size": (1, 16, 16), "temporal_kernel": 1}
+assert_equal = functools.partial(torch.testing.assert_close, rtol=0, atol=0)  # of tensors, and of dicts of them
 ADVERSARIAL = dict(loss=dict(type="NonSaturating"), weight=0.1, lecam=dict(weight=0.01, decay=0.9),
                    r1=dict(weight=0.5, every=2))
 
@@ -75,6 +80,34 @@ def write_config(path: Path, config: dict[str, Any]) -> Path:
 
 def metric_lines(work_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (work_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def train_lines(work_dir: Path, modality: str = "video") -> list[dict[str, Any]]:
+    return [line for line in metric_lines(work_dir)
+            if line["split"] == "train" and line["modality"] == modality and "total" in line]
+
+
+def build(config: dict[str, Any], work_dir: Path, *, resume: bool = False) -> Trainer:
+    return build_trainer(Config(config), work_dir=work_dir, resume=resume)
+
+
+def train(config: dict[str, Any], work_dir: Path, *, resume: bool = False) -> Trainer:
+    trainer = build(config, work_dir, resume=resume)
+    assert trainer.run()
+    return trainer
+
+
+def copy_checkpoint(source: Path, target: Path, *, step: int) -> Path:
+    """A work dir with one checkpoint of another run."""
+    shutil.copytree(source / "checkpoints" / f"step_{step}", target / "checkpoints" / f"step_{step}")
+    return target
+
+
+def tensors_of(network: nn.Module | Path) -> dict[str, torch.Tensor]:
+    """A copy of the tensors of a network, or of a file."""
+    if isinstance(network, Path):
+        return load_file(network)
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
 def free_port() -> int:

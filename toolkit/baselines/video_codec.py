@@ -7,10 +7,9 @@ spends the same bits on every clip: the largest stream within the budget is used
 
 from __future__ import annotations
 
-import functools
 import re
+from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
@@ -24,111 +23,11 @@ from toolkit.contracts import Baseline
 from toolkit.registry import BASELINES
 
 LOWEST, HIGHEST = 51.0, 0.0  # constant rate factors of both encoders: the worst quality and the best
-_STEPS = 9  # bisections of that range, the last by 0.1
-_START = re.compile(rb"\x00\x00\x01")
-
-
-@dataclass(frozen=True)
-class Standard:
-    """A video coding standard and its encodec."""
-
-    encoder: str  # FFmpeg's name
-    decoder: str
-    options: dict[str, str] = field(hash=False)  # one thread, so that streams are the same everywhere; no log
-    shift: int  # with the mask: where the first byte of a unit has its type
-    mask: int
-    comments: tuple[int, ...]  # types of units that decoding does not need
-
-    def unit_type(self, first_byte: int) -> int:
-        """Type of a network abstraction layer unit."""
-        return first_byte >> self.shift & self.mask
-
-
-# Without mbtree and cutree, which move bits to blocks that later frames use: on small pictures their vector code reads
-# (in x265 also writes) past the end of its arrays, so that streams differ from run to run.
-STANDARDS = {
-    "x264": Standard("libx264", "h264", {"x264-params": "threads=1:no-mbtree=1"}, 0, 31, (6,)),
-    "x265": Standard("libx265", "hevc", {"x265-params": "info=0:log-level=none:pools=none:frame-threads=1:cutree=0"},
-                     1, 63, (39, 40)),
-}
 SMALLEST = 32  # pixels of a side
-
-
-def encode(frames: Tensor, *, standard: str, quality: float, preset: str = "slow") -> bytes:
-    """Frames (T, H, W, 3) uint8 as a stream (Annex B) that decodes alone; quality is a rate factor, 0 (best) to 51.
-
-    The border is repeated to even sides, as half-resolution chroma needs, of at least 32 pixels.
-    """
-    if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
-        raise ValueError(f"encode takes frames (T, H, W, 3) of uint8, got {tuple(frames.shape)}.")
-    codec = STANDARDS[standard]
-    context = av.CodecContext.create(codec.encoder, "w")
-    padded = _padded(frames)
-    context.height, context.width, context.pix_fmt = *padded.shape[1:3], "yuv420p"
-    context.time_base, context.framerate = Fraction(1, 25), Fraction(25)  # of no influence at a constant rate factor
-    context.options = {"crf": f"{quality:g}", "preset": preset, **codec.options}
-    if standard == "x265":  # coding units of a whole small picture give streams that differ from run to run
-        largest = next((unit for unit in (64, 32) if unit < min(padded.shape[1:3])), 16)
-        context.options |= {"x265-params": f"{codec.options['x265-params']}:ctu={largest}"}
-    packets = []
-    for number, planes in enumerate(_to_planes(padded)):
-        frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-        frame.pts = number
-        packets += context.encode(frame)
-    return _without_comments(b"".join(map(bytes, [*packets, *context.encode(None)])), codec)
-
-
-def decode(stream: bytes, *, standard: str, size: tuple[int, int]) -> Tensor:
-    """The frames (T, H, W, 3) uint8 of a stream of :func:`encode`, cropped to ``size`` (H, W)."""
-    context = av.CodecContext.create(STANDARDS[standard].decoder, "r")
-    context.thread_count = 1
-    packets = [*context.parse(stream), *context.parse(b""), None]
-    planes = [frame.to_ndarray() for packet in packets for frame in context.decode(packet)]
-    return _from_planes(np.stack(planes))[:, :size[0], :size[1]]
-
-
+_STEPS = 9  # bisections of the range of rate factors, the last by 0.1
 # BT.601 in 8 bits of limited range; computed here because FFmpeg's threads do not always round alike.
 _TO_YUV = torch.tensor([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
 _OFFSET = torch.tensor([16.0, 128.0, 128.0])
-
-
-def _to_planes(frames: Tensor) -> Iterator[np.ndarray]:
-    """Frames (T, H, W, 3) uint8 -> each in PyAV's yuv420p: (H + H / 2, W) uint8."""
-    yuv = rearrange(frames.float() @ _TO_YUV.T + _OFFSET, "t h w c -> t c h w")
-    luma, chroma = yuv[:, 0].round().to(torch.uint8), F.avg_pool2d(yuv[:, 1:], 2).round().to(torch.uint8)
-    for y, uv in zip(luma, chroma, strict=True):
-        yield torch.cat([y.flatten(), uv.flatten()]).view(-1, y.shape[1]).numpy()
-
-
-def _from_planes(planes: np.ndarray) -> Tensor:
-    """(T, H + H / 2, W) uint8 -> frames (T, H, W, 3) uint8, chroma enlarged bilinearly."""
-    values = torch.from_numpy(planes).float()
-    t, rows, width = values.shape
-    height = rows * 2 // 3
-    chroma = values[:, height:].reshape(t, 2, height // 2, width // 2)
-    chroma = F.interpolate(chroma, size=(height, width), mode="bilinear", align_corners=False)
-    yuv = torch.cat([values[:, None, :height], chroma], dim=1)
-    rgb = (rearrange(yuv, "t c h w -> t h w c") - _OFFSET) @ torch.linalg.inv(_TO_YUV).T
-    return rgb.round().clamp(0, 255).to(torch.uint8)
-
-
-def _padded(frames: Tensor) -> Tensor:
-    """Frames with the border repeated to even sides of at least 32 pixels."""
-    height, width = frames.shape[1:3]
-    planes = rearrange(frames.cpu(), "t h w c -> t c h w").float()
-    bottom, right = (max(side + side % 2, SMALLEST) - side for side in (height, width))
-    planes = F.pad(planes, (0, right, 0, bottom), mode="replicate").to(torch.uint8)
-    return rearrange(planes, "t c h w -> t h w c")
-
-
-def _without_comments(stream: bytes, codec: Standard) -> bytes:
-    """The stream without comment units."""
-    starts = [match.start() for match in _START.finditer(stream)]
-    kept = []
-    for start, end in zip(starts, [*starts[1:], len(stream)], strict=True):
-        if codec.unit_type(stream[start + 3]) not in codec.comments:
-            kept.append(stream[start:end])
-    return b"".join(kept)
 
 
 class VideoCodec(Baseline):
@@ -142,6 +41,9 @@ class VideoCodec(Baseline):
 
     Attributes:
         bits_per_pixel: Rate of all streams so far, headers counted; None before the first.
+        encoder, decoder: FFmpeg's names, the encoder's without "lib".
+        shift, mask: Where the first byte of a network abstraction layer unit has the unit's type.
+        comments: Types of units that decoding does not need.
 
     Raises:
         ValueError: Unless exactly one of ``bits_per_pixel`` and ``quality`` is set.
@@ -154,7 +56,11 @@ class VideoCodec(Baseline):
         (torch.Size([1, 3, 5, 32, 32]), None, True)
     """
 
-    standard: str
+    encoder: str
+    decoder: str
+    shift: int
+    mask: int
+    comments: tuple[int, ...]
     speed_quality = 35  # middle of the rate factors in use
 
     def __init__(self, *, bits_per_pixel: float | None = None, quality: float | None = None, preset: str = "slow"):
@@ -168,6 +74,14 @@ class VideoCodec(Baseline):
     def bits_per_pixel(self) -> float | None:
         return self.num_bits / self.num_pixels if self.num_pixels else None
 
+    @abstractmethod
+    def parameters(self, side: int) -> str:
+        """Encoder parameters for this shorter side: one thread, for the same streams everywhere, and no log."""
+
+    def unit_type(self, first_byte: int) -> int:
+        """Type of a network abstraction layer unit."""
+        return first_byte >> self.shift & self.mask
+
     def __call__(self, pixels: Tensor) -> tuple[Tensor, None]:
         """(B, 3, T, H, W) in [-1, 1] -> (reconstruction of that shape, None: there are no indices)."""
         streams = [self.stream(clip) for clip in _to_bytes(pixels)]
@@ -177,35 +91,60 @@ class VideoCodec(Baseline):
 
     def encode(self, pixels: Tensor) -> list[bytes]:
         """(B, 3, T, H, W) in [-1, 1] -> a stream of each clip, without the search for the quality."""
-        return [encode(clip, standard=self.standard, quality=self.speed_quality, preset=self.preset)
-                for clip in _to_bytes(pixels)]
+        return [self.compress(clip, self.speed_quality) for clip in _to_bytes(pixels)]
 
     def decode(self, codes: list[bytes], size: tuple[int, int, int]) -> Tensor:
         """Streams -> (B, 3, T, H, W) in [-1, 1]."""
-        clips = [decode(stream, standard=self.standard, size=size[1:]) for stream in codes]
+        clips = [self.decompress(stream, size[1:]) for stream in codes]
         return rearrange(torch.stack(clips), "b t h w c -> b c t h w") / 127.5 - 1
 
     def stream(self, clip: Tensor) -> bytes:
         """The stream of one clip (T, H, W, 3) uint8."""
-        compress = functools.partial(encode, clip, standard=self.standard, preset=self.preset)
         if self.quality is not None:
-            return compress(quality=self.quality)
+            return self.compress(clip, self.quality)
         budget = int(self.budget * clip[..., 0].numel() / 8 + 1e-6)  # bytes, whole
-        largest = smallest = compress(quality=LOWEST)
-        if len(smallest) >= budget:
-            return smallest
+        largest = self.compress(clip, LOWEST)
         worse, better = LOWEST, HIGHEST
         for _ in range(_STEPS):
+            if len(largest) >= budget:
+                break
             middle = (worse + better) / 2
-            stream = compress(quality=middle)
+            stream = self.compress(clip, middle)
             if len(stream) > budget:
                 better = middle
-                continue
-            worse = middle
-            largest = max(largest, stream, key=len)
-            if len(stream) == budget:
-                break
+            else:
+                worse, largest = middle, max(largest, stream, key=len)
         return largest
+
+    def compress(self, clip: Tensor, quality: float) -> bytes:
+        """A clip (T, H, W, 3) uint8 as a stream (Annex B) that decodes alone; quality is a rate factor, 0 (best) to 51.
+
+        The border is repeated to even sides, as half-resolution chroma needs, of at least 32 pixels.
+        """
+        bottom, right = (max(side + side % 2, SMALLEST) - side for side in clip.shape[1:3])
+        frames = np.pad(clip.numpy(), ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
+        context = av.CodecContext.create(f"lib{self.encoder}", "w")
+        context.height, context.width, context.pix_fmt = *frames.shape[1:3], "yuv420p"
+        context.time_base, context.framerate = Fraction(1, 25), Fraction(25)  # no influence at a constant rate factor
+        context.options = {"crf": f"{quality:g}", "preset": self.preset,
+                           f"{self.encoder}-params": self.parameters(min(frames.shape[1:3]))}
+        packets = []
+        for number, planes in enumerate(_to_planes(torch.from_numpy(frames))):
+            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+            frame.pts = number
+            packets += context.encode(frame)
+        stream = b"".join(map(bytes, [*packets, *context.encode(None)]))
+        starts = [match.start() for match in re.finditer(rb"\x00\x00\x01", stream)]
+        units = [stream[start:end] for start, end in zip(starts, [*starts[1:], len(stream)], strict=True)]
+        return b"".join(unit for unit in units if self.unit_type(unit[3]) not in self.comments)
+
+    def decompress(self, stream: bytes, size: tuple[int, int]) -> Tensor:
+        """The frames (T, H, W, 3) uint8 of a stream of :meth:`compress`, cropped to ``size`` (H, W)."""
+        context = av.CodecContext.create(self.decoder, "r")
+        context.thread_count = 1
+        packets = [*context.parse(stream), *context.parse(b""), None]
+        planes = [frame.to_ndarray() for packet in packets for frame in context.decode(packet)]
+        return _from_planes(np.stack(planes))[:, :size[0], :size[1]]
 
 
 def _to_bytes(pixels: Tensor) -> Tensor:
@@ -214,15 +153,46 @@ def _to_bytes(pixels: Tensor) -> Tensor:
     return rearrange(values, "b c t h w -> b t h w c").contiguous()
 
 
+def _to_planes(frames: Tensor) -> Iterator[np.ndarray]:
+    """Frames (T, H, W, 3) uint8 -> each in PyAV's yuv420p: (H + H / 2, W) uint8."""
+    yuv = rearrange(frames.float() @ _TO_YUV.T + _OFFSET, "t h w c -> t c h w")
+    luma, chroma = yuv[:, 0].round().to(torch.uint8), F.avg_pool2d(yuv[:, 1:], 2).round().to(torch.uint8)
+    for y, uv in zip(luma, chroma, strict=True):
+        yield torch.cat([y.flatten(), uv.flatten()]).view(-1, y.shape[1]).numpy()
+
+
+def _from_planes(planes: np.ndarray) -> Tensor:
+    """(T, H + H / 2, W) uint8 -> frames (T, H, W, 3) uint8, chroma enlarged bilinearly."""
+    values = torch.from_numpy(planes).float()
+    height, width = values.shape[1] * 2 // 3, values.shape[2]
+    chroma = values[:, height:].reshape(len(values), 2, height // 2, width // 2)
+    chroma = F.interpolate(chroma, size=(height, width), mode="bilinear", align_corners=False)
+    yuv = torch.cat([values[:, None, :height], chroma], dim=1)
+    rgb = (rearrange(yuv, "t c h w -> t h w c") - _OFFSET) @ torch.linalg.inv(_TO_YUV).T
+    return rgb.round().clamp(0, 255).to(torch.uint8)
+
+
+# Without mbtree and cutree, which move bits to blocks that later frames use: on small pictures their vector code reads
+# (in x265 also writes) past the end of its arrays, so that streams differ from run to run.
+
+
 @BASELINES.register_module(name="x264")
 class X264(VideoCodec):
     """H.264 by x264, each clip alone, within the bits per pixel of a tokenizer."""
 
-    standard = "x264"
+    encoder, decoder, shift, mask, comments = "x264", "h264", 0, 31, (6,)
+
+    def parameters(self, side: int) -> str:
+        return "threads=1:no-mbtree=1"
 
 
 @BASELINES.register_module(name="x265")
 class X265(VideoCodec):
     """H.265 by x265, each clip alone, within the bits per pixel of a tokenizer."""
 
-    standard = "x265"
+    encoder, decoder, shift, mask, comments = "x265", "hevc", 1, 63, (39, 40)
+
+    def parameters(self, side: int) -> str:
+        # Coding units of a whole small picture give streams that differ from run to run.
+        largest = next((unit for unit in (64, 32) if unit < side), 16)
+        return f"info=0:log-level=none:pools=none:frame-threads=1:cutree=0:ctu={largest}"

@@ -23,25 +23,8 @@ from toolkit.contracts.component import Component, constructor_parameters
 from toolkit.contracts.data import Column, DataError, Dataset, Metric
 from toolkit.contracts.losses import AdversarialLoss, GeneratorWeight, Loss
 from toolkit.contracts.networks import Decoder, Discriminator, Encoder
-from toolkit.contracts.outputs import QuantizerOutput, TokenizerOutput
-from toolkit.contracts.quantizer import Quantizer
+from toolkit.contracts.quantizer import Quantizer, QuantizerOutput, TokenizerOutput
 
-__all__ = [
-    "AdversarialLoss",
-    "Baseline",
-    "CheckpointFamily",
-    "Column",
-    "Component",
-    "DataError",
-    "Dataset",
-    "Decoder",
-    "Discriminator",
-    "Encoder",
-    "GeneratorWeight",
-    "Loss",
-    "Metric",
-    "Quantizer",
-    "QuantizerOutput",
-    "TokenizerOutput",
-    "constructor_parameters",
-]
+__all__ = ["AdversarialLoss", "Baseline", "CheckpointFamily", "Column", "Component", "DataError", "Dataset", "Decoder",
+           "Discriminator", "Encoder", "GeneratorWeight", "Loss", "Metric", "Quantizer", "QuantizerOutput",
+           "TokenizerOutput", "constructor_parameters"]

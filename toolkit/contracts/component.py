@@ -14,8 +14,6 @@ def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
 
     Example:
         >>> from torch import nn
-        >>> list(constructor_parameters(nn.Linear))
-        ['in_features', 'out_features', 'bias', 'device', 'dtype']
         >>> class Square(nn.Linear):
         ...     def __init__(self, features, **kwargs): super().__init__(features, features, **kwargs)
         >>> list(constructor_parameters(Square))
@@ -59,21 +57,19 @@ class Component:
         bound = signature.bind_partial(component, *args, **kwargs)
         bound.apply_defaults()
         arguments: dict[str, Any] = {}
-        unnamed: list[Any] = []
-        for parameter in list(signature.parameters.values())[1:]:
-            if parameter.name not in bound.arguments:
-                continue
-            value = bound.arguments[parameter.name]
-            if parameter.kind is parameter.VAR_KEYWORD:
+        unnamed: tuple[Any, ...] = ()
+        for name, value in list(bound.arguments.items())[1:]:
+            kind = signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_KEYWORD:
                 arguments |= value
-            elif parameter.kind is parameter.VAR_POSITIONAL:
-                unnamed += value
+            elif kind is inspect.Parameter.VAR_POSITIONAL:
+                unnamed = value
             else:
-                arguments[parameter.name] = value
+                arguments[name] = value
         known = constructor_parameters(cls)
         if unnamed or (unknown := arguments.keys() - known.keys()):
             raise TypeError(f"{cls.__name__} records its arguments by name and takes ({', '.join(known)}), got "
-                            f"{unnamed or sorted(unknown)}; declare them in a constructor.")
+                            f"{[*unnamed] or sorted(unknown)}; declare them in a constructor.")
         # As configs: the caller may change a list later.
         try:
             recorded = {key: _as_config(value) for key, value in arguments.items()}

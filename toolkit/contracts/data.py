@@ -15,16 +15,13 @@ from toolkit.contracts.component import Component
 class DataError(Exception):
     """A file that cannot be read as what it should be; the message names its path.
 
-    Attributes:
-        path: Of the file; None if only the message has it.
-
     Example:
         >>> raise DataError("clip.mp4: no video stream.")
         Traceback (most recent call last):
         toolkit.contracts.data.DataError: clip.mp4: no video stream.
     """
 
-    path: str | None = None
+    path: str | None = None  # of the file; None if only the message has it
 
 
 @dataclass(frozen=True)
@@ -101,9 +98,8 @@ class Metric(Component, ABC):
 class Dataset(Component, ABC):
     """Samples ``{"pixels": (C, T, H, W) float32 in [-1, 1], "key": str}``.
 
-    Map-style (``__len__`` and ``__getitem__``) or iterable (``__iter__``), as torch's. A file that
-    cannot be read raises :class:`DataError` with its path. Callers call the optional methods and act on
-    None; they do not ask whether a method exists.
+    Map-style (``__len__`` and ``__getitem__``) or iterable (``__iter__``), as torch's. A file that cannot be read
+    raises :class:`DataError` with its path.
 
     Attributes:
         modality: "image" or "video"; scalars are logged per modality.

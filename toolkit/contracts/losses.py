@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from toolkit.contracts.component import Component
-from toolkit.contracts.outputs import TokenizerOutput
+from toolkit.contracts.quantizer import TokenizerOutput
 
 
 class Loss(Component, nn.Module, ABC):

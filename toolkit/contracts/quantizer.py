@@ -1,36 +1,75 @@
-"""Quantizers: latents to codes of a finite codebook, and back from indices."""
+"""Quantizers, and the outputs of quantizers and tokenizers."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from toolkit.contracts.component import Component
-from toolkit.contracts.outputs import QuantizerOutput
 
 Grid = tuple[int, int, int]
+
+
+@dataclass
+class QuantizerOutput:
+    """Output of a quantizer.
+
+    Attributes:
+        codes: (B, d, t, h, w), the quantized latents in the latents' dtype.
+        indices: (B, *positions, G) int64 in [0, K), or None for a continuous bottleneck.
+        losses: name -> () float32, unweighted; empty in eval mode.
+
+    Example:
+        >>> QuantizerOutput(torch.ones(1, 2, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1, dtype=torch.int64)).losses
+        {}
+    """
+
+    codes: Tensor
+    indices: Tensor | None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class TokenizerOutput:
+    """Output of a tokenizer's forward.
+
+    Attributes:
+        reconstruction: (B, C, T, H, W), the input's own shape, about [-1, 1], not clamped.
+        latents: (B, d, t, h, w), the encoder's output.
+        codes: (B, d, t, h, w), the quantized latents.
+        indices: (B, *positions, G) int64, or None for a continuous bottleneck.
+        losses: the quantizer's losses, name -> () float32.
+
+    Example:
+        >>> TokenizerOutput(*[torch.zeros(1, 3, 1, 8, 8)] * 3, indices=None).losses
+        {}
+    """
+
+    reconstruction: Tensor
+    latents: Tensor
+    codes: Tensor
+    indices: Tensor | None
+    losses: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Quantizer(Component, nn.Module, ABC):
     """Latents to codes of a finite codebook, and indices back to codes.
 
-    A subclass implements :meth:`quantize` and :meth:`lookup` on flat positions. This class does the
-    layout, computes in float32 outside autocast, and checks the input. A quantizer whose indices have
-    no grid overrides :meth:`positions`, :meth:`quantize_grid` and :meth:`lookup_grid`.
+    A subclass implements :meth:`quantize` and :meth:`lookup` on flat positions. This class does the layout, computes in
+    float32 outside autocast, and checks the input. A quantizer whose indices have no grid overrides :meth:`positions`,
+    :meth:`quantize_grid` and :meth:`lookup_grid`.
 
     Attributes:
         dim: d, the channels of latents and codes.
         codebook_size: K of one codebook; 0 for a continuous bottleneck, whose indices are None.
         num_codebooks: G.
-        digits: Sizes of the digits of an index, most significant first; their product is K.
-            By default an index is one digit.
         loss_weights: The paper's weight of each loss that :meth:`quantize` returns.
-        frozen: Whether only an optimizer may change the codebook: running averages are then not updated in
-            train mode.
+        frozen: Whether only an optimizer may change the codebook: running averages then stay in train mode.
 
     Example:
         >>> class Rounded(Quantizer):
@@ -51,7 +90,7 @@ class Quantizer(Component, nn.Module, ABC):
 
     @property
     def digits(self) -> tuple[int, ...]:
-        """Sizes of an index's digits, most significant first."""
+        """Sizes of an index's digits, most significant first; their product is K. By default there is one."""
         return (self.codebook_size,) if self.codebook_size else ()
 
     @abstractmethod
@@ -84,9 +123,8 @@ class Quantizer(Component, nn.Module, ABC):
     def forward(self, latents: Tensor) -> QuantizerOutput:
         """Quantize latents (B, d, t, h, w) of any float dtype; another shape raises ValueError."""
         if latents.ndim != 5 or latents.shape[1] != self.dim:
-            raise ValueError(
-                f"{type(self).__name__} needs latents (B, {self.dim}, t, h, w), got "
-                f"{tuple(latents.shape)}; set the encoder's out_channels to {self.dim}.")
+            raise ValueError(f"{type(self).__name__} needs latents (B, {self.dim}, t, h, w), got "
+                             f"{tuple(latents.shape)}; set the encoder's out_channels to {self.dim}.")
         device = latents.device.type
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             codes, indices, losses = self.quantize_grid(latents.float())

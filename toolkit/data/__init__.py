@@ -1,15 +1,11 @@
 """Data: images and clips from files, the sample clips, and loaders that batch them."""
 
-from toolkit.data.datasets.images import Images
-from toolkit.data.datasets.sample_clips import sample_clips
+from toolkit.data.datasets.files import Images, InMemoryClips, VideoClips, sample_clips
 from toolkit.data.datasets.shards import ImageShards, VideoShards
-from toolkit.data.datasets.videos import InMemoryClips, VideoClips
 from toolkit.data.loading.loader import TrainLoader, ValLoader
-from toolkit.data.loading.mixture import Source
-from toolkit.data.loading.sampling import Batch
-from toolkit.data.reading.images import read_image, write_image
-from toolkit.data.reading.media import open_media
-from toolkit.data.reading.video_io import VideoWriter, iter_frames, read_video, write_video
+from toolkit.data.loading.sampling import Batch, Source
+from toolkit.data.reading.media import iter_frames, open_media, read_image, read_video
+from toolkit.data.reading.writing import VideoWriter, write_image, write_video
 
 __all__ = ["Batch", "ImageShards", "Images", "InMemoryClips", "Source", "TrainLoader", "ValLoader", "VideoClips",
            "VideoShards", "VideoWriter", "iter_frames", "open_media", "read_image", "read_video", "sample_clips",

@@ -18,10 +18,7 @@ def mix(*parts: int | str) -> int:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch's global CPU generator inside the block, and restore its state afterwards."""
-    state = torch.get_rng_state()
-    # not torch.manual_seed, which would reseed the accelerators of the training process too
-    torch.default_generator.manual_seed(seed)
-    try:
+    with torch.random.fork_rng(devices=[]):
+        # not torch.manual_seed, which would reseed the accelerators of the training process too
+        torch.default_generator.manual_seed(seed)
         yield
-    finally:
-        torch.set_rng_state(state)

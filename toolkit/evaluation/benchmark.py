@@ -1,147 +1,163 @@
-"""A benchmark run: measures the entries of a suite in turn; an error in one does not end the others."""
+"""A benchmark run: trains the configs of a sweep, then measures the entries of a suite; one error does not end it."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from mmengine.config import Config
 
 from toolkit.assets import AssetError
-from toolkit.config import parse_overrides
+from toolkit.build import build_component, build_trainer
+from toolkit.config import ConfigError, load_config, parse_overrides
 from toolkit.contracts import DataError
 from toolkit.evaluation.entries import DEFAULT_BASELINES, Entry, baseline_entries, tokenizer_entry, unquantized
-from toolkit.evaluation.protocol import Protocol, Suite
 from toolkit.evaluation.report import write_report
-from toolkit.evaluation.results import Evaluation, finished_row, measure, write_row
-from toolkit.evaluation.sweep import Variant, train, variants_of
+from toolkit.evaluation.results import Evaluation, Row, finished_row, measure
 from toolkit.evaluation.table import markdown
-from toolkit.registry import PluginError, UnknownComponentError
+from toolkit.io.atomic_write import atomic_write
+from toolkit.registry import QUANTIZERS, PluginError, UnknownComponentError
+from toolkit.training.checkpoint import checkpoint_step, checkpoints_in
 
 logger = logging.getLogger(__name__)
 ERRORS = (AssetError, DataError, OSError, PluginError, RuntimeError, TypeError, UnknownComponentError, ValueError)
+UNQUANTIZED = "no_quantizer"  # name of the variant without a quantizer
+OnError = Callable[[object, Exception], None]  # called with what failed
+
+
+def rows_of(evaluation: Evaluation, on_error: OnError) -> list[dict[str, Any]]:
+    """The row of every entry, baselines last; rows that are already finished are read."""
+    rows = []
+    for order, entry in enumerate(entries_of(evaluation, on_error)):
+        path = evaluation.folder / f"{entry.name}.json"
+        try:
+            row = finished_row(path, evaluation.fingerprint(entry))
+            if row is None:
+                logger.info("measuring %s.", entry.title)
+                row = measure(evaluation, entry, order=order)
+                if evaluation.state.is_main_process:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with atomic_write(path) as partial:
+                        partial.write_text(json.dumps(row, indent=1, allow_nan=False) + "\n")
+            else:
+                logger.info("%s is already measured: %s.", entry.title, path)
+            rows.append(row)
+            if row["unreadable"]:
+                raise ValueError(f"unreadable files were skipped: {'; '.join(row['unreadable'].values())}")
+        except ERRORS as error:
+            on_error(entry.title, error)
+        evaluation.state.wait_for_everyone()
+    return sorted(rows, key=lambda row: row["kind"] == "baseline")
+
+
+def write_summary(evaluation: Evaluation, rows: Sequence[Row]) -> None:
+    """Write the table and the report page beside the rows."""
+    (evaluation.folder / "table.md").write_text(markdown(rows) + "\n")
+    write_report(rows, evaluation.folder / "report.html", title=f"Tokenizers on {evaluation.name}")
+
+
+def entries_of(evaluation: Evaluation, on_error: OnError) -> list[Entry]:
+    """The tokenizers (those of a sweep are trained here) and their baselines."""
+    protocol, tokenizers, continuous = evaluation.protocol, [], []
+    for path in evaluation.options.tokenizer:
+        title = path.resolve().parent.name if path.name == "tokenizer" else path.resolve().name
+        try:
+            tokenizers.append(tokenizer_entry(path, protocol, name=title, title=title))
+            continuous.append(unquantized(tokenizers[-1]))
+        except ERRORS as error:
+            on_error(path, error)
+    for entry in _trained(evaluation, on_error):
+        if entry.rate is None and entry.name == UNQUANTIZED:
+            continuous.append(dataclasses.replace(entry, kind="baseline"))
+        else:
+            tokenizers.append(entry)
+    names = list(dict.fromkeys([*DEFAULT_BASELINES, *evaluation.options.baseline]))
+    entries = [*tokenizers, *(baseline_entries(names, tokenizers, protocol) if tokenizers else []), *continuous]
+    names = [entry.name for entry in entries]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"rows need different names, got two of {', '.join(sorted(repeated))}; rename a folder "
+                         "of a tokenizer.")
+    return entries
+
+
+def _trained(evaluation: Evaluation, on_error: OnError) -> list[Entry]:
+    """The entries of the variants of the sweep; those whose training fails are left out."""
+    options = evaluation.options
+    overrides, steps = parse_overrides(list(options.cfg_options)), options.steps
+    if steps is None and "training.max_steps" not in overrides:
+        steps = evaluation.suite.steps
+    entries = []
+    for variant in variants_of(options.train, steps=steps, overrides=overrides) if options.train else ():
+        try:
+            path, summary = train(variant, evaluation.folder / "training")
+            entries.append(tokenizer_entry(path, evaluation.protocol, name=variant.name, title=variant.title,
+                                           training=summary))
+        except ERRORS as error:
+            on_error(f"training {variant.title}", error)
+        evaluation.state.wait_for_everyone()
+    return entries
 
 
 @dataclass(frozen=True)
-class Options:
-    """The command line options of benchmarks/run.py."""
+class Variant:
+    """One config of a sweep."""
 
-    tokenizer: Sequence[Path] = ()
-    train: Sequence[Path] = ()
-    steps: int | None = None
-    cfg_options: Sequence[str] = ()
-    data: Path | None = None
-    limit: int | None = None
-    metrics: Sequence[str] = ()
-    baseline: Sequence[str] = ()
-    batch_size: int = 4
-    num_workers: int = 0
-    device: str | None = None
+    name: str  # name of its row
+    title: str
+    source: Path  # the config file
+    config: Config  # resolved
 
 
-def protocol_of(name: str, protocol: Protocol, options: Options) -> Protocol:
-    """The protocol with the ``limit`` and ``metrics`` of the options; ``name`` is the suite's, for messages."""
-    if options.metrics:
-        known = [config["type"] for config in protocol.metrics]
-        unknown = [metric for metric in options.metrics if metric not in known]
-        if unknown:
-            raise ValueError(f"suite {name} has no metric {', '.join(unknown)}; it has {', '.join(known)}.")
-        metrics = tuple(config for config in protocol.metrics if config["type"] in options.metrics)
-        protocol = dataclasses.replace(protocol, metrics=metrics)
-    if options.limit is not None:
-        if options.limit < 1:
-            raise ValueError(f"--limit needs at least 1 sample, got {options.limit}.")
-        protocol = dataclasses.replace(protocol, num_samples=options.limit)
-    return protocol
+def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str, Any]) -> list[Variant]:
+    """The variants, with data, seed and steps of the first config; the last variant is the first without quantizer."""
+    if steps is not None:
+        overrides = {**overrides, "training.max_steps": steps}
+    configs = [load_config(path, overrides) for path in paths]
+    first = configs[0]
+    for path, config in zip(paths, configs, strict=True):
+        missing = [key for key in ("tokenizer", "objective", "data", "training") if key not in config]
+        if missing:
+            raise ConfigError(f"config {path} cannot be trained: it lacks {', '.join(missing)}.")
+        if config is first:
+            continue
+        if (config.data, config.get("seed", 0), config.training.max_steps) != (
+                first.data, first.get("seed", 0), first.training.max_steps):
+            logger.warning("%s trains on the data, with the seed and for the steps of %s.", path, paths[0])
+        config.data, config.seed = copy.deepcopy(first.data), first.get("seed", 0)
+        config.training.max_steps = first.training.max_steps
+    types = [config.tokenizer.quantizer.type for config in configs]
+    variants = []
+    for path, config, type_ in zip(paths, configs, types, strict=True):
+        title = type_ if types.count(type_) == 1 else Path(path).stem
+        variants.append(Variant(title.lower(), title, Path(path), config))
+    config = copy.deepcopy(first)
+    config.tokenizer.quantizer = dict(type="Identity", dim=build_component(QUANTIZERS, first.tokenizer.quantizer).dim)
+    title = f"{variants[0].title}'s network, no quantizer"
+    return [*variants, Variant(UNQUANTIZED, title, Path(paths[0]), config)]
 
 
-class SuiteRun:
-    """Measures the entries of one suite; every process of a group makes one."""
-
-    def __init__(self, name: str, suite: Suite, folder: Path, options: Options, *, state: PartialState,
-                 on_error: Callable[[str], None]):
-        self.suite, self.folder, self.options, self.state = suite, folder, options, state
-        self.on_error, self.failed = on_error, False
-        self.evaluation = Evaluation(
-            name, suite, protocol_of(name, suite.protocol, options), folder,
-            str(options.data) if options.data else suite.path, options.limit, options.batch_size, options.num_workers,
-            torch.device(options.device) if options.device else state.device, rank=state.process_index,
-            world_size=state.num_processes)
-
-    def entries(self) -> list[Entry]:
-        """The tokenizers (those of a sweep are trained here) and their baselines."""
-        protocol, tokenizers, continuous = self.evaluation.protocol, [], []
-        for path in self.options.tokenizer:
-            title = path.resolve().parent.name if path.name == "tokenizer" else path.resolve().name
-            try:
-                tokenizers.append(tokenizer_entry(path, protocol, name=title, title=title))
-                continuous.append(unquantized(tokenizers[-1]))
-            except ERRORS as error:
-                self._fail(str(path), error)
-        for variant, path, training in self._trained():
-            entry = tokenizer_entry(path, protocol, name=variant.name, title=variant.title, training=training)
-            if entry.rate is None and variant.name == "no_quantizer":
-                continuous.append(dataclasses.replace(entry, kind="baseline"))
-            else:
-                tokenizers.append(entry)
-        names = list(dict.fromkeys([*DEFAULT_BASELINES, *self.options.baseline]))
-        entries = [*tokenizers, *(baseline_entries(names, tokenizers, protocol) if tokenizers else []), *continuous]
-        names = [entry.name for entry in entries]
-        if repeated := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"rows need different names, got two of {', '.join(sorted(repeated))}; rename a folder "
-                             "of a tokenizer.")
-        return entries
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The row of every entry; rows that are already finished are read."""
-        rows = []
-        for order, entry in enumerate(self.entries()):
-            path = self.folder / f"{entry.name}.json"
-            try:
-                row = finished_row(path, self.evaluation.fingerprint(entry))
-                if row is None:
-                    logger.info("measuring %s.", entry.title)
-                    row = measure(self.evaluation, entry, order=order)
-                    if self.state.is_main_process:
-                        write_row(path, row)
-                else:
-                    logger.info("%s is already measured: %s.", entry.title, path)
-                rows.append(row)
-                if row["unreadable"]:
-                    reasons = "; ".join(row["unreadable"].values())
-                    self._fail(entry.title, ValueError(f"unreadable files were skipped: {reasons}"))
-            except ERRORS as error:
-                self._fail(entry.title, error)
-            self.state.wait_for_everyone()
-        return sorted(rows, key=lambda row: row["kind"] == "baseline")
-
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write the table and the report page beside the rows."""
-        (self.folder / "table.md").write_text(markdown(rows) + "\n")
-        write_report(rows, self.folder / "report.html", title=f"Tokenizers on {self.evaluation.suite}")
-
-    def _trained(self) -> list[tuple[Variant, Path, dict[str, Any]]]:
-        """The variants of the sweep with the directory of the tokenizer and a summary; failed ones are left out."""
-        if not self.options.train:
-            return []
-        overrides, steps = parse_overrides(list(self.options.cfg_options)), self.options.steps
-        if steps is None and "training.max_steps" not in overrides:
-            steps = self.suite.steps
-        trained = []
-        for variant in variants_of(list(self.options.train), steps=steps, overrides=overrides):
-            try:
-                trained.append((variant, *train(variant, self.folder / "training")))
-            except ERRORS as error:
-                self._fail(f"training {variant.title}", error)
-            self.state.wait_for_everyone()
-        return trained
-
-    def _fail(self, subject: str, error: Exception) -> None:
-        self.failed = True
-        if self.state.is_main_process:
-            self.on_error(f"{subject}: {' '.join(str(error).split())[:600]}")
+def train(variant: Variant, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Train a variant or resume its training; returns the directory of the tokenizer and a summary."""
+    source, config = variant.source, variant.config
+    work_dir = folder / f"{variant.name}-{hashlib.sha256(config.pretty_text.encode()).hexdigest()[:10]}"
+    saved_steps = [checkpoint_step(path) for path in checkpoints_in(work_dir / "checkpoints")]
+    source = source.relative_to(Path.cwd()) if source.is_relative_to(Path.cwd()) else source
+    tokenizer, steps = work_dir / "tokenizer", config.training.max_steps
+    summary = {"config": str(source), "steps": steps, "seed": config.get("seed", 0)}
+    if saved_steps[-1:] == [steps] and (tokenizer / "model.safetensors").is_file():
+        logger.info("%s is already trained: %s.", variant.title, tokenizer)
+        return tokenizer, summary
+    logger.info("training %s for %d steps in %s.", variant.title, steps, work_dir)
+    AcceleratorState._reset_state()  # it keeps the precision of the previous variant
+    trainer = build_trainer(copy.deepcopy(config), work_dir=work_dir, resume=bool(saved_steps))
+    if not trainer.run():
+        raise KeyboardInterrupt
+    return tokenizer, summary

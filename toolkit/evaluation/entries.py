@@ -1,14 +1,23 @@
-"""The entries of a benchmark: tokenizers and baselines."""
+"""The entries of a benchmark, tokenizers and baselines, with the speed and memory of their codecs."""
 
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +32,7 @@ from toolkit.training.validation import bits_per_pixel
 
 DEFAULT_BASELINES = ("Thumbnail", "x264", "x265")
 CURVE_FACTORS = (0.5, 2.0)  # times the reference rate: other points of a baseline's rate-distortion curve
+MAX_RUNS, MAX_SECONDS = 5, 3.0  # of one measurement of speed; no run starts after MAX_SECONDS
 NOT_ARGUMENTS = ("reference", "curve")  # in the spec of a baseline: the reference rate, and the other rates
 
 
@@ -36,33 +46,24 @@ class Entry:
     spec: dict[str, Any]  # JSON values from which open_codec builds the codec
     rate: float | None = None  # bits per pixel of a tokenizer; None without a codebook
     notes: tuple[str, ...] = ()
-    training: dict[str, Any] | None = field(default=None, hash=False)  # summary of the training, if the run trained it
+    training: dict[str, Any] | None = None  # summary of the training, if the run trained it
 
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that the scores depend on: hashes of files instead of their paths."""
         spec = {key: value for key, value in self.spec.items() if key != "path"}
         if "path" in self.spec:
-            return spec | {"weights": file_hashes(Path(self.spec["path"]))}
+            return spec | {"weights": {
+                name: hashlib.sha256(Path(self.spec["path"], name).read_bytes()).hexdigest()
+                for name in ("config.json", "model.safetensors")}}
         uses_libraries = issubclass(BASELINES.get(self.spec["type"]), VideoCodec)
         return spec | {"codecs": av.library_versions if uses_libraries else None}
-
-
-def file_hashes(directory: Path) -> dict[str, str]:
-    """sha256 of the two files of a tokenizer."""
-    return {name: hashlib.sha256((directory / name).read_bytes()).hexdigest()
-            for name in ("config.json", "model.safetensors")}
-
-
-def size_of(protocol: Protocol) -> tuple[int, int, int]:
-    """(T, H, W) of the samples."""
-    return protocol.num_frames, protocol.size, protocol.size
 
 
 def tokenizer_entry(path: Path, protocol: Protocol, *, name: str, title: str,
                     training: dict[str, Any] | None = None) -> Entry:
     """The entry of a tokenizer directory."""
-    rate = bits_per_pixel(load_tokenizer(path), size_of(protocol))
+    rate = bits_per_pixel(load_tokenizer(path), protocol.sample_size)
     spec = {"type": "tokenizer", "path": str(path), "bypass": False}
     return Entry(name, title, "tokenizer", spec, rate=rate, training=training)
 
@@ -74,24 +75,20 @@ def unquantized(entry: Entry) -> Entry:
                  entry.spec | {"bypass": True}, notes=(note,))
 
 
-def reference_of(tokenizers: list[Entry]) -> Entry:
-    """A tokenizer with the most common rate; of equally common rates with the highest."""
+def baseline_entries(names: list[str], tokenizers: list[Entry], protocol: Protocol) -> list[Entry]:
+    """Baselines at the most common rate of the tokenizers (of equally common ones the highest).
+
+    Their curves include the rates of all tokenizers.
+    """
     rates = Counter(round(entry.rate, 9) for entry in tokenizers if entry.rate)
     if not rates:
         raise ValueError("baselines need the rate of a discrete tokenizer, got none; add one.")
     rate = max(rates, key=lambda rate: (rates[rate], rate))
-    return next(entry for entry in tokenizers if entry.rate and round(entry.rate, 9) == rate)
-
-
-def baseline_entries(names: list[str], tokenizers: list[Entry], protocol: Protocol) -> list[Entry]:
-    """Baselines at the rate of :func:`reference_of`; their curves include the rates of all tokenizers."""
-    reference = reference_of(tokenizers)
-    tokenizer, size = load_tokenizer(reference.spec["path"]), size_of(protocol)
+    reference = next(entry for entry in tokenizers if entry.rate and round(entry.rate, 9) == rate)
+    curve = sorted({*rates, *(round(factor * reference.rate, 9) for factor in CURVE_FACTORS)} - {rate})
+    tokenizer, size = load_tokenizer(reference.spec["path"]), protocol.sample_size
     known = {"bits_per_pixel": reference.rate, "size": size, "grid": tokenizer.grid(size),
              "first_frame_alone": tokenizer.encoder.first_frame_alone}
-    rate = round(reference.rate, 9)
-    rates = {round(entry.rate, 9) for entry in tokenizers if entry.rate}
-    curve = sorted((rates | {round(factor * reference.rate, 9) for factor in CURVE_FACTORS}) - {rate})
     entries = []
     for name in names:
         parameters = constructor_parameters(BASELINES.get(name))
@@ -127,14 +124,6 @@ class TokenizerCodec:
 Codec = TokenizerCodec | Baseline
 
 
-def num_parameters(codec: Codec) -> dict[str, int]:
-    """Number of parameters of each component; 0 for a baseline."""
-    modules = {name: getattr(codec.tokenizer, name) if isinstance(codec, TokenizerCodec) else None
-               for name in ("encoder", "quantizer", "decoder")}
-    return {name: sum(parameter.numel() for parameter in module.parameters()) if module is not None else 0
-            for name, module in modules.items()}
-
-
 def open_codec(spec: dict[str, Any], device: torch.device | str) -> Codec:
     """The codec of an entry's spec."""
     if spec["type"] != "tokenizer":
@@ -143,3 +132,53 @@ def open_codec(spec: dict[str, Any], device: torch.device | str) -> Codec:
     if spec["bypass"]:
         tokenizer = Tokenizer(tokenizer.encoder, Identity(dim=tokenizer.quantizer.dim), tokenizer.decoder)
     return TokenizerCodec(tokenizer.to(device))
+
+
+def measure_cost(spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads: int) -> dict[str, Any]:
+    """Frames per second of encoding and decoding one batch, and the peak memory of both in GiB.
+
+    Speeds are medians of repeated runs after a warm-up. Memory is that of tensors on a GPU; on a CPU it is that of
+    the whole process with Python and torch.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "toolkit.build", "toolkit.networks", "toolkit.baselines"])
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        try:
+            return pool.submit(_measure, spec, pixels, device, num_threads).result()
+        except BrokenProcessPool as error:
+            reason = "the process ended without an answer, perhaps because there was not enough memory"
+            raise RuntimeError(f"measuring speed and memory failed: {reason}") from error
+        except Exception as error:  # any that the codec raises
+            raise RuntimeError(f"measuring speed and memory failed: {type(error).__name__}: {error}") from error
+
+
+def _measure(spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads: int) -> dict[str, Any]:
+    torch.set_num_threads(num_threads)
+    batch = torch.from_numpy(pixels).to(device)
+    codec, cuda = open_codec(spec, device), torch.device(device).type == "cuda"
+    frames, size = batch.shape[0] * batch.shape[2], tuple(batch.shape[2:])
+
+    def frames_per_second(run: Callable[[], Any]) -> float:
+        started, seconds = time.perf_counter(), []
+        while len(seconds) < MAX_RUNS and (not seconds or time.perf_counter() - started < MAX_SECONDS):
+            before = time.perf_counter()
+            run()
+            if cuda:
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - before)
+        return frames / statistics.median(seconds)
+
+    with torch.no_grad():
+        try:
+            codes = codec.encode(batch)
+            codec.decode(codes, size)  # warm-up
+            speeds = {"encode_frames_per_second": frames_per_second(lambda: codec.encode(batch)),
+                      "decode_frames_per_second": frames_per_second(lambda: codec.decode(codes, size))}
+        except NotImplementedError:  # a baseline without encode and decode
+            codec(batch)
+            speeds = {}
+    if cuda:
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"throughput": speeds, "peak_memory_gib": peak / 2**30}

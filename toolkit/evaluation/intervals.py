@@ -1,13 +1,13 @@
 """Confidence intervals by jackknife, and extrapolation of scores to infinitely many samples.
 
-Data is divided into blocks of whole source videos or photos, because frames of one video are not independent. Every
-block has its own metric.
+Data is divided into blocks of whole source videos or photos, because frames of one video are not independent.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,8 +48,7 @@ def jackknife(blocks: Sequence[Metric]) -> dict[str, Interval]:
             with its samples of the same blocks.
 
     Returns:
-        Name -> interval; empty (logged) if fewer than two blocks have samples, if the metric cannot be merged, or if
-        the remaining blocks have too few samples for a score.
+        Name -> interval; empty (logged) if the metric cannot be merged, or if too few blocks or samples are left.
 
     Example:
         >>> from toolkit.metrics import PSNR
@@ -59,28 +58,27 @@ def jackknife(blocks: Sequence[Metric]) -> dict[str, Interval]:
         >>> round(interval.score, 3), round(interval.standard_error, 3), round(interval.high - interval.score, 2)
         (40.0, 11.547, 49.68)
     """
-    blocks = _with_samples(blocks)
-    if len(blocks) < 2:
-        return {}
+    from scipy.special import stdtrit
+
     try:
+        blocks = [block for block in blocks if block.num_samples()]
+        if len(blocks) < 2:
+            return {}
         scores = union(blocks).compute()
         with _no_sample_warnings():
             without_block = [union([*blocks[:i], *blocks[i + 1:]]).compute() for i in range(len(blocks))]
-    except ValueError as error:  # such as a covariance of one sample
+    except (NotImplementedError, ValueError) as error:  # it cannot be merged; such as a covariance of one sample
         logger.warning("%s has no interval: %s", type(blocks[0]).__name__, error)
         return {}
-    return {name: _interval(score, [other[name] for other in without_block]) for name, score in scores.items()}
-
-
-def _interval(score: float, without_block: list[float]) -> Interval:
-    """The interval of a score of g blocks, from the g scores without one block."""
-    from scipy.special import stdtrit  # Student's quantile
-
-    g = len(without_block)
-    mean = math.fsum(without_block) / g
-    standard_error = math.sqrt((g - 1) / g * math.fsum((s - mean) ** 2 for s in without_block))
-    half_width = float(stdtrit(g - 1, 0.975)) * standard_error
-    return Interval(score, standard_error, score - half_width, score + half_width, g)
+    g = len(blocks)
+    quantile = float(stdtrit(g - 1, 0.975))  # Student's
+    intervals = {}
+    for name, score in scores.items():
+        without = [other[name] for other in without_block]
+        mean = math.fsum(without) / g
+        error = math.sqrt((g - 1) / g * math.fsum((s - mean) ** 2 for s in without))
+        intervals[name] = Interval(score, error, score - quantile * error, score + quantile * error, g)
+    return intervals
 
 
 def extrapolate(blocks: Sequence[Metric], name: str) -> float | None:
@@ -95,8 +93,8 @@ def extrapolate(blocks: Sequence[Metric], name: str) -> float | None:
         name: The score.
 
     Returns:
-        The value of the line at 1 / N = 0, which may be negative; None (logged) if fewer than four blocks have samples,
-        if the metric cannot be merged, or if a quarter of the blocks has too few samples for a score.
+        The value of the line at 1 / N = 0, which may be negative; None (logged) if the metric cannot be merged, with
+        fewer than four blocks, or if a quarter of them has too few samples for a score.
 
     Example:
         >>> from toolkit.metrics import PSNR
@@ -105,37 +103,29 @@ def extrapolate(blocks: Sequence[Metric], name: str) -> float | None:
         >>> round(extrapolate(blocks, "psnr"), 4)   # a mean does not depend on the number of samples
         20.0
     """
-    blocks = _with_samples(blocks)
-    if len(blocks) < 4:
-        return None
-    order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0)).tolist()
-    points = []
+    inverses, scores = [], []
     try:
-        for size in sorted({round(share * len(blocks)) for share in SHARES}):
-            subsets = [union(blocks[i] for i in indices) for indices in _circular_subsets(order, size)]
-            inverse = [1 / subset.num_samples() for subset in subsets]
+        blocks = [block for block in blocks if block.num_samples()]
+        if len(blocks) < 4:
+            return None
+        g = len(blocks)
+        order = torch.randperm(g, generator=torch.Generator().manual_seed(0)).tolist()
+        for size in sorted({round(share * g) for share in SHARES}):
+            count = 1 if size == g else min(g, 2 * math.ceil(g / size))  # each block is in about two subsets
+            chosen = [sorted(order[(start * g // count + i) % g] for i in range(size)) for start in range(count)]
+            subsets = [union(blocks[i] for i in indices) for indices in chosen]
+            inverses.append(statistics.fmean(1 / subset.num_samples() for subset in subsets))
             with _no_sample_warnings():
-                scores = [subset.compute()[name] for subset in subsets]
-            points.append((math.fsum(inverse) / len(subsets), math.fsum(scores) / len(subsets)))
-    except ValueError as error:  # such as a covariance of one sample
+                scores.append(statistics.fmean(subset.compute()[name] for subset in subsets))
+    except (NotImplementedError, ValueError) as error:  # it cannot be merged; such as a covariance of one sample
         logger.warning("%s of %s is not extrapolated: %s", name, type(blocks[0]).__name__, error)
         return None
-    x, y = (math.fsum(values) / len(points) for values in zip(*points, strict=True))
-    slope = math.fsum((a - x) * (b - y) for a, b in points) / math.fsum((a - x) ** 2 for a, _ in points)
-    return y - slope * x
-
-
-def _circular_subsets(order: list[int], size: int) -> list[list[int]]:
-    """Subsets of ``size`` consecutive blocks in circular order, sorted; each block is in about two of them."""
-    g = len(order)
-    count = 1 if size == g else min(g, 2 * math.ceil(g / size))
-    return [sorted(order[(start * g // count + i) % g] for i in range(size)) for start in range(count)]
+    return statistics.linear_regression(inverses, scores).intercept
 
 
 @contextmanager
 def _no_sample_warnings() -> Iterator[None]:
-    """Silence the warning about few samples."""
-    frechet_logger = logging.getLogger("toolkit.metrics.frechet")
+    frechet_logger = logging.getLogger("toolkit.metrics.frechet")  # which warns of few samples
     before, frechet_logger.disabled = frechet_logger.disabled, True
     try:
         yield
@@ -158,15 +148,3 @@ def union(blocks: Iterable[Metric]) -> Metric:
     """
     first, *others = blocks
     return first.merged(others)
-
-
-def _with_samples(blocks: Sequence[Metric]) -> list[Metric]:
-    """The blocks with samples in any process; none if the metric cannot count samples or be merged."""
-    try:
-        filled = [block for block in blocks if block.num_samples()]
-        if filled:
-            union(filled[:1])
-    except NotImplementedError as error:
-        logger.warning("%s", error)
-        return []
-    return filled

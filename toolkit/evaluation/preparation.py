@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,59 +24,38 @@ from toolkit.data.reading.video_file import VideoFile
 from toolkit.evaluation.protocol import RESIZES, Protocol
 
 
-def _short_edge_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """(H', W') after a resize of the shorter side to ``size``."""
-    scale = size / min(height, width)
-    resized = max(size, round(height * scale)), max(size, round(width * scale))
-    check_enlargement(height, width, resized=resized, side=size)
-    return resized
-
-
-def _short_edge(frames: Tensor, size: int) -> Tensor:
-    return bicubic(frames, size=_short_edge_size(*frames.shape[1:3], size))
-
-
-def _squash(frames: Tensor, size: int) -> Tensor:
-    return bicubic(frames, size=(size, size))
-
-
-def _bilinear(frames: Tensor, size: int) -> Tensor:
-    planes = F.interpolate(rearrange(frames, "t h w c -> t c h w").float(), mode="bilinear",
-                           size=_short_edge_size(*frames.shape[1:3], size))
+def _bilinear(frames: Tensor, *, size: tuple[int, int]) -> Tensor:
+    planes = F.interpolate(rearrange(frames, "t h w c -> t c h w").float(), mode="bilinear", size=size)
     return rearrange(planes.round().to(torch.uint8), "t c h w -> t h w c")
 
 
-def _by_pillow(frames: Tensor, size: tuple[int, int], filter_: Image.Resampling) -> Tensor:
+def _by_pillow(frames: Tensor, *, size: tuple[int, int], filter_: Image.Resampling) -> Tensor:
     resized = [np.asarray(Image.fromarray(frame.numpy()).resize(size[::-1], filter_)) for frame in frames]
     return torch.from_numpy(np.stack(resized))
 
 
-def _lanczos(frames: Tensor, size: int) -> Tensor:
-    return _by_pillow(frames, _short_edge_size(*frames.shape[1:3], size), Image.Resampling.LANCZOS)
+_FILTERS: dict[str, Callable[..., Tensor]] = dict(zip(RESIZES, (
+    bicubic, bicubic, partial(_by_pillow, filter_=Image.Resampling.LANCZOS), _bilinear,
+    partial(_by_pillow, filter_=Image.Resampling.BICUBIC)), strict=True))
 
 
-def _adm(frames: Tensor, size: int) -> Tensor:
-    while min(frames.shape[1:3]) >= 2 * size:
-        frames = _by_pillow(frames, (frames.shape[1] // 2, frames.shape[2] // 2), Image.Resampling.BOX)
-    return _by_pillow(frames, _short_edge_size(*frames.shape[1:3], size), Image.Resampling.BICUBIC)
-
-
-_RESIZES: dict[str, Callable[[Tensor, int], Tensor]] = dict(
-    zip(RESIZES, (_short_edge, _squash, _lanczos, _bilinear, _adm), strict=True))
-
-
-class Preparation:
-    """T frames (H, W, 3) uint8 of any size -> pixels (3, T, size, size) in [-1, 1], as a protocol says."""
-
-    def __init__(self, protocol: Protocol):
-        self.resize, self.size, self.random = _RESIZES[protocol.resize], protocol.size, protocol.crop == "random"
-
-    def __call__(self, frames: Sequence[Tensor]) -> Tensor:
-        frames = self.resize(torch.stack(list(frames)), self.size)
-        margins = [side - self.size for side in frames.shape[1:3]]
-        # The loader seeds torch's generator for each sample.
-        top, left = (int(torch.randint(margin + 1, ())) if self.random else margin // 2 for margin in margins)
-        return to_pixels(frames[:, top:top + self.size, left:left + self.size])
+def prepare(frames: Sequence[Tensor], protocol: Protocol) -> Tensor:
+    """T frames (H, W, 3) uint8 of any size -> pixels (3, T, size, size) in [-1, 1], as the protocol says."""
+    frames, size, resize = torch.stack(list(frames)), protocol.size, protocol.resize
+    while resize.startswith("halve") and min(frames.shape[1:3]) >= 2 * size:
+        half = frames.shape[1] // 2, frames.shape[2] // 2
+        frames = _by_pillow(frames, size=half, filter_=Image.Resampling.BOX)
+    height, width = frames.shape[1:3]
+    scale = size / min(height, width)
+    resized = max(size, round(height * scale)), max(size, round(width * scale))
+    if resize.startswith("squash"):
+        resized = size, size
+    check_enlargement(height, width, resized=resized, side=size)
+    frames = _FILTERS[resize](frames, size=resized)
+    # The loader seeds torch's generator for each sample.
+    top, left = (int(torch.randint(side - size + 1, ())) if protocol.crop == "random" else (side - size) // 2
+                 for side in resized)
+    return to_pixels(frames[:, top:top + size, left:left + size])
 
 
 def with_values(reconstruction: Tensor, values: str) -> Tensor:
@@ -114,7 +95,7 @@ def build_dataset(protocol: Protocol, path: str | Path | None, *, limit: int | N
             dataset.files = VideoClips(**options, train=False).files
     else:
         dataset = Images(**options, train=False)
-    dataset.framing = Preparation(protocol)
+    dataset.framing = partial(prepare, protocol=protocol)
     if random:
         count, total = len(dataset.files), protocol.num_samples
         repeated = [mix("protocol", "file", number) % count for number in range(count, total)]
@@ -135,14 +116,15 @@ def sources_of(dataset: Any) -> list[str]:
 
 def source_of(key: str, sources: Collection[str]) -> str:
     """The file of a sample: the part of its key before the last "#"."""
-    return key if key in sources else source_of(key.rpartition("#")[0], sources) if "#" in key else key
+    while key not in sources and "#" in key:
+        key = key.rpartition("#")[0]
+    return key
 
 
 def block_numbers(sources: list[str], *, max_blocks: int = 20) -> dict[str, int]:
     """Source -> number of its block: one block per source, or up to ``max_blocks`` of consecutive sources."""
-    count = len(sources)
-    return {source: number if count <= max_blocks else number * max_blocks // count
-            for number, source in enumerate(sorted(sources))}
+    count = min(len(sources), max_blocks)
+    return {source: number * count // len(sources) for number, source in enumerate(sorted(sources))}
 
 
 def frame_rate(protocol: Protocol, sources: list[str]) -> float | None:
@@ -153,9 +135,6 @@ def frame_rate(protocol: Protocol, sources: list[str]) -> float | None:
         return protocol.fps
     periods = []
     for source in sources:
-        try:
-            with VideoFile(source) as video:
-                periods.append(protocol.frame_stride / video.info.fps)
-        except DataError:  # reported when its clips are read
-            continue
+        with contextlib.suppress(DataError), VideoFile(source) as video:  # reported when its clips are read
+            periods.append(protocol.frame_stride / video.info.fps)
     return len(periods) / sum(periods) if periods else None

@@ -25,6 +25,11 @@ RESIZES = (
 )
 
 
+def json_hash(value: Any) -> str:
+    """sha256 of a value as JSON, in hex digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Protocol:
     """How a score is measured; ValueError for an unknown choice.
@@ -63,10 +68,14 @@ class Protocol:
         return "video" if self.num_frames > 1 else "image"
 
     @property
+    def sample_size(self) -> tuple[int, int, int]:
+        """(T, H, W) of the samples."""
+        return self.num_frames, self.size, self.size
+
+    @property
     def hash(self) -> str:
         """12 hex digits of all fields."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return json_hash(dataclasses.asdict(self))[:12]
 
     def __str__(self) -> str:
         frames = f"{self.num_frames}x" if self.num_frames > 1 else ""

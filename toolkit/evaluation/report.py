@@ -13,49 +13,35 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.contracts import Column
 from toolkit.evaluation.results import Row
-from toolkit.evaluation.table import COSTS, score_columns
+from toolkit.evaluation.table import COSTS, score_columns, values_of
 from toolkit.metrics.columns import registered_directions
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 FILES = Path(__file__).with_name("page")
 PLOTS = ("psnr", "ssim", "lpips_alex")
 PARAMETERS = {name: Column(name, ".2f", factor=1e-6, unit="M param.") for name in ("encoder", "quantizer", "decoder")}
-LOWER_IS_BETTER = ("bits_per_pixel", "bits_per_second", "peak_memory_gib")
+BETTER = {"bits_per_pixel": False, "bits_per_second": False, "peak_memory_gib": False,
+          "encode_frames_per_second": True, "decode_frames_per_second": True}  # whether higher is better
 NOTES = {"few samples": "fewer than 2,000 samples: depends on their number"}
+DICTS = ("columns", "scores", "intervals", "extrapolated", "marks", "protocol", "hardware", "versions", "assets")
+LISTS = ("curve", "videos", "original_videos")
+Columns = dict[str, tuple[Column, bool | None]]  # of a table, by key in a row's values: and whether higher is better
 
 
-@dataclass(frozen=True)
-class ScoreColumn:
-    """A column of the page's tables: key in a row, declared column, which way is better (1 up, -1 down, 0 neither)."""
-
-    key: str
-    column: Column
-    better: int
-
-
-def page_columns(rows: Sequence[Row]) -> tuple[list[ScoreColumn], list[ScoreColumn]]:
+def page_columns(rows: Sequence[Row]) -> tuple[Columns, Columns]:
     """The columns of the two tables: quality, and codebook use with costs."""
-    stored = {name: fields.get("higher_is_better")
-              for row in rows for name, fields in (row.get("columns") or {}).items()}
-    directions = registered_directions() | stored | dict.fromkeys(LOWER_IS_BETTER, False)
-    directions |= {"encode_frames_per_second": True, "decode_frames_per_second": True}
-    costs = {key.rpartition(".")[2]: column for key, column in COSTS.items() if key != "parameters"}
-    scores = score_columns(rows)
+    stored = {name: fields.get("higher_is_better") for row in rows for name, fields in row["columns"].items()}
+    directions = registered_directions() | stored | BETTER
+    scores = {name: (column, directions.get(name)) for name, column in score_columns(rows).items()}
     quality = {name: column for name, column in scores.items()
                if name != "bits_per_second" and not name.startswith("codebook")}
-    other = {name: column for name, column in scores.items() if name not in quality} | PARAMETERS | costs
-
-    def directed(columns: Mapping[str, Column]) -> list[ScoreColumn]:
-        signs = {True: 1, False: -1, None: 0}
-        return [ScoreColumn(key, column, signs[directions.get(key)]) for key, column in columns.items()]
-
-    return directed(quality), directed(other)
+    costs = {name: (column, BETTER.get(name)) for name, column in (PARAMETERS | COSTS).items() if name != "parameters"}
+    return quality, {name: column for name, column in scores.items() if name not in quality} | costs
 
 
 def write_report(results: Sequence[Row], path: str | Path, *, title: str = "Visual tokenizers compared") -> None:
@@ -64,21 +50,28 @@ def write_report(results: Sequence[Row], path: str | Path, *, title: str = "Visu
         raise ValueError("write_report needs at least one result, got an empty list; run a benchmark first.")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = sorted(results, key=lambda row: row.get("kind") == "baseline")  # stable: tokenizers first
-    style, script = (_read(*names) for names in (("page.css",), ("page.js", "plots.js", "viewer.js")))
+    rows = sorted(map(_complete, results), key=lambda row: row["kind"] == "baseline")  # stable: tokenizers first
+    template, style, *scripts = ((FILES / name).read_text(encoding="utf-8")
+                                 for name in ("page.html", "page.css", "page.js", "plots.js", "viewer.js"))
+    script, columns = "\n".join(scripts), page_columns(rows)
+    data = json.dumps(_data(rows, columns[0], path.parent), allow_nan=False)
     texts = {
         "title": html.escape(title), "style": style, "script": script,
         "style_hash": _policy(style), "script_hash": _policy(script),
-        "header": _header(rows), "tables": _tables(rows), "provenance": _provenance(rows),
-        "data": _json(_data(rows, path.parent)),
+        "header": _header(rows), "tables": _tables(rows, *columns), "provenance": _provenance(rows),
+        "data": data.replace("<", "\\u003c"),  # which could end the script element
     }
-    template = (FILES / "page.html").read_text(encoding="utf-8")
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: texts[match[1]], template)  # one pass: texts may contain braces
     path.write_text(page, encoding="utf-8", newline="\n")
 
 
-def _read(*names: str) -> str:
-    return "\n".join((FILES / name).read_text(encoding="utf-8") for name in names)
+def _complete(row: Row) -> dict[str, Any]:
+    """A row with every key that the page reads, and its numbers as ``values`` (all) and ``finite`` (finite scores)."""
+    row = {key: value for key, value in row.items() if value is not None}
+    row = {key: {} for key in DICTS} | {key: [] for key in LISTS} | row
+    return row | {"title": str(row.get("title") or row.get("name") or "unnamed"), "values": values_of(row),
+                  "kind": "baseline" if row.get("kind") == "baseline" else "tokenizer",
+                  "finite": _finite(row["scores"])}
 
 
 def _policy(text: str) -> str:
@@ -86,40 +79,8 @@ def _policy(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _json(data: Any) -> str:
-    """JSON for a script element: without "<", which could end the element."""
-    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-
-
-# --- values
-
-
-def _number(value: Any) -> float | None:
-    """The value if it is a number other than NaN (infinity counts), else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-        return None
-    return value
-
-
-def _finite(values: Mapping[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in values.items() if _number(value) is not None and math.isfinite(value)}
-
-
-def _interval(row: Row, key: str) -> list[float] | None:
-    ends = (row.get("intervals") or {}).get(key)
-    return list(ends) if ends and len(ends) == 2 and len(_finite(dict(enumerate(ends)))) == 2 else None
-
-
-def _values(row: Row) -> dict[str, Any]:
-    """The scores, costs and numbers of parameters of a row in one dict."""
-    values = {"peak_memory_gib": row.get("peak_memory_gib")}
-    for group in ("parameters", "throughput", "scores"):
-        values |= row.get(group) or {}
-    return values
-
-
-def _title(row: Row) -> str:
-    return str(row.get("title") or row.get("name") or "unnamed")
+def _finite(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {key: value for key, value in values.items() if value is not None and math.isfinite(value)}
 
 
 def _text(value: Any) -> str:
@@ -144,9 +105,6 @@ def _decimal(value: float, column: Column) -> str:
     return text.replace("-", MINUS)
 
 
-# --- header and footer
-
-
 def _header(rows: Sequence[Row]) -> str:
     keys = ("suite", "num_samples", "protocol_hash")
     suite, number, code = (html.escape(", ".join(_distinct(row.get(key) for row in rows)) or DASH) for key in keys)
@@ -155,13 +113,13 @@ def _header(rows: Sequence[Row]) -> str:
     if len(hashes) > 1:
         lines.append('<p class="warning">These rows were measured under different protocols: compare only rows with '
                      'the same protocol hash.</p>')
-    return "\n".join([*lines, _fields(row.get("protocol") for row in rows)])
+    return "\n".join([*lines, _fields(row["protocol"] for row in rows)])
 
 
 def _provenance(rows: Sequence[Row]) -> str:
     tables = [("Hardware", "hardware"), ("Versions", "versions"), ("Weights and data", "assets")]
     return "\n".join(f"<details><summary>{label}</summary>{fields}</details>" for label, key in tables
-                     if (fields := _fields(row.get(key) for row in rows))) or '<p class="quiet">Not recorded.</p>'
+                     if (fields := _fields(row[key] for row in rows))) or '<p class="quiet">Not recorded.</p>'
 
 
 def _distinct(values: Iterable[Any]) -> list[str]:
@@ -172,7 +130,7 @@ def _fields(tables: Iterable[Any]) -> str:
     """A list of all fields of several dicts, each with its different values."""
     fields: dict[str, list[Any]] = {}
     for table in tables:
-        for key, value in _flat(table or {}):
+        for key, value in _flat(table):
             fields.setdefault(key, []).append(value)
     items = [f"<div><dt>{html.escape(key)}</dt><dd>{html.escape(' | '.join(_distinct(values)) or DASH)}</dd></div>"
              for key, values in fields.items()]
@@ -187,174 +145,148 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-# --- tables
-
-
-def _tables(rows: Sequence[Row]) -> str:
+def _tables(rows: Sequence[Row], quality: Columns, other: Columns) -> str:
     notes: dict[str, str] = {}  # text -> its letter
-    quality, other = page_columns(rows)
     tables = [_table(rows, quality, notes), _table(rows, other, notes, skip_empty=True)]
-    if any(row.get("intervals") for row in rows):
+    if any(row["intervals"] for row in rows):
         notes["Small numbers under a score are its 95 % interval."] = ""
-    if any(row.get("extrapolated") for row in rows):
+    if any(row["extrapolated"] for row in rows):
         notes["N→∞: extrapolated to infinitely many samples."] = ""
     items = "".join(f'<li id="note-{letter}"><sup>{letter}</sup> {html.escape(text)}</li>' if letter else
                     f"<li>{html.escape(text)}</li>" for text, letter in notes.items())
     return "\n".join(filter(None, tables)) + (f'<ul class="notes">{items}</ul>' if items else "")
 
 
-def _table(rows: Sequence[Row], columns: Sequence[ScoreColumn], notes: dict[str, str], *,
-           skip_empty: bool = False) -> str:
-    columns = [column for column in columns if any(_number(_values(row).get(column.key)) is not None for row in rows)]
+def _table(rows: Sequence[Row], columns: Columns, notes: dict[str, str], *, skip_empty: bool = False) -> str:
+    columns = {key: column for key, column in columns.items() if any(key in row["values"] for row in rows)}
     if not columns:
         return ""
     several_protocols = len(_distinct(row.get("protocol_hash") for row in rows)) > 1
     header = ['<th scope="col" data-first="ascending" data-text="1"><button type="button">variant</button></th>']
-    header += [_head(column) for column in columns]
-    best = {column.key: _best(rows, column) for column in columns}
+    header += [_head(key, *column) for key, column in columns.items()]
+    best = {key: _best(rows, key, *column) for key, column in columns.items()}
     lines = []
     for index, row in enumerate(rows):
-        if skip_empty and all(_number(_values(row).get(column.key)) is None for column in columns):
+        if skip_empty and not columns.keys() & row["values"].keys():
             continue  # such as a baseline, which has no codebook and no parameters
-        title, kind = html.escape(_title(row), quote=True), _kind(row)
+        title = html.escape(row["title"], quote=True)
         protocol = f"<br><code>{html.escape(_text(row.get('protocol_hash'))[:12])}</code>" if several_protocols else ""
         cells = [f'<th scope="row" data-value="{title}"><span class="key"></span>{title}{protocol}</th>']
-        cells += [_cell(row, column, index in best[column.key], notes) for column in columns]
-        lines.append(f'<tr class="{kind}" data-row="{index}">{"".join(cells)}</tr>')
+        cells += [_cell(row, key, column, index in best[key], notes) for key, (column, _) in columns.items()]
+        lines.append(f'<tr class="{row["kind"]}" data-row="{index}">{"".join(cells)}</tr>')
     return (f'<div class="scroll"><table><thead><tr>{"".join(header)}</tr></thead>\n<tbody>'
             + "\n".join(lines) + "</tbody></table></div>")
 
 
-def _head(column: ScoreColumn) -> str:
-    arrow = {1: " ↑", -1: " ↓", 0: ""}[column.better]
-    unit = f"<br>{html.escape(column.column.unit)}" if column.column.unit else ""
-    first = "descending" if column.better > 0 else "ascending"
-    return (f'<th scope="col" data-key="{html.escape(column.key)}" data-first="{first}"><button type="button">'
-            f"{html.escape(column.column.label)}{arrow}{unit}</button></th>")
+def _head(key: str, column: Column, better: bool | None) -> str:
+    arrow = {True: " ↑", False: " ↓", None: ""}[better]
+    unit = f"<br>{html.escape(column.unit)}" if column.unit else ""
+    first = "descending" if better else "ascending"
+    return (f'<th scope="col" data-key="{html.escape(key)}" data-first="{first}"><button type="button">'
+            f"{html.escape(column.label)}{arrow}{unit}</button></th>")
 
 
-def _cell(row: Row, column: ScoreColumn, best: bool, notes: dict[str, str]) -> str:
-    value = _number(_values(row).get(column.key))
+def _cell(row: Row, key: str, column: Column, best: bool, notes: dict[str, str]) -> str:
+    value = row["values"].get(key)
     if value is None:
         return f'<td data-value="">{DASH}</td>'
-    text, small = _decimal(value, column.column), ""
-    if mark := (row.get("marks") or {}).get(column.key):
+    text, small = _decimal(value, column), ""
+    if mark := row["marks"].get(key):
         letter = notes.setdefault(NOTES.get(str(mark), str(mark)), chr(ord("a") + len(notes) % 26))
         text += f'<sup><a href="#note-{letter}">{letter}</a></sup>'
-    if interval := _interval(row, column.key):
-        small += f"<small>{DASH.join(_decimal(end, column.column) for end in interval)}</small>"
-    if (limit := _number((row.get("extrapolated") or {}).get(column.key))) is not None:
-        small += f"<small>N→∞ {_decimal(limit, column.column)}</small>"
+    if interval := row["intervals"].get(key):
+        small += f"<small>{DASH.join(_decimal(end, column) for end in interval)}</small>"
+    if (limit := row["extrapolated"].get(key)) is not None:
+        small += f"<small>N→∞ {_decimal(limit, column)}</small>"
     order = repr(value).replace("inf", "Infinity")  # as JavaScript spells it
     return f'<td data-value="{order}"{" class=best" if best else ""}>{text}{small}</td>'
 
 
-def _best(rows: Sequence[Row], column: ScoreColumn) -> set[int]:
+def _best(rows: Sequence[Row], key: str, column: Column, better: bool | None) -> set[int]:
     """Rows of the best tokenizers of each protocol; values with equal text are equal, and if all are, none is best."""
-    groups: dict[str, list[tuple[int, float]]] = {}
+    groups: dict[str, dict[int, float]] = {}
     for index, row in enumerate(rows):
-        value = _number(_values(row).get(column.key))
-        if column.better and value is not None and _kind(row) == "tokenizer":
-            groups.setdefault(_text(row.get("protocol_hash")), []).append((index, value))
+        if better is not None and key in row["values"] and row["kind"] == "tokenizer":
+            groups.setdefault(_text(row.get("protocol_hash")), {})[index] = row["values"][key]
     best = set()
     for group in groups.values():
-        texts = {index: _decimal(value, column.column) for index, value in group}
+        texts = {index: _decimal(value, column) for index, value in group.items()}
         if len(set(texts.values())) > 1:
-            winner = max(group, key=lambda pair: column.better * pair[1])[0]
+            winner = (max if better else min)(group, key=group.get)
             best |= {index for index, text in texts.items() if text == texts[winner]}
     return best
 
 
-# --- what the page's JavaScript draws
-
-
-def _data(rows: Sequence[Row], folder: Path) -> dict[str, Any]:
-    books = [_codebook(index, row) for index, row in enumerate(rows) if (row.get("codebook") or {}).get("histogram")]
-    clips = _clips(rows)
-    paths = dict.fromkeys(cell["path"] for clip in clips for cell in clip["cells"])
-    low = min((book["even"] for book in books), default=1)
+def _data(rows: Sequence[Row], columns: Columns, folder: Path) -> dict[str, Any]:
+    """What the page's JavaScript draws; ``columns`` are those of quality."""
+    books = [_codebook(index, row) for index, row in enumerate(rows) if row.get("codebook", {}).get("histogram")]
+    clips = _clips(rows, columns)
     high = max((book["points"][0][1] for book in books), default=1)
-    ranges = [max([2, *(book["size"] for book in books)]), [0.7 * min(low, 1), 1.5 * max(high, 1)]]
-    columns = {column.key: column for column in page_columns(rows)[0]}
-    plots = [{"name": name, "label": columns[name].column.label, "better": columns[name].better,
-              "unit": f" {columns[name].column.unit}" if columns[name].column.unit else ""}
-             for name in PLOTS if name in columns]
+    plots = [(name, *columns[name]) for name in PLOTS if name in columns]
     return {
-        "rows": _plotted(rows), "plots": plots, "codebooks": books, "clips": clips, "histogram": ranges,
-        "media": {path: _media(folder, path) for path in paths},
+        "rows": _plotted(rows),
+        "plots": [{"name": name, "label": column.label, "better": 1 if better else -1,
+                   "unit": f" {column.unit}" if column.unit else ""} for name, column, better in plots],
+        "codebooks": books, "clips": clips,
+        "histogram": [max([2, *(book["size"] for book in books)]), [0.7, 1.5 * high]],
+        "media": {cell["path"]: _media(folder, cell["path"]) for clip in clips for cell in clip["cells"]},
     }
-
-
-def _kind(row: Row) -> str:
-    return "baseline" if row.get("kind") == "baseline" else "tokenizer"
 
 
 def _plotted(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Rows for the plots: a line if the row has a curve, a horizontal line ("level") without a rate, else a point."""
     plotted, counts = [], {"baseline": 0, "tokenizer": 0}
     for index, row in enumerate(rows):
-        scores, kind = _finite(row.get("scores") or {}), _kind(row)
-        curve = [_finite(point) for point in row.get("curve") or []]
+        scores, kind, curve = row["finite"], row["kind"], [_finite(point) for point in row["curve"]]
         rated = scores.get("bits_per_pixel", 0) > 0 and row.get("name") != "bypass"
         plotted.append({
-            "index": index, "title": _title(row), "kind": kind, "order": counts[kind], "scores": scores,
-            "intervals": {key: interval for key in scores if (interval := _interval(row, key))}, "curve": curve,
-            "form": "line" if len(curve) > 1 else "point" if rated else "level"})
+            "index": index, "title": row["title"], "kind": kind, "order": counts[kind], "scores": scores,
+            "intervals": {key: list(row["intervals"][key]) for key in scores if key in row["intervals"]},
+            "curve": curve, "form": "line" if len(curve) > 1 else "point" if rated else "level"})
         counts[kind] += 1
     return plotted
 
 
 def _codebook(index: int, row: Row) -> dict[str, Any]:
     """Histogram at up to 160 ranks, and entropy in bits (from the scores if they have it)."""
-    book, scores = row["codebook"], _finite(row.get("scores") or {})
-    counts = sorted((count for count in book["histogram"] if count > 0), reverse=True) or [0]
-    total, num_codebooks = int(book.get("num_indices") or sum(counts)), int(book.get("num_codebooks") or 1)
-    size = max(int(book.get("size") or 0), 1)
-    entries = size * num_codebooks  # one histogram for all codebooks
-    max_used = max(1, min(entries, total))
+    book, scores, counts = row["codebook"], row["finite"], row["codebook"]["histogram"]
+    total, entries = book.get("num_indices", sum(counts)), book["size"] * book["num_codebooks"]  # one for all codebooks
+    max_used = min(entries, total)
     ranks = sorted({min(len(counts), round(len(counts) ** (n / 159))) for n in range(160)})
-    entropy = -sum(count / total * math.log2(count / total) for count in counts if count) if total else 0.0
+    entropy = abs(sum(count / total * math.log2(count / total) for count in counts))
     # The histogram may be cut after the most used entries; the score is of all entries.
-    used = round(scores["codebook_usage"] * entries) if "codebook_usage" in scores else sum(map(bool, counts))
+    used = round(scores["codebook_usage"] * entries) if "codebook_usage" in scores else len(counts)
     return {
-        "row": index, "size": entries, "num_codebooks": num_codebooks, "used": used, "reach": max_used,
+        "row": index, "size": entries, "num_codebooks": book["num_codebooks"], "used": used, "reach": max_used,
         "even": max(1.0, total / entries), "points": [[rank, counts[rank - 1]] for rank in ranks],
-        "entropy": scores["codebook_entropy"] / math.log(2) if "codebook_entropy" in scores else abs(entropy),
+        "entropy": scores["codebook_entropy"] / math.log(2) if "codebook_entropy" in scores else entropy,
         "bound": scores.get("codebook_entropy_bound", math.log(max_used)) / math.log(2),
-        "digits": [_digits(entropies, book) for entropies in book.get("digit_entropies") or [] if len(entropies) > 1],
+        "digits": [_digits(entropies, book) for entropies in book["digit_entropies"] if len(entropies) > 1],
     }
 
 
 def _digits(entropies: Sequence[float], book: Mapping[str, Any]) -> list[list[float]]:
     """Entropy of each digit (stored in nats) and its upper bound, in bits."""
-    sizes = book.get("digits") or [book.get("size", 1) ** (1 / len(entropies))] * len(entropies)
-    bounds = [max(math.log(max(size, 1)), entropy, 1e-9) for size, entropy in zip(sizes, entropies, strict=True)]
+    sizes = book.get("digits") or [book["size"] ** (1 / len(entropies))] * len(entropies)
+    bounds = [max(math.log(size), entropy, 1e-9) for size, entropy in zip(sizes, entropies, strict=True)]
     return [[entropy / math.log(2), bound / math.log(2)] for entropy, bound in zip(entropies, bounds, strict=True)]
 
 
-# --- videos
-
-
-def _clips(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _clips(rows: Sequence[Row], columns: Columns) -> list[dict[str, Any]]:
     clips = []
-    for n in range(max(len(row.get("videos") or []) for row in rows)):
-        originals = dict.fromkeys(
-            str(row["original_videos"][n]) for row in rows if len(row.get("original_videos") or []) > n)
+    for n in range(max(len(row["videos"]) for row in rows)):
+        originals = dict.fromkeys(str(path) for row in rows for path in row["original_videos"][n:n + 1])
         cells = [{"path": path, "title": "Original", "caption": ""} for path in originals]
-        cells += [{"path": str(row["videos"][n]), "title": _title(row), "caption": _caption(row)}
-                  for row in rows if len(row.get("videos") or []) > n]
+        cells += [{"path": str(path), "title": row["title"], "caption": _caption(row, columns)}
+                  for row in rows for path in row["videos"][n:n + 1]]
         clips.append({"title": f"Clip {n + 1}", "cells": cells})
     return clips
 
 
-def _caption(row: Row) -> str:
-    scores, columns = _finite(row.get("scores") or {}), score_columns([row])
-    texts = []
-    if "psnr" in scores:
-        texts.append(f"PSNR {_decimal(scores['psnr'], columns['psnr'])} dB")
-    if "bits_per_pixel" in scores:
-        texts.append(f"{_decimal(scores['bits_per_pixel'], columns['bits_per_pixel'])} bits/pixel")
-    return " · ".join(texts)
+def _caption(row: Row, columns: Columns) -> str:
+    texts = {"psnr": "PSNR {} dB", "bits_per_pixel": "{} bits/pixel"}
+    return " · ".join(text.format(_decimal(row["finite"][name], columns[name][0]))
+                      for name, text in texts.items() if name in row["finite"])
 
 
 def _media(folder: Path, name: str) -> dict[str, Any]:
@@ -363,21 +295,18 @@ def _media(folder: Path, name: str) -> dict[str, Any]:
 
     try:
         file = (folder / name).resolve()
-        exists = file.is_file()
-    except (OSError, ValueError) as error:  # too long, or contains a zero byte
-        return {"problem": f"{name}: {error}"}
-    kind = {".mp4": "mp4", ".webm": "webm"}.get(file.suffix.lower())
-    if not file.is_relative_to(folder.resolve()):
-        return {"problem": f"{name} is outside the report's folder"}
-    if not exists:
-        return {"problem": f"{name} is missing"}
-    try:  # the fixed format keeps FFmpeg from opening playlists, which may name other files
-        with av.open(str(file), format=kind or "mp4") as container:
+        if not file.is_relative_to(folder.resolve()):
+            return {"problem": f"{name} is outside the report's folder"}
+        if not file.is_file():
+            return {"problem": f"{name} is missing"}
+        kind = {".webm": "webm"}.get(file.suffix.lower(), "mp4")
+        # The fixed format keeps FFmpeg from opening playlists, which may name other files.
+        with av.open(str(file), format=kind) as container:
             stream = container.streams.video[0]
             frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
             size = {"width": stream.width, "height": stream.height}
             fps = float(stream.average_rate or stream.guessed_rate)
-    except (av.FFmpegError, IndexError, TypeError) as error:
+    except (av.FFmpegError, IndexError, OSError, TypeError, ValueError) as error:
         return {"problem": f"{name} is not a video: {error}"}
     data = base64.b64encode(file.read_bytes()).decode()
-    return {"src": f"data:video/{kind or 'mp4'};base64,{data}", "fps": fps, "frames": frames, **size}
+    return {"src": f"data:video/{kind};base64,{data}", "fps": fps, "frames": frames, **size}

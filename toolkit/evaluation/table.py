@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from toolkit.metrics.columns import heading, registered_columns
 
 RATES = ("bits_per_pixel", "bits_per_second")
 COSTS = {"parameters": Column("parameters", ".2f", factor=1e-6, unit="M"),
-         "throughput.encode_frames_per_second": Column("encode", ".0f", unit="frames/s"),
-         "throughput.decode_frames_per_second": Column("decode", ".0f", unit="frames/s"),
+         "encode_frames_per_second": Column("encode", ".0f", unit="frames/s"),
+         "decode_frames_per_second": Column("decode", ".0f", unit="frames/s"),
          "peak_memory_gib": Column("memory", ".2f", unit="GiB")}
 PLUS_MINUS, DAGGER, INFINITY = "\N{PLUS-MINUS SIGN}", "\N{DAGGER}", "\N{INFINITY}"
 
@@ -44,26 +45,28 @@ def _column(fields: Mapping[str, Any]) -> Column:
                   str(fields["unit"]))
 
 
-def cells_of(rows: Sequence[Row], heads: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+def values_of(row: Row) -> dict[str, float]:
+    """The scores, costs and numbers of parameters of a row that are numbers (infinity counts)."""
+    parameters = row.get("parameters") or {}
+    values = {"peak_memory_gib": row.get("peak_memory_gib"), **parameters, **(row.get("throughput") or {}),
+              **(row.get("scores") or {})}
+    if parameters:
+        values["parameters"] = sum(parameters.values())
+    return {name: value for name, value in values.items() if value is not None and not math.isnan(value)}
+
+
+def cells_of(rows: Sequence[Row], heads: Collection[str] = ()) -> tuple[list[str], list[list[str]]]:
     """Header and rows of text: the columns with these headings (default: all) that have a value."""
-    columns = {f"scores.{name}": column for name, column in score_columns(rows).items()} | COSTS
-    columns = {key: column for key, column in columns.items() if (not heads or heading(column) in heads)
-               and any(_value(row, key) is not None for row in rows)}
+    values = [values_of(row) for row in rows]
+    columns = {name: column for name, column in (score_columns(rows) | COSTS).items()
+               if (not heads or heading(column) in heads) and any(name in known for known in values)}
     return ["", *map(heading, columns.values())], [
         [str(row["title"]) + "*" * bool(row.get("unreadable")),
-         *(_cell(row, key, column) for key, column in columns.items())] for row in rows]
+         *(_cell(row, name, known.get(name), column) for name, column in columns.items())]
+        for row, known in zip(rows, values, strict=True)]
 
 
-def _value(row: Row, key: str) -> float | None:
-    """The value at a key such as "scores.psnr"; the sum of a group of values; None if it is missing."""
-    value: Any = row
-    for name in key.split(".", maxsplit=1):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return sum(value.values()) if isinstance(value, Mapping) else value
-
-
-def _cell(row: Row, key: str, column: Column) -> str:
-    value, name = _value(row, key), key.partition(".")[2]
+def _cell(row: Row, name: str, value: float | None, column: Column) -> str:
     if value is None:
         return "-"
     text = format(value * column.factor, column.format)
@@ -102,16 +105,13 @@ def _other_rates(rows: Sequence[Row]) -> list[str]:
     """PSNR of the baselines at the rates of tokenizers with another rate than the reference."""
     notes = []
     codecs = [row for row in rows if row["kind"] == "baseline" and len(row.get("curve", ())) > 1]
-    for row in rows:
+    for row in rows if codecs else ():
         rate = row["scores"].get("bits_per_pixel")
-        if row["kind"] != "tokenizer" or not rate or not codecs:
-            continue
-        if abs(rate / codecs[0]["scores"]["bits_per_pixel"] - 1) < 0.02:
-            continue
-        points = [(codec["title"], min(codec["curve"], key=lambda point: abs(point["bits_per_pixel"] - rate)))
-                  for codec in codecs]
-        notes.append(f"{row['title']} spends {rate:.4f} bits/pixel, where " + ", ".join(
-            f"{title} has {point['psnr']:.2f} dB" for title, point in points if "psnr" in point) + ".")
+        if row["kind"] == "tokenizer" and rate and abs(rate / codecs[0]["scores"]["bits_per_pixel"] - 1) >= 0.02:
+            points = [(codec["title"], min(codec["curve"], key=lambda point: abs(point["bits_per_pixel"] - rate)))
+                      for codec in codecs]
+            notes.append(f"{row['title']} spends {rate:.4f} bits/pixel, where " + ", ".join(
+                f"{title} has {point['psnr']:.2f} dB" for title, point in points if "psnr" in point) + ".")
     return notes
 
 
@@ -124,16 +124,13 @@ def markdown(rows: Sequence[Row], heads: Sequence[str] = ()) -> str:
 
 def terminal_tables(rows: Sequence[Row]) -> Group:
     """Two tables for rich's console, quality and codebook use with costs, and the footnotes."""
-    header, cells = cells_of(rows)
-    cost_headings = {heading(column) for name, column in score_columns(rows).items() if name.startswith("codebook")}
-    cost_headings |= set(map(heading, COSTS.values()))
-    tables = []
-    for is_cost in (False, True):
-        columns = [i for i, head in enumerate(header) if i and (head in cost_headings) == is_cost]
-        table = Table("", *(header[i] for i in columns), title=f"suite {rows[0]['suite']}")
-        for row in cells:
-            table.add_row(row[0], *(row[i].replace(f" {PLUS_MINUS} ", f"\n{PLUS_MINUS}") for i in columns))
-        tables += [table] if columns else []
+    columns, tables = score_columns(rows) | COSTS, []
+    costs = {heading(columns[name]) for name in columns if name in COSTS or name.startswith("codebook")}
+    for heads in (set(map(heading, columns.values())) - costs, costs):
+        header, cells = cells_of(rows, heads)
+        tables.append(Table(*header, title=f"suite {rows[0]['suite']}"))
+        for title, *texts in cells:
+            tables[-1].add_row(title, *(text.replace(f" {PLUS_MINUS} ", f"\n{PLUS_MINUS}") for text in texts))
     return Group(*tables, *map(Text, footnotes(rows)))
 
 

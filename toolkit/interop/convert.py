@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import inspect
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from toolkit.build import build_component, build_tokenizer
+from toolkit.build import build_component
 from toolkit.contracts import CheckpointFamily, Discriminator
 from toolkit.interop.files import CheckpointError, Contents, Tensors, read_file, shortened, sort_contents
+from toolkit.interop.layout import build
 from toolkit.plugins import PluginError, in_one_line, warn_once
-from toolkit.registry import CHECKPOINTS, DISCRIMINATORS
+from toolkit.registry import CHECKPOINTS
 from toolkit.saving import save_component
 from toolkit.tokenizer import Tokenizer
 
@@ -59,7 +58,6 @@ def convert_checkpoint(path: str | Path, layout: str | None = None, *, ema: bool
     """Convert a checkpoint of another code base; all of it must fit.
 
     Args:
-        path: The file.
         layout: A name in :data:`toolkit.registry.CHECKPOINTS`; None: the family with the highest score.
         ema: Take the averaged weights where there are any.
         discriminator: Convert the discriminator too, where there is one of a known family.
@@ -89,7 +87,7 @@ def convert_tensors(checkpoint: Mapping[str, Any], layout: str | None = None, *,
     """
     contents = sort_contents(checkpoint, ema=ema)
     family = (_recognised(contents.tokenizer, file_name) if layout is None else _named(layout))
-    tokenizer = _converted(family, contents.tokenizer, build_tokenizer)
+    tokenizer = _converted(family, contents.tokenizer)
     if constants := list(family.constants(contents.tokenizer)):
         contents.skipped["constants"] = constants
     converted = _discriminator(contents, file_name, tokenizer.encoder.in_channels) if discriminator else None
@@ -126,10 +124,9 @@ def _layouts() -> str:
 
 
 def _named(layout: str) -> CheckpointFamily:
-    family = CHECKPOINTS.get(layout)() if layout in CHECKPOINTS else None
-    if family is None or family.component != "tokenizer":
-        raise CheckpointError(f"no layout is called {layout!r}; there are {_layouts()}.")
-    return family
+    if layout in CHECKPOINTS and (family := CHECKPOINTS.get(layout)()).component == "tokenizer":
+        return family
+    raise CheckpointError(f"no layout is called {layout!r}; there are {_layouts()}.")
 
 
 def _scores(component: str, tensors: Tensors, file_name: str) -> dict[CheckpointFamily, float]:
@@ -182,7 +179,7 @@ def _discriminator(contents: Contents, file_name: str, in_channels: int) -> Disc
         contents.skipped["a discriminator of no known kind"] = [prefix + name for name in tensors]
         return None
     try:
-        discriminator = _converted(family, tensors, partial(build_component, DISCRIMINATORS))
+        discriminator = _converted(family, tensors)
         if discriminator.in_channels != in_channels:
             first = [f"{prefix}{name} {tuple(tensor.shape)}" for name, tensor in tensors.items()
                      if tensor.ndim > 3 and discriminator.in_channels in tensor.shape]
@@ -195,10 +192,10 @@ def _discriminator(contents: Contents, file_name: str, in_channels: int) -> Disc
     return discriminator.train()
 
 
-def _converted(family: CheckpointFamily, tensors: Tensors, build: Callable[[Mapping[str, Any]], nn.Module]) -> Any:
+def _converted(family: CheckpointFamily, tensors: Tensors) -> Any:
     config, state_dict = family.config(tensors), family.state_dict(tensors)
     with torch.random.fork_rng(devices=[]):  # the random weights are all replaced
-        module = build(config)
+        module = build(family, config)
     try:
         module.load_state_dict(state_dict)
     except RuntimeError as error:

@@ -27,7 +27,7 @@ _MAIN = ("state_dict", "model", "module", "tokenizer")  # sections in which trai
 _EMA = ("ema", "model_ema", "ema_state_dict")
 # Perceptual networks, loss state, and LeCAM's averages.
 _SKIPPED = re.compile(r"(loss|perceptual_model|perceptual_loss)[./]|(.*[./])?lecam_ema[./]")
-_EMA_COUNTERS = ("decay", "num_updates")
+_EMA_COUNTERS = ("model_ema.decay", "model_ema.num_updates")
 _DISCRIMINATOR_PREFIX = re.compile(r"(?:loss\.)?discriminator[./](?!lecam_ema)")
 _STATE = re.compile(r"optimizer|(lr_)?scheduler|callbacks|hyper_parameters|loops|scaler|rng|random")
 _MAX_GROWTH = 4  # bytes of tensors per byte of the file: compression, and weights of several names
@@ -44,19 +44,13 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Contents:
-    """A checkpoint's tensors by component, by their names without the prefixes of wrappers.
-
-    Attributes:
-        discriminator_prefix: Of the discriminator's names in the file.
-        ema: Whether the tokenizer's weights are the averaged ones.
-        skipped: Reason -> names that are not used.
-    """
+    """A checkpoint's tensors by component, by their names without the prefixes of wrappers."""
 
     tokenizer: Tensors
     discriminator: Tensors = field(default_factory=dict)
-    discriminator_prefix: str = ""
-    ema: bool = False
-    skipped: dict[str, list[str]] = field(default_factory=dict)
+    discriminator_prefix: str = ""  # of its names in the file
+    ema: bool = False  # whether the tokenizer's weights are the averaged ones
+    skipped: dict[str, list[str]] = field(default_factory=dict)  # reason -> names that are not used
 
 
 def read_file(path: str | Path) -> Mapping[str, Any]:
@@ -122,17 +116,16 @@ def sort_contents(checkpoint: Mapping[str, Any], *, ema: bool = True) -> Content
         raise CheckpointError("left over: " + shortened([f"{section}.{name}".lstrip(".") for section, tensors
                                                        in sections.items() for name in tensors]) + ".")
     raw, average = _unwrapped(raw or {}), _unwrapped(average or {})
-    dotless = {name.removeprefix("model_ema."): tensor for name, tensor in raw.items()
-               if name.startswith("model_ema.")}
-    raw = {name: tensor for name, tensor in raw.items() if not name.startswith("model_ema.")}
-    if dotless:
-        _skip(contents, "EMA counters", [f"model_ema.{name}" for name in dotless if name in _EMA_COUNTERS])
-        average = {name: tensor for name, tensor in dotless.items() if name not in _EMA_COUNTERS}
-        average = _with_dots(average, raw) if ema else {f"model_ema.{name}": average[name] for name in average}
+    if dotless := [name for name in raw if name.startswith("model_ema.")]:
+        average = {name: raw.pop(name) for name in dotless}
+        _skip(contents, "EMA counters", [name for name in _EMA_COUNTERS if average.pop(name, None) is not None])
     if average and not raw and not ema:
         raise CheckpointError("the file has averaged weights alone, no raw ones; convert without --no-ema (ema=False).")
     tokenizer = _tokenizer_of(raw, contents)
     if average and ema:
+        if dotless:
+            dotted = {_copy_without_dots(name): name for name in raw}
+            average = {dotted.get(name, name): tensor for name, tensor in average.items()}
         averaged = _tokenizer_of(average, contents, with_discriminator=not raw)
         if raw:
             _check_copy(averaged, tokenizer, dotless=bool(dotless))
@@ -218,18 +211,16 @@ def _unwrapped(tensors: Tensors) -> Tensors:
 def _tokenizer_of(tensors: Tensors, contents: Contents, *, with_discriminator: bool = True) -> Tensors:
     """The tokenizer's tensors of a section; the discriminator's and the skipped ones go to ``contents``."""
     prefixes = Counter(match[0] for name in tensors if (match := _DISCRIMINATOR_PREFIX.match(name)))
-    discriminator_prefix = prefixes.most_common(1)[0][0] if prefixes else None
+    discriminator_prefix = max(prefixes, key=prefixes.get, default="")
     prefix = "tokenizer." if any(name.startswith("tokenizer.") for name in tensors) else ""
     tokenizer, discriminator, stray = {}, {}, []
     for name, tensor in tensors.items():
-        if match := _DISCRIMINATOR_PREFIX.match(name):
-            if match[0] == discriminator_prefix:
-                discriminator[name.removeprefix(discriminator_prefix)] = tensor
-            else:
-                stray.append(name)
-        elif _SKIPPED.match(name):
+        match = _DISCRIMINATOR_PREFIX.match(name)
+        if match and match[0] == discriminator_prefix:
+            discriminator[name.removeprefix(discriminator_prefix)] = tensor
+        elif not match and _SKIPPED.match(name):
             _skip(contents, "loss and perceptual networks", [name])
-        elif name.startswith(prefix):
+        elif not match and name.startswith(prefix):
             tokenizer[name.removeprefix(prefix)] = tensor
         else:
             stray.append(name)
@@ -244,24 +235,17 @@ def _tokenizer_of(tensors: Tensors, contents: Contents, *, with_discriminator: b
     return _unwrapped(tokenizer)
 
 
-def _with_dots(dotless: Tensors, raw: Tensors) -> Tensors:
-    """An averaged copy by the names of its raw weights."""
-    dotted = {name.replace(".", ""): name for name in raw}
-    unknown = [f"model_ema.{name}" for name in dotless if name not in dotted]
-    if unknown:
-        raise CheckpointError(f"left over, copies of no tensor in the file: {shortened(unknown)}; convert the raw "
-                              "weights instead (--no-ema).")
-    return {dotted[name]: tensor for name, tensor in dotless.items()}
+def _copy_without_dots(name: str) -> str:
+    return f"model_ema.{name.replace('.', '')}"
 
 
 def _check_copy(average: Tensors, raw: Tensors, *, dotless: bool) -> None:
-    def copy(name: str) -> str:
-        return f"model_ema.{name.replace('.', '')}" if dotless else f"ema.{name}"
-
-    problems = [f"{name} has no averaged copy {copy(name)}" for name in raw if name not in average]
-    problems += [f"{copy(name)} is an averaged copy, but {name} is missing" for name in average if name not in raw]
-    problems += [f"{copy(name)} is {tuple(average[name].shape)}, {name} {tuple(raw[name].shape)}"
-               for name in raw if name in average and average[name].shape != raw[name].shape]
+    copies = {name: _copy_without_dots(name) if dotless else f"ema.{name}" for name in raw}
+    problems = [f"{name} has no averaged copy {copy}" for name, copy in copies.items() if name not in average]
+    problems += [f"{name if dotless else f'ema.{name}'} is an averaged copy, but what it averages is missing"
+                 for name in average if name not in raw]
+    problems += [f"{copy} is {tuple(average[name].shape)}, {name} {tuple(raw[name].shape)}"
+                 for name, copy in copies.items() if name in average and average[name].shape != raw[name].shape]
     if problems:
         raise CheckpointError(f"averaged and raw weights do not match: {shortened(problems)}; convert the raw weights "
                               "instead (--no-ema).")

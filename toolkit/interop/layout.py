@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from abc import abstractmethod
@@ -18,17 +19,24 @@ from toolkit.interop.files import CheckpointError, Tensors, shortened
 from toolkit.registry import DISCRIMINATORS
 
 
+def build(family: CheckpointFamily, config: Mapping[str, Any]) -> nn.Module:
+    """What a family's config describes: a tokenizer or a discriminator."""
+    return build_tokenizer(config) if family.component == "tokenizer" else build_component(DISCRIMINATORS, config)
+
+
 class Layout(CheckpointFamily):
     """A family whose tensors correspond to ours one by one.
 
     A subclass sets :attr:`rules`, and writes :meth:`to_ours` where a tensor is stored otherwise. A family that joins or
     splits tensors overrides :meth:`config` and :meth:`state_dict`, and calls these with the tensors of this layout.
     Sizes are read from the tensors by majority, so that one tensor that is renamed or reshaped does not mislead;
-    :meth:`weights_for` then names it.
+    :meth:`state_dict` then names it.
 
     Attributes:
         marks: A pattern that names of this family match.
         rules: Pattern -> replacement, in order: they turn our name of a tensor into the checkpoint's.
+        video_rules: More of them, of a family that wraps the layers of its 3-D networks.
+        from_finest: Whether the checkpoint counts the decoder's levels from the finest, as the encoder's.
         tensors: Of the checkpoint that :meth:`bind` was called with.
         video: Whether most kernels are 3-D.
 
@@ -39,9 +47,11 @@ class Layout(CheckpointFamily):
 
     marks: ClassVar[str]
     rules: ClassVar[Mapping[str, str]] = {}
+    video_rules: ClassVar[Mapping[str, str]] = {}
+    from_finest: ClassVar[bool] = False
     tensors: Mapping[str, Tensor]
     video: bool
-    num_levels: int
+    num_levels: int = 0  # until they are counted
 
     def score(self, tensors: Mapping[str, Tensor], file_name: str) -> float:
         """The share of names that match :attr:`marks`."""
@@ -52,15 +62,31 @@ class Layout(CheckpointFamily):
         return self.bind(tensors).component_config()
 
     def state_dict(self, tensors: Mapping[str, Tensor]) -> Tensors:
-        """Our state dict, by the name rule.
+        """Our state dict by the name rule, with each tensor of the checkpoint used once.
 
         Raises:
-            CheckpointError: Naming every tensor that is missing, left over or of another shape.
+            CheckpointError: Naming every tensor that is missing, left over or of another shape or kind.
         """
         bound = self.bind(tensors)
         with torch.device("meta"):  # names and shapes alone: a checkpoint that does not fit costs no memory
-            module = bound.build(bound.component_config())
-        return bound.weights_for(module)
+            ours = build(bound, bound.component_config()).state_dict()
+        names = {key: bound.their_name(key) for key in ours}
+        shapes = bound.constant_shapes() | {
+            name: bound.their_shape(key, tuple(ours[key].shape)) for key, name in names.items()}
+        missing = [name for name in shapes if name not in tensors]
+        left_over = [name for name in tensors if name not in shapes]
+        reshaped = [f"{name} is {tuple(tensors[name].shape)}, needed is {shape}" for name, shape in shapes.items()
+                    if name in tensors and tuple(tensors[name].shape) != shape]
+        other_kind = [f"{name} is {tensors[name].dtype}, needed is {ours[key].dtype}" for key, name in names.items()
+                      if name in tensors and tensors[name].is_floating_point() != ours[key].is_floating_point()]
+        problems = [f"{what}: {shortened(found)}" for what, found in (
+            ("missing in the checkpoint", missing), ("left over in the checkpoint", left_over),
+            ("of another shape", reshaped), ("of another kind", other_kind)) if found]
+        if problems:
+            raise CheckpointError(f"the checkpoint is not wholly of layout {self.type_name}. {'. '.join(problems)}.")
+        state_dict = {key: bound.to_ours(key, tensors[name]) for key, name in names.items()}
+        return {key: tensor.float().contiguous() if tensor.is_floating_point() else tensor
+                for key, tensor in state_dict.items()}
 
     def constants(self, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         """Names and shapes of buffers that must be there but hold nothing learned."""
@@ -76,18 +102,19 @@ class Layout(CheckpointFamily):
         return bound
 
     def inspect(self) -> None:
-        """Count levels and blocks in :attr:`tensors`, before names are asked for."""
-
-    def build(self, config: Mapping[str, Any]) -> nn.Module:
-        return build_tokenizer(config)
+        """Count levels and blocks in :attr:`tensors`, on which names depend."""
 
     @abstractmethod
     def component_config(self) -> dict[str, Any]:
         """The config of what the bound checkpoint holds."""
 
     def their_name(self, ours: str) -> str:
-        """The checkpoint's name for a tensor of ours, by :attr:`rules`."""
-        return translate(ours, self.rules)
+        """The checkpoint's name for a tensor of ours, by the rules."""
+        if self.from_finest and self.num_levels:
+            ours = re.sub(r"(?<=^decoder\.levels\.)\d+", lambda level: str(self.num_levels - 1 - int(level[0])), ours)
+        for pattern, theirs in (self.rules | self.video_rules if self.video else self.rules).items():
+            ours = re.sub(pattern, theirs, ours)
+        return ours
 
     def constant_shapes(self) -> dict[str, tuple[int, ...]]:
         """As :meth:`constants`, of the bound checkpoint."""
@@ -123,13 +150,13 @@ class Layout(CheckpointFamily):
                 [f"{name} {tuple(self.tensors[name].shape)}" for name in names]) + ".")
         return int(ranking[0][0])
 
-    def count(self, what: str, *patterns: tuple[str, int]) -> int:
-        """A number by majority over (pattern whose group is an index, what to add to the number of indices)."""
+    def count(self, what: str, *claims: tuple[str, int]) -> int:
+        """A number by majority over (our name with * for an index, what to add to the number of such tensors)."""
         votes = Counter()
-        for pattern, add in patterns:
-            matches = (re.match(pattern, name) for name in self.tensors)
-            if numbers := {match[1] for match in matches if match}:
-                votes[len(numbers) + add] += 1
+        for ours, add in claims:
+            names = (self.their_name(ours.replace("*", str(i))) for i in itertools.count())
+            if number := next(i for i, name in enumerate(names) if name not in self.tensors):
+                votes[number + add] += 1
         if not votes:
             raise CheckpointError(f"{self.type_name}: the checkpoint has no {what}; it has "
                                   f"{shortened(list(self.tensors), 5)}.")
@@ -153,60 +180,37 @@ class Layout(CheckpointFamily):
             for level in (f"encoder.levels.{i}", f"decoder.levels.{self.num_levels - 1 - i}")])
             for i in range(self.num_levels)]
 
-    def weights_for(self, module: nn.Module) -> Tensors:
-        """The module's state dict from the checkpoint's tensors, each used once and none left over."""
-        ours_to_theirs = {ours: self.their_name(ours) for ours in module.state_dict()}
-        expected_shapes, other_kind = dict(self.constant_shapes()), []
-        for ours, tensor in module.state_dict().items():
-            name = ours_to_theirs[ours]
-            expected_shapes[name] = self.their_shape(ours, tuple(tensor.shape))
-            if name in self.tensors and self.tensors[name].is_floating_point() != tensor.is_floating_point():
-                other_kind.append(f"{name} is {self.tensors[name].dtype}, needed is {tensor.dtype}")
-        reshaped = [f"{name} is {tuple(self.tensors[name].shape)}, needed is {shape}"
-                    for name, shape in expected_shapes.items()
-                    if name in self.tensors and tuple(self.tensors[name].shape) != shape]
-        missing = [name for name in expected_shapes if name not in self.tensors]
-        left_over = [name for name in self.tensors if name not in expected_shapes]
-        problems = [f"{what}: {shortened(names)}" for what, names in (
-            ("missing in the checkpoint", missing), ("left over in the checkpoint", left_over),
-            ("of another shape", reshaped), ("of another kind", other_kind)) if names]
-        if problems:
-            raise CheckpointError(f"the checkpoint is not wholly of layout {self.type_name}. "
-                                  + ". ".join(problems) + ".")
-        state_dict = {ours: self.to_ours(ours, self.tensors[name]) for ours, name in ours_to_theirs.items()}
-        return {ours: tensor.float().contiguous() if tensor.is_floating_point() else tensor
-                for ours, tensor in state_dict.items()}
-
-
-def translate(name: str, rules: Mapping[str, str]) -> str:
-    """Apply regular expressions one after the other."""
-    for pattern, theirs in rules.items():
-        name = re.sub(pattern, theirs, name)
-    return name
-
-
-def finest_first(ours: str, num_levels: int) -> str:
-    """Our name with the decoder's levels counted from the finest, as the encoder's are."""
-    return re.sub(r"^decoder\.levels\.(\d+)", lambda level: f"decoder.levels.{num_levels - 1 - int(level[1])}", ours)
-
 
 class MAGVIT2Layout(Layout):
-    """A family with the MAGVIT-v2 network; :meth:`inspect` counts levels and blocks."""
+    """A family with the MAGVIT-v2 network."""
 
     options: ClassVar[dict[str, Any]] = {}  # of both networks
     encoder_options: ClassVar[dict[str, Any]] = {}
     decoder_options: ClassVar[dict[str, Any]] = {}
     quantizer_options: ClassVar[dict[str, Any]] = {}
-    num_res_blocks: int
+    num_res_blocks: int = 0  # until they are counted
+
+    def inspect(self) -> None:
+        """Count levels and the residual blocks of each."""
+        self.num_levels = self.count("levels", *(
+            (f"{layer}.{kind}", add) for kind in ("weight", "bias") for layer, add in (
+                ("encoder.levels.*.downsample", 1), ("decoder.levels.*.upsample.conv", 1),
+                ("decoder.levels.*.norm.gamma", 0), ("decoder.levels.*.norm.beta", 0))))
+        self.num_res_blocks = self.count("residual blocks", *(
+            (f"{network}.mid.*.{layer}.weight", 0) for network in ("encoder", "decoder")
+            for layer in ("norm1", "conv1", "norm2", "conv2")))
+
+    def num_bits(self) -> int:
+        """Bits of a code."""
+        return self.read("the number of bits", [
+            ("encoder.conv_out.weight", 0), ("encoder.conv_out.bias", 0), ("decoder.conv_in.weight", 1),
+            *((f"decoder.levels.{i}.norm.gamma.weight", 1) for i in range(self.num_levels))])
 
     def component_config(self) -> dict[str, Any]:
         """The tokenizer's config, read from the tensors but for the family's options."""
         levels, filters = range(self.num_levels), self.first_width()
         widths = self.level_widths(("conv1.weight", 0), ("norm2.weight", 0), ("norm2.bias", 0), ("conv2.weight", 0),
                                    ("conv2.weight", 1))
-        bits = self.read("the number of bits", [
-            ("encoder.conv_out.weight", 0), ("encoder.conv_out.bias", 0), ("decoder.conv_in.weight", 1),
-            *((f"decoder.levels.{i}.norm.gamma.weight", 1) for i in levels)])
         temporal_kernel = self.read("the temporal kernel", [
             ("encoder.conv_in.weight", 2), ("decoder.conv_in.weight", 2), ("decoder.conv_out.weight", 2),
             ("encoder.mid.0.conv1.weight", 2), ("decoder.mid.0.conv1.weight", 2)])
@@ -220,24 +224,21 @@ class MAGVIT2Layout(Layout):
                        temporal_kernel=temporal_kernel, **self.options)
         return dict(
             encoder=dict(type="MAGVIT2Encoder", in_channels=self.image_channels(), **network, **self.encoder_options),
-            quantizer=dict(type="LFQ", bits=bits, **self.quantizer_options),
+            quantizer=dict(type="LFQ", bits=self.num_bits(), **self.quantizer_options),
             decoder=dict(type="MAGVIT2Decoder", out_channels=self.image_channels(), **network, **self.decoder_options))
 
 
-class DiscriminatorLayout(Layout):
-    """A discriminator's family."""
+class StyleGANLayout(Layout):
+    """A family with the StyleGAN discriminator."""
 
     component = "discriminator"
-
-    def build(self, config: Mapping[str, Any]) -> nn.Module:
-        return build_component(DISCRIMINATORS, config)
-
-
-class StyleGANLayout(DiscriminatorLayout):
-    """A family with the StyleGAN discriminator; :meth:`inspect` counts its blocks."""
-
     blur_padding: ClassVar[str]
     num_blocks: int
+
+    def inspect(self) -> None:
+        """Count the residual blocks."""
+        self.num_blocks = self.count("blocks", *((f"blocks.*.{tensor}", 0) for tensor in (
+            "conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias", "shortcut.weight")))
 
     def component_config(self) -> dict[str, Any]:
         """The discriminator's config.
@@ -257,12 +258,10 @@ class StyleGANLayout(DiscriminatorLayout):
                     temporal_kernel=3 if self.video else 1)
 
     def _size(self, positions: int) -> tuple[int, int, int]:
-        for frames in (17, *range(1, 130, 4)) if self.video else (1,):
-            grid = frames
-            for _ in range(self.num_blocks if self.video else 0):
-                grid = (grid + 1) // 2
+        for frames in (17, *range(5, 130, 4)) if self.video else (1,):
+            grid = -(-frames // 2**self.num_blocks)  # halved and rounded up in each block
             side = math.isqrt(positions // grid)
-            if side * side * grid == positions and (frames > 1 or not self.video):
+            if side * side * grid == positions:
                 return frames, side * 2**self.num_blocks, side * 2**self.num_blocks
         weight = self.their_name("linear1.weight")
         raise CheckpointError(f"{self.type_name}: {weight} is {tuple(self.tensors[weight].shape)}, but no square clip "

@@ -4,23 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from toolkit.interop.layout import MAGVIT2Layout, StyleGANLayout, translate
+from toolkit.interop.layout import MAGVIT2Layout, StyleGANLayout
 from toolkit.plugins import warn_once
 from toolkit.registry import CHECKPOINTS
-
-_RULES = {
-    r"\.norm1\.": ".norm_0.norm_fn.", r"\.norm2\.": ".norm_1.norm_fn.", r"\.norm_out\.": ".final_norm.norm_fn.",
-    r"\.conv1\.": ".conv_0.", r"\.conv2\.": ".conv_1.", r"\.shortcut\.": ".conv_shortcut.",
-    r"\.conv_in\.": ".conv_first.", r"\.conv_out\.": ".conv_last.",
-    r"^encoder\.mid\.(\d+)": r"encoder.res_blocks.res_block_final.res_block_final_\1",
-    r"^decoder\.mid\.(\d+)": r"decoder.res_blocks.res_block_pre.res_block_pre_\1",
-    # Their slip: from its second block on, an encoder's level calls its blocks those of level 0.
-    r"^encoder\.levels\.(\d+)\.blocks\.([1-9]\d*)": r"encoder.res_blocks.res_block_\1.res_block_0_\2",
-    r"\.levels\.(\d+)\.blocks\.(\d+)": r".res_blocks.res_block_\1.res_block_\1_\2",
-    r"\.levels\.(\d+)\.downsample": r".conv_downsample_blocks.conv_downsample_\1",
-    r"\.levels\.(\d+)\.upsample\.conv": r".conv_upsample_blocks.conv_upsample_\1.conv1",
-    r"\.levels\.(\d+)\.norm": r".cond_norm_layers.cond_norm_\1"}
-_WRAPPED = {r"(\.conv\w*)\.(weight|bias)$": r"\1.conv.\2"}  # 3-D convolutions sit in a module that pads
 
 
 @CHECKPOINTS.register_module(name="o2_magvit2")
@@ -28,28 +14,27 @@ class O2MAGVIT2(MAGVIT2Layout):
     """O2-MAGVIT2's image and video tokenizers."""
 
     marks = r"(encoder|decoder)\.(res_blocks\.|conv_(first|last|downsample_blocks|upsample_blocks)\b|cond_norm_layers)"
+    rules = {
+        r"\.norm1\.": ".norm_0.norm_fn.", r"\.norm2\.": ".norm_1.norm_fn.", r"\.norm_out\.": ".final_norm.norm_fn.",
+        r"\.conv1\.": ".conv_0.", r"\.conv2\.": ".conv_1.", r"\.shortcut\.": ".conv_shortcut.",
+        r"\.conv_in\.": ".conv_first.", r"\.conv_out\.": ".conv_last.",
+        r"^encoder\.mid\.(\d+)": r"encoder.res_blocks.res_block_final.res_block_final_\1",
+        r"^decoder\.mid\.(\d+)": r"decoder.res_blocks.res_block_pre.res_block_pre_\1",
+        # Their slip: from its second block on, an encoder's level calls its blocks those of level 0.
+        r"^encoder\.levels\.(\d+)\.blocks\.([1-9]\d*)": r"encoder.res_blocks.res_block_\1.res_block_0_\2",
+        r"\.levels\.(\d+)\.blocks\.(\d+)": r".res_blocks.res_block_\1.res_block_\1_\2",
+        r"\.levels\.(\d+)\.downsample": r".conv_downsample_blocks.conv_downsample_\1",
+        r"\.levels\.(\d+)\.upsample\.conv": r".conv_upsample_blocks.conv_upsample_\1.conv1",
+        r"\.levels\.(\d+)\.norm": r".cond_norm_layers.cond_norm_\1"}
+    video_rules = {r"(\.conv\w*)\.(weight|bias)$": r"\1.conv.\2"}  # 3-D convolutions sit in a module that pads
 
     def inspect(self) -> None:
-        """Levels and blocks by their names; the bit order by the place values."""
-        self.num_levels = self.count("levels", (r"encoder\.conv_downsample_blocks\.conv_downsample_(\d+)\.", 1),
-                                     (r"decoder\.conv_upsample_blocks\.conv_upsample_(\d+)\.", 1),
-                                     (r"decoder\.cond_norm_layers\.cond_norm_(\d+)\.", 0),
-                                     (r"encoder\.res_blocks\.res_block_(\d+)\.", 0),
-                                     (r"decoder\.res_blocks\.res_block_(\d+)\.", 0))
-        self.num_res_blocks = self.count("residual blocks", *(
-            (rf"{net}\.res_blocks\.res_block_{level}\.res_block_\w+_(\d+)\.", 0) for net in ("encoder", "decoder")
-            for level in ("final", "pre", *range(self.num_levels))))
+        super().inspect()
         self.quantizer_options = {"bit_order": self._bit_order()}
-
-    def their_name(self, ours: str) -> str:
-        name = translate(ours, _RULES)
-        return translate(name, _WRAPPED) if self.video else name
 
     def constant_shapes(self) -> dict[str, tuple[int, ...]]:
         """The quantizer's place values."""
-        return {"quantize.mask": (self.read("the number of bits", [("encoder.conv_out.weight", 0),
-                                                                   ("encoder.conv_out.bias", 0),
-                                                                   ("decoder.conv_in.weight", 1)]),)}
+        return {"quantize.mask": (self.num_bits(),)}
 
     def _bit_order(self) -> str:
         mask = self.tensors.get("quantize.mask")
@@ -64,21 +49,14 @@ class O2MAGVIT2(MAGVIT2Layout):
         return "msb_first"
 
 
-_DISCRIMINATOR = {r"\.conv2\.": ".conv3.", r"\.shortcut\.": ".conv2.", r"^blocks": "res_blocks",
-                  r"^linear1": "linear0", r"^linear2": "linear1"}
-
-
 @CHECKPOINTS.register_module(name="o2_magvit2_discriminator")
 class O2Discriminator(StyleGANLayout):
     """O2-MAGVIT2's StyleGAN discriminators."""
 
     marks = r"res_blocks\.\d+\.|linear[01]\."
-    rules = _DISCRIMINATOR
+    rules = {r"\.conv2\.": ".conv3.", r"\.shortcut\.": ".conv2.", r"^blocks": "res_blocks",
+             r"^linear1": "linear0", r"^linear2": "linear1"}
     blur_padding = "reflect"
-
-    def inspect(self) -> None:
-        self.num_blocks = self.count("blocks", (r"res_blocks\.(\d+)\.conv1", 0), (r"res_blocks\.(\d+)\.conv2", 0),
-                                     (r"res_blocks\.(\d+)\.conv3", 0), (r"res_blocks\.(\d+)\.blur", 0))
 
     def constant_shapes(self) -> dict[str, tuple[int, ...]]:
         """The blur's filters."""

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from toolkit.interop.layout import MAGVIT2Layout, finest_first, translate
+from toolkit.interop.layout import MAGVIT2Layout
 from toolkit.registry import CHECKPOINTS
-
-_RULES = {
-    r"^encoder\.levels\.(\d+)\.blocks": r"encoder.down.\1.block", r"^encoder\.levels\.(\d+)": r"encoder.down.\1",
-    r"^decoder\.levels\.(\d+)\.blocks": r"decoder.up.\1.block",
-    r"^decoder\.levels\.(\d+)\.upsample\.conv": r"decoder.up.\1.upsample.conv1",
-    r"^decoder\.levels\.(\d+)\.norm": r"decoder.adaptive.\1",
-    r"\.mid\.": ".mid_block.", r"\.shortcut\.": ".nin_shortcut."}
-_WRAPPED = {r"(\.(?:conv\w*|nin_shortcut|downsample))\.(weight|bias)$": r"\1.conv_1.\2"}
 
 
 @CHECKPOINTS.register_module(name="open_magvit2")
@@ -22,21 +14,18 @@ class OpenMAGVIT2(MAGVIT2Layout):
     """
 
     marks = r"(encoder|decoder)\.mid_block\.|decoder\.adaptive\.|decoder\.up\.\d+\.upsample\.conv1\."
+    rules = {
+        r"^encoder\.levels\.(\d+)\.blocks": r"encoder.down.\1.block", r"^encoder\.levels\.(\d+)": r"encoder.down.\1",
+        r"^decoder\.levels\.(\d+)\.blocks": r"decoder.up.\1.block",
+        r"^decoder\.levels\.(\d+)\.upsample\.conv": r"decoder.up.\1.upsample.conv1",
+        r"^decoder\.levels\.(\d+)\.norm": r"decoder.adaptive.\1",
+        r"\.mid\.": ".mid_block.", r"\.shortcut\.": ".nin_shortcut."}
+    video_rules = {r"(\.(?:conv\w*|nin_shortcut|downsample))\.(weight|bias)$": r"\1.conv_1.\2"}
+    from_finest = True
     encoder_options = {"first_conv_bias": False}
     decoder_options = {"adaptive_norm": "pooled", "kept_frame": "first"}
     quantizer_options = {"bit_order": "lsb_first"}
 
     def inspect(self) -> None:
+        super().inspect()
         self.options = {"norm_scope": "clip" if self.video else "frame", "norm_eps": 1e-6}
-        self.num_levels = self.count("levels", (r"encoder\.down\.(\d+)\.", 0), (r"decoder\.up\.(\d+)\.", 0),
-                                     (r"decoder\.adaptive\.(\d+)\.", 0), (r"encoder\.down\.(\d+)\.downsample\.", 1),
-                                     (r"decoder\.up\.(\d+)\.upsample\.", 1))
-        self.num_res_blocks = self.count("residual blocks", (r"encoder\.mid_block\.(\d+)\.", 0),
-                                         (r"decoder\.mid_block\.(\d+)\.", 0), *(
-            (rf"{levels}\.{level}\.block\.(\d+)\.", 0) for levels in (r"encoder\.down", r"decoder\.up")
-            for level in range(self.num_levels)))
-
-    def their_name(self, ours: str) -> str:
-        """Open-MAGVIT2's name of our tensor; its decoder counts levels from the finest."""
-        name = translate(finest_first(ours, self.num_levels), _RULES)
-        return translate(name, _WRAPPED) if self.video else name

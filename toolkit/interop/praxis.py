@@ -11,23 +11,16 @@ from einops import rearrange
 from torch import Tensor
 
 from toolkit.interop.files import CheckpointError
-from toolkit.interop.layout import Layout, MAGVIT2Layout, StyleGANLayout, translate
+from toolkit.interop.layout import Layout, MAGVIT2Layout, StyleGANLayout
 from toolkit.registry import CHECKPOINTS
-
-_RULES = {
-    r"\.(gamma|beta)\.weight$": r".\1_linear/w", r"\.(gamma|beta)\.bias$": r".\1_bias/b",
-    r"\.norm1\.": ".norm_0.", r"\.norm2\.": ".norm_1.", r"\.norm_out\.": ".norm.",
-    r"(\.norm(?:_\d)?)\.weight$": r"\1.gamma", r"(\.norm(?:_\d)?)\.bias$": r"\1.beta",
-    r"\.weight$": ".w", r"\.bias$": ".b",
-    r"\.conv1\.": ".conv_0.", r"\.conv2\.": ".conv_1.", r"\.shortcut\.": ".conv_shortcut.",
-    r"\.conv_in\.": ".conv_first.", r"\.conv_out\.": ".conv_last.",
-    r"\.levels\.(\d+)\.downsample": r".conv_downsample_layers_\1",
-    r"\.levels\.(\d+)\.upsample\.conv": r".conv_upsample_layers_\1",
-    r"\.levels\.(\d+)\.norm": r".cond_norm_layers_\1", r"\.": "/"}
 
 
 class _ChannelsLast(Layout):
     """Kernels are (k_t, k_h, k_w, in, out), linear weights (in, out), norms' vectors (1, 1, 1, C)."""
+
+    def inspect(self) -> None:
+        self.video = True
+        super().inspect()
 
     def to_ours(self, ours: str, tensor: Tensor) -> Tensor:
         """Channels first; a stored gamma means a scale of 1 + gamma."""
@@ -51,19 +44,23 @@ class Praxis(_ChannelsLast, MAGVIT2Layout):
     """Google's video tokenizer."""
 
     marks = r"(encoder|decoder)/"
+    rules = {
+        r"\.(gamma|beta)\.weight$": r".\1_linear/w", r"\.(gamma|beta)\.bias$": r".\1_bias/b",
+        r"\.norm1\.": ".norm_0.", r"\.norm2\.": ".norm_1.", r"\.norm_out\.": ".norm.",
+        r"(\.norm(?:_\d)?)\.weight$": r"\1.gamma", r"(\.norm(?:_\d)?)\.bias$": r"\1.beta",
+        r"\.weight$": ".w", r"\.bias$": ".b",
+        r"\.conv1\.": ".conv_0.", r"\.conv2\.": ".conv_1.", r"\.shortcut\.": ".conv_shortcut.",
+        r"\.conv_in\.": ".conv_first.", r"\.conv_out\.": ".conv_last.",
+        r"\.levels\.(\d+)\.downsample": r".conv_downsample_layers_\1",
+        r"\.levels\.(\d+)\.upsample\.conv": r".conv_upsample_layers_\1",
+        r"\.levels\.(\d+)\.norm": r".cond_norm_layers_\1", r"\.": "/"}
     options = {"padding": "replicate", "norm_eps": 1e-6}
     encoder_options = {"downsample_kernel": 4, "first_conv_bias": False}
     quantizer_options = {"bit_order": "lsb_first", "sign_of_zero": 1}
 
     def inspect(self) -> None:
-        self.video = True
-        self.num_levels = self.count("levels", *(
-            (rf"encoder/conv_downsample_layers_(\d+)/{kind}", 1) for kind in "wb"), *(
-            (rf"decoder/conv_upsample_layers_(\d+)/{kind}", 1) for kind in "wb"), *(
-            (rf"decoder/cond_norm_layers_(\d+)/{kind}", 0) for kind in ("gamma_linear", "beta_linear", "beta_bias")))
-        blocks = self.count("residual blocks", *(
-            (rf"{network}/res_blocks_(\d+)/{kind}", 0) for network in ("encoder", "decoder")
-            for kind in ("conv_0", "conv_1", "norm_0/beta", "norm_0/gamma", "norm_1/beta", "norm_1/gamma")))
+        super().inspect()
+        blocks = self.num_res_blocks  # of a whole network: as long as it was 0, mid's names ran through all of them
         if blocks % (self.num_levels + 1):
             raise CheckpointError(f"praxis: {blocks} residual blocks cannot be divided evenly among {self.num_levels} "
                                   "levels and the middle.")
@@ -76,15 +73,7 @@ class Praxis(_ChannelsLast, MAGVIT2Layout):
         name = re.sub(r"^decoder\.mid\.(\d+)", r"decoder.res_blocks_\1", name)
         name = re.sub(r"^(encoder|decoder)\.levels\.(\d+)\.blocks\.(\d+)", lambda m: (
             f"{m[1]}.res_blocks_{(int(m[2]) + (m[1] == 'decoder')) * per_level + int(m[3])}"), name)
-        return translate(name, _RULES)
-
-
-_DISCRIMINATOR = {
-    r"^linear1\.weight$": "proj/mlp_layers_0/linear/w", r"^linear1\.bias$": "proj/mlp_layers_0/bias/b",
-    r"^linear2\.weight$": "proj/mlp_layers_1/linear/w", r"^linear2\.bias$": "proj/mlp_layers_1/bias/b",
-    r"^conv_in\.": "conv_first.", r"^conv_out\.": "conv_last.", r"^blocks\.(\d+)\.": r"res_blocks_\1.",
-    r"\.conv1\.": ".conv_first.", r"\.conv2\.": ".conv_last.", r"\.shortcut\.": ".conv_residual.",
-    r"\.weight$": ".w", r"\.bias$": ".b", r"\.": "/"}
+        return super().their_name(name)
 
 
 @CHECKPOINTS.register_module(name="praxis_discriminator")
@@ -92,13 +81,13 @@ class PraxisDiscriminator(_ChannelsLast, StyleGANLayout):
     """Google's StyleGAN discriminator, whose first linear layer takes positions before channels."""
 
     marks = r"proj/|res_blocks_\d+/"
-    rules = _DISCRIMINATOR
+    rules = {
+        r"^linear1\.weight$": "proj/mlp_layers_0/linear/w", r"^linear1\.bias$": "proj/mlp_layers_0/bias/b",
+        r"^linear2\.weight$": "proj/mlp_layers_1/linear/w", r"^linear2\.bias$": "proj/mlp_layers_1/bias/b",
+        r"^conv_in\.": "conv_first.", r"^conv_out\.": "conv_last.", r"^blocks\.(\d+)\.": r"res_blocks_\1.",
+        r"\.conv1\.": ".conv_first.", r"\.conv2\.": ".conv_last.", r"\.shortcut\.": ".conv_residual.",
+        r"\.weight$": ".w", r"\.bias$": ".b", r"\.": "/"}
     blur_padding = "same"
-
-    def inspect(self) -> None:
-        self.video = True
-        self.num_blocks = self.count("blocks", *(
-            (rf"res_blocks_(\d+)/{kind}", 0) for kind in ("conv_first/w", "conv_last/w", "conv_residual/w")))
 
     def to_ours(self, ours: str, tensor: Tensor) -> Tensor:
         """Channels first, also in what the first linear layer flattens."""

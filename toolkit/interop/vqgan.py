@@ -1,11 +1,13 @@
-"""The VQGAN network under the names of LlamaGen, taming-transformers and IBQ (github.com/TencentARC/SEED-Voken)."""
+"""The VQGAN network under the names of LlamaGen, taming-transformers and IBQ (github.com/TencentARC/SEED-Voken), and
+their PatchGAN discriminator."""
 
 from __future__ import annotations
 
+from statistics import mode
 from typing import Any, ClassVar
 
 from toolkit.interop.files import CheckpointError
-from toolkit.interop.layout import Layout, finest_first, translate
+from toolkit.interop.layout import Layout
 from toolkit.registry import CHECKPOINTS
 
 
@@ -13,19 +15,15 @@ class _VQGANLayout(Layout):
     """A family with the VQGAN network; the tensors do not tell how a code is chosen."""
 
     quantizer: ClassVar[dict[str, Any]]  # its config without sizes
-    encoder_levels: ClassVar[str]  # patterns of the names before a level's number
-    decoder_levels: ClassVar[str]
-    block: ClassVar[str]
 
     def inspect(self) -> None:
-        networks = (self.encoder_levels, self.decoder_levels)
-        self.num_levels = self.count("levels", *(
-            (rf"{levels}\.(\d+)\.{what}", add) for levels in networks
-            for what, add in ((rf"{self.block}\.0\.conv1", 0), (rf"{self.block}\.0\.conv2", 0),
-                              ("(?:up|down)sample", 1))))
+        """Count levels and the residual blocks of each."""
+        networks = ("encoder", "decoder")
+        self.num_levels = self.count("levels", ("encoder.levels.*.resample.conv.weight", 1), *(
+            (f"{network}.levels.*.blocks.0.{layer}.weight", 0) for network in networks for layer in ("conv1", "conv2")))
         self.num_encoder_blocks, self.num_decoder_blocks = (self.count("residual blocks", *(
-            (rf"{levels}\.{level}\.{self.block}\.(\d+)\.", 0) for level in range(self.num_levels)))
-            for levels in networks)
+            (f"{network}.levels.{level}.blocks.*.{layer}.weight", 0) for level in range(self.num_levels)
+            for layer in ("conv1", "conv2"))) for network in networks)
 
     def _attention(self, network: str) -> tuple[bool, ...]:
         """Whether the checkpoint has attention at each level of ours."""
@@ -60,14 +58,12 @@ class _VQGANLayout(Layout):
                          num_res_blocks=self.num_decoder_blocks, attention=self._attention("decoder")[::-1]))
 
 
-_ATTENTION = {r"\.query\.": ".q.", r"\.key\.": ".k.", r"\.value\.": ".v.", r"\.out\.": ".proj_out."}
-_RULES = {**_ATTENTION, r"^encoder\.quant_conv": "quant_conv", r"^decoder\.post_quant_conv": "post_quant_conv",
-          r"^quantizer\.codebook$": "quantize.embedding.weight", r"\.shortcut\.": ".nin_shortcut.",
-          r"^(encoder.*)\.resample": r"\1.downsample", r"^(decoder.*)\.resample": r"\1.upsample"}
-_LLAMAGEN = {**_RULES, r"\.levels\.": ".conv_blocks.", r"\.blocks\.": ".res.", r"\.attentions\.": ".attn."}
-_TAMING = {**_RULES, r"\.mid\.0\.": ".mid.block_1.", r"\.mid\.1\.": ".mid.attn_1.", r"\.mid\.2\.": ".mid.block_2.",
-           r"\.blocks\.": ".block.", r"\.attentions\.": ".attn.", r"^encoder\.levels": "encoder.down",
-           r"^decoder\.levels": "decoder.up"}
+_RULES = {
+    r"\.query\.": ".q.", r"\.key\.": ".k.", r"\.value\.": ".v.", r"\.out\.": ".proj_out.",
+    r"^encoder\.quant_conv": "quant_conv", r"^decoder\.post_quant_conv": "post_quant_conv",
+    r"^quantizer\.codebook$": "quantize.embedding.weight", r"\.shortcut\.": ".nin_shortcut.",
+    r"^(encoder.*)\.resample": r"\1.downsample", r"^(decoder.*)\.resample": r"\1.upsample",
+    r"\.attentions\.": ".attn."}
 
 
 @CHECKPOINTS.register_module(name="llamagen")
@@ -75,9 +71,8 @@ class LlamaGen(_VQGANLayout):
     """LlamaGen's VQ-8 and VQ-16: the code is the nearest row at unit length."""
 
     marks = r"(encoder|decoder)\.conv_blocks\."
-    rules = _LLAMAGEN
+    rules = _RULES | {r"\.levels\.": ".conv_blocks.", r"\.blocks\.": ".res."}
     quantizer = dict(type="VQ", normalize=True)
-    encoder_levels, decoder_levels, block = r"encoder\.conv_blocks", r"decoder\.conv_blocks", "res"
 
     def constant_shapes(self) -> dict[str, tuple[int, ...]]:
         """The record of the codes that training used lately."""
@@ -89,12 +84,10 @@ class Taming(_VQGANLayout):
     """VQGANs of taming-transformers: the code is the nearest row."""
 
     marks = r"(encoder|decoder)\.mid\.(block|attn)_\d\."
+    rules = _RULES | {r"\.mid\.0\.": ".mid.block_1.", r"\.mid\.1\.": ".mid.attn_1.", r"\.mid\.2\.": ".mid.block_2.",
+                      r"\.blocks\.": ".block.", r"^encoder\.levels": "encoder.down", r"^decoder\.levels": "decoder.up"}
+    from_finest = True
     quantizer = dict(type="VQ", normalize=False)
-    encoder_levels, decoder_levels, block = r"encoder\.down", r"decoder\.up", "block"
-
-    def their_name(self, ours: str) -> str:
-        """taming's name of our tensor; its decoder counts levels from the finest."""
-        return translate(finest_first(ours, self.num_levels), _TAMING)
 
 
 @CHECKPOINTS.register_module(name="ibq")
@@ -102,3 +95,20 @@ class IBQ(Taming):
     """IBQ's and Emu3.5's VQGANs, with taming's names: the code is the row of the largest dot product."""
 
     quantizer = dict(type="IBQ")
+
+
+@CHECKPOINTS.register_module(name="patchgan_discriminator")
+class PatchGAN(Layout):
+    """taming-transformers' ``NLayerDiscriminator``, also of LlamaGen, and its 3-D twin of Open-MAGVIT2."""
+
+    component = "discriminator"
+    marks = r"main\.\d+\."
+
+    def component_config(self) -> dict[str, Any]:
+        """The discriminator's config; all convolutions but two have a batch norm."""
+        layers = mode(sum(name.endswith(kind) for name in self.tensors) for kind in (
+            "running_mean", "running_var", "num_batches_tracked"))
+        return dict(type="PatchGANDiscriminator", num_layers=max(1, layers), temporal_kernel=3 if self.video else 1,
+                    in_channels=self.read("the discriminator's image channels", [("main.0.weight", 1)]),
+                    filters=self.read("the discriminator's width", [
+                        ("main.0.weight", 0), ("main.0.bias", 0), ("main.2.weight", 1)]))

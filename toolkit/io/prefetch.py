@@ -1,8 +1,4 @@
-"""Reading ahead in threads, while the caller works on earlier items.
-
-Threads and not processes: decoders release Python's lock, items need no copy, and a killed process leaves
-none behind.
-"""
+"""Reading ahead in threads: decoders release Python's lock, items need no copy, a killed process leaves none behind."""
 
 from __future__ import annotations
 
@@ -40,16 +36,11 @@ def prefetch(items: Iterable[Item], read: Callable[[Item], Generator[Piece, None
              num_ahead: int | None = None) -> Iterator[tuple[Item, Iterator[Piece]]]:
     """Items in order, each with its pieces, which threads read in advance.
 
-    A thread holds at most two finished pieces of its item, so memory does not grow with an item's length.
-
-    ``read`` makes a generator of an item's pieces, which runs in one of ``num_workers`` threads; ``items`` advances in
-    the threads too, one at a time. At most ``num_ahead`` items (None: ``num_workers``) are in progress or finished
-    before the caller's. The pieces of an item must be used before the next item.
-
-    The pieces' iterator raises an error of ``read`` after the pieces before it; this one raises an error of ``items``.
+    ``read`` makes a generator of an item's pieces, which runs in one of ``num_workers`` (1 or more) threads and is at
+    most two pieces ahead; ``items`` advances in the threads too, one at a time. At most ``num_ahead`` items (None:
+    ``num_workers``) are in progress or finished before the caller's. The pieces of an item must be used before the
+    next item. Their iterator raises an error of ``read`` after the pieces before it; this one an error of ``items``.
     """
-    if num_workers < 1:
-        raise ValueError(f"prefetch takes num_workers of at least 1, got {num_workers}.")
     source, lock, stop = iter(items), threading.Lock(), threading.Event()
     started: queue.Queue = queue.Queue(max(num_workers, num_ahead or 0))
 

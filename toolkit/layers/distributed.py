@@ -88,6 +88,11 @@ def sum_numbers_over_processes(values: list[float]) -> list[float]:
     return sum_over_processes(torch.tensor(values, dtype=torch.float64, device=reduction_device())).tolist()
 
 
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set on any process."""
+    return any(sum_numbers_over_processes([float(flag)]))
+
+
 def gather_objects_over_processes(value: Any) -> list[Any]:
     """The values (any that can be pickled) of all processes, in rank order."""
     values = [value]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from toolkit.contracts import Column, Metric
 from toolkit.layers.distributed import gather_objects_over_processes, sum_numbers_over_processes
-from toolkit.metrics.merging import check_mergeable
+from toolkit.metrics.checks import check_mergeable
 from toolkit.registry import METRICS
 
 COLLAPSED = 1 / 3  # share of the bound below which an entropy means collapse
@@ -25,10 +25,8 @@ class Codebook(Metric):
 
     Scores, averaged over the G codebooks:
 
-    - ``codebook_usage``: the share of the K entries that were used, in [0, 1];
-    - ``codebook_dead``: how many of the K entries were not;
-    - ``codebook_entropy``: of the observed frequencies, in nats;
-    - ``codebook_entropy_min``: that of the codebook where it is least;
+    - ``codebook_usage``, ``codebook_dead``: share of the K entries that were used, in [0, 1]; number that were not;
+    - ``codebook_entropy``, ``codebook_entropy_min``: of the observed frequencies, in nats; where it is least;
     - ``codebook_perplexity``: exp of the entropy, as many entries used evenly have the same entropy;
     - ``codebook_entropy_bound``: min(ln K, ln N) for N observed positions; no entropy is above it,
       so few samples of a large codebook cannot tell an even use of it;
@@ -41,25 +39,19 @@ class Codebook(Metric):
         codebook_size: K of one codebook.
         num_codebooks: G.
         digits: Sizes of an index's digits, most significant first, as a quantizer's; None: one of K.
-        fps: Frames per second of the clips; None: they have no rate, as photos, and no bits per second.
+        fps: Frames per second of the clips; None: they have no rate, as photos.
 
     Raises:
-        ValueError: If the codebook is empty, as a continuous bottleneck's is, its digits are of another size, or
-            there are no frames in a second.
+        ValueError: If the codebook is empty, as a continuous bottleneck's is, the product of the digits is not K, or
+            ``fps`` is not above 0.
 
     Example:
         >>> codebook, pixels = Codebook(codebook_size=8), torch.zeros(1, 3, 1, 4, 4)
         >>> indices = torch.tensor([0, 0, 5, 5]).reshape(1, 1, 2, 2, 1)
         >>> codebook.update(target=pixels, reconstruction=pixels, indices=indices)
-        >>> for name, score in codebook.compute().items(): print(name, round(score, 3))
-        codebook_usage 0.25
-        codebook_dead 6.0
-        codebook_perplexity 2.0
-        codebook_entropy 0.693
-        codebook_entropy_min 0.693
-        codebook_entropy_bound 1.386
-        codebook_digit_entropy 0.333
-        bits_per_pixel 0.75
+        >>> scores = codebook.compute()   # two of eight codes, evenly; four indices of 3 bits for 16 pixels
+        >>> scores["codebook_usage"], round(scores["codebook_perplexity"], 3), scores["bits_per_pixel"]
+        (0.25, 2.0, 0.75)
     """
 
     higher_is_better = {"codebook_usage": True, "codebook_dead": False, "codebook_perplexity": True,
@@ -72,9 +64,9 @@ class Codebook(Metric):
     def __init__(self, *, codebook_size: int, num_codebooks: int = 1, digits: Sequence[int] | None = None,
                  fps: float | None = None):
         if codebook_size < 1 or num_codebooks < 1:
-            raise ValueError(f"Codebook needs codebook_size and num_codebooks from 1 on, got "
-                             f"{codebook_size} and {num_codebooks}; a continuous bottleneck has no codebook, "
-                             "remove Codebook from the metrics.")
+            raise ValueError(f"Codebook needs codebook_size and num_codebooks of at least 1, got {codebook_size} and "
+                             f"{num_codebooks}; a continuous bottleneck has no codebook, remove Codebook from the "
+                             "metrics.")
         self.codebook_size, self.num_codebooks = codebook_size, num_codebooks
         self.digits = (codebook_size,) if digits is None else tuple(digits)
         if math.prod(self.digits) != codebook_size:
@@ -103,9 +95,13 @@ class Codebook(Metric):
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codebook_size:
             raise ValueError(f"Codebook takes indices in [0, {self.codebook_size}), got {int(indices.min())} "
                              f"to {int(indices.max())}; set codebook_size to the quantizer's.")
-        for book, column in enumerate(indices.detach().long().reshape(-1, self.num_codebooks).unbind(1)):
+        columns = indices.detach().long().reshape(-1, self.num_codebooks).unbind(1)
+        for chunks, column in zip(self._chunks, columns, strict=True):
             ids, counts = column.unique(return_counts=True)
-            self._add(book, (ids.cpu(), counts.cpu()))
+            chunks.append((ids.cpu(), counts.cpu()))
+            # Merge only when the new chunks outweigh the old one, so that the total cost is n log n.
+            if sum(len(ids) for ids, _ in chunks[1:]) > max(len(chunks[0][0]), 1 << 12):
+                chunks[:] = [_merge(chunks)]
         self._pixels += target[:, 0].numel()
         self._frames += target[:, 0, :, 0, 0].numel()
 
@@ -169,7 +165,8 @@ class Codebook(Metric):
         return entropies
 
     def reset(self) -> None:
-        self._chunks: list[list[Counts]] = [[] for _ in range(self.num_codebooks)]
+        none = torch.zeros(0, dtype=torch.long)
+        self._chunks: list[list[Counts]] = [[(none, none)] for _ in range(self.num_codebooks)]
         self._pixels, self._frames = 0, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -181,13 +178,6 @@ class Codebook(Metric):
         self._chunks = [[tuple(chunk) for chunk in chunks] for chunks in state["chunks"]]
         self._pixels, self._frames = state["pixels"], state["frames"]
 
-    def _add(self, book: int, counts: Counts) -> None:
-        """Merge only when the new chunks outweigh the old one, so that the total cost is n log n."""
-        chunks = self._chunks[book]
-        chunks.append(counts)
-        if sum(len(ids) for ids, _ in chunks[1:]) > max(len(chunks[0][0]), 1 << 12):
-            chunks[:] = [_merge(chunks)]
-
 
 def _entropy(counts: Tensor) -> float:
     """Entropy of frequencies in nats."""
@@ -196,10 +186,9 @@ def _entropy(counts: Tensor) -> float:
 
 
 def collapse_of(scores: Mapping[str, float]) -> str | None:
-    """Warning that a codebook has collapsed: its entropy is below a third of its bound. None otherwise.
+    """Warning that a codebook has collapsed, from :meth:`Codebook.compute`'s scores; None if none has.
 
-    Args:
-        scores: From :meth:`Codebook.compute`.
+    It has if its entropy is below a third of its bound.
 
     Example:
         >>> bound = math.log(4096)
@@ -215,7 +204,5 @@ def collapse_of(scores: Mapping[str, float]) -> str | None:
 
 
 def _merge(chunks: list[Counts]) -> Counts:
-    if not chunks:
-        return torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
     ids, where = torch.cat([ids for ids, _ in chunks]).unique(return_inverse=True)
     return ids, torch.zeros_like(ids).index_add_(0, where, torch.cat([counts for _, counts in chunks]))

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import itertools
+import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -25,25 +23,18 @@ from toolkit.layers.distributed import (
     sum_over_processes,
 )
 
-_versions = itertools.count()
+
+def add_products(sums: Tensor, features: Tensor) -> Tensor:
+    """``sums``, () or (D + 1, D + 1), and the sum of ``[x, 1] [x, 1]^T`` over vectors (N, D), in float64."""
+    extended = F.pad(features.double(), (0, 1), value=1.0)
+    return torch.addmm(sums, extended.T, extended)
 
 
-class FeatureSums:
-    """Number, sum and sum of outer products of feature vectors (N, D): the sum of ``[x, 1] [x, 1]^T``, in float64."""
-
-    def __init__(self, dim: int):
-        self.matrix = torch.zeros(dim + 1, dim + 1, dtype=torch.float64)
-
-    def add(self, features: Tensor) -> None:
-        """Add vectors (N, D) of any float dtype, on any device."""
-        extended = F.pad(features.detach().cpu().double(), (0, 1), value=1.0)
-        self.matrix.addmm_(extended.T, extended)
-
-    def gaussian(self) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and unbiased covariance (D, D) of at least two vectors."""
-        count = self.matrix[-1, -1]
-        mean = self.matrix[-1, :-1] / count
-        return mean, (self.matrix[:-1, :-1] - count * torch.outer(mean, mean)) / (count - 1)
+def gaussian(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and unbiased covariance (D, D) of at least two vectors, from the sum of their ``[x, 1] [x, 1]^T``."""
+    count = sums[-1, -1]
+    mean = sums[-1, :-1] / count
+    return mean, (sums[:-1, :-1] - count * torch.outer(mean, mean)) / (count - 1)
 
 
 def pixel_keys(samples: Tensor) -> Tensor:
@@ -54,78 +45,57 @@ def pixel_keys(samples: Tensor) -> Tensor:
 
 
 class FeatureSet:
-    """Feature vectors of one set: all of them up to ``kept``, beyond that their sums and a sample."""
+    """Feature vectors, all of them up to ``kept``, beyond that their sums and a sample; no method changes the set."""
 
     def __init__(self, dim: int, *, kept: int):
         self.dim, self.kept = dim, kept
-        self.count, self.checksum = 0, 0
-        self._chunks: list[tuple[Tensor, Tensor]] = []  # keys and vectors that stay, with some that do not yet
-        self._thinned = False  # one chunk, in order
-        self._sums: FeatureSums | None = None  # once there are any, of all vectors
+        self.count, self.checksum = 0, torch.tensor(0)  # the checksum wraps around, as int64 does
+        self.keys, self.features = torch.zeros(0, dtype=torch.long), torch.zeros(0, dim)  # that stay, ordered by keys
+        self._sums, self._not_in_sums = torch.zeros((), dtype=torch.float64), [self.features]
 
     @property
     def complete(self) -> bool:
         """Whether all vectors are still there."""
         return self.count <= self.kept
 
-    def add(self, features: Tensor, keys: Tensor) -> None:
-        """Add vectors (N, D) of any float dtype, on any device, and the keys (N,) of their samples."""
-        features = features.detach().cpu()
-        if self._sums is not None or self.count + len(features) > self.kept:
-            self.sums().add(features)
-        self.count += len(features)
-        self.checksum = (self.checksum + int(keys.sum())) % 2**64
-        self._chunks.append((keys, features))
-        self._thinned = False
-        if sum(len(chunk) for chunk, _ in self._chunks) > 2 * self.kept:
-            self._thin()
-
-    def sums(self) -> FeatureSums:
-        """Of all vectors."""
-        if self._sums is None:
-            self._sums = FeatureSums(self.dim)
-            for _, features in self._chunks:
-                self._sums.add(features)
+    def sums(self) -> Tensor:
+        """The sum of ``[x, 1] [x, 1]^T`` over all vectors: (D + 1, D + 1) float64."""
+        if self._not_in_sums:
+            self._sums, self._not_in_sums = add_products(self._sums, torch.cat(self._not_in_sums)), []
         return self._sums
 
-    def sample(self) -> Tensor:
-        """The vectors (n, D) that stay, in the order of their keys."""
-        return self._thin()[1]
+    def plus(self, features: Tensor, keys: Tensor) -> FeatureSet:
+        """This set with vectors (N, D) of any float dtype, on any device, and the keys (N,) of their samples."""
+        features = features.detach().cpu()
+        joined = self._with(len(features), keys.sum(), keys, features)
+        joined._not_in_sums = [*self._not_in_sums, features]
+        if sum(map(len, joined._not_in_sums)) > self.kept:
+            joined.sums()
+        return joined
 
-    def _thin(self) -> tuple[Tensor, Tensor]:
-        if not self._chunks:
-            return torch.zeros(0, dtype=torch.long), torch.zeros(0, self.dim)
-        if not self._thinned:
-            keys, features = (torch.cat(chunks) for chunks in zip(*self._chunks, strict=True))
-            keys, order = keys.sort(stable=True)
-            self._chunks, self._thinned = [(keys[:self.kept], features[order[:self.kept]])], True
-        return self._chunks[0]
-
-    def copy(self) -> FeatureSet:
-        """A copy that shares no state with this one."""
-        other = copy.copy(self)
-        other._chunks = list(self._chunks)
-        other._sums = copy.deepcopy(self._sums)
-        return other
+    def _with(self, count: int, checksum: Tensor, keys: Tensor, features: Tensor) -> FeatureSet:
+        """This set and a number of vectors of which these may stay, but for their sums."""
+        joined = copy.copy(self)
+        joined.count, joined.checksum = self.count + count, self.checksum + checksum
+        keys, order = torch.cat([self.keys, keys]).sort(stable=True)
+        joined.keys, joined.features = keys[:self.kept], torch.cat([self.features, features])[order[:self.kept]]
+        return joined
 
     def over_processes(self) -> FeatureSet:
         """The joined set of all processes; all of them must call it."""
-        parts = gather_objects_over_processes((self.count, self.checksum, self._thin()))
         joined = FeatureSet(self.dim, kept=self.kept)
-        joined.count, joined.checksum = sum(part[0] for part in parts), sum(part[1] for part in parts) % 2**64
-        joined._chunks = [chunk for _, _, chunk in parts if len(chunk[0])]
+        for part in gather_objects_over_processes((self.count, self.checksum, self.keys, self.features)):
+            joined = joined._with(*part)
+        joined._not_in_sums = [joined.features] if joined.complete else []
         if not joined.complete:
-            joined._sums = FeatureSums(self.dim)
-            joined._sums.matrix = sum_over_processes(self.sums().matrix.to(reduction_device())).cpu()
+            joined._sums = sum_over_processes(self.sums().to(reduction_device())).cpu()
         return joined
 
     def state(self) -> dict[str, Tensor]:
         """Everything, as tensors."""
-        keys, features = self._thin()
-        checksum = self.checksum - 2**64 if self.checksum >= 2**63 else self.checksum  # as int64 has it
-        state = {"keys": keys.clone(), "features": features.clone(), "count": torch.tensor(self.count),
-                 "checksum": torch.tensor(checksum)}
-        return state if self.complete else state | {"sums": self.sums().matrix.clone()}
+        state = {"keys": self.keys, "features": self.features, "count": torch.tensor(self.count),
+                 "checksum": self.checksum}
+        return state if self.complete else state | {"sums": self.sums()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], *, dim: int, kept: int) -> FeatureSet:
@@ -138,62 +108,41 @@ class FeatureSet:
             raise ValueError(f"a target's state needs {dim} features of each sample, got "
                              f"{tuple(state['features'].shape)}; load what the same metric saved.")
         features = cls(dim, kept=kept)
-        features.count, features.checksum = int(state["count"]), int(state["checksum"]) % 2**64
-        features._chunks = [(state["keys"], state["features"])] if len(state["keys"]) else []
-        if "sums" in state:
-            features._sums = FeatureSums(dim)
-            features._sums.matrix = state["sums"].clone()
+        features.count, features.checksum = int(state["count"]), state["checksum"]
+        features.keys, features.features = state["keys"], state["features"]
+        features._not_in_sums = [] if "sums" in state else [features.features]
+        features._sums = state.get("sums", features._sums)
         return features
 
 
 class FeatureBlock:
-    """The features of targets and of their reconstructions, sample by sample."""
+    """The features of targets and of their reconstructions, sample by sample. They never change, so metrics share it.
 
-    def __init__(self, dim: int, *, kept: int):
-        self.target, self.reconstruction = FeatureSet(dim, kept=kept), FeatureSet(dim, kept=kept)
-        self.target_known = False  # loaded, not computed
-        self.shared = False  # by several metrics: it is copied before it is added to
-        self._changed()
+    ``target_known``: the target's features were loaded, not computed.
+    """
 
-    def add(self, target: Tensor | None, reconstruction: Tensor, *, keys: Tensor) -> None:
-        """Add vectors (N, D) and their samples' keys (N,); no target where it is known."""
-        if target is not None:
-            self.target.add(target, keys)
-        self.reconstruction.add(reconstruction, keys)
-        self._changed()
+    def __init__(self, target: FeatureSet, reconstruction: FeatureSet, *, target_known: bool = False):
+        self.target, self.reconstruction, self.target_known = target, reconstruction, target_known
+        self.id = uuid.uuid4().hex  # no block with other features has it
+        self.kernel_sums: dict[str, tuple[float, float]] = {}  # of toolkit.metrics.kernel, by the other block's id
+        self.joined: tuple[tuple[str, ...], FeatureBlock] | None = None  # ids in all processes, and what they gave
 
-    def copy(self) -> FeatureBlock:
-        """A copy that shares no state with this one."""
-        other = copy.copy(self)
-        other.target, other.reconstruction = self.target.copy(), self.reconstruction.copy()
-        other.shared = False
-        other._changed()
-        return other
-
-    def _changed(self) -> None:
-        self.version = next(_versions)  # never that of another block, or of this one before
-        self.pairs: WeakKeyDictionary[FeatureBlock, tuple[Any, Any]] = WeakKeyDictionary()  # kernel sums, by versions
-        self.joined: tuple[list[int], FeatureBlock] | None = None  # versions in all processes, and what they gave
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("pairs", "joined")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._changed()
+    def plus(self, target: Tensor | None, reconstruction: Tensor, *, keys: Tensor) -> FeatureBlock:
+        """This block with vectors (N, D) and their samples' keys (N,); no target where it is known."""
+        return FeatureBlock(self.target if target is None else self.target.plus(target, keys),
+                            self.reconstruction.plus(reconstruction, keys), target_known=self.target_known)
 
 
 def over_processes(blocks: Sequence[FeatureBlock]) -> list[FeatureBlock]:
     """Blocks joined over processes, without empty ones; unchanged blocks are not sent. All processes must call it."""
     if num_processes() > 1:
-        versions = gather_objects_over_processes([block.version for block in blocks])
-        blocks = [_joined(block, list(seen)) for block, seen in zip(blocks, zip(*versions, strict=True), strict=True)]
+        ids = zip(*gather_objects_over_processes([block.id for block in blocks]), strict=True)
+        blocks = [_joined(block, seen) for block, seen in zip(blocks, ids, strict=True)]
     return [block for block in blocks if block.target.count or block.reconstruction.count]
 
 
-def _joined(block: FeatureBlock, versions: list[int]) -> FeatureBlock:
-    if block.joined is None or block.joined[0] != versions:
-        joined = FeatureBlock(block.target.dim, kept=block.target.kept)
-        joined.target, joined.reconstruction = block.target.over_processes(), block.reconstruction.over_processes()
-        block.joined = (versions, joined)
+def _joined(block: FeatureBlock, ids: tuple[str, ...]) -> FeatureBlock:
+    """The block of this process and those of the others, whose ids are these in rank order."""
+    if block.joined is None or block.joined[0] != ids:
+        block.joined = ids, FeatureBlock(block.target.over_processes(), block.reconstruction.over_processes())
     return block.joined[1]

@@ -20,12 +20,14 @@ from torch import Tensor
 
 from toolkit.contracts import Column, Metric
 from toolkit.layers.distributed import sum_numbers_over_processes
-from toolkit.metrics.features import FeatureBlock, FeatureSet, FeatureSums, over_processes, pixel_keys
-from toolkit.metrics.merging import check_mergeable
-from toolkit.pretrained import Frozen, i3d_network, inception_network
+from toolkit.metrics.checks import check_mergeable, check_sizes
+from toolkit.metrics.features import FeatureBlock, FeatureSet, gaussian, over_processes, pixel_keys
+from toolkit.pretrained import i3d_network, inception_network
 from toolkit.registry import METRICS
 
 logger = logging.getLogger(__name__)
+# One network of each kind serves all blocks and all metrics.
+_inception, _i3d = functools.cache(inception_network), functools.cache(i3d_network)
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
@@ -39,10 +41,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         cov1, cov2: (D, D), symmetric and positive semi-definite; they may be singular.
 
     Returns:
-        At least 0; NaN if an input is not finite.
-
-    Raises:
-        ValueError: If the shapes do not fit.
+        At least 0; NaN if an input is not finite. Shapes that do not fit raise a ValueError.
 
     Example:
         >>> one = torch.eye(2)
@@ -120,8 +119,9 @@ class FrechetMetric(Metric):
     Example:
         >>> class Brightness(FrechetMetric):
         ...     name, dim, higher_is_better = "brightness", 1, {"brightness": False}
+        ...     def __init__(self): super().__init__(lambda clips: clips.mean((1, 2, 3, 4)).unsqueeze(1))
         ...     def samples(self, clips): return clips
-        >>> metric = Brightness(lambda clips: clips.mean((1, 2, 3, 4)).unsqueeze(1))
+        >>> metric = Brightness()
         >>> clips = torch.tensor([-0.5, 0.0, 0.5]).view(3, 1, 1, 1, 1)
         >>> metric.update(target=clips, reconstruction=clips + 0.5)
         >>> metric.compute()
@@ -143,28 +143,17 @@ class FrechetMetric(Metric):
 
     @torch.no_grad()
     def update(self, *, target: Tensor, reconstruction: Tensor, indices: Tensor | None = None) -> None:
-        """Add a batch of clips (B, C, T, H, W) in [-1, 1]; indices are not used.
-
-        Raises:
-            ValueError: If the two have different sizes, or the network does not take them.
-        """
-        if target.shape != reconstruction.shape or target.ndim != 5:
-            raise ValueError(f"{type(self).__name__} compares clips (B, C, T, H, W) of equal size, got "
-                             f"{tuple(target.shape)} and {tuple(reconstruction.shape)}.")
-        if self._blocks[-1].shared:
-            self._blocks[-1] = self._blocks[-1].copy()
-        block = self._blocks[-1]
+        """Add clips (B, C, T, H, W) in [-1, 1]; ValueError for unequal sizes, or one that the network does not take."""
+        check_sizes(self, target, reconstruction)
         targets, reconstructions = (self.samples(clips.float().clamp(-1, 1)).split(self.batch_size)
                                     for clips in (target, reconstruction))
         for one, other in zip(targets, reconstructions, strict=True):
-            block.add(None if block.target_known else self.network(one), self.network(other), keys=pixel_keys(one))
+            block = self._blocks[-1]
+            self._blocks[-1] = block.plus(None if block.target_known else self.network(one), self.network(other),
+                                          keys=pixel_keys(one))
 
     def compute(self) -> dict[str, float]:
-        """The distance over all samples of all processes.
-
-        Raises:
-            ValueError: For fewer than two samples, or if loaded targets are not those of the reconstructions.
-        """
+        """The distance over all samples of all processes; ValueError for fewer than two, or other targets loaded."""
         return {self.name: self._distance(self._checked_blocks())}
 
     def num_samples(self) -> int:
@@ -175,8 +164,6 @@ class FrechetMetric(Metric):
         check_mergeable(self, others)
         merged = copy.copy(self)
         merged._blocks = [block for metric in (self, *others) for block in metric._blocks]
-        for block in merged._blocks:
-            block.shared = True
         return merged
 
     def target_state(self) -> dict[str, Tensor]:
@@ -185,19 +172,18 @@ class FrechetMetric(Metric):
     def load_target_state(self, state: Mapping[str, Tensor]) -> None:
         """Use stored features of the targets, so that the network only sees reconstructions until :meth:`reset`.
 
-        Raises:
-            ValueError: If anything was added before, or the state is another network's.
+        It raises a ValueError if anything was added before, or the state is another network's.
         """
         block = self._only_block("load_target_state")
         if block.reconstruction.count or block.target.count:
             raise ValueError(f"{type(self).__name__}.load_target_state needs a metric without samples; "
                              "call reset first.")
-        self.reset()
-        self._blocks[0].target = FeatureSet.from_state(state, dim=self.dim, kept=self.kept)
-        self._blocks[0].target_known = True
+        target = FeatureSet.from_state(state, dim=self.dim, kept=self.kept)
+        self._blocks = [FeatureBlock(target, block.reconstruction, target_known=True)]
 
     def reset(self) -> None:
-        self._blocks = [FeatureBlock(self.dim, kept=self.kept)]
+        empty = FeatureSet(self.dim, kept=self.kept)
+        self._blocks = [FeatureBlock(empty, empty)]
 
     def _only_block(self, method: str) -> FeatureBlock:
         if len(self._blocks) != 1:
@@ -223,31 +209,15 @@ class FrechetMetric(Metric):
     def _distance(self, blocks: list[FeatureBlock]) -> float:
         sets = [block.target for block in blocks], [block.reconstruction for block in blocks]
         if all(features.complete for features in sets[0]) and sum(features.count for features in sets[0]) <= self.dim:
-            return frechet_distance_of_features(*(torch.cat([features.sample() for features in one]) for one in sets))
-        gaussians = []
-        for one in sets:
-            joined = FeatureSums(self.dim)
-            for features in one:
-                joined.matrix += features.sums().matrix
-            gaussians += joined.gaussian()
-        return frechet_distance(*gaussians)
+            return frechet_distance_of_features(*(torch.cat([features.features for features in one]) for one in sets))
+        first, second = (gaussian(sum(features.sums() for features in one)) for one in sets)
+        return frechet_distance(*first, *second)
 
 
 @functools.cache
 def _warn_of_few_samples(name: str, count: int, dim: int) -> None:
     logger.warning("%s of %d samples in %d dimensions: the covariances are singular and the score depends on the "
                    "number of samples; compare it with scores of as many only.", name, count, dim)
-
-
-# One network of each kind serves all blocks and all metrics.
-@functools.cache
-def _inception(value_type: str) -> Frozen:
-    return inception_network(value_type=value_type)
-
-
-@functools.cache
-def _i3d() -> Frozen:
-    return i3d_network()
 
 
 @METRICS.register_module()
@@ -258,10 +228,8 @@ class RFID(FrechetMetric):
 
     Args:
         value_type: ``"uint8"`` measures frames rounded to the 256 levels of a saved picture, as
-            torch-fidelity and OpenAI's TensorFlow evaluator see them; ``"float"`` does not round.
-
-    Raises:
-        ValueError: If ``value_type`` is another one.
+            torch-fidelity and OpenAI's TensorFlow evaluator see them; ``"float"`` does not round. Another one
+            raises a ValueError.
 
     Example:
         >>> rfid, clips = RFID(value_type="float"), torch.rand(1, 3, 2, 32, 32)
@@ -275,7 +243,7 @@ class RFID(FrechetMetric):
     columns = {"rfid": Column("rFID", ".1f")}
 
     def __init__(self, *, value_type: str = "uint8"):
-        super().__init__(_inception(value_type))
+        super().__init__(_inception(value_type=value_type))
 
     def samples(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> frames (B * T, 3, H, W)."""

@@ -25,13 +25,11 @@ def kernel_distance(first: Tensor, second: Tensor) -> float:
     reconstruction, which makes it too small by about ``2 / N``. Over independent sets both expect the same.
 
     Args:
-        first, second: (N, D), of two samples at least; row i of one belongs to row i of the other.
+        first, second: (N, D); row i of one belongs to row i of the other.
 
     Returns:
-        About 0, of either sign, for samples of one distribution; NaN if an input is not finite.
-
-    Raises:
-        ValueError: If the sets are not of equal size, two at least.
+        About 0, of either sign, for samples of one distribution; NaN if an input is not finite. Sets of unequal size,
+        or of fewer than two samples, raise a ValueError.
 
     Source: Bińkowski et al., arXiv:1801.01401, sec. 4; Gretton et al., JMLR 13 (2012), eq. 4.
 
@@ -41,40 +39,29 @@ def kernel_distance(first: Tensor, second: Tensor) -> float:
         (0.0, 19.0)
     """
     if first.shape != second.shape or first.ndim != 2 or len(first) < 2:
-        raise ValueError(f"kernel_distance takes two sets (N, D) of equal size, N from 2 on, got "
+        raise ValueError(f"kernel_distance takes two sets (N, D) of equal size, N at least 2, got "
                          f"{tuple(first.shape)} and {tuple(second.shape)}.")
-    return _sum_within(first, second) / (len(first) * (len(first) - 1))
+    total, itself = _kernel_sums(first, second, first, second)
+    return (total - itself) / (len(first) * (len(first) - 1))
 
 
-def _kernels(first: Tensor, second: Tensor) -> Tensor:
-    """Stacked targets and reconstructions (2, N, D), (2, M, D) -> signed kernels (2, N, 2, M)."""
-    kernels = torch.einsum("and,bmd->anbm", first, second).div_(first.shape[-1]).add_(1).pow_(3)
-    sign = torch.tensor([1.0, -1.0], dtype=kernels.dtype)
-    return kernels.mul_(sign.view(2, 1, 1, 1)).mul_(sign.view(1, 1, 2, 1))
+def _kernel_sums(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> tuple[float, float]:
+    """The sum of k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(y_i, x_j) over all pairs, and over those with i = j.
+
+    Targets x and reconstructions y: (N, D) with index i and (M, D) with index j.
+    """
+    first, second = torch.stack([x1, y1]).double(), torch.stack([x2, y2]).double()
+    kernels = torch.einsum("and,bmd->abnm", first, second).div_(x1.shape[1]).add_(1).pow_(3)
+    kernels = kernels[0, 0] + kernels[1, 1] - kernels[0, 1] - kernels[1, 0]
+    return kernels.sum().item(), kernels.trace().item()
 
 
-def _sum_within(target: Tensor, reconstruction: Tensor) -> float:
-    """Over ordered pairs i != j of k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(y_i, x_j)."""
-    pair = torch.stack([target, reconstruction]).double()
-    kernels = _kernels(pair, pair).sum((0, 2))
-    return (kernels.sum() - kernels.trace()).item()
-
-
-def _sum_between(first: FeatureBlock, second: FeatureBlock) -> float:
-    one, other = (torch.stack([block.target.sample(), block.reconstruction.sample()]).double()
-                  for block in (first, second))
-    return _kernels(one, other).sum().item()
-
-
-def _stored_sum(first: FeatureBlock, second: FeatureBlock) -> float:
-    """Sum between two blocks or within one, stored because every subset of the blocks needs it again."""
-    versions = {first.version, second.version}
-    stored = first.pairs.get(second) or second.pairs.get(first)
-    if stored is None or stored[0] != versions:
-        value = (_sum_within(first.target.sample(), first.reconstruction.sample()) if first is second
-                 else _sum_between(first, second))
-        stored = first.pairs[second] = (versions, value)
-    return stored[1]
+def _stored_sums(first: FeatureBlock, second: FeatureBlock) -> tuple[float, float]:
+    """:func:`_kernel_sums` of two blocks, stored because every subset of the blocks needs them again."""
+    if second.id not in first.kernel_sums:
+        first.kernel_sums[second.id] = _kernel_sums(first.target.features, first.reconstruction.features,
+                                                    second.target.features, second.reconstruction.features)
+    return first.kernel_sums[second.id]
 
 
 class WithKernelDistance(FrechetMetric):
@@ -92,10 +79,9 @@ class WithKernelDistance(FrechetMetric):
         return {self.name: self._distance(blocks), self.kernel_name: self._kernel_distance(blocks)}
 
     def _kernel_distance(self, blocks: list[FeatureBlock]) -> float:
-        count = sum(len(block.target.sample()) for block in blocks)
-        within = math.fsum(_stored_sum(block, block) for block in blocks)
-        between = math.fsum(_sum_between(one, other) if one is other else _stored_sum(one, other)
-                            for one, other in itertools.combinations(blocks, 2))
+        count = sum(len(block.target.features) for block in blocks)
+        within = math.fsum(total - itself for total, itself in (_stored_sums(block, block) for block in blocks))
+        between = math.fsum(_stored_sums(one, other)[0] for one, other in itertools.combinations(blocks, 2))
         return (within + 2 * between) / (count * (count - 1))
 
 

@@ -1,4 +1,4 @@
-"""Structural similarity at several scales."""
+"""Structural similarity, at one scale and at several."""
 
 from __future__ import annotations
 
@@ -7,11 +7,45 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toolkit.contracts import Column
-from toolkit.metrics.pixel import FrameMean
+from toolkit.metrics.frames import FrameMean
 from toolkit.registry import METRICS
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, finest first: Wang et al., sec. 3.2
 SMALLEST = 161  # whose fourth half, rounded up each time, is the window's 11
+
+
+@METRICS.register_module()
+class SSIM(FrameMean):
+    """Structural similarity (Wang et al., 2004), per frame, then averaged.
+
+    Gaussian 11 x 11 window of sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance, the mean over
+    channels and over the positions where the window lies inside the frame (5 pixels at each border
+    are excluded), as in Wang's code and in scikit-image with ``gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False``. (torchmetrics averages over the reflected borders too, which
+    changes the third digit.)
+
+    Example:
+        >>> ssim, x = SSIM(), torch.rand(1, 3, 1, 16, 16)
+        >>> ssim.update(target=x, reconstruction=x, indices=None)
+        >>> round(ssim.compute()["ssim"], 4)
+        1.0
+    """
+
+    name = "ssim"
+    higher_is_better = {"ssim": True}
+    columns = {"ssim": Column("SSIM", ".3f")}
+
+    def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:
+        """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) in [-1, 1]; ValueError if a side is below 11."""
+        if min(target.shape[2:]) < 11:
+            raise ValueError(f"SSIM takes frames of at least 11 x 11, its window, got "
+                             f"{tuple(target.shape[2:])}; use larger frames or remove SSIM from the metrics.")
+        from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds
+
+        _, similarity = structural_similarity_index_measure(
+            reconstruction, target, gaussian_kernel=True, sigma=1.5, data_range=1.0, k1=0.01, k2=0.03,
+            reduction="none", return_full_image=True)
+        return similarity[..., 5:-5, 5:-5].mean((1, 2, 3))  # the rest saw reflected pixels
 
 
 @METRICS.register_module()
@@ -35,11 +69,7 @@ class MSSSIM(FrameMean):
     columns = {"ms_ssim": Column("MS-SSIM", ".3f")}
 
     def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:
-        """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) in [0, 1].
-
-        Raises:
-            ValueError: If a side is below 161.
-        """
+        """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) in [0, 1]; ValueError if a side is below 161."""
         if min(target.shape[2:]) < SMALLEST:
             raise ValueError(f"MSSSIM takes frames of at least {SMALLEST} x {SMALLEST}, of whose five scales the "
                              f"coarsest has its window's 11, got {tuple(target.shape[2:])}; use larger frames or "
@@ -47,16 +77,14 @@ class MSSSIM(FrameMean):
         product = torch.ones(target.shape[:2], dtype=torch.float64, device=target.device)  # (N, C)
         for scale, weight in enumerate(WEIGHTS):
             if scale:
-                target, reconstruction = _halved(target), _halved(reconstruction)
+                height, width = target.shape[2:]
+                border = (0, width % 2, 0, height % 2)
+                target, reconstruction = (F.avg_pool2d(F.pad(frames, border, mode="replicate"), 2)
+                                          for frames in (target, reconstruction))
             similarity, structure = _similarity(target, reconstruction)
             term = similarity if scale == len(WEIGHTS) - 1 else structure
             product *= term.mean((2, 3)).double().clamp(min=0) ** weight
         return product.mean(1)
-
-
-def _halved(frames: Tensor) -> Tensor:
-    height, width = frames.shape[2:]
-    return F.avg_pool2d(F.pad(frames, (0, width % 2, 0, height % 2), mode="replicate"), 2)
 
 
 def _similarity(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

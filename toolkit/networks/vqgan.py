@@ -7,6 +7,7 @@ They are 2-D: each frame is encoded alone. The 1x1 convolutions around the quant
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain, zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -76,9 +77,8 @@ class _Level(nn.Module):
 
     def layers(self) -> list[nn.Module]:
         """All layers in the order of use."""
-        attentions = iter(self.attentions)
-        pairs = [(block, next(attentions, None)) for block in self.blocks]
-        return [layer for layer in (*sum(pairs, ()), self.resample) if layer is not None]
+        pairs = zip_longest(self.blocks, self.attentions)
+        return [layer for layer in (*chain(*pairs), self.resample) if layer is not None]
 
 
 def _middle(channels: int, norm: partial) -> nn.ModuleList:

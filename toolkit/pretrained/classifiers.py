@@ -16,11 +16,9 @@ from toolkit.pretrained.frozen import Frozen, load_strictly
 class Classifier(nn.Module):
     """An image classifier that normalises its input by the mean and std of its training pixels in [0, 1]."""
 
-    def __init__(self, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...],
-                 input_size: tuple[int, int, int]):
+    def __init__(self, model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
         self.model = model
-        self.input_size = tuple(input_size)  # (C, H, W) of its training; other sizes may work
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
 
@@ -63,27 +61,17 @@ def classifier(backbone: str, *, weights: str | Path) -> Frozen:
     with torch.random.fork_rng(devices=[]):
         model = timm.create_model(backbone, pretrained=False)
     load_strictly(model, path, who=f"classifier {backbone!r}")
-    cfg = model.pretrained_cfg
-    return Frozen(Classifier(model, mean=cfg["mean"], std=cfg["std"], input_size=cfg["input_size"]))
+    return Frozen(Classifier(model, mean=model.pretrained_cfg["mean"], std=model.pretrained_cfg["std"]))
 
 
 def efficientnet_lite0(path: Path) -> dict[str, np.ndarray]:
-    """The asset's tensors under timm's names of ``tf_efficientnet_lite0``: flat blocks become stages of blocks."""
-    blocks = [(stage, block) for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(count)]
-    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
-            "_fc": "classifier"}
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-             "_project_conv": "conv_pwl", "_bn2": "bn3"}
-    arrays = {}
-    for key, tensor in torch.load(path, map_location="cpu", weights_only=True).items():
-        *parents, layer, kind = key.split(".")
-        if kind == "num_batches_tracked":  # not read in eval mode
-            continue
-        name = outer[layer] if not parents else (first if parents[1] == "0" else later)[layer]
-        prefix = "blocks.{}.{}.".format(*blocks[int(parents[1])]) if parents else ""
-        arrays[f"{prefix}{name}.{kind}"] = tensor.contiguous().numpy()
-    return arrays
+    """The asset's tensors, which have the order of timm's ``tf_efficientnet_lite0``, under timm's names."""
+    import timm
+
+    with torch.device("meta"):
+        names = timm.create_model("tf_efficientnet_lite0").state_dict()
+    tensors = torch.load(path, map_location="cpu", weights_only=True).values()
+    return {name: tensor.contiguous().numpy() for name, tensor in zip(names, tensors, strict=True)}
 
 
 _CLASSIFIERS = {"weights/efficientnet_lite0": efficientnet_lite0}

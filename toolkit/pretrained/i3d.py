@@ -16,8 +16,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from toolkit import assets
-from toolkit.pretrained.blocks import Branches, normalized
 from toolkit.pretrained.frozen import Frozen, load_strictly
+from toolkit.pretrained.inception import Branches, normalized
 
 
 class I3D(nn.Module):

@@ -36,11 +36,10 @@ def lpips_network(net: str = "alex") -> Frozen:
         net: ``"alex"``, usual in reports, or ``"vgg"``, usual in training.
 
     Returns:
-        A frozen :class:`LPIPSDistance`: two batches of frames (N, 3, H, W) in [-1, 1] -> (N,). It raises a ValueError
-        for sides below 31 (``"alex"``) or 16 (``"vgg"``).
+        A frozen :class:`LPIPSDistance`: two batches of frames (N, 3, H, W) in [-1, 1] -> (N,).
 
     Raises:
-        ValueError: If ``net`` is another name.
+        ValueError: If ``net`` is another name; later, for sides below 31 (``"alex"``) or 16 (``"vgg"``).
 
     Example:
         >>> black, white = -torch.ones(1, 3, 64, 64), torch.ones(1, 3, 64, 64)

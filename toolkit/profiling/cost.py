@@ -1,8 +1,4 @@
-"""Arithmetic and memory of a training step, measured on fake tensors.
-
-The trainer's own step runs on tensors that have shapes but no values: a step of a full-size network takes seconds on
-any machine, and no memory.
-"""
+"""Arithmetic and memory of the trainer's own step, on fake tensors: it takes seconds on any machine, and no memory."""
 
 from __future__ import annotations
 
@@ -16,12 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedFakeTensorException,
-)
+from torch._subclasses import fake_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -30,40 +21,31 @@ from torch.utils.weak import WeakIdKeyDictionary
 from toolkit.config import ConfigError
 from toolkit.contracts import Quantizer
 from toolkit.pretrained.frozen import Frozen
-from toolkit.tokenizer import Tokenizer
-from toolkit.training.objective import Adversary, Objective
+from toolkit.training.objective import Adversary
 from toolkit.training.optimizer import Learner
-from toolkit.training.schedules import value_at
-from toolkit.training.settings import Settings
+from toolkit.training.settings import value_at
 from toolkit.training.step import discriminator_pass, prepare_step, tokenizer_pass
+from toolkit.training.trainer import RunComponents
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # that most is computed in
 
 
 @dataclass
 class Phase:
-    """A phase of a step.
-
-    Attributes:
-        name: What is computed.
-        flops: Multiplications and additions of its convolutions and matrix products, counted separately.
-        kept: Bytes in use when it ends: outputs, and what autograd keeps for the backward pass.
-        peak: The most bytes in use at once within it.
-        share: Share of the steps that have this phase.
-    """
+    """A phase of a step."""
 
     name: str
-    flops: int
-    kept: int
-    peak: int
-    share: float = 1.0
+    flops: int  # multiplications and additions of convolutions and matrix products, counted separately
+    kept: int  # bytes in use when it ends: outputs, and what autograd keeps for the backward pass
+    peak: int  # the most bytes in use at once within it
+    share: float = 1.0  # of the steps that have this phase
 
 
 class Meter(TorchDispatchMode):
     """Counts the arithmetic within it as ``torch.utils.flop_counter`` does, and the bytes of all tensors in use.
 
-    Several tensors of one storage count once, and until the last of them is gone. Without modules to follow it
-    also sees into autograd functions, where torch's own FlopCounterMode fails.
+    Several tensors of one storage count once, until the last of them is gone. It also sees into autograd functions,
+    where torch's own FlopCounterMode fails.
     """
 
     def __init__(self):
@@ -108,43 +90,37 @@ def frozen_networks(module: nn.Module) -> list[nn.Module]:
 
 def make_fake(module: nn.Module) -> None:
     """Replace all parameters and buffers by fake ones, within a FakeTensorMode."""
-    def fake(tensor: Tensor) -> Tensor:  # of the layout that training gives it
-        layout = torch.channels_last_3d if tensor.dim() == 5 else torch.contiguous_format
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", memory_format=layout)
+    @functools.cache  # one parameter may belong to several modules
+    def fake(tensor: Tensor) -> Tensor:
+        layout = torch.channels_last_3d if tensor.dim() == 5 else torch.contiguous_format  # as in training
+        made = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", memory_format=layout)
+        return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
-    made: dict[Tensor, nn.Parameter] = {}  # one parameter may belong to several modules
     for child in module.modules():
-        for name, parameter in child._parameters.items():
-            if parameter is not None:
-                if parameter not in made:
-                    made[parameter] = nn.Parameter(fake(parameter), requires_grad=parameter.requires_grad)
-                child._parameters[name] = made[parameter]
-        for name, buffer in child._buffers.items():
-            if buffer is not None:
-                child._buffers[name] = fake(buffer)
+        for tensors in (child._parameters, child._buffers):
+            tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
     for network in frozen_networks(module):
         make_fake(network)
         network.to = lambda device: None  # torch cannot move fake parameters
 
 
-def step_phases(pixels: Tensor, *, meter: Meter, tokenizer: Tokenizer, objective: Objective,
-                discriminator: nn.Module | None, modality: str, settings: Settings) -> None:
+def step_phases(pixels: Tensor, run: RunComponents, *, modality: str, meter: Meter) -> None:
     """Run the trainer's step on pixels (B, C, T, H, W), phase by phase, with all schedules at their ends."""
-    step = settings.max_steps
+    settings, objective, step = run.settings, run.objective, run.settings.max_steps
     again = " and the forward pass again" if settings.activation_checkpointing else ""
-    adversary = objective.adversaries[modality] if discriminator is not None else None
-    learners = [Learner(network) if network is not None else None for network in (tokenizer, discriminator)]
+    tokenizer, discriminator = Learner(run.tokenizer), run.discriminators.get(modality)
+    discriminator = discriminator and Learner(discriminator)
     autocast = functools.partial(torch.autocast, pixels.device.type, enabled=settings.mixed_precision != "no",
                                  dtype=DTYPES[settings.mixed_precision])
-    prepare_step(learners[0], objective, settings, step)
+    prepare_step(tokenizer, objective, settings, step)
     output, _ = tokenizer_pass(
-        pixels, learners[0], objective, learners[1], step=step, modality=modality, autocast=autocast,
+        pixels, tokenizer, objective, discriminator, step=step, modality=modality, autocast=autocast,
         phase=lambda name: meter.phase(f"{name}{again}" if name == "tokenizer, backward" else name))
-    if adversary is None or not adversary.is_active(step):
+    if discriminator is None or not objective.adversaries[modality].is_active(step):
         return
-    for name, at, share in _discriminator_steps(adversary, step):
+    for name, at, share in _discriminator_steps(objective.adversaries[modality], step):
         with meter.phase(name, share=share):
-            discriminator_pass(pixels, output, objective, learners[1], step=at, modality=modality, autocast=autocast)
+            discriminator_pass(pixels, output, objective, discriminator, step=at, modality=modality, autocast=autocast)
 
 
 def _discriminator_steps(adversary: Adversary, step: int) -> list[tuple[str, int, float]]:
@@ -156,33 +132,30 @@ def _discriminator_steps(adversary: Adversary, step: int) -> list[tuple[str, int
     return [with_r1] if every == 1 else [(name, with_r1[1] + 1, 1 - 1 / every), with_r1]
 
 
-def measure_step(shape: tuple[int, ...], *, tokenizer: Tokenizer, objective: Objective,
-                 discriminator: nn.Module | None, modality: str, settings: Settings) -> list[Phase]:
+def measure_step(shape: tuple[int, ...], run: RunComponents, *, modality: str) -> list[Phase]:
     """The phases of a step of one micro-batch (B, C, T, H, W) on a CPU; the networks become fake.
 
     Bytes exclude weights, their gradients, and a library's workspace within one operation. A GPU's mixed precision
     keeps some activations in float32 that a CPU's does not. A step that depends on values raises a ConfigError.
     """
-    for network in (tokenizer.encoder, tokenizer.decoder):
-        network.activation_checkpointing = settings.activation_checkpointing
-    for module in tokenizer.modules():
+    for module in run.tokenizer.modules():
         if isinstance(module, Quantizer):  # running averages depend on values, and cost next to nothing
             module.frozen = True
-    modules = [tokenizer, objective, *([discriminator] if discriminator is not None else [])]
+    modules = [run.tokenizer, run.objective, *filter(None, [run.discriminators.get(modality)])]
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
             for module in modules:
                 make_fake(module)
-            held = [tensor for module in (*modules, *frozen_networks(objective))
+            held = [tensor for module in (*modules, *frozen_networks(run.objective))
                     for tensor in (*module.parameters(), *module.buffers())]
             for tensor in held:
                 if tensor.requires_grad:  # there from the start, so that gradients are told from activations
                     tensor.grad = torch.empty_like(tensor)
             with Meter() as meter:
                 meter.exclude([*held, *(tensor.grad for tensor in held if tensor.grad is not None)])
-                step_phases(torch.empty(shape), meter=meter, tokenizer=tokenizer, objective=objective,
-                            discriminator=discriminator, modality=modality, settings=settings)
-    except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException) as error:
+                step_phases(torch.empty(shape), run, modality=modality, meter=meter)
+    except (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException,
+            fake_tensor.UnsupportedFakeTensorException) as error:
         raise ConfigError(f"the cost of this step depends on numbers, in {error}; remove the quantizer's "
                           "quantize_dropout, or the plugin that does this, for the dry run.") from error
     return meter.phases
@@ -190,16 +163,15 @@ def measure_step(shape: tuple[int, ...], *, tokenizer: Tokenizer, objective: Obj
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, *, seconds: float = 1.0) -> float:
     """FLOP per second of the device's fastest product of square matrices."""
+    synchronize = (torch.cuda if device.type == "cuda" else torch.cpu).synchronize
     best, size, count, end = 0.0, 256, 0, time.perf_counter() + seconds
     while count < 10 or time.perf_counter() < end:  # enough that some run undisturbed
         count += 1
         matrix = torch.randn(size, size, device=device).to(dtype)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize()
         begun = time.perf_counter()
         torch.mm(matrix, matrix)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize()
         took = time.perf_counter() - begun
         best = max(best, 2 * size**3 / took)
         if took < seconds / 50 and size < 8192:

@@ -81,7 +81,6 @@ def _run_table(cost: RunCost) -> Table:
     rate, share = matrix_rate(device, dtype), SHARE_OF_RATE[device.type]
     seconds = cost.flops_per_step / (rate * share)
     hours = seconds * settings.max_steps / 3600
-    held = sum(network.held for network in cost.networks)
     note = (f"Time: at {share:.0%} of the {device.type}'s rate in large matrix products, measured now; narrow "
             "networks, reading data and validation take longer. Memory: of tensors; libraries need more")
     if dtype != torch.float32:
@@ -93,7 +92,7 @@ def _run_table(cost: RunCost) -> Table:
             ("TFLOP per sample, forward pass", _tera(cost.forward_flops_per_sample)),
             ("TFLOP per sample, training", _tera(cost.flops_per_sample)),
             ("TFLOP per optimizer step", _tera(cost.flops_per_step)),
-            ("GiB", f"{_gib(held)} held + {_gib(cost.memory - held)} in a step = {_gib(cost.memory)}"),
+            ("GiB", f"{_gib(cost.held)} held + {_gib(cost.memory - cost.held)} in a step = {_gib(cost.memory)}"),
             (f"TFLOP per second, {str(dtype).removeprefix('torch.')}", _tera(rate)),
             ("seconds per optimizer step", f"{seconds:,.4g}"),
             (f"time for {settings.max_steps:,} steps", f"{hours:,.1f} hours, {hours / 24:,.1f} days")):

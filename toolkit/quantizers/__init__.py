@@ -1,7 +1,6 @@
 """Quantizers, one file each."""
 
 from toolkit.quantizers.bsq import BSQ
-from toolkit.quantizers.codebook import nearest_codes
 from toolkit.quantizers.continuous import KL, Identity
 from toolkit.quantizers.fsq import FSQ
 from toolkit.quantizers.grouped import Grouped
@@ -9,7 +8,7 @@ from toolkit.quantizers.ibq import IBQ
 from toolkit.quantizers.lfq import LFQ
 from toolkit.quantizers.residual import Residual
 from toolkit.quantizers.straight_through import straight_through
-from toolkit.quantizers.vq import VQ
+from toolkit.quantizers.vq import VQ, nearest_codes
 
 __all__ = ["BSQ", "FSQ", "IBQ", "KL", "LFQ", "VQ", "Grouped", "Identity", "Residual", "nearest_codes",
            "straight_through"]

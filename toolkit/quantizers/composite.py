@@ -19,6 +19,8 @@ class Composite(Quantizer):
     (w_i / w) loss_i over the children that have it. So w * loss is the mean of the children's w_i * loss_i.
     """
 
+    digits: tuple[int, ...] = ()  # the children's if they are all the same, else one digit
+
     def __init__(self, quantizers: Sequence[Quantizer]):
         super().__init__()
         name = type(self).__name__
@@ -32,7 +34,10 @@ class Composite(Quantizer):
             raise ValueError(f"{name} needs quantizers of one codebook_size, got {sorted(sizes)}.")
         self.quantizers = nn.ModuleList(quantizers)
         self.codebook_size = quantizers[0].codebook_size
-        self.num_codebooks = sum(child.num_codebooks for child in quantizers)
+        self._ends = list(accumulate(child.num_codebooks for child in quantizers))
+        self.num_codebooks = self._ends[-1]
+        child_digits = {child.digits for child in quantizers}
+        self.digits = child_digits.pop() if len(child_digits) == 1 else (self.codebook_size,)
         self.loss_weights = {}
         for loss in dict.fromkeys(loss for child in quantizers for loss in child.loss_weights):
             weights = [child.loss_weights[loss] for child in quantizers if loss in child.loss_weights]
@@ -41,17 +46,9 @@ class Composite(Quantizer):
                 raise ValueError(f"{name} needs loss weights whose mean is not 0, got {weights} for {loss!r}; "
                                  "use quantizers with weights of one sign.")
 
-    @property
-    def digits(self) -> tuple[int, ...]:
-        """The children's digits if they are all the same, else one digit."""
-        child_digits = {child.digits for child in self.quantizers}
-        return child_digits.pop() if len(child_digits) == 1 else (self.codebook_size,)
-
     def _split(self, indices: Tensor) -> list[Tensor]:
         """Indices (B, N, G), or those of the first children only -> one tensor for each of these children."""
-        ends = accumulate(child.num_codebooks for child in self.quantizers)
-        return [indices[..., end - child.num_codebooks:end]
-                for child, end in zip(self.quantizers, ends, strict=True) if end <= indices.shape[-1]]
+        return [part for part in indices.tensor_split(self._ends, dim=-1) if part.shape[-1]]
 
     def _merge(self, losses: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The losses of each child -> the losses of the composite."""

@@ -21,8 +21,7 @@ class _Continuous(Quantizer):
         self.dim = dim
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Never called: there are no indices, and ``codes_from_indices`` raises ValueError."""
-        raise NotImplementedError
+        raise NotImplementedError  # never called: there are no indices, and codes_from_indices raises ValueError
 
 
 @QUANTIZERS.register_module()
@@ -39,7 +38,6 @@ class Identity(_Continuous):
     """
 
     def quantize(self, z: Tensor) -> tuple[Tensor, None, dict[str, Tensor]]:
-        """Latents (B, N, d) -> the same, no indices, no losses."""
         return z, None, {}
 
 
@@ -70,7 +68,6 @@ class KL(_Continuous):
         self.moments.bias.data[dim:] = -4.0  # log-variance
 
     def quantize(self, z: Tensor) -> tuple[Tensor, None, dict[str, Tensor]]:
-        """Latents (B, N, d) -> a sample (B, N, d), no indices, losses."""
         moments = nn.functional.linear(z, self.moments.weight.float(), self.moments.bias.float())
         mean, log_variance = moments.chunk(2, dim=-1)
         if not self.training:

@@ -1,27 +1,40 @@
-"""An index as digits: one digit per channel, each with its own number of values."""
+"""Base class of quantizers whose channels are the digits of an index."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from math import prod
 from operator import mul
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
-
-def place_values(sizes: Sequence[int], *, first: str) -> Tensor:
-    """Sizes of n digits -> place value of each (n,) int64; the first digit is the "most" or "least" significant."""
-    if first == "most":
-        return place_values(list(reversed(sizes)), first="least").flip(0)
-    return torch.tensor(list(accumulate([1, *sizes[:-1]], mul)))
+from toolkit.contracts import Quantizer
 
 
-def join_digits(digits: Tensor, places: Tensor) -> Tensor:
-    """Digits (..., n), integers or booleans -> indices (...) int64."""
-    return (digits * places).sum(-1)
+class DigitQuantizer(Quantizer):
+    """A quantizer whose index is a number with one digit per channel; ``sizes`` are a codebook's numbers of values.
 
+    Codebook g has channels g * len(sizes) to (g + 1) * len(sizes).
+    """
 
-def split_digits(indices: Tensor, places: Tensor, sizes: Tensor | int) -> Tensor:
-    """Indices (...) int64 -> digits (..., n) int64."""
-    return indices.unsqueeze(-1) // places % sizes
+    digits: tuple[int, ...] = ()
+
+    def __init__(self, sizes: Sequence[int], *, most_significant_first: bool, num_codebooks: int = 1):
+        super().__init__()
+        self.dim, self.codebook_size, self.num_codebooks = len(sizes) * num_codebooks, prod(sizes), num_codebooks
+        ascending = sizes[::-1] if most_significant_first else sizes
+        places = torch.tensor(list(accumulate(ascending[:-1], mul, initial=1)))  # place values of the digits
+        self.register_buffer("sizes", torch.tensor(sizes), persistent=False)
+        self.register_buffer("places", places.flip(0) if most_significant_first else places, persistent=False)
+        self.digits = tuple(ascending[::-1])
+
+    def join(self, digits: Tensor) -> Tensor:
+        """Digits (B, N, d), integers or booleans -> indices (B, N, G)."""
+        return (rearrange(digits, "b n (g k) -> b n g k", g=self.num_codebooks) * self.places).sum(-1)
+
+    def split(self, indices: Tensor) -> Tensor:
+        """Indices (B, N, G) -> digits (B, N, d)."""
+        return (indices.unsqueeze(-1) // self.places % self.sizes).flatten(2)

@@ -11,9 +11,8 @@ Factorised, with the same result:
 
 1. A logit is a sum over bits, so p is a product over bits: bit i is +1 with probability sigmoid(4 inv_temperature z_i).
 2. The entropy of a product is the sum of its factors' entropies, so ``per_sample`` sums the entropies of the bits.
-3. With P_hi (N, 2^(bits/2)) of the first half of the bits and P_lo of the rest, p[n, (a, b)] = P_hi[n, a] P_lo[n, b].
-4. The mean over n is one matrix product: q[a, b] = sum_n P_hi[n, a] P_lo[n, b] / N, that is q = P_hi^T P_lo / N.
-5. This stores 2 N 2^(bits/2) + K numbers instead of N K.
+3. With P_hi (N, 2^(bits/2)) of the first half of the bits and P_lo of the rest, p[n, (a, b)] = P_hi[n, a] P_lo[n, b],
+   and q = P_hi^T P_lo / N is one matrix product. This stores 2 N 2^(bits/2) + K numbers instead of N K.
 """
 
 from __future__ import annotations
@@ -31,8 +30,6 @@ EXACT_BITS = 24  # q has 2^bits entries: 64 MiB in float32
 def binary_entropies(latents: Tensor, inv_temperature: float, *, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     """The entropies above, in nats: latents (N, bits) -> per_sample (), codebook () of the batch of all processes."""
     n, bits = latents.shape
-    if bits > EXACT_BITS:
-        raise ValueError(f"binary_entropies is exact up to {EXACT_BITS} bits, got {bits}; split them into groups.")
     log_odds = 4 * inv_temperature * latents
     positive, negative = torch.sigmoid(log_odds), torch.sigmoid(-log_odds)
     # Entropy of a bit with log-odds l: softplus(-|l|) + |l| sigmoid(-|l|). Both terms are positive: nothing cancels.

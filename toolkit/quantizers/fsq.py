@@ -8,8 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from toolkit.contracts import Quantizer
-from toolkit.quantizers.digits import join_digits, place_values, split_digits
+from toolkit.quantizers.digits import DigitQuantizer
 from toolkit.quantizers.straight_through import straight_through
 from toolkit.registry import QUANTIZERS
 
@@ -19,7 +18,7 @@ _EPS = 1e-3  # finite latents reach the outermost levels
 
 
 @QUANTIZERS.register_module()
-class FSQ(Quantizer):
+class FSQ(DigitQuantizer):
     """Finite scalar quantization: each channel is bounded and rounded to one of its levels (arXiv:2309.15505).
 
     A channel of L levels is bounded to f(z) = tanh(z + s) (L - 1) (1 + eps) / 2 - o and rounded to an integer. o is
@@ -45,38 +44,28 @@ class FSQ(Quantizer):
     """
 
     def __init__(self, *, levels: Sequence[int], bound: str = "tanh", rotation_trick: bool = False):
-        super().__init__()
         levels = list(levels)
         if not levels or min(levels) < 3 or prod(levels) >= 2**63:
             raise ValueError("FSQ needs one or more levels, each at least 3, with a product below 2^63, got "
                              f"{levels}; for channels of two levels use LFQ or BSQ.")
         if bound not in BOUNDS:
             raise ValueError(f"FSQ needs bound {' or '.join(map(repr, BOUNDS))}, got {bound!r}.")
-        self.levels, self.slope, self.rotation_trick = levels, BOUNDS[bound], rotation_trick
-        self.dim, self.codebook_size = len(levels), prod(levels)
-        self.register_buffer("sizes", torch.tensor(levels), persistent=False)
-        self.register_buffer("places", place_values(levels, first="least"), persistent=False)
-
-    @property
-    def digits(self) -> tuple[int, ...]:
-        """The levels, last channel first."""
-        return tuple(reversed(self.levels))
+        super().__init__(levels, most_significant_first=False)
+        self.slope, self.rotation_trick = BOUNDS[bound], rotation_trick
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Latents (B, N, d) -> codes (B, N, d), indices (B, N, 1), no losses."""
         width = self.sizes // 2
         # Computed from integers: float buffers would lose digits in a half-precision module.
         reach, offset = (self.sizes - 1) * (1 + _EPS) / 2, (self.sizes % 2 == 0) / 2
         bounded = torch.tanh(self.slope * z + torch.atanh(offset / reach)) * reach - offset
         rounded = bounded.round()
         # The code of NaN is NaN. Its index must lie in the codebook all the same.
-        indices = join_digits(rounded.nan_to_num(0.0).long() + width, self.places).unsqueeze(-1)
+        indices = self.join(rounded.nan_to_num(0.0).long() + width)
         codes = rounded / width
         if self.training:
             codes = straight_through(bounded / width, codes, rotation_trick=self.rotation_trick)
         return codes, indices, {}
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Indices (B, N, 1) -> codes (B, N, d) in [-1, 1]."""
         width = self.sizes // 2
-        return (split_digits(indices.squeeze(-1), self.places, self.sizes) - width).float() / width
+        return (self.split(indices) - width).float() / width

@@ -38,13 +38,11 @@ class Grouped(Composite):
         self.dim = sum(child.dim for child in quantizers)
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Latents (B, N, d) -> codes (B, N, d), indices (B, N, G), losses."""
         groups = z.split([child.dim for child in self.quantizers], dim=-1)
         outputs = [child.quantize(group) for child, group in zip(self.quantizers, groups, strict=True)]
         codes, indices, losses = zip(*outputs, strict=True)
         return torch.cat(codes, dim=-1), torch.cat(indices, dim=-1), self._merge(losses)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Indices (B, N, G) -> codes (B, N, d)."""
         children = zip(self.quantizers, self._split(indices), strict=True)
         return torch.cat([child.lookup(child_indices) for child, child_indices in children], dim=-1)

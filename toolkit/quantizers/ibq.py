@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from toolkit.contracts import Quantizer
 from toolkit.layers import mean_over_processes
-from toolkit.quantizers.codebook import CHUNK
 from toolkit.quantizers.entropy import entropy
+from toolkit.quantizers.vq import CHUNK
 from toolkit.registry import QUANTIZERS
 
 
@@ -54,7 +54,6 @@ class IBQ(Quantizer):
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim) * dim**-0.5)
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Latents (B, N, d) -> codes (B, N, d), indices (B, N, 1), losses."""
         codebook = self.codebook.float()
         chunks = z.flatten(0, 1).split(max(1, CHUNK // self.codebook_size))
         with torch.no_grad():
@@ -74,7 +73,6 @@ class IBQ(Quantizer):
         return codes, indices, losses
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Indices (B, N, 1) -> codes (B, N, d)."""
         return F.embedding(indices.squeeze(-1), self.codebook).float()
 
     def _soft(self, z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor]:

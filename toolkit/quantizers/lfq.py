@@ -6,15 +6,14 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from toolkit.contracts import Quantizer
-from toolkit.quantizers.digits import join_digits, place_values, split_digits
+from toolkit.quantizers.digits import DigitQuantizer
 from toolkit.quantizers.entropy import check_entropy_groups, grouped_binary_entropies
 from toolkit.quantizers.straight_through import straight_through
 from toolkit.registry import QUANTIZERS
 
 
 @QUANTIZERS.register_module()
-class LFQ(Quantizer):
+class LFQ(DigitQuantizer):
     """Lookup-free quantization: each latent channel becomes its sign (MAGVIT-v2, arXiv:2310.05737).
 
     Codes are scale * sign(z). Losses: ``commitment``, the mean squared distance of latents and codes;
@@ -45,45 +44,36 @@ class LFQ(Quantizer):
     """
 
     loss_weights = {"commitment": 0.25, "per_sample_entropy": 0.1, "codebook_entropy": -0.1}
+    entropy_eps = 1e-5
 
     def __init__(self, *, bits: int = 18, num_codebooks: int = 1, scale: float = 1.0,
                  inv_temperature: float = 100.0, entropy_groups: int = 1, bit_order: str = "msb_first",
                  sign_of_zero: int = -1, rotation_trick: bool = False):
-        super().__init__()
         if num_codebooks < 1:
             raise ValueError(f"LFQ needs num_codebooks >= 1, got {num_codebooks}.")
-        check_entropy_groups("LFQ", bits, entropy_groups)
+        check_entropy_groups(type(self).__name__, bits, entropy_groups)
         if bit_order not in ("msb_first", "lsb_first") or sign_of_zero not in (-1, 1):
             raise ValueError("LFQ needs bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1, got "
                              f"{bit_order!r} and {sign_of_zero!r}.")
-        self.bits, self.scale, self.sign_of_zero = bits, scale, sign_of_zero
-        self.inv_temperature, self.entropy_groups, self.rotation_trick = inv_temperature, entropy_groups, rotation_trick
-        self.dim, self.codebook_size, self.num_codebooks = bits * num_codebooks, 2**bits, num_codebooks
-        self.register_buffer("places", place_values([2] * bits, first="most" if bit_order == "msb_first" else "least"),
-                             persistent=False)
-
-    @property
-    def digits(self) -> tuple[int, ...]:
-        """One bit per channel of a codebook."""
-        return (2,) * self.bits
+        super().__init__([2] * bits, most_significant_first=bit_order == "msb_first", num_codebooks=num_codebooks)
+        self.scale, self.sign_of_zero, self.rotation_trick = scale, sign_of_zero, rotation_trick
+        self.inv_temperature, self.entropy_groups = inv_temperature, entropy_groups
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Latents (B, N, d) -> straight-through codes (B, N, d), indices (B, N, G), losses."""
         positive = z >= 0 if self.sign_of_zero == 1 else z > 0
-        codes = self._codes(positive)
-        indices = join_digits(rearrange(positive, "b n (g k) -> b n g k", k=self.bits), self.places)
+        codes, indices = self._codes(positive), self.join(positive)
         if not self.training:
             return codes, indices, {}
         per_sample, codebook = grouped_binary_entropies(
-            z * self.scale, self.inv_temperature, groups=self.entropy_groups, num_codebooks=self.num_codebooks)
+            z * self.scale, self.inv_temperature, groups=self.entropy_groups, num_codebooks=self.num_codebooks,
+            eps=self.entropy_eps)
         losses = {"commitment": (z - codes).square().mean(), "per_sample_entropy": per_sample,
                   "codebook_entropy": codebook}
-        z, codes = (rearrange(x, "b n (g k) -> b n g k", k=self.bits) for x in (z, codes))
+        z, codes = (rearrange(x, "b n (g k) -> b n g k", g=self.num_codebooks) for x in (z, codes))
         return straight_through(z, codes, rotation_trick=self.rotation_trick).flatten(2), indices, losses
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Indices (B, N, G) -> codes (B, N, d), each entry -scale or scale."""
-        return self._codes(split_digits(indices, self.places, 2).flatten(2) > 0)
+        return self._codes(self.split(indices) > 0)
 
     def _codes(self, positive: Tensor) -> Tensor:
         return torch.where(positive, self.scale, -self.scale).to(torch.float32)

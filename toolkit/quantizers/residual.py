@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -20,8 +19,8 @@ class Residual(Composite):
     """Residual quantization: each child quantizes the residual of those before it (arXiv:2107.03312, algorithm 1).
 
     The code is the sum of the children's codes. Gradients pass the sum; each child's codebook learns from its own
-    losses on its residual. A loss is the mean of the children's (weighted as :class:`Composite` says). The codebooks
-    of the indices are the children's, coarsest first; the first ones alone decode to a coarser code.
+    losses on its residual. A loss is the mean of the children's (weighted as :class:`Composite` says). The first
+    codebooks of the indices alone decode to a coarser code.
 
     Quantize dropout: the code of a training batch is the sum of the first n children only, so that the first
     codebooks alone decode well. n is random and the same on all processes. Indices and losses are of all children.
@@ -57,7 +56,6 @@ class Residual(Composite):
         self.quantize_dropout, self.rotation_trick = quantize_dropout, rotation_trick
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Latents (B, N, d) -> codes (B, N, d), indices (B, N, G), losses."""
         residual, child_codes, indices, losses = z, [], [], []
         for child, scale in zip(self.quantizers, self.scales, strict=True):
             codes, child_indices, child_losses = child.quantize(residual / scale)
@@ -65,7 +63,11 @@ class Residual(Composite):
             residual = residual - child_codes[-1]
             indices.append(child_indices)
             losses.append(child_losses)
-        codes = sum(child_codes[:self._num_summed(z.device)])
+        num_summed = len(self.quantizers)
+        if self.training and self.quantize_dropout:
+            dropout, num_kept = torch.rand(()) < self.quantize_dropout, torch.randint(1, num_summed + 1, ())
+            num_summed = int(from_first_process(torch.where(dropout, num_kept, num_summed).to(z.device)))
+        codes = sum(child_codes[:num_summed])
         if self.training:
             codes = straight_through(z, codes, rotation_trick=self.rotation_trick)
         return codes, torch.cat(indices, dim=-1), self._merge(losses)
@@ -76,12 +78,4 @@ class Residual(Composite):
         return sum(child.lookup(child_indices) * scale for child, child_indices, scale in children)
 
     def _accepts_codebooks(self, num_codebooks: int) -> bool:
-        return num_codebooks in accumulate(child.num_codebooks for child in self.quantizers)
-
-    def _num_summed(self, device: torch.device) -> int:
-        """Number of children whose codes are summed: all, or random with quantize dropout."""
-        num = len(self.quantizers)
-        if not self.training or not self.quantize_dropout:
-            return num
-        dropout, num_kept = torch.rand(()) < self.quantize_dropout, torch.randint(1, num + 1, ())
-        return int(from_first_process(torch.where(dropout, num_kept, num).to(device)))
+        return num_codebooks in self._ends

@@ -1,4 +1,4 @@
-"""Vector quantization (van den Oord et al., arXiv:1711.00937)."""
+"""Vector quantization (van den Oord et al., arXiv:1711.00937), and what learned codebooks need."""
 
 from __future__ import annotations
 
@@ -7,12 +7,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.contracts import Quantizer
-from toolkit.layers import gather_over_processes, sum_over_processes
-from toolkit.quantizers.codebook import count_and_sum, kmeans, nearest_codes, random_rows
+from toolkit.layers import from_first_process, gather_over_processes, sum_over_processes
 from toolkit.quantizers.straight_through import straight_through
 from toolkit.registry import QUANTIZERS
 
+CHUNK = 2**24  # similarities computed at once, 64 MiB
 _EPS = 1e-5  # Laplace smoothing of running counts
+
+
+def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
+    """Vectors (N, d), codes (K, d) -> index (N,) int64 of the nearest code; of equally near codes the first.
+
+    Example:
+        >>> nearest_codes(torch.tensor([[0.1], [0.9]]), torch.tensor([[0.0], [1.0], [2.0]])).tolist()
+        [0, 1]
+    """
+    # In chunks: all N * K distances at once may not fit into memory.
+    bias = codebook.square().sum(1) / 2  # |z - c|^2 / 2 without |z|^2 / 2, which is the same for all codes
+    chunks = z.split(max(1, CHUNK // len(codebook)))
+    return torch.cat([torch.addmm(bias, chunk, codebook.T, alpha=-1).argmin(1) for chunk in chunks])
+
+
+def count_and_sum(z: Tensor, indices: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
+    """Vectors (N, d) and their codes (N,) -> number (K,) and sum (K, d) of each code's vectors on all processes."""
+    counts = torch.bincount(indices, minlength=codebook_size).to(z.dtype)
+    sums = z.new_zeros(codebook_size, z.shape[1]).index_add_(0, indices, z)
+    return sum_over_processes(counts), sum_over_processes(sums)
+
+
+def random_rows(z: Tensor, num: int, *, seed: int) -> Tensor:
+    """``num`` different rows of z (N, d), or all of them if N is less; they depend on the seed alone."""
+    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))[:num]
+    return z[order.to(z.device)]
+
+
+@torch.no_grad()
+def kmeans(z: Tensor, codebook_size: int, *, num_iters: int, normalize: bool = False, seed: int = 0) -> Tensor:
+    """Lloyd's algorithm on the vectors (N, d) of all processes -> (min(K, N), d) means, the same on every process.
+
+    It starts from random vectors. An empty cluster keeps its mean. ``normalize`` scales means to unit length.
+    """
+    means = random_rows(gather_over_processes(z), codebook_size, seed=seed)
+    for _ in range(num_iters):
+        counts, sums = count_and_sum(z, nearest_codes(z, means), len(means))
+        new_means = sums / counts.clamp(min=1).unsqueeze(1)
+        means = torch.where(counts.unsqueeze(1) > 0, F.normalize(new_means, dim=1) if normalize else new_means, means)
+    return from_first_process(means)  # rounding differs between processors
 
 
 @QUANTIZERS.register_module()
@@ -80,7 +120,6 @@ class VQ(Quantizer):
             self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Latents (B, N, d) -> codes (B, N, d), indices (B, N, 1), losses."""
         z = self._normalized(z)
         flat = z.detach().flatten(0, 1)
         updates = self._updates_codebook(flat)
@@ -100,17 +139,13 @@ class VQ(Quantizer):
         return straight_through(z, codes, rotation_trick=self.rotation_trick), indices, losses
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Indices (B, N, 1) -> codes (B, N, d)."""
         return self._normalized(F.embedding(indices.squeeze(-1), self.codebook).float())
 
     def _normalized(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1, eps=1e-6) if self.normalize else vectors
 
     def _updates_codebook(self, z: Tensor) -> bool:
-        """Whether the batch z (N, d) updates the codebook or its statistics; the same on all processes.
-
-        A batch that is not finite does not: running averages would stay NaN.
-        """
+        """Whether the batch z (N, d) updates codebook or statistics; one that is not finite does not on any process."""
         if not self.training or self.frozen or not (self.counts_codes or self.counts_batches):
             return False
         return not sum_over_processes((~z.isfinite()).sum())

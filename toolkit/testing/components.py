@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from toolkit.build import build_component
 from toolkit.contracts import Component
 from toolkit.registry import Registry
-from toolkit.testing.checks import check
+from toolkit.saving import save_component
+from toolkit.testing.checks import Check, Record
 
 P = TypeVar("P", bound=Component)
 Size = tuple[int, int, int]
@@ -41,11 +44,6 @@ def tiny_latents(*, dim: int, batch: int = 2, grid: Size = (1, 4, 4), seed: int 
     return torch.randn(batch, dim, *grid, generator=torch.Generator().manual_seed(seed))
 
 
-def is_count(number: object) -> bool:
-    """Whether a value is an int from 1 on."""
-    return type(number) is int and number > 0
-
-
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch's generator within the context, and restore it afterwards."""
@@ -56,34 +54,20 @@ def seeded(seed: int) -> Iterator[None]:
 
 def duplicate(component: P) -> P:
     """A deep copy on the CPU, so that no check changes the component itself."""
-    with check(component, "a component can be copied",
+    with Check(component, "a component can be copied",
                do="keep no tensor with a graph, open file or lock as an attribute"):
         other = copy.deepcopy(component)
         return other.cpu() if isinstance(other, nn.Module) else other
 
 
-def check_config(component: Component) -> None:
-    """Check that the config survives a JSON round trip."""
-    with check(component, "the config is JSON, from which the component can be built again",
-             do="take only numbers, strings, lists, dicts and other components as constructor arguments") as checked:
-        config = component.config
-        again = json.loads(json.dumps(config))
-        checked.need(again == config, needed="a config that JSON gives back unchanged", got=f"{config} and {again}",
-                     do="use strings as the keys of dicts among the arguments")
-
-
-def rebuild(component: P, registry: Registry) -> P:
-    """The component built again from its config: by its registry, or by its class if it is not registered."""
-    check_config(component)
-    config = json.loads(json.dumps(component.config))
-    with check(component, "the config is all it takes to build the component again",
-             do="take every choice as an argument that a config can state, and register the components among the "
-                "arguments") as checked:
-        other = build_as(type(component), config, registry)
-        result = json.loads(json.dumps(other.config))
-        checked.need(result == config, needed=f"the config {config} of the component built from it", got=f"{result}",
-                     do="do not change arguments in the constructor before Component has seen them")
-        return other
+def check_config(component: Component) -> dict[str, Any]:
+    """Check that the config survives a JSON round trip, and return it."""
+    with Check(component, "the config is JSON, from which the component can be built again",
+               do="take only numbers, strings, lists, dicts and other components as constructor arguments") as checked:
+        config = json.loads(json.dumps(component.config))
+        checked.need(config == component.config, needed="a config that JSON gives back unchanged",
+                     got=f"{component.config} and {config}", do="use strings as the keys of dicts among the arguments")
+    return config
 
 
 def build_as(kind: type[P], config: Mapping[str, Any], registry: Registry) -> P:
@@ -102,71 +86,95 @@ def _with_components(registry: Registry, value: Any) -> Any:
 
 
 def reloaded(component: P, registry: Registry) -> P:
-    """A new instance under another seed, built from the config, with the weights out of a safetensors file's bytes."""
-    with seeded(12345):
-        fresh = duplicate(rebuild(component, registry))
-    with check(component, "its state can be saved and loaded into a new instance",
-             do="register tensors of fixed shape, each with its own memory, as parameters or buffers"):
-        tensors = {name: tensor.detach().cpu() for name, tensor in component.state_dict().items()}
-        # As a tokenizer's directory is written: float32.
-        kept = save({name: (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
-                     for name, tensor in tensors.items()})
-        fresh.load_state_dict(load(kept))
+    """A new instance under another seed, built from the config, with the weights of a saved file."""
+    config = check_config(component)
+    with Check(component, "the config is all it takes to build the component again",
+               do="take every choice as an argument that a config can state, and register the components among the "
+                  "arguments") as checked, seeded(12345):
+        fresh = build_as(type(component), config, registry)
+        checked.need(fresh.config == config, needed=f"the config {config} of the component built from it",
+                     got=f"{fresh.config}", do="do not change arguments in the constructor before Component has seen "
+                     "them")
+    with (Check(component, "its state can be saved and loaded into a new instance",
+                do="register tensors of fixed shape, each with its own memory, as parameters or buffers"),
+          TemporaryDirectory() as folder):
+        save_component(component, folder)  # in float32
+        fresh.load_state_dict(load_file(Path(folder, "model.safetensors")))
+    dtypes = {name: tensor.dtype for name, tensor in component.state_dict().items()}
     for name, tensor in fresh.state_dict(keep_vars=True).items():
-        tensor.data = tensor.data.to(tensors[name].dtype)  # a module in half precision stays one
+        tensor.data = tensor.data.to(dtypes[name])  # a module in half precision stays one
     return fresh.train(component.training)
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """Copies of all parameters and buffers by name, those included that are not saved."""
-    named = [*module.named_parameters(), *module.named_buffers(), *module.state_dict().items()]
-    return {name: tensor.detach().clone() for name, tensor in named if isinstance(tensor, Tensor)}
+    return {name: tensor.detach().clone() for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
 
 
-def changes(module: nn.Module, before: dict[str, Tensor]) -> list[str]:
-    """Names of the tensors that differ from an earlier :func:`state_of` in any bit."""
+@contextmanager
+def unchanged(checked: Check, module: nn.Module, *, do: str) -> Iterator[None]:
+    """Raise the check's error if the context changes a parameter or buffer of the module in any bit."""
+    before = state_of(module)
+    yield
     now = state_of(module)
-    return sorted(name for name in now.keys() | before.keys()
-                  if name not in now or name not in before or not _same_bits(now[name], before[name]))
+    touched = sorted(name for name in now.keys() | before.keys()
+                     if name not in now or name not in before or not _same_bits(now[name], before[name]))
+    checked.need(not touched, needed="parameters and buffers as before", got=f"changes of {touched}", do=do)
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(
-        torch.nan_to_num(one), torch.nan_to_num(other)) and torch.equal(one.isnan(), other.isnan())
+    alike = one.shape == other.shape and one.dtype == other.dtype
+    return alike and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-def near(result: Tensor, expected: Tensor, *, rel: float = 1e-5, floor: float = 1e-7) -> bool:
-    """Whether two tensors differ by at most ``rel`` of the largest entry; of integers, not at all."""
-    if result.shape != expected.shape:
-        return False
-    if not expected.is_floating_point() or not expected.numel():
-        return torch.equal(result, expected)
-    result, expected = result.detach().double(), expected.detach().double()
-    return bool(((result - expected).abs() <= rel * expected.abs().max() + floor).all())
-
-
-def check_modes(component: nn.Module, call: Callable[[nn.Module], Tensor]) -> None:
+def check_modes(component: nn.Module, call: Callable[[nn.Module], Record]) -> None:
     """Check that a component in eval mode is deterministic and changes no state."""
     component = duplicate(component).eval()
-    before = state_of(component)
-    with check(component, "in eval mode the same input gives the same output") as checked, torch.no_grad():
-        outputs = []
+    with Check(component, "in eval mode the same input gives the same output") as checked, torch.no_grad():
+        copied, outputs = duplicate(component), []
         for seed in (1, 2):
             with seeded(seed):
-                outputs.append(call(component))
-        checked.need(torch.equal(*outputs), needed="equal outputs", got="different ones",
-                     do="draw random numbers and move running values only if self.training")
-    with check(component, "eval mode changes no state") as checked:
-        touched = changes(component, before)
-        checked.need(not touched, needed="parameters and buffers as before", got=f"changes of {touched}",
-                     do="update running values only if self.training")
+                outputs.append(call(copied))
+        checked.need_near(*outputs, rel=0, floor=0, needed="equal outputs",
+                          do="draw random numbers and move running values only if self.training")
+    with Check(component, "eval mode changes no state") as checked:
+        with unchanged(checked, component, do="update running values only if self.training"):
+            call(component)
 
 
-def check_saving(component: nn.Module, registry: Registry, call: Callable[[nn.Module], Tensor]) -> None:
-    """Check that a component rebuilt from its config and weights has the same output in eval mode."""
+def check_batch(component: nn.Module, call: Callable[[nn.Module, Tensor], Record], x: Tensor, *, training: bool,
+                rel: float, do: str) -> None:
+    """Check that the result of each sample of ``x`` is the same in its batch, among other samples and alone."""
+    component, mode = duplicate(component).train(training), "training" if training else "eval mode"
+    with Check(component, f"in {mode} a sample's result does not depend on the rest of its batch", do=do) as checked:
+        for number in range(len(x)):
+            others = torch.ones_like(x)
+            others[number] = x[number]
+            results = []
+            for batch, place in ((x, number), (others, number), (x[number:number + 1], 0)):
+                with seeded(4), torch.no_grad():
+                    results.append({name: tensor[place] for name, tensor in call(component, batch).items()})
+            for result, where in zip(results[1:], ("among others", "alone"), strict=True):
+                checked.need_near(result, results[0], rel=rel,
+                                  needed=f"for sample {number} {where} the result it has in a batch")
+
+
+def check_saving(component: P, registry: Registry, call: Callable[[P], Record]) -> P:
+    """Check that a component rebuilt from its config and weights has the same output in eval mode, and return it."""
     component = duplicate(component).eval()
     other = reloaded(component, registry).eval()
-    with check(component, "saved and loaded, it gives the same") as checked:
-        checked.need(near(call(other), call(component), rel=1e-6), needed="the output of the component that was saved",
-                     got="another one", do="keep all that the output depends on in the constructor's arguments, "
-                     "in parameters or in persistent buffers")
+    with Check(component, "saved and loaded, it gives the same") as checked:
+        checked.need_near(call(other), call(component), rel=1e-6, needed="the output of the component that was saved",
+                          do="keep all that the output depends on in the constructor's arguments, in parameters or in "
+                             "persistent buffers")
+    return other
+
+
+def check_module(component: P, registry: Registry, call: Callable[[P, Tensor], Record], x: Tensor, *,
+                 modes: Sequence[bool] = (False,), rel: float = 1e-5,
+                 do: str = "use no statistic of the batch in eval mode") -> P:
+    """Check eval mode, batches (in eval and, if True is among ``modes``, training) and saving; return the saved one."""
+    check_modes(component, lambda one: call(one, x))  # before other batches: random outputs differ there too
+    for training in modes:
+        check_batch(component, call, x, training=training, rel=rel, do=do)
+    return check_saving(component, registry, lambda one: call(one, x))

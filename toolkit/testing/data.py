@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from toolkit.contracts import Dataset
-from toolkit.testing.checks import check, check_type, describe
+from toolkit.testing.checks import Check, check_type, describe
 from toolkit.testing.components import check_config, duplicate, seeded
 
 
@@ -30,11 +30,11 @@ def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
     """
     dataset = duplicate(dataset)
     check_type(dataset, Dataset)
-    with check(dataset, "it has images or videos") as checked:
+    with Check(dataset, "it has images or videos") as checked:
         checked.need(dataset.modality in ("image", "video"), needed="modality 'image' or 'video'",
                      got=f"{dataset.modality!r}", do="set it on the class")
     check_config(dataset)
-    with check(dataset, "it is map-style or iterable, as torch's datasets are",
+    with Check(dataset, "it is map-style or iterable, as torch's datasets are",
              do="write __len__ and __getitem__, or __iter__") as checked:
         counted, iterable = hasattr(dataset, "__len__"), hasattr(type(dataset), "__iter__")
         checked.need((counted and hasattr(dataset, "__getitem__")) or iterable,
@@ -44,11 +44,11 @@ def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
             checked.need(length > 0, needed="at least one sample to look at", got="none", do="give it data")
             checked.need(len(dataset) == length, needed="the same length each time", got=f"{length}, then another",
                          do="find the samples once, in the constructor")
-    samples = _samples(dataset, num_samples)
+    samples, again = (list(_samples(dataset, num_samples)) for _ in range(2))
     for sample in samples:
         _check_sample(dataset, sample)
-    with check(dataset, "under the same seed it gives the same samples") as checked:
-        for first, second in zip(samples, _samples(dataset, num_samples), strict=True):
+    with Check(dataset, "under the same seed it gives the same samples") as checked:
+        for first, second in zip(samples, again, strict=True):
             checked.need(first["key"] == second["key"] and torch.equal(first["pixels"], second["pixels"]),
                          needed=f"sample {first['key']!r} again", got=f"{second['key']!r} or other pixels",
                          do="draw from torch's global generator, by which a run is seeded and resumed")
@@ -57,31 +57,27 @@ def check_dataset(dataset: Dataset, *, num_samples: int = 4) -> None:
 
 def _check_shares(dataset: Dataset) -> None:
     """Compare the shares of two readers with the dataset; an endless dataset passes."""
-    with check(dataset, "the shares of its readers are the data set", do="correct shard(index, count)") as checked:
+    with Check(dataset, "the shares of its readers are the data set", do="correct shard(index, count)") as checked:
         shares = [duplicate(dataset).shard(index=index, count=2) for index in range(2)]
         if shares != [None, None]:
-            counts = [Counter(sample["key"] for sample in islice(_read(share), 100)) for share in (dataset, *shares)]
+            counts = [Counter(sample["key"] for sample in _samples(share, 100)) for share in (dataset, *shares)]
             whole, joined = counts[0], counts[1] + counts[2]
             checked.need(whole.total() == 100 or joined == whole, needed=f"the keys {sorted(whole)[:3]}, ...",
                          got=f"{sorted(joined)[:3]}, ..., {joined.total()} instead of {whole.total()}",
                          do="let shard return a Dataset of every sample that is this reader's")
 
 
-def _read(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    with seeded(0):
-        yield from iter(dataset)
-
-
-def _samples(dataset: Dataset, count: int) -> Sequence[dict[str, Any]]:
-    with check(dataset, "its samples can be read"), seeded(0):
+def _samples(dataset: Dataset, count: int) -> Iterator[dict[str, Any]]:
+    with Check(dataset, "its samples can be read"), seeded(0):
         if hasattr(type(dataset), "__iter__"):
-            return list(islice(iter(dataset), count))
-        last = len(dataset) - 1
-        return [dataset[index] for index in sorted({place * last // max(count - 1, 1) for place in range(count)})]
+            yield from islice(dataset, count)
+        else:
+            count = min(count, len(dataset))
+            yield from (dataset[place * (len(dataset) - 1) // max(count - 1, 1)] for place in range(count))
 
 
 def _check_sample(dataset: Dataset, sample: Any) -> None:
-    with check(dataset, 'samples are {"pixels": (C, T, H, W) float32 in [-1, 1], "key": str}') as checked:
+    with Check(dataset, 'samples are {"pixels": (C, T, H, W) float32 in [-1, 1], "key": str}') as checked:
         checked.need(isinstance(sample, dict) and {"pixels", "key"} <= sample.keys(),
                      needed='a dict with "pixels" and "key"',
                      got=f"{sorted(sample) if isinstance(sample, dict) else type(sample).__name__}",

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from toolkit.contracts import Decoder, Discriminator, Encoder
-from toolkit.contracts.networks import pixel_size
 from toolkit.registry import DECODERS, DISCRIMINATORS, ENCODERS, Registry
-from toolkit.testing.checks import check, check_type, describe
-from toolkit.testing.components import (
-    Size,
-    check_modes,
-    check_saving,
-    duplicate,
-    is_count,
-    near,
-    seeded,
-    tiny_latents,
-    tiny_pixels,
-)
+from toolkit.testing.checks import Check, check_type, describe, is_count
+from toolkit.testing.components import Size, check_module, duplicate, seeded, tiny_latents, tiny_pixels
 
 GRIDS = ((1, 2, 2), (2, 3, 2), (3, 2, 3))
 Coder = Encoder | Decoder
@@ -45,15 +35,16 @@ def check_encoder(encoder: Encoder, *, sizes: Sequence[Size] | None = None) -> N
     """
     with seeded(0):
         _check_attributes(encoder, Encoder)
-        sizes = sizes or [pixel_size(encoder, grid) for grid in GRIDS]
+        sizes = sizes or [encoder.pixel_size(grid) for grid in GRIDS]
         grids = [_check_grid(encoder, size) for size in sizes]
         for size, grid in zip(sizes, grids, strict=True):
             pixels = tiny_pixels(channels=encoder.in_channels, size=encoder.fitting_size(size))
             _check_output(encoder, pixels, (2, encoder.out_channels, *grid), called="latents")
-        _check_coder(encoder, pixels, ENCODERS, called="pixels")
+        _check_network(encoder, pixels, ENCODERS)
+        _check_checkpointing(encoder, pixels)
         if encoder.causal:
             frames, *area = pixels.shape[2:]
-            with check(encoder, "a causal network takes any number of frames") as checked:
+            with Check(encoder, "a causal network takes any number of frames") as checked:
                 seen = max((t for t in range(1, frames) if encoder.grid((t, *area))[0] < grid[0]), default=0)
                 checked.need(seen > 0, needed="a size with two latents in time", got=f"the latent grid {grid}",
                              do="give check_encoder a last size of more frames, or set causal = False")
@@ -76,11 +67,12 @@ def check_decoder(decoder: Decoder, *, grids: Sequence[Size] = GRIDS) -> None:
     with seeded(0):
         _check_attributes(decoder, Decoder)
         for grid in grids:
-            with check(decoder, "pixel_size tells the size of its pixels", do="give check_decoder grids that it takes"):
+            with Check(decoder, "pixel_size tells the size of its pixels", do="give check_decoder grids that it takes"):
                 size = decoder.pixel_size(grid)
             codes = tiny_latents(dim=decoder.in_channels, grid=grid)
             _check_output(decoder, codes, (2, decoder.out_channels, *size), called="pixels")
-        _check_coder(decoder, codes, DECODERS, called="codes")
+        _check_network(decoder, codes, DECODERS)
+        _check_checkpointing(decoder, codes)
         _check_last_layer(decoder, codes)
         if decoder.causal:
             _check_causal(decoder, codes, seen=grid[0] - 1, kept=decoder.pixel_size((grid[0] - 1, *grid[1:]))[0])
@@ -102,29 +94,23 @@ def check_discriminator(discriminator: Discriminator, *, size: Size = (5, 32, 32
     """
     with seeded(0):
         check_type(discriminator, Discriminator)
-        with check(discriminator, "in_channels, size and batch_statistics are declared") as checked:
-            own, flag = discriminator.size, discriminator.batch_statistics
-            checked.need(is_count(discriminator.in_channels), needed="in_channels, an int from 1 on",
-                         got=f"{discriminator.in_channels!r}", do="set self.in_channels")
+        with Check(discriminator, "in_channels, size and batch_statistics are declared") as checked:
+            checked.need_counts(discriminator, "in_channels")
+            checked.need_flags(discriminator, "batch_statistics")
+            own = discriminator.size
             checked.need(own is None or _triple(own), needed="size, (T, H, W) or None", got=f"{own!r}",
                          do="set self.size, None for any size")
-            checked.need(isinstance(flag, bool), needed="batch_statistics, True or False", got=f"{flag!r}",
-                         do="set it on the class")
         pixels = tiny_pixels(batch=3, channels=discriminator.in_channels, size=own or size)
         _check_logits(discriminator, pixels)
         if own is not None:
-            with check(discriminator, "another size than its own is refused") as checked:
+            with Check(discriminator, "another size than its own is refused") as checked:
                 network, other = duplicate(discriminator), (own[0] + 1, *own[1:])
                 checked.need_refusal(lambda: network(tiny_pixels(channels=network.in_channels, size=other)),
                                      of=f"pixels of size {other}", do="compare the pixels' size with self.size")
-        _check_gradient(discriminator, pixels, called="pixels")
+        _check_network(discriminator, pixels, DISCRIMINATORS,
+                       modes=() if discriminator.batch_statistics else (False, True),
+                       do="use no statistic of the batch, or set batch_statistics = True")
         _check_second_gradient(discriminator, pixels)
-        check_modes(discriminator, lambda one: one(pixels))
-        for training in (False, True):
-            if not discriminator.batch_statistics:
-                _check_batch(discriminator, pixels, training=training,
-                             do="use no statistic of the batch, or set batch_statistics = True")
-        check_saving(discriminator, DISCRIMINATORS, lambda one: one(pixels))
 
 
 def _triple(numbers: object) -> bool:
@@ -133,34 +119,30 @@ def _triple(numbers: object) -> bool:
 
 def _check_attributes(network: Coder, contract: type) -> None:
     check_type(network, contract)
-    with check(network, "its channels, stride, first_frame_alone and causal are declared",
+    with Check(network, "its channels, stride, first_frame_alone and causal are declared",
                do="set them on the class or in the constructor, after super().__init__()") as checked:
-        for name in ("in_channels", "out_channels"):
-            checked.need(is_count(getattr(network, name)), needed=f"{name}, an int from 1 on",
-                         got=f"{getattr(network, name)!r}", do=f"set self.{name}")
-        checked.need(_triple(network.stride), needed="stride (s_t, s_h, s_w), ints from 1 on",
+        checked.need_counts(network, "in_channels", "out_channels")
+        checked.need_flags(network, "first_frame_alone", "causal", "activation_checkpointing")
+        checked.need(_triple(network.stride), needed="stride (s_t, s_h, s_w), ints of at least 1",
                      got=f"{network.stride!r}", do="set self.stride")
-        for name in ("first_frame_alone", "causal", "activation_checkpointing"):
-            checked.need(isinstance(getattr(network, name), bool), needed=f"{name}, True or False",
-                         got=f"{getattr(network, name)!r}", do=f"set {name}")
 
 
 def _check_grid(encoder: Encoder, size: Size) -> Size:
-    do = "correct grid and fitting_size, or give check_encoder sizes that the network takes"
-    with check(encoder, "grid and fitting_size tell the sizes that it takes", do=do) as checked:
+    with Check(encoder, "grid and fitting_size tell the sizes that it takes",
+               do="correct grid and fitting_size, or give check_encoder sizes that the network takes") as checked:
         grid, fitting = encoder.grid(size), encoder.fitting_size(size)
-        checked.need(_triple(grid), needed=f"a latent grid (t, h, w) of {size}", got=f"{grid!r}", do=do)
+        checked.need(_triple(grid), needed=f"a latent grid (t, h, w) of {size}", got=f"{grid!r}")
         checked.need(all(own >= asked for own, asked in zip(fitting, size, strict=True)),
-                     needed=f"a fitting size that contains {size}", got=f"{fitting}", do=do)
-        checked.need((encoder.grid(fitting), encoder.fitting_size(fitting)) == (grid, fitting),
-                     needed=f"grid {grid} and fitting size {fitting} of the fitting size {fitting} itself",
-                     got=f"{encoder.grid(fitting)} and {encoder.fitting_size(fitting)}", do=do)
+                     needed=f"a fitting size that contains {size}", got=f"{fitting}")
+        again = encoder.grid(fitting), encoder.fitting_size(fitting)
+        checked.need(again == (grid, fitting), got=f"{again[0]} and {again[1]}",
+                     needed=f"grid {grid} and fitting size {fitting} of the fitting size {fitting} itself")
     return grid
 
 
 def _check_output(network: Coder, x: Tensor, expected: tuple[int, ...], *, called: str) -> None:
     rule = "grid" if called == "latents" else "pixel_size"
-    with check(network, f"the {called} have the size that {rule} tells",
+    with Check(network, f"the {called} have the size that {rule} tells",
                do="write forward(self, x, cache=None), for the sizes that the contract names") as checked:
         kept = x.clone()
         with torch.no_grad():
@@ -168,61 +150,48 @@ def _check_output(network: Coder, x: Tensor, expected: tuple[int, ...], *, calle
         checked.need(tuple(out.shape) == expected and out.dtype == torch.float32,
                      needed=f"{called} {expected} of torch.float32 for an input {tuple(x.shape)} (stride "
                      f"{tuple(network.stride)}, first_frame_alone {network.first_frame_alone})",
-                     got=describe(out),
-                     do=f"correct forward, or what {rule}, stride and out_channels tell")
-        checked.need_finite(out, called, do="look for a division by zero")
-        checked.need(torch.equal(kept, x), needed="an input that is left as it was", got="a changed one",
-                     do="use no in-place operation on it")
+                     got=describe(out), do=f"correct forward, or what {rule}, stride and out_channels tell")
+        checked.need_finite(out, called)
+        checked.need_untouched(kept, x, "inputs")
 
 
-def _check_coder(network: Coder, x: Tensor, registry: Registry, *, called: str) -> None:
-    """The checks that encoders and decoders share, on one input."""
-    _check_gradient(network, x, called=called)
-    check_modes(network, lambda one: one(x))  # before other batches: random outputs differ there too
-    _check_batch(network, x, training=False, do="use no statistic of the batch in eval mode")
-    check_saving(network, registry, lambda one: one(x))
-    with check(network, "activation checkpointing changes memory, not results") as checked:
+def _check_network(network: nn.Module, x: Tensor, registry: Registry, **options: Any) -> None:
+    with Check(network, "the gradient reaches the input",
+               do="do not detach, round or convert to numpy on the way") as checked:
+        _gradient(checked, duplicate(network).train(), x)
+    check_module(network, registry, lambda one, batch: {"output": one(batch)}, x, rel=_TOLERANCE, **options)
+
+
+def _gradient(checked: Check, network: nn.Module, x: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    return checked.need_gradient(network(x), [x], "input")[0]
+
+
+def _check_checkpointing(network: Coder, x: Tensor) -> None:
+    with Check(network, "activation checkpointing changes memory, not results") as checked:
         gradients = []
         for checkpointing in (False, True):
             other = duplicate(network).train()
             other.activation_checkpointing = checkpointing
             with seeded(3):
-                gradients.append(_gradient(other, x))
-        checked.need(near(*gradients, rel=_TOLERANCE), needed="the same gradient with activation_checkpointing = True",
-                     got="another one", do="recompute blocks by toolkit.layers.run_block, or ignore the setting")
+                gradients.append({"gradient": _gradient(checked, other, x)})
+        checked.need_near(*gradients, rel=_TOLERANCE, needed="the same gradient with activation_checkpointing = True",
+                          do="recompute blocks by toolkit.layers.run_block, or ignore the setting")
 
 
 def _check_logits(discriminator: Discriminator, pixels: Tensor) -> None:
-    with check(discriminator, "it gives finite logits (B, ...), one or more per sample") as checked, torch.no_grad():
+    with Check(discriminator, "it gives finite logits (B, ...), one or more per sample") as checked, torch.no_grad():
         logits = duplicate(discriminator).train()(pixels)
-        checked.need(logits.ndim > 0 and len(logits) == len(pixels) and logits.is_floating_point(),
+        checked.need(logits.ndim > 0 and len(logits) == len(pixels) and logits.numel() > 0
+                     and logits.is_floating_point(), got=describe(logits),
                      needed=f"({len(pixels)}, ...) of a float dtype for pixels {tuple(pixels.shape)}",
-                     got=describe(logits), do="keep the batch first, never average it")
-        checked.need(bool(logits.numel()) and bool(logits.isfinite().all()), needed="finite logits",
-                     got="NaN or infinity" if logits.numel() else "none",
-                     do="look for a division by zero, and refuse pixels that are too small")
-
-
-def _gradient(network: nn.Module, x: Tensor) -> Tensor:
-    """Gradient of a random weighted sum of the output at the input."""
-    x = x.clone().requires_grad_()
-    out = network(x)
-    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(7))
-    gradient, = torch.autograd.grad((out * weights).sum(), x, allow_unused=True)
-    return torch.zeros_like(x) if gradient is None else gradient
-
-
-def _check_gradient(network: nn.Module, x: Tensor, *, called: str) -> None:
-    do = "do not detach, round or convert to numpy on the way"
-    with check(network, f"the gradient reaches the {called}", do=do) as checked:
-        gradient = _gradient(duplicate(network).train(), x)
-        checked.need(bool(gradient.any()), needed="a gradient that is not zero everywhere", got="zeros or none", do=do)
-        checked.need_finite(gradient, "gradients", do="look for a division by zero or the root of zero")
+                     do="keep the batch first, never average it, and refuse pixels that are too small")
+        checked.need_finite(logits, "logits")
 
 
 def _check_second_gradient(discriminator: Discriminator, pixels: Tensor) -> None:
-    do = "use layers that can be differentiated twice, without once_differentiable functions"
-    with check(discriminator, "its gradient at the pixels can be differentiated (R1)", do=do) as checked:
+    with Check(discriminator, "its gradient at the pixels can be differentiated (R1)",
+               do="use layers that can be differentiated twice, without once_differentiable functions") as checked:
         network, pixels = duplicate(discriminator).train(), pixels.clone().requires_grad_()
         gradient, = torch.autograd.grad(network(pixels).sum(), pixels, create_graph=True)
         if gradient.requires_grad:
@@ -232,46 +201,32 @@ def _check_second_gradient(discriminator: Discriminator, pixels: Tensor) -> None
                 checked.need_finite(parameter.grad, "gradients", do="look for the root of zero")
 
 
-def _check_batch(network: nn.Module, x: Tensor, *, training: bool, do: str) -> None:
-    network, mode = duplicate(network).train(training), "training" if training else "eval mode"
-    with check(network, f"in {mode} a sample's output does not depend on the rest of its batch") as checked:
-        outputs = []
-        for batch in (x, torch.cat([x[:1], -x[1:] + 0.5]), x[:1]):
-            with seeded(4), torch.no_grad():
-                outputs.append(network(batch)[:1])
-        for out, where in zip(outputs[1:], ("among others", "alone"), strict=True):
-            checked.need(near(out, outputs[0], rel=_TOLERANCE), needed=f"for a sample {where} the output it has in a "
-                         "batch", got="another one", do=do)
-
-
 def _check_last_layer(decoder: Decoder, codes: Tensor) -> None:
     network = duplicate(decoder).train()
-    with check(network, "last_layer is the weight that makes the pixels") as checked:
+    with Check(network, "last_layer is the weight that makes the pixels",
+               do="return the last convolution's weight") as checked:
         layer = network.last_layer
         checked.need(any(layer is parameter for parameter in network.parameters()),
-                     needed="one of the decoder's parameters", got=f"{type(layer).__name__}",
-                     do="return the last convolution's weight")
-        gradient, = torch.autograd.grad(network(codes).square().sum(), layer, allow_unused=True)
-        checked.need(gradient is not None and bool(gradient.any()), needed="a gradient of the pixels at it",
-                     got="none" if gradient is None else "zeros", do="return the last convolution's weight")
+                     needed="one of the decoder's parameters", got=f"{type(layer).__name__}")
+        checked.need_gradient(network(codes), [layer], "last layer")
 
 
 def _check_causal(network: Coder, x: Tensor, *, seen: int, kept: int) -> None:
     """Check that the first ``kept`` output frames depend on the first ``seen`` input frames only, also in a stream."""
     network = duplicate(network).eval()
-    with check(network, "it is causal: nothing depends on later frames") as checked, torch.no_grad():
-        whole = network(x)
-        other = x.clone()
+    with Check(network, "it is causal: nothing depends on later frames") as checked, torch.no_grad():
+        whole, other = network(x), x.clone()
         other[:, :, seen:] = 0.5 - other[:, :, seen:]
-        checked.need(near(network(other)[:, :, :kept], whole[:, :, :kept], rel=_TOLERANCE),
-                     needed=f"the first {kept} of the output to stay when the input changes from {seen} on",
-                     got="a difference", do="pad time on the left only (toolkit.layers.CausalConv3d), normalize frame "
-                     "by frame, or set causal = False")
+        first, again = ({"output": out[:, :, :kept]} for out in (whole, network(other)))
+        checked.need_near(again, first, rel=_TOLERANCE,
+                          needed=f"the first {kept} of the output to stay when the input changes from {seen} on",
+                          do="pad time on the left only (toolkit.layers.CausalConv3d), normalize frame by frame, or "
+                             "set causal = False")
     length = x.shape[2]
-    with check(network, "a stream through its cache gives what the whole gives") as checked, torch.no_grad():
+    with Check(network, "a stream through its cache gives what the whole gives") as checked, torch.no_grad():
         for sizes in ([1] * length, [2, length - 2]) if length > 2 else ([1] * length,):
             cache: dict[nn.Module, Tensor] = {}
             joined = torch.cat([network(chunk, cache) for chunk in x.split(sizes, dim=2)], dim=2)
-            checked.need(near(joined, whole, rel=_TOLERANCE), needed=f"for chunks of {sizes} the output of the whole, "
-                         f"{tuple(whole.shape)}", got=f"{tuple(joined.shape)}, other values",
-                         do="pass the cache to every layer that looks back in time, or set causal = False")
+            checked.need_near({"output": joined}, {"output": whole}, rel=_TOLERANCE,
+                              needed=f"for chunks of {sizes} the output of the whole, {tuple(whole.shape)}",
+                              do="pass the cache to every layer that looks back in time, or set causal = False")

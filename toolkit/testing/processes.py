@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
-import os
 import pickle
 import sys
 import tempfile
@@ -13,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -24,8 +24,11 @@ TIMEOUT = 120.0  # seconds for both processes
 GRACE = 20.0  # seconds for the second, which does as much as the first, once that is done
 
 
-def on_two_processes(check: Check, function: Callable[[Any], Any], shares: Sequence[Any]) -> list[Any]:
-    """Call ``function(share)`` in each of two processes of one gloo group; they are kept for the next call.
+_workers: list[tuple[Connection, BaseProcess]] = []  # the two processes, kept for the next call
+
+
+def on_two_processes(check: Check, function: Callable[..., Any], shares: Sequence[Sequence[Any]]) -> list[Any]:
+    """Call ``function(*share)`` in each of two processes of one gloo group.
 
     Torch's generator is seeded with the rank, since processes that train are not to draw alike.
     """
@@ -36,129 +39,86 @@ def on_two_processes(check: Check, function: Callable[[Any], Any], shares: Seque
             needed="a component that can be sent to another process", got=f"{type(error).__name__} ({error})",
             do="define the class at the top level of a module and keep no lambda, generator or open file in it; or "
                "check with processes=(1,)") from error
-    global _pair
-    if _pair is None or _pair.owner != os.getpid():
-        _pair = _Pair()
+    if not _workers:
+        _start()
     try:
-        return _pair.ask(check, payloads)
+        with tempfile.TemporaryDirectory() as folder:
+            return _ask(check, payloads, folder)
     except ContractViolation:
-        _close()  # one of them may still be in the middle of it
+        _stop()  # one of them may still be in the middle of it
         raise
 
 
-class _Pair:
-    """Two processes, kept alive between calls."""
-
-    def __init__(self) -> None:
-        self.owner = os.getpid()
-        forks = "forkserver" in multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if forks else "spawn")
-        if forks:
-            context.set_forkserver_preload([__name__])  # both then start with torch imported
-        self.connections: list[Connection] = []
-        self.processes = []
-        for rank in (0, 1):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, rank), daemon=True)
-            process.start()
-            theirs.close()  # so that the end of the process ends the connection
-            self.connections.append(ours)
-            self.processes.append(process)
-
-    def ask(self, check: Check, payloads: list[bytes]) -> list[Any]:
-        with tempfile.TemporaryDirectory() as folder:
-            for rank, payload in enumerate(payloads):
-                self._send(check, rank, pickle.dumps((list(sys.path), folder, payload)))
-            answers = self._answers(check)
-            for rank in (0, 1):
-                self._send(check, rank, b"both are done")
-            for rank, connection in enumerate(self.connections):
-                if connection.poll(GRACE):
-                    self._receive(check, rank)
-            return answers
-
-    def _answers(self, check: Check) -> list[Any]:
-        waiting = dict(zip(self.connections, (0, 1), strict=True))
-        answers: dict[int, Any] = {}
-        deadline = time.monotonic() + TIMEOUT
-        while waiting:
-            ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise check.violation(
-                    needed="both processes to finish", got=f"process {' and '.join(map(str, waiting.values()))} still "
-                    f"waiting after {f'process {next(iter(answers))} was done' if answers else f'{TIMEOUT:g} s'}",
-                    do="the processes wait for each other: a collective call is made by one process only; make the "
-                       "same calls in the same order on all, whatever their data")
-            for connection in ready:
-                rank = waiting.pop(connection)
-                worked, answers[rank] = pickle.loads(self._receive(check, rank))
-                if not worked:
-                    raise check.violation(needed="no error on two processes", got=f"this in process {rank}:\n"
-                                        f"{answers[rank]}", do="correct the cause named in its last line")
-            deadline = min(deadline, time.monotonic() + GRACE)
-        return [answers[0], answers[1]]
-
-    def _send(self, check: Check, rank: int, message: bytes) -> None:
-        try:
-            self.connections[rank].send_bytes(message)
-        except OSError as error:
-            raise self._death(check, rank) from error
-
-    def _receive(self, check: Check, rank: int) -> bytes:
-        try:
-            return self.connections[rank].recv_bytes()
-        except (EOFError, OSError) as error:
-            raise self._death(check, rank) from error
-
-    def _death(self, check: Check, rank: int) -> ContractViolation:
-        self.processes[rank].join(1.0)
-        return check.violation(
-            needed="two processes that live", got=f"the end of process {rank} (exit code "
-            f"{self.processes[rank].exitcode})", do="let all processes make the same collective calls on tensors of "
-            "the same shape and dtype; in a script, call the check under if __name__ == '__main__'")
-
-    def close(self) -> None:
-        for connection in self.connections:
-            connection.close()
-        if self.owner == os.getpid():
-            for process in self.processes:
-                process.kill()
-                process.join(5.0)
-
-
-_pair: _Pair | None = None
+def _start() -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # both then start with torch imported
+    for rank in (0, 1):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, rank), daemon=True)
+        process.start()
+        theirs.close()  # so that the end of the process ends the connection
+        _workers.append((ours, process))
 
 
 @atexit.register
-def _close() -> None:
-    global _pair
-    if _pair is not None:
-        _pair.close()
-        _pair = None
+def _stop() -> None:
+    for connection, process in _workers:
+        connection.close()
+        process.kill()
+        process.join(5.0)
+    _workers.clear()
+
+
+def _ask(check: Check, payloads: list[bytes], folder: str) -> list[Any]:
+    connections = [connection for connection, _ in _workers]
+    answers: dict[int, Any] = {}
+    deadline = time.monotonic() + TIMEOUT
+    try:
+        for rank, connection in enumerate(connections):
+            connection.send((sys.path, folder, payloads[rank]))
+        while waiting := [rank for rank in (0, 1) if rank not in answers]:
+            ready = wait([connections[rank] for rank in waiting], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise check.violation(
+                    needed="both processes to finish", got=f"process {' and '.join(map(str, waiting))} still waiting "
+                    f"after {f'process {next(iter(answers))} was done' if answers else f'{TIMEOUT:g} s'}",
+                    do="the processes wait for each other: a collective call is made by one process only; make the "
+                       "same calls in the same order on all, whatever their data")
+            rank = connections.index(ready[0])
+            worked, answers[rank] = connections[rank].recv()
+            if not worked:
+                raise check.violation(needed="no error on two processes", got=f"this in process {rank}:\n"
+                                      f"{answers[rank]}", do="correct the cause named in its last line")
+            deadline = min(deadline, time.monotonic() + GRACE)
+    except (EOFError, OSError) as error:
+        process = _workers[rank][1]
+        process.join(1.0)
+        raise check.violation(
+            needed="two processes that live", got=f"the end of process {rank} (exit code {process.exitcode})",
+            do="let all processes make the same collective calls on tensors of the same shape and dtype; in a script, "
+               "call the check under if __name__ == '__main__'") from error
+    return [answers[0], answers[1]]
 
 
 def _serve(connection: Connection, rank: int) -> None:
-    """Main loop of a process: receive a function, send its result, close the group when both are done."""
+    """Main loop of a process: receive a function, send its result."""
     torch.set_num_threads(1)
     try:
         while True:
-            connection.send_bytes(_run(connection.recv_bytes(), rank))
-            connection.recv_bytes()
-            if dist.is_initialized():
-                dist.destroy_process_group()
-            connection.send_bytes(b"ready")
+            connection.send_bytes(_run(*connection.recv(), rank))
     except (EOFError, OSError):  # the parent process ended
         return
 
 
-def _run(task: bytes, rank: int) -> bytes:
+def _run(path: list[str], folder: str, payload: bytes, rank: int) -> bytes:
     try:
-        path, folder, payload = pickle.loads(task)
+        if dist.is_initialized():  # only now: the other process may have needed the last group until its answer
+            dist.destroy_process_group()
         sys.path[:] = path  # where the component's class was imported from
         function, share = pickle.loads(payload)
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
                                 timeout=timedelta(seconds=2 * TIMEOUT))
         torch.manual_seed(rank)
-        return pickle.dumps((True, function(share)))
+        return pickle.dumps((True, function(*share)))
     except Exception:  # any failure of the component goes to the process that asked, as text
         return pickle.dumps((False, traceback.format_exc()))

@@ -2,9 +2,9 @@
 
 from toolkit.tokens.decode import decode_tokens
 from toolkit.tokens.extract import extract_tokens
-from toolkit.tokens.progress import progress_bar
 from toolkit.tokens.shards import read_tokens
 from toolkit.tokens.token_set import Summary, summarize, tokenizer_hash
+from toolkit.tokens.tokenizing import progress_bar
 
 __all__ = ["Summary", "decode_tokens", "extract_tokens", "progress_bar", "read_tokens", "summarize",
            "tokenizer_hash"]

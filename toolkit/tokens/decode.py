@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from toolkit.data.reading.files import list_files, unreadable
-from toolkit.data.reading.media import MediaWriter, frames_per_chunk
+from toolkit.data.reading.media import frames_per_chunk
+from toolkit.data.reading.writing import MediaWriter
 from toolkit.tokenizer import Tokenizer
 from toolkit.tokens.plan import TAR_SUFFIX
 from toolkit.tokens.shards import read_tokens
@@ -68,8 +69,7 @@ def decode_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_ha
     progress, written = Progress(len(own_tars), on_advance=on_progress), 0
     for tar in own_tars:
         for key, indices, meta in read_tokens(tar):
-            made_by = meta.get("tokenizer") if isinstance(meta, dict) else None
-            if made_by != tokenizer_hash:
+            if (made_by := meta.get("tokenizer")) != tokenizer_hash:
                 raise ValueError(f"{tar}: these are tokens of the tokenizer {made_by}, got {tokenizer_hash}; decode "
                                  "them with the first.")
             target = _target(tar, key, output=Path(output))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from hashlib import sha256
@@ -16,9 +17,9 @@ from typing import Any
 from toolkit.contracts import DataError
 from toolkit.io.atomic_write import PARTIAL, atomic_open
 from toolkit.tokenizer import Tokenizer
-from toolkit.tokens.plan import Input, is_tar, plan_shards, samples_of
-from toolkit.tokens.shards import TokenShard, sample_key, write_npy
-from toolkit.tokens.token_set import Summary, check_description, describe_tokens, is_done, shard_file, summarize
+from toolkit.tokens.plan import is_tar, plan_shards, samples_of
+from toolkit.tokens.shards import sample_key, write_npy, write_sample
+from toolkit.tokens.token_set import Summary, check_description, is_done, shard_file, summarize
 from toolkit.tokens.tokenizing import Progress, Tokenizing, Tokens
 
 logger = logging.getLogger(__name__)
@@ -33,9 +34,8 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
                    on_progress: Callable[[Progress], None] | None = None) -> Summary:
     """Tokenize files into tars of tokens: this process's share, and only shards that do not exist yet.
 
-    Which sample goes into which shard depends on the inputs alone, and a shard gets its name when it is complete.
-    So any number of processes write the same files, and after a kill the same call continues. Processes never wait
-    for each other.
+    Which sample goes into which shard depends on the inputs alone, and a shard gets its name when it is complete. So
+    any number of processes write the same files without waiting, and after a kill the same call continues.
 
     Args:
         tokenizer: Runs on its own device.
@@ -61,13 +61,12 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
 
     Example:
         >>> import tempfile
-        >>> from toolkit import build_tokenizer, load_config
-        >>> from toolkit.data import sample_clips
+        >>> import toolkit
         >>> from toolkit.tokens import read_tokens
-        >>> tokenizer = build_tokenizer(load_config("configs/demo_video.py").tokenizer).eval()
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> summary = extract_tokens(tokenizer, sample_clips("eval")[0], tokenizer_hash="0" * 64, output=folder,
-        ...                          short_edge=32, num_frames=6)
+        >>> tokenizer = toolkit.build_tokenizer(toolkit.load_config("configs/demo_video.py").tokenizer).eval()
+        >>> clip, folder = toolkit.data.sample_clips("eval")[0], Path(tempfile.mkdtemp())
+        >>> summary = extract_tokens(tokenizer, clip, tokenizer_hash="0" * 64, output=folder, short_edge=32,
+        ...                          num_frames=6)
         >>> summary.complete, summary.num_samples, [file.name for file in sorted(folder.iterdir())]
         (True, 1, ['dataset.json', 'tokens-000000.json', 'tokens-000000.tar'])
         >>> for key, indices, meta in read_tokens(folder / "tokens-000000.tar"):
@@ -86,7 +85,9 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
         raise ValueError(f"extract_tokens needs numbers of at least 1, got {low[0]}={numbers[low[0]]}.")
     shards, folder = plan_shards(path, output=output, samples_per_shard=samples_per_shard), Path(output)
     sources = "\n".join(item.source for shard in shards for item in shard)
-    meaning = describe_tokens(tokenizer, tokenizer_hash) | {"frame_stride": frame_stride}
+    meaning = {"tokenizer": tokenizer_hash, "quantizer": tokenizer.quantizer.config,
+               "codebook_size": tokenizer.codebook_size, "num_codebooks": tokenizer.num_codebooks,
+               "digits": list(tokenizer.digits), "digit_order": "most significant first", "frame_stride": frame_stride}
     folder.mkdir(parents=True, exist_ok=True)
     check_description(folder, meaning | {
         "short_edge": short_edge, "num_frames": num_frames, "batch_size": batch_size, "num_shards": len(shards),
@@ -96,20 +97,13 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
     _remove_partial(folder, todo)
     progress = Progress(len(todo), on_advance=on_progress)
     tokenizing = Tokenizing(tokenizer, progress=progress, **numbers)
-    with closing(tokenizing(_samples(shards[number] for number in todo))) as tokens:
+    with closing(tokenizing(samples_of(shards[number] for number in todo))) as tokens:
         for count, number in enumerate(todo):
             progress.shards, progress.share = count, 0.0 if is_tar(shards[number][0]) else 1 / len(shards[number])
             _write(shard_file(folder, number), iter(tokens.__next__, None), meaning)
     progress.shards = len(todo)
     progress.advance(frames=0, files=0.0)
     return summarize(folder)
-
-
-def _samples(shards: Iterable[list[Input]]) -> Iterator[Input | None]:
-    """The samples of shards, with None at the end of each."""
-    for shard in shards:
-        yield from samples_of(shard)
-        yield None
 
 
 def _remove_partial(folder: Path, numbers: Iterable[int]) -> None:
@@ -122,23 +116,23 @@ def _remove_partial(folder: Path, numbers: Iterable[int]) -> None:
 
 def _write(path: Path, samples: Iterator[Tokens], meaning: dict[str, Any]) -> None:
     """Write one shard, and before it gets its name, a JSON file of its counts."""
-    num_samples, num_tokens, unreadable = 0, 0, []
+    counts = {"num_samples": 0, "num_tokens": 0, "unreadable": []}
     with atomic_open(path) as file:
-        with TokenShard(file) as shard:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as shard:
             for tokens in samples:
                 sample = tokens.sample
                 try:
                     with SpooledTemporaryFile(max_size=MAX_IN_MEMORY, dir=path.parent) as indices:
                         shape = write_npy(indices, tokens.chunks)
                         key, size = sample_key(sample.name), [tokens.num_frames, *tokens.media.size]
-                        shard.write(key, indices, meaning | {
+                        write_sample(shard, key, indices, meaning | {
                             "key": key, "source": sample.source, "original_size": tokens.media.original_size,
                             "size": size, "num_frames": tokens.num_frames, "fps": tokens.media.fps})
                 except DataError as error:
                     logger.warning("skipped, unreadable: %s", error)
-                    unreadable.append({"source": sample.source, "reason": str(error)})
+                    counts["unreadable"].append({"source": sample.source, "reason": str(error)})
                 else:
-                    num_samples, num_tokens = num_samples + 1, num_tokens + prod(shape)
-        with atomic_open(path.with_suffix(".json")) as counts:
-            counts.write(json.dumps({"num_samples": num_samples, "num_tokens": num_tokens, "unreadable": unreadable},
-                                  sort_keys=True, indent=2).encode() + b"\n")
+                    counts["num_samples"] += 1
+                    counts["num_tokens"] += prod(shape)
+        with atomic_open(path.with_suffix(".json")) as counts_file:
+            counts_file.write(json.dumps(counts, sort_keys=True, indent=2).encode() + b"\n")

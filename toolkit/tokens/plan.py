@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from toolkit.contracts import DataError
-from toolkit.data.reading.files import unreadable
-from toolkit.data.reading.naming import MEDIA_SUFFIXES, find_files
+from toolkit.data.reading.files import MEDIA_SUFFIXES, find_files, unreadable
 from toolkit.data.reading.tar import media_in_tar
 
 TAR_SUFFIX = ".tar"
@@ -19,17 +18,11 @@ MIN_SHARDS = 64  # of a set with at least as many files, so that many processes 
 
 @dataclass(frozen=True)
 class Input:
-    """A file, or a member of a tar.
+    """A file, or a member of a tar."""
 
-    Attributes:
-        source: Folders, tar and file, below the input folder.
-        name: Folders and name of its results without a suffix; unique among the inputs.
-        content: The file's path, its bytes, or the error that reading it gave.
-    """
-
-    source: str
-    name: str
-    content: Path | bytes | DataError
+    source: str  # folders, tar and file, below the input folder
+    name: str  # folders and name of its results without a suffix; unique among the inputs
+    content: Path | bytes | DataError  # the file's path, its bytes, or the error that reading it gave
 
 
 def plan_shards(path: str | os.PathLike, *, output: str | os.PathLike,
@@ -59,13 +52,15 @@ def is_tar(item: Input) -> bool:
     return isinstance(item.content, Path) and item.content.suffix.lower() == TAR_SUFFIX
 
 
-def samples_of(shard: Iterable[Input]) -> Iterator[Input]:
-    """The images and videos of a shard; members of tars are read into memory one by one.
+def samples_of(shards: Iterable[list[Input]]) -> Iterator[Input | None]:
+    """The images and videos of shards, with None at the end of each shard; members of tars are read one by one.
 
     What cannot be read from a tar is an input whose content is the error.
     """
-    for item in shard:
-        yield from _in_tar(item) if is_tar(item) else [item]
+    for shard in shards:
+        for item in shard:
+            yield from _in_tar(item) if is_tar(item) else [item]
+        yield None
 
 
 def _in_tar(tar: Input) -> Iterator[Input]:
@@ -78,8 +73,7 @@ def _in_tar(tar: Input) -> Iterator[Input]:
             if path.is_absolute() or ".." in path.parts:
                 yield Input(source, tar.name, unreadable(source, "needed a name within the tar; rename it."))
             elif name is None:
-                yield Input(source, tar.name, unreadable(source, "needed one file of a name, got two; rename "
-                                                                 "one."))
+                yield Input(source, tar.name, unreadable(source, "needed one file of a name, got two; rename one."))
             else:
                 used.add(name.casefold())
                 yield Input(source, f"{tar.source}/{name}", content)  # with .tar, which tells it from a folder

@@ -47,28 +47,15 @@ def write_npy(file: BinaryIO, chunks: Iterable[np.ndarray]) -> tuple[int, ...]:
     return length, *chunk.shape[1:]
 
 
-class TokenShard:
-    """A tar of tokens that is being written to ``file``: the same samples give the same bytes."""
-
-    def __init__(self, file: BinaryIO):
-        self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT)
-
-    def __enter__(self) -> TokenShard:
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is None:
-            self._tar.close()
-
-    def write(self, key: str, indices: BinaryIO, meta: dict[str, Any]) -> None:
-        """Add a sample: its ``.npy`` as a file, and its metadata."""
-        text = io.BytesIO(json.dumps(meta, sort_keys=True).encode())
-        for name, file in ((f"{key}.indices.npy", indices), (f"{key}.json", text)):
-            member = tarfile.TarInfo(name)  # without user and time
-            file.seek(0, os.SEEK_END)
-            member.size = file.tell()
-            file.seek(0)
-            self._tar.addfile(member, file)
+def write_sample(shard: tarfile.TarFile, key: str, indices: BinaryIO, meta: dict[str, Any]) -> None:
+    """Add a sample, its ``.npy`` as a file and its metadata; the same samples give the same bytes."""
+    text = io.BytesIO(json.dumps(meta, sort_keys=True).encode())
+    for name, file in ((f"{key}.indices.npy", indices), (f"{key}.json", text)):
+        member = tarfile.TarInfo(name)  # without user and time
+        file.seek(0, os.SEEK_END)
+        member.size = file.tell()
+        file.seek(0)
+        shard.addfile(member, file)
 
 
 def read_tokens(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
@@ -89,8 +76,8 @@ def read_tokens(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray, dict
         >>> path = os.path.join(tempfile.mkdtemp(), "tokens.tar")
         >>> indices = io.BytesIO()
         >>> _ = write_npy(indices, [np.arange(4).reshape(1, 2, 2, 1)])
-        >>> with open(path, "wb") as file, TokenShard(file) as shard:
-        ...     shard.write("clips/0", indices, {"size": [1, 16, 16]})
+        >>> with open(path, "wb") as file, tarfile.open(fileobj=file, mode="w") as shard:
+        ...     write_sample(shard, "clips/0", indices, {"size": [1, 16, 16]})
         >>> for key, indices, meta in read_tokens(path):
         ...     print(key, indices.ravel(), meta["size"])
         clips/0 [0 1 2 3] [1, 16, 16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import operator
 import os
@@ -11,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toolkit.assets import sha256_of
 from toolkit.io.atomic_write import atomic_open
 from toolkit.saving import tokenizer_directory
-from toolkit.tokenizer import Tokenizer
 
 DESCRIPTION, UNREADABLE = "dataset.json", "unreadable.txt"
-DIGIT_ORDER = "most significant first"
 
 
 def tokenizer_hash(path: str | os.PathLike) -> str:
@@ -26,25 +24,14 @@ def tokenizer_hash(path: str | os.PathLike) -> str:
         FileNotFoundError: If there is no such tokenizer.
 
     Example:
-        >>> import tempfile
+        >>> import hashlib, tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / "config.json").write_bytes(b"a"), (folder / "model.safetensors").write_bytes(b"bc")
         >>> tokenizer_hash(folder) == hashlib.sha256(b"abc").hexdigest()
         True
     """
-    digest, directory = hashlib.sha256(), tokenizer_directory(path)
-    for name in ("config.json", "model.safetensors"):
-        with (directory / name).open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def describe_tokens(tokenizer: Tokenizer, tokenizer_hash: str) -> dict[str, Any]:
-    """The meaning of the numbers in a token set."""
-    return {"tokenizer": tokenizer_hash, "quantizer": tokenizer.quantizer.config,
-            "codebook_size": tokenizer.codebook_size, "num_codebooks": tokenizer.num_codebooks,
-            "digits": list(tokenizer.digits), "digit_order": DIGIT_ORDER}
+    directory = tokenizer_directory(path)
+    return sha256_of(directory / "config.json", directory / "model.safetensors")
 
 
 def check_description(folder: Path, description: dict[str, Any]) -> None:

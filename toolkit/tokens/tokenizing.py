@@ -1,22 +1,24 @@
-"""Samples to tokens in order, while threads read the next samples."""
+"""Samples to tokens in order, while threads read the next samples, and a bar that shows the progress."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 import torch
+from rich import progress as rich
 from torch import Tensor
 
 from toolkit.contracts import DataError
 from toolkit.data.reading.files import unreadable
 from toolkit.data.reading.media import MAX_FRAMES, Media, frames_per_chunk, open_media
 from toolkit.io.prefetch import prefetch
+from toolkit.io.progress import TerminalBar
 from toolkit.tokenizer import Tokenizer
 from toolkit.tokens.plan import Input
 
@@ -27,21 +29,13 @@ T = TypeVar("T")
 
 @dataclass
 class Progress:
-    """Progress of one process.
+    """Progress of one process."""
 
-    Attributes:
-        num_shards: To do in this call.
-        shards: Done, with the fraction of the current one.
-        share: The fraction of the current shard that one file is; 0 if it is not known.
-        frames: Done; an image is one.
-        waited: Seconds that the network waited for frames.
-    """
-
-    num_shards: int
-    shards: float = 0.0
-    share: float = 0.0
-    frames: int = 0
-    waited: float = 0.0
+    num_shards: int  # to do in this call
+    shards: float = 0.0  # done, with the fraction of the current one
+    share: float = 0.0  # the fraction of the current shard that one file is; 0 if it is not known
+    frames: int = 0  # done; an image is one
+    waited: float = 0.0  # seconds that the network waited for frames
     on_advance: Callable[[Progress], None] | None = None
     started: float = field(default_factory=time.perf_counter)
 
@@ -70,21 +64,39 @@ class Progress:
             yield item
 
 
+@contextmanager
+def progress_bar(*, visible: bool = True) -> Iterator[Callable[[Progress], None]]:
+    """A bar on stderr if that is a terminal; pass what it yields as ``on_progress``.
+
+    Args:
+        visible: False in all processes but one.
+
+    Example:
+        >>> with progress_bar() as show:
+        ...     show(Progress(num_shards=2, shards=0.5, frames=100))
+    """
+    bar = TerminalBar(rich.BarColumn(), rich.TaskProgressColumn(), rich.TextColumn("{task.description}"),
+                      rich.TimeRemainingColumn(), visible=visible)
+    task = bar.add_task("", total=None)
+
+    def show(progress: Progress) -> None:
+        seconds = progress.seconds or 1.0
+        bar.update(task, total=progress.num_shards, completed=progress.shards, description=(
+            f"{int(progress.shards)}/{progress.num_shards} shards, {progress.frames} frames, "
+            f"{progress.frames / seconds:.3g} per second, {progress.waited / seconds:.0%} waiting for files"))
+
+    with bar:
+        yield show
+
+
 @dataclass
 class Tokens:
-    """A sample whose tokens are computed while :attr:`chunks` is iterated.
-
-    Attributes:
-        sample: The input.
-        media: Its sizes and frame rate; None if it cannot be opened.
-        chunks: Its indices (*positions, G), in pieces along the first axis; raises DataError if it cannot be read.
-        num_frames: Frames in the chunks so far.
-    """
+    """A sample whose tokens are computed while :attr:`chunks` is iterated."""
 
     sample: Input
-    media: Media | None
-    chunks: Iterator[np.ndarray]
-    num_frames: int = 0
+    media: Media | None  # its sizes and frame rate; None if it cannot be opened
+    chunks: Iterator[np.ndarray]  # its indices (*positions, G), cut along the first axis; a DataError if unreadable
+    num_frames: int = 0  # in the chunks so far
 
 
 class Tokenizing:

@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from toolkit.layers.distributed import any_process
+
 logger = logging.getLogger(__name__)
 
 
@@ -68,35 +70,32 @@ class DamagedCheckpointError(ValueError):
     """A checkpoint has a file that is missing or cannot be read."""
 
 
-def _load_state(path: Path) -> dict[str, Any]:
-    """Read a dict that torch.save wrote; with ``weights_only`` no code in the file is executed."""
+def _read_file(path: Path) -> dict[str, Any]:
+    """Read a dict that torch.save or safetensors wrote; no code in the file is executed."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        is_safetensors = path.suffix == ".safetensors"
+        state = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError(f"it holds a {type(state).__name__}")
         return state
-    except (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, TypeError, AttributeError,
-            ValueError) as error:  # torch's errors for a file that it did not write
-        raise DamagedCheckpointError(f"{path} is damaged, or was not written by a run: {str(error)[:500]}") from error
+    except (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, TypeError, AttributeError, ValueError,
+            SafetensorError) as error:  # torch's errors for a file that it did not write, and safetensors'
+        raise DamagedCheckpointError(f"{path} is missing or damaged, or was not written by a run: "
+                                     f"{str(error)[:500]}") from error
 
 
 class CheckpointWriter:
-    """Writes and reads checkpoints, ``step_N`` folders.
+    """Writes and reads checkpoints, ``step_N`` folders, which process 0 creates, renames and deletes."""
 
-    Process 0 creates, renames and deletes folders. ``any_process`` returns whether a flag is set on any process.
-    """
-
-    def __init__(self, directory: Path, *, keep: int | None, rank: int = 0, num_processes: int = 1,
-                 any_process: Callable[[bool], bool] | None = None):
-        self.directory, self.keep, self.any_process = directory, keep, any_process or bool
-        self.rank, self.num_processes = rank, num_processes
+    def __init__(self, directory: Path, *, keep: int | None, rank: int = 0, num_processes: int = 1):
+        self.directory, self.keep, self.rank, self.num_processes = directory, keep, rank, num_processes
 
     def write(self, step: int, *, modules: dict[str, nn.Module], shared: dict[str, Any],
-              process_state: dict[str, Any]) -> Path:
+              process_state: dict[str, Any]) -> None:
         """Write a checkpoint; every process calls it.
 
-        ``shared`` is equal on all processes; ``process_state`` is that of this process (random generators, position
-        in the data). If one process cannot write, all raise an OSError, and the earlier checkpoints are unchanged.
+        ``shared`` is equal on all processes, ``process_state`` is of this process (random generators, position in the
+        data). If one process cannot write, all raise an OSError, and the earlier checkpoints are unchanged.
         """
         partial, final = self.directory / f".step_{step}.partial", self.directory / f"step_{step}"
 
@@ -121,7 +120,6 @@ class CheckpointWriter:
         self._on_all_processes(step, write_shared if self.rank == 0 else lambda: None)
         self._on_all_processes(step, lambda: torch.save(process_state, partial / f"process_{self.rank}.pt"))
         self._on_all_processes(step, rename if self.rank == 0 else lambda: None)
-        return final
 
     def _on_all_processes(self, step: int, action: Callable[[], None]) -> None:
         """Run an action on each process; if it fails on one, it fails on all."""
@@ -130,7 +128,7 @@ class CheckpointWriter:
             action()
         except (OSError, RuntimeError, SafetensorError) as error:  # each library's error for a full disk
             failure = error
-        if self.any_process(failure is not None):
+        if any_process(failure is not None):
             if self.rank == 0:
                 self._clear()
             raise OSError(f"the checkpoint of step {step} cannot be written to {self.directory}: "
@@ -150,8 +148,7 @@ class CheckpointWriter:
             full = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
             if not any(words in str(error) for words in full):
                 raise
-            raise OSError(f"{self.directory.parent} cannot be written to: {error}. "
-                          f"{self._resume_advice()}") from error
+            raise OSError(f"{self.directory.parent} cannot be written to: {error}. {self._resume_advice()}") from error
 
     def _clear(self) -> None:
         """Delete partial checkpoints of this run and of killed runs."""
@@ -160,17 +157,15 @@ class CheckpointWriter:
 
     def read(self, checkpoint: Path, *, modules: dict[str, nn.Module]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Restore the modules; returns the shared state and the state of this process."""
-        shared = _load_state(checkpoint / "state.pt")
+        shared = _read_file(checkpoint / "state.pt")
         if (num_before := shared.pop("num_processes", None)) != self.num_processes:
             raise ValueError(f"{checkpoint} was written by {num_before or 'an unknown number of'} process"
                              f"{'es' * (num_before != 1)}, got {self.num_processes}; resume with as many as before.")
-        process_state = _load_state(checkpoint / f"process_{self.rank}.pt")
+        process_state = _read_file(checkpoint / f"process_{self.rank}.pt")
         for name, module in modules.items():
-            path = checkpoint / f"{name}.safetensors"
+            state = _read_file(checkpoint / f"{name}.safetensors")
             try:
-                module.load_state_dict(load_file(path))
-            except (OSError, SafetensorError, ValueError) as error:
-                raise DamagedCheckpointError(f"{path} is missing or damaged: {str(error)[:500]}") from error
+                module.load_state_dict(state)
             except RuntimeError as error:  # an unexpected or missing tensor, or one of another shape
                 raise ValueError(f"{checkpoint} does not fit this config; resume with the config of the run, or choose "
                                  f"another --work-dir. {str(error)[:500]}") from error
@@ -184,7 +179,7 @@ class CheckpointWriter:
                 states, damage = self.read(checkpoint, modules=modules), None
             except DamagedCheckpointError as error:
                 damage = error
-            if not self.any_process(damage is not None):
+            if not any_process(damage is not None):
                 return checkpoint, *states
             logger.warning("%s is skipped: %s.", checkpoint, damage or "another process cannot read its files")
         if checkpoints:

@@ -34,16 +34,14 @@ def inflated(weight: Tensor, shape: Sequence[int], *, s_t: int = 1) -> Tensor | 
 def initialize(tokenizer: Tokenizer, source: Tokenizer) -> None:
     """Copy the weights of ``source``, the same network or its image twin, to a tokenizer."""
     upsampling = {f"{name}.conv.{kind}": module.stride[0] for name, module in tokenizer.named_modules()
-              if isinstance(module, DepthToSpaceUpsample) for kind in ("weight", "bias")}
+                  if isinstance(module, DepthToSpaceUpsample) for kind in ("weight", "bias")}
     source_state, state, mismatched = source.state_dict(), {}, []
     for name, tensor in tokenizer.state_dict().items():
         weight = source_state.pop(name, None)
-        inflated_weight = None if weight is None else inflated(weight, tensor.shape, s_t=upsampling.get(name, 1))
-        if inflated_weight is None:
+        state[name] = None if weight is None else inflated(weight, tensor.shape, s_t=upsampling.get(name, 1))
+        if state[name] is None:
             shape = "missing" if weight is None else tuple(weight.shape)
             mismatched.append(f"{name} (needed {tuple(tensor.shape)}, got {shape})")
-        else:
-            state[name] = inflated_weight
     mismatched += [f"{name} (not in the tokenizer)" for name in source_state]
     if mismatched:
         more = f" and {len(mismatched) - 10} more" if len(mismatched) > 10 else ""
@@ -68,10 +66,7 @@ def _warn_of_differences(tokenizer: Tokenizer, source: Tokenizer) -> None:
 
 
 def initialize_discriminators(discriminators: Iterable[Discriminator], source: Discriminator, *, name: str) -> None:
-    """Copy the weights of ``source`` to every discriminator with tensors of the same names and shapes.
-
-    ``name`` is what the log calls the source.
-    """
+    """Copy the weights of ``source``, ``name`` in the log, to every discriminator with tensors of its shapes."""
     weights = source.state_dict()
     shapes = {key: tensor.shape for key, tensor in weights.items()}
     matching = [discriminator for discriminator in discriminators
@@ -105,8 +100,7 @@ def freeze_all_but(tokenizer: Tokenizer, trainable: Sequence[str]) -> None:
 def train_mode(tokenizer: Tokenizer) -> None:
     """Set train mode; eval mode for an encoder that does not learn, and for the quantizer if neither learns.
 
-    A quantizer after an encoder that learns is in train mode even if it has no parameters, because the
-    encoder needs its losses and its straight-through gradient.
+    An encoder that learns needs the losses and the straight-through gradient of a quantizer in train mode.
     """
     tokenizer.train()
     if _learns(tokenizer.encoder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import logging
@@ -23,10 +24,15 @@ from tqdm import tqdm
 from toolkit.config import ConfigError
 from toolkit.data import write_image, write_video
 from toolkit.io.atomic_write import atomic_write
+from toolkit.layers import mean_over_processes
 from toolkit.metrics import Codebook
 from toolkit.tokenizer import Tokenizer
+from toolkit.training.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+
+IndicesOfPixels = tuple[Tensor | None, tuple[int, ...]]  # (B, *positions, G), and the pixels' size (B, C, T, H, W)
 
 
 class RunningMeans:
@@ -36,38 +42,35 @@ class RunningMeans:
     """
 
     def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
         # modality -> name of the scalar -> values
         self._scalars: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
-        self._codebooks: dict[str, Codebook] = {}
+        self._codebooks: dict[str, Codebook] = defaultdict(functools.partial(
+            Codebook, codebook_size=tokenizer.codebook_size, num_codebooks=tokenizer.num_codebooks,
+            digits=tokenizer.digits))
 
-    def add(self, modality: str, scalars: Iterable[Mapping[str, Tensor]]) -> None:
-        """Add () scalars, one mapping for each micro-batch of a step."""
+    def add(self, modality: str, scalars: Iterable[Mapping[str, Tensor]], *, indices: Iterable[IndicesOfPixels],
+            ) -> None:
+        """Add a step's () scalars and indices."""
         for each in scalars:
             for name, value in each.items():
                 self._scalars[modality][name].append(value)
+        for each, size in indices:
+            if each is not None:
+                pixels = torch.empty(size, device="meta")  # the metric only reads their number
+                self._codebooks[modality].update(target=pixels, reconstruction=pixels, indices=each)
 
-    def means(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Yield (modality, name -> mean) of this process since the last call."""
+    def means(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """Yield (modality, name -> mean over processes) since the last call; every process calls it."""
         for modality, scalars in self._scalars.items():
-            yield modality, {name: torch.stack(values).mean() for name, values in scalars.items()}
+            means = torch.stack([torch.stack(values).mean().float() for values in scalars.values()])
+            yield modality, dict(zip(scalars, mean_over_processes(means).tolist(), strict=True))
         self._scalars.clear()
-
-    def add_indices(self, modality: str, indices: Tensor, *, size: tuple[int, ...]) -> None:
-        """Add indices (B, *positions, G) of pixels of ``size`` (B, C, T, H, W)."""
-        pixels = torch.empty(size, device="meta")  # the metric only reads their number
-        self._codebook(modality).update(target=pixels, reconstruction=pixels, indices=indices)
 
     def codebook_scores(self) -> dict[str, dict[str, float]]:
         """modality -> codebook scores since the last call; every process calls it."""
         scores = {modality: codebook.compute() for modality, codebook in self._codebooks.items()}
         self._codebooks.clear()
         return scores
-
-    def _codebook(self, modality: str) -> Codebook:
-        tokenizer = self._tokenizer
-        return self._codebooks.setdefault(modality, Codebook(codebook_size=tokenizer.codebook_size,
-                                                       num_codebooks=tokenizer.num_codebooks, digits=tokenizer.digits))
 
     def state_dict(self) -> dict[str, Any]:
         """State in types that load with ``weights_only``."""
@@ -83,7 +86,7 @@ class RunningMeans:
             for name, values in scalars.items():
                 self._scalars[modality][name] = [value.to(device) for value in values]
         for modality, codebook in state["use"].items():
-            self._codebook(modality).load_state_dict(codebook)
+            self._codebooks[modality].load_state_dict(codebook)
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -95,24 +98,6 @@ def check_trackers(names: Sequence[str]) -> None:
     if missing := [name for name in names if name not in installed]:
         raise ConfigError(f"training.trackers needs {', '.join(missing)}, which is not installed; pip install it, or "
                           f"choose from {', '.join(installed)}.")
-
-
-def start_trackers(names: Sequence[str], work_dir: Path, *, step: int) -> list[GeneralTracker]:
-    """Start accelerate's trackers: local ones write to ``work_dir/events``, others to a project named after it."""
-    trackers = []
-    for name in names:
-        tracker_class = LOGGER_TYPE_TO_CLASS[name]
-        options = {"purge_step": step + 1} if name == "tensorboard" and step else {}
-        trackers.append(tracker_class("events", str(work_dir), **options) if tracker_class.requires_logging_directory
-                        else tracker_class(work_dir.resolve().name))
-        trackers[-1].start()
-    return trackers
-
-
-def _input_above_output(target: Tensor, reconstruction: Tensor) -> Tensor:
-    """Clips (B, C, T, H, W) and their reconstructions -> (C, T, 2 H, B W)."""
-    pair = torch.stack([target, reconstruction.to(target.dtype).clamp(-1, 1)])
-    return rearrange(pair, "two b c t h w -> c t (two h) (b w)")
 
 
 def _pictures(pixels: Tensor) -> list[Image.Image]:
@@ -131,6 +116,16 @@ def _add_clip(events: SummaryWriter, name: str, pixels: Tensor, step: int, *, fp
     events._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=picture)]), step)
 
 
+def _start_tracker(name: str, work_dir: Path, *, step: int) -> GeneralTracker:
+    """Start accelerate's tracker: a local one writes to ``work_dir/events``, others to a project named after it."""
+    tracker_class = LOGGER_TYPE_TO_CLASS[name]
+    options = {"purge_step": step + 1} if name == "tensorboard" and step else {}
+    tracker = (tracker_class("events", str(work_dir), **options) if tracker_class.requires_logging_directory
+               else tracker_class(work_dir.resolve().name))
+    tracker.start()
+    return tracker
+
+
 def _is_kept(line: str, step: int) -> bool:
     """Whether a line of metrics.jsonl can be read and its step is at most ``step``."""
     try:
@@ -141,32 +136,28 @@ def _is_kept(line: str, step: int) -> bool:
 
 
 class RunLog:
-    """The log of one run, written by the main process; on other processes the methods do nothing.
+    """The log of one run; if it is not ``active`` (on the main process) the methods do nothing.
 
     Lines of steps after ``step``, which a resumed run repeats, are dropped.
     """
 
-    def __init__(self, work_dir: Path, *, step: int, max_steps: int, active: bool, trackers: Sequence[str] = ()):
-        self.work_dir, self.active = work_dir, active
-        if not active:
-            return
-        self.path = work_dir / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if step and self.path.exists() else []
-        with atomic_write(self.path) as file:
-            file.write_text("".join(line + "\n" for line in lines if _is_kept(line, step)))
-        self.trackers = start_trackers(trackers, work_dir, step=step)
-        self.bar = tqdm(total=max_steps, initial=step, unit="step", dynamic_ncols=True, mininterval=0.5)
-        self.started = time.time()
+    def __init__(self, work_dir: Path, settings: Settings, *, step: int, active: bool):
+        self.work_dir, self.settings, self.active = work_dir, settings, active
+        self.path, self.started = work_dir / "metrics.jsonl", time.time()
+        if active:
+            lines = self.path.read_text().splitlines() if step and self.path.exists() else []
+            with atomic_write(self.path) as file:
+                file.write_text("".join(line + "\n" for line in lines if _is_kept(line, step)))
+        self.trackers = [_start_tracker(name, work_dir, step=step) for name in settings.trackers] if active else []
+        self.bar = tqdm(total=settings.max_steps, initial=step, unit="step", dynamic_ncols=True, mininterval=0.5,
+                        disable=not active)
 
     def advance(self) -> None:
         """Advance the progress bar by one step."""
-        if self.active:
-            self.bar.update()
+        self.bar.update()
 
     def scalars(self, split: str, modality: str, step: int, values: dict[str, float]) -> None:
         """Write scalars of a modality under ``split``, "train" or "val"."""
-        if not self.active:
-            return
         self._write({"step": step, "split": split, "modality": modality, **values})
         for tracker in self.trackers:
             tracker.log({f"{split}/{modality}/{name}": value for name, value in values.items()}, step=step)
@@ -176,18 +167,20 @@ class RunLog:
 
     def skipped(self, modality: str, step: int, reason: str, keys: list[str]) -> None:
         """Write a line for a skipped step, with the keys of its samples."""
-        if self.active:
-            self._write({"step": step, "split": "skipped", "modality": modality, "reason": reason, "keys": keys})
+        self._write({"step": step, "split": "skipped", "modality": modality, "reason": reason, "keys": keys})
 
     def _write(self, line: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(line | {"time": round(time.time() - self.started, 3)}) + "\n")
+        if self.active:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line | {"time": round(time.time() - self.started, 3)}) + "\n")
 
     def samples(self, name: str, step: int, target: Tensor, reconstruction: Tensor, *, fps: float = 12.0) -> None:
-        """Write inputs above reconstructions, both (B, C, T, H, W): a PNG, for clips also an mp4."""
+        """Write the first inputs above reconstructions, both (B, C, T, H, W): a PNG, for clips also an mp4."""
         if not self.active:
             return
-        pixels = _input_above_output(target.cpu(), reconstruction.cpu())
+        pair = torch.stack([clips[:self.settings.num_samples].cpu().float().clamp(-1, 1)
+                            for clips in (target, reconstruction)])
+        pixels = rearrange(pair, "two b c t h w -> c t (two h) (b w)")
         folder = self.work_dir / "samples"
         folder.mkdir(exist_ok=True)
         middle = pixels[:, pixels.shape[1] // 2].unsqueeze(1)
@@ -204,7 +197,6 @@ class RunLog:
 
     def close(self) -> None:
         """Close the progress bar and the trackers."""
-        if self.active:
-            self.bar.close()
-            for tracker in self.trackers:
-                tracker.finish()
+        self.bar.close()
+        for tracker in self.trackers:
+            tracker.finish()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from toolkit.contracts import Quantizer
+from toolkit.layers.distributed import any_process, gather_objects_over_processes
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +25,8 @@ class FiniteCheck:
     codebooks, batch statistics) and replaced codes.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], *, max_in_a_row: int,
-                 any_process: Callable[[bool], bool] | None = None):
-        self.max_in_a_row, self.any_process = max_in_a_row, any_process or bool
-        self.num_skipped, self.in_a_row = 0, 0
+    def __init__(self, modules: Iterable[nn.Module], *, max_in_a_row: int):
+        self.max_in_a_row, self.num_skipped, self.in_a_row = max_in_a_row, 0, 0
         self._modules = list(modules)
         self._saved: list[Tensor] = []
 
@@ -49,19 +47,22 @@ class FiniteCheck:
         Every process calls it with its losses per micro-batch and its keys; norms are equal on all processes. More
         than ``max_in_a_row`` skipped steps in a row raise a DivergenceError.
         """
+        saved_tensors, self._saved = self._saved, []
         values = [*((name, value) for losses in scalars for name, value in losses.items()), *norms.items()]
         finite = torch.stack([value.detach().float() for _, value in values]).isfinite()
-        if not self.any_process(not finite.all()):
-            self.in_a_row, self._saved = 0, []
+        if not any_process(not finite.all()):
+            self.in_a_row = 0
             return None
         messages = dict.fromkeys(f"{name} is {value.item():.4g}"
                                  for (name, value), is_finite in zip(values, finite.tolist(), strict=True)
                                  if not is_finite)
         # Gradients are equal on all processes. The processes with the most nonfinite losses have the cause.
         num_nonfinite = int((~finite[:len(values) - len(norms)]).sum())
-        reports = gather_object([(", ".join(messages), list(keys), num_nonfinite)])
+        reports = gather_objects_over_processes((", ".join(messages), list(keys), num_nonfinite))
         suspects = [report for report in reports if report[2] == max(count for _, _, count in reports)]
-        self._restore()
+        with torch.no_grad():
+            for tensor, saved in zip(self._changing_tensors(), saved_tensors, strict=True):
+                tensor.copy_(saved)
         self.num_skipped, self.in_a_row = self.num_skipped + 1, self.in_a_row + 1
         reason, suspect_keys = suspects[0][0], [key for _, process_keys, _ in suspects for key in process_keys]
         logger.warning("a step is skipped (%d in a row, %d in all): %s; its samples: %s.", self.in_a_row,
@@ -72,12 +73,6 @@ class FiniteCheck:
                 "Look at the samples named above, lower training.learning_rate or set training.gradient_clipping, and "
                 "continue with --resume.")
         return reason, suspect_keys
-
-    @torch.no_grad()
-    def _restore(self) -> None:
-        for tensor, saved in zip(self._changing_tensors(), self._saved, strict=True):
-            tensor.copy_(saved)
-        self._saved = []
 
     def state_dict(self) -> dict[str, int]:
         """The numbers of skipped steps."""

@@ -14,31 +14,65 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from toolkit.config import ConfigError
-from toolkit.contracts import AdversarialLoss, Discriminator, GeneratorWeight, Loss, Quantizer, TokenizerOutput
+from toolkit.contracts import AdversarialLoss, GeneratorWeight, Loss, Quantizer, TokenizerOutput
+from toolkit.layers import mean_over_processes
 from toolkit.layers.early_backward import loss_with_early_gradient
-from toolkit.training.regularizers import LeCAM, r1_penalty
-from toolkit.training.schedules import Schedule, value_at
+from toolkit.training.settings import Schedule, value_at
 
 logger = logging.getLogger(__name__)
 Scalars = dict[str, Tensor]
-Phase = Callable[[str], AbstractContextManager]
+Phase = Callable[[str], AbstractContextManager]  # of a name; nullcontext for a phase that is not measured
 
 
-def no_phase(name: str) -> AbstractContextManager:
-    """A phase that is not measured."""
-    return nullcontext()
+def r1_penalty(logits: Tensor, pixels: Tensor) -> Tensor:
+    """Zero-centred gradient penalty on real data, before its weight.
+
+    From logits (B, ...) and pixels (B, C, T, H, W) that require grad to the () float32 mean over the batch of the
+    squared gradient norm (Mescheder et al., arXiv:1801.04406, eq. 9).
+    """
+    gradient, = torch.autograd.grad(logits.sum(), pixels, create_graph=True)
+    return gradient.float().square().flatten(1).sum(1).mean()
+
+
+class LeCAM(nn.Module):
+    """Penalises distances of logits from the other side's running average (Tseng et al., arXiv:2104.03310, eq. 5).
+
+    ``relu(real - average_fake)^2 + relu(average_real - fake)^2``. The averages are updated first, with ``decay``,
+    over the joint batch of all processes. They are buffers, so checkpoints have them.
+    ``per_logit``: the mean of each logit's penalty (the paper, Open-MAGVIT2) instead of the penalty of the batch-mean
+    logit (O2-MAGVIT2).
+    """
+
+    def __init__(self, *, decay: float = 0.999, per_logit: bool = False):
+        super().__init__()
+        self.decay, self.per_logit = decay, per_logit
+        self.register_buffer("average_real", torch.zeros(()))
+        self.register_buffer("average_fake", torch.zeros(()))
+
+    def forward(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """(B, ...) logits of real pixels and reconstructions -> () float32."""
+        real, fake = real_logits.float(), fake_logits.float()
+        real_mean, fake_mean = mean_over_processes(real.mean()), mean_over_processes(fake.mean())
+        if self.training:
+            self.average_real.lerp_(real_mean.detach(), 1 - self.decay)
+            self.average_fake.lerp_(fake_mean.detach(), 1 - self.decay)
+        if not self.per_logit:
+            real, fake = real_mean, fake_mean
+        return ((real - self.average_fake).relu().square().mean()
+                + (self.average_real - fake).relu().square().mean())
 
 
 @contextmanager
 def no_parameter_gradients(module: nn.Module) -> Iterator[None]:
     """Context in which the module's parameters get no gradients; its input still does."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
     try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
         yield
     finally:
         for parameter in trainable:
@@ -63,6 +97,8 @@ class Adversary(nn.Module):
         self.loss, self.adaptive, self.lecam = loss, adaptive, lecam
         self.weight, self.discriminator_weight = weight, discriminator_weight
         self.lecam_weight, self.r1_weight, self.r1_every = lecam_weight, r1_weight, r1_every
+        for schedule in (weight, discriminator_weight, lecam_weight, r1_weight):
+            value_at(schedule, 0)  # raises an error for a malformed schedule
 
     def is_active(self, step: int) -> bool:
         """Whether the generator's or the discriminator's loss has a weight at this step."""
@@ -73,8 +109,8 @@ class Adversary(nn.Module):
                        ) -> tuple[Tensor, Scalars]:
         """Weighted () loss of the tokenizer for a reconstruction (B, C, T, H, W), and its scalars.
 
-        ``reconstruction_loss``, the () weighted sum of the losses on the reconstruction, and ``last_layer`` of the
-        decoder are for an adaptive weight. The discriminator gets no gradients.
+        ``reconstruction_loss``, the () weighted sum of the losses on the reconstruction, and the decoder's
+        ``last_layer`` are for an adaptive weight. The discriminator gets no gradients.
         """
         weight = value_at(self.weight, step)
         if weight == 0:
@@ -88,15 +124,14 @@ class Adversary(nn.Module):
             weight = weight * scalars["adaptive_weight"]
         return weight * adversarial, scalars
 
-    def discriminator_loss(self, target: Tensor, reconstruction: Tensor, discriminator: nn.Module, step: int, *,
-                           plain_discriminator: Discriminator | None = None) -> tuple[Tensor, Scalars]:
+    def discriminator_loss(self, target: Tensor, reconstruction: Tensor, discriminator: nn.Module, step: int,
+                           ) -> tuple[Tensor, Scalars]:
         """Weighted () loss of the discriminator on real pixels and their reconstruction, both (B, C, T, H, W).
 
-        The discriminator is called once on both, so that a data-parallel wrapper sees one forward pass. With
-        ``batch_statistics`` it is called twice, real pixels first. ``plain_discriminator`` is the unwrapped
-        discriminator (default: ``discriminator``), for its attributes and for R1, which is computed in float32.
+        The discriminator, wrapped for its processes or not, is called once on both, so that a data-parallel wrapper
+        sees one forward pass; with ``batch_statistics`` twice, real pixels first. R1 is computed in float32.
         """
-        plain = discriminator if plain_discriminator is None else plain_discriminator
+        plain = extract_model_from_parallel(discriminator)
         fake_pixels = reconstruction.detach().to(target.dtype)
         if plain.batch_statistics:
             real, fake = discriminator(target).float(), discriminator(fake_pixels).float()
@@ -143,8 +178,9 @@ class Objective(nn.Module):
         super().__init__()
         self.losses = nn.ModuleDict({name: loss for name, (loss, _) in losses.items()})
         self.weights = {name: weight for name, (_, weight) in losses.items()}
-        self.adversaries = nn.ModuleDict(adversaries or {})
-        self.quantizer_weights = dict(quantizer_weights or {})
+        self.adversaries, self.quantizer_weights = nn.ModuleDict(adversaries or {}), dict(quantizer_weights or {})
+        for schedule in (*self.weights.values(), *self.quantizer_weights.values()):
+            value_at(schedule, 0)  # raises an error for a malformed schedule
 
     def check_last_layer(self, last_layer: nn.Parameter | None) -> None:
         """Raise a ConfigError if an adaptive weight needs the gradient at a last layer that is None or frozen."""
@@ -157,20 +193,12 @@ class Objective(nn.Module):
 
     def generator_loss(self, output: TokenizerOutput, target: Tensor, *, step: int, modality: str = "video",
                        discriminator: nn.Module | None = None, last_layer: nn.Parameter | None = None,
-                       phase: Phase = no_phase) -> tuple[Tensor, Scalars]:
-        """The tokenizer's total.
+                       phase: Phase = nullcontext) -> tuple[Tensor, Scalars]:
+        """The tokenizer's weighted total () float32, and every term's unweighted value by name.
 
-        Args:
-            output: The tokenizer's output for ``target``.
-            target: (B, C, T, H, W) in [-1, 1].
-            step: Number of optimizer steps before this one.
-            modality: Selects the adversary.
-            discriminator: The discriminator of that modality, or None without a GAN.
-            last_layer: The last layer of the decoder, for an adaptive weight.
-            phase: Called with the name of each phase; a profiler measures within it.
-
-        Returns:
-            The weighted total () float32, and every term's unweighted value by name.
+        ``output`` is the tokenizer's for ``target``, (B, C, T, H, W) in [-1, 1], and ``step`` the number of optimizer
+        steps before this one. ``modality`` selects the adversary; ``discriminator`` is None without a GAN, and
+        ``last_layer``, the decoder's, is for an adaptive weight. A profiler measures within each ``phase``.
 
         Raises:
             KeyError: If the quantizer returns a loss that has no weight.
@@ -201,11 +229,9 @@ class Objective(nn.Module):
         return total, scalars | {"total": total.detach()}
 
     def discriminator_loss(self, output: TokenizerOutput, target: Tensor, *, step: int, discriminator: nn.Module,
-                           modality: str = "video", plain_discriminator: Discriminator | None = None,
-                           ) -> tuple[Tensor, Scalars]:
+                           modality: str = "video") -> tuple[Tensor, Scalars]:
         """The discriminator's total () float32 and its unweighted terms; see :class:`Adversary`."""
-        return self.adversaries[modality].discriminator_loss(
-            target, output.reconstruction, discriminator, step, plain_discriminator=plain_discriminator)
+        return self.adversaries[modality].discriminator_loss(target, output.reconstruction, discriminator, step)
 
 
 def _loss_value(loss: Loss, output: TokenizerOutput, target: Tensor) -> Tensor:

@@ -36,18 +36,18 @@ class OptimizerState(Learner):
     """
 
     def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator,
-                 max_norm: float = math.inf, extra: Iterable[nn.Parameter] = ()):
+                 max_norm: float | None = None, extra: Iterable[nn.Parameter] = ()):
         super().__init__(module)
         for parameter in module.parameters():
             if parameter.dim() == 5:  # the memory layout of the activations; 2-D kernels have 4 dimensions
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-        self.module, self.max_norm = accelerator.prepare(module), max_norm
+        self.module = accelerator.prepare(module)
+        self.max_norm = math.inf if max_norm is None else max_norm
         # accelerate wraps forward in autocast; the trainer enters autocast itself.
         module.__dict__.pop("forward", None)
         self.extra = [parameter for parameter in extra if parameter.requires_grad]
         parameters = [p for p in module.parameters() if p.requires_grad] + self.extra
-        self.options = optimizer_options(settings)
-        self.optimizer = create_optimizer(parameters, learning_rate=learning_rate, options=self.options)
+        self.optimizer, self.options = create_optimizer(parameters, settings, learning_rate=learning_rate)
         # One scaler per network: the first network's step must not change the scale of the second's gradients.
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.mixed_precision == "fp16")
         self.schedule = create_schedule(self.optimizer, settings)
@@ -70,7 +70,7 @@ class OptimizerState(Learner):
         self.scaler.unscale_(self.optimizer)
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.max_norm)
-        return norm.nan_to_num(0.0, 0.0) if self.scaler.is_enabled() and self.scaler.get_scale() > 1 else norm
+        return norm.nan_to_num(0.0, 0.0) if self.scaler.get_scale() > 1 else norm
 
     @torch.no_grad()
     def _average_extra(self) -> None:
@@ -88,8 +88,7 @@ class OptimizerState(Learner):
 
     def skip(self) -> None:
         """Clear the gradients; nothing else changes."""
-        if self.scaler.is_enabled():
-            self.scaler.update()
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
     def step(self, step: int) -> None:
@@ -108,22 +107,21 @@ class OptimizerState(Learner):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; options and learning rate stay those of the config.
 
-        Raises:
-            ConfigError: If it is the state of another type of optimizer.
+        The state of another type of optimizer is a ConfigError.
         """
         if state["type"] != type(self.optimizer).__name__:
             raise ConfigError(f"training.optimizer.opt must be that of the checkpoint, {state['type']}, got "
                               f"{type(self.optimizer).__name__}; set it back, or start from the weights by "
                               "training.init_from.")
-        options = [{key: group[key] for key in self.options if key in group} for group in self.optimizer.param_groups]
+        configured = {key: value for key, value in self.optimizer.param_groups[0].items() if key in self.options}
         self.optimizer.load_state_dict(state["optimizer"])
-        for group, configured in zip(self.optimizer.param_groups, options, strict=True):
-            group.update(configured)
+        self.optimizer.param_groups[0].update(configured)
         self.scaler.load_state_dict(state["scaler"])
 
 
-def optimizer_options(settings: Settings) -> dict[str, Any]:
-    """Arguments of timm's ``create_optimizer_v2``; it drops arguments that the optimizer does not have."""
+def create_optimizer(parameters: list[nn.Parameter], settings: Settings, *, learning_rate: float,
+                     ) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
+    """timm's optimizer with one group of parameters, and its options; timm drops those that it does not have."""
     config = {"opt": "adam", **settings.optimizer}
     if not isinstance(config["opt"], str):
         raise ConfigError(f"training.optimizer.opt is the name of an optimizer, got {config['opt']!r}.")
@@ -131,19 +129,14 @@ def optimizer_options(settings: Settings) -> dict[str, Any]:
         info = get_optimizer_info(config["opt"].lower().rpartition("_")[2])
     except ValueError as error:
         raise ConfigError(f"training.optimizer.opt must be one of timm.optim.list_optimizers(): {error}.") from None
-    options = {"betas": tuple(settings.betas), "eps": settings.eps, "weight_decay": settings.weight_decay}
-    if info.num_betas != len(settings.betas):
-        del options["betas"]
+    options = {"eps": settings.eps, "weight_decay": settings.weight_decay}
+    if info.num_betas == len(settings.betas):
+        options["betas"] = tuple(settings.betas)
     if info.opt_class in (torch.optim.Adam, torch.optim.AdamW):
         options["fused"] = True
-    return options | config
-
-
-def create_optimizer(parameters: list[nn.Parameter], *, learning_rate: float, options: dict[str, Any],
-                     ) -> torch.optim.Optimizer:
-    """timm's optimizer ``options["opt"]`` with one group of parameters."""
+    options |= config
     try:
-        return create_optimizer_v2(parameters, lr=learning_rate, **options)
+        return create_optimizer_v2(parameters, lr=learning_rate, **options), options
     except (ImportError, TypeError, ValueError) as error:
         raise ConfigError(f"training.optimizer={options} does not fit: {error}.") from error
 
@@ -167,13 +160,9 @@ def create_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> Sch
 
 
 def optimizer_state_share(settings: Settings) -> float:
-    """Bytes of optimizer state per byte of gradient: 2 for Adam, 1 for SGD with momentum.
-
-    Raises:
-        ConfigError: If timm has no such optimizer or schedule.
-    """
+    """Bytes of optimizer state per byte of gradient: 2 for Adam, 1 for SGD with momentum."""
     weight = nn.Parameter(torch.zeros(256, 256))
-    optimizer = create_optimizer([weight], learning_rate=settings.learning_rate, options=optimizer_options(settings))
+    optimizer, _ = create_optimizer([weight], settings, learning_rate=settings.learning_rate)
     create_schedule(optimizer, settings)
     weight.grad = torch.ones_like(weight)
     optimizer.step()

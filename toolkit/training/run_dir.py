@@ -14,6 +14,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -48,29 +50,25 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-class Interrupts:
-    """Context in which the first SIGINT or SIGTERM sets ``requested``; a second one stops the process at once."""
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Context in which the first SIGINT or SIGTERM only makes the yielded function True; a second one stops at once."""
+    first_time: list[float] = []
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._first_time = 0.0
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            if time.monotonic() - self._first_time < REPEAT_SECONDS:
-                return
-            signal.signal(number, self._previous[number])
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not first_time:
+            first_time.append(time.monotonic())
+            logger.warning("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once, without "
+                           "one.")
+        elif time.monotonic() - first_time[0] >= REPEAT_SECONDS:
+            signal.signal(number, previous[number])
             raise KeyboardInterrupt
-        self.requested, self._first_time = True, time.monotonic()
-        logger.warning("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once, without one.")
 
-    def __enter__(self) -> Interrupts:
-        self._previous = {number: signal.signal(number, self._handle)
-                          for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(first_time)
+    finally:
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 

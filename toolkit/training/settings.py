@@ -4,10 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 from toolkit.config import ConfigError, check_keys
-from toolkit.training.schedules import Schedule, value_at
+
+Schedule = float | Sequence[tuple[int, float]]
+
+
+def value_at(schedule: Schedule, step: int) -> float:
+    """The value of a weight at an optimizer step: a number, or linear between points (step, value).
+
+    The value is constant before the first point and after the last. Two points at one step make a jump.
+
+    Example:
+        >>> anneal = [(0, 0.3), (2000, 0.1)]
+        >>> [round(value_at(anneal, step), 3) for step in (0, 1000, 2000, 9000)]
+        [0.3, 0.2, 0.1, 0.1]
+    """
+    if isinstance(schedule, int | float):
+        return float(schedule)
+    points = schedule if isinstance(schedule, list | tuple) else []
+    if not points or not all(map(_is_point, points)) or any(a[0] > b[0] for a, b in pairwise(points)):
+        raise ValueError(f"a weight is a number or a list of points (step, value) in rising order of steps, "
+                         f"got {schedule!r}.")
+    if step < points[0][0]:
+        return float(points[0][1])
+    for (start, first), (end, last) in pairwise(points):
+        if start <= step < end:
+            return first + (last - first) * (step - start) / (end - start)
+    return float(points[-1][1])
+
+
+def _is_point(point: object) -> bool:
+    return isinstance(point, list | tuple) and len(point) == 2 and all(isinstance(x, int | float) for x in point)
 
 
 @dataclass(kw_only=True)
@@ -20,7 +51,7 @@ class Checkpoints:
 
 @dataclass(kw_only=True)
 class Settings:
-    """The settings of a training run.
+    """The settings of a training run; a ConfigError names the first that is out of range.
 
     Attributes:
         max_steps: Optimizer steps.
@@ -55,9 +86,8 @@ class Settings:
         max_skipped_in_a_row: A step is skipped on all processes if a loss or a gradient is not finite; more skipped
             steps in a row end the run.
         max_unreadable_share: A larger share of unreadable samples ends the run.
-        init_from: A tokenizer directory or hub id to start from: the same network, or its image twin,
-            which is then inflated. Optimizers and the average are new. Without a ``tokenizer`` in the config,
-            the network of that tokenizer is trained.
+        init_from: A tokenizer directory or hub id to start from: the same network, or its image twin, which is then
+            inflated. Optimizers and the average are new. Without a ``tokenizer`` in the config, its network is trained.
         trainable: Names of the components to train, such as ["decoder"]; None: all. The others do not change.
     """
 
@@ -93,16 +123,10 @@ class Settings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:
         """Read the section; a ConfigError names the first unknown key or wrong value."""
-        check_keys("training", config, tuple(f.name for f in fields(cls)))
+        check_keys("training", config, [f.name for f in fields(cls)], required=["max_steps"])
         checkpoints = config.get("checkpoints", {})
-        if "max_steps" not in config:
-            raise ConfigError("training needs max_steps, the number of optimizer steps.")
-        if not isinstance(checkpoints, Mapping):
-            raise ConfigError(f"training.checkpoints is dict(every=..., keep=...), got {checkpoints!r}.")
-        check_keys("training.checkpoints", checkpoints, tuple(f.name for f in fields(Checkpoints)))
-        settings = cls(**{**config, "checkpoints": Checkpoints(**checkpoints)})
-        settings.check()
-        return settings
+        check_keys("training.checkpoints", checkpoints, [f.name for f in fields(Checkpoints)])
+        return cls(**{**config, "checkpoints": Checkpoints(**checkpoints)})
 
     def with_micro_batches(self, batch_sizes: Iterable[int], *, num_processes: int) -> Settings:
         """The settings with ``gradient_accumulation_steps`` computed from ``global_batch_size``."""
@@ -122,57 +146,52 @@ class Settings:
                               f"processes, got {batch_size} x {num_processes}; {advice}.")
         return replace(self, global_batch_size=None, gradient_accumulation_steps=num_micro_batches)
 
-    def check(self) -> None:
-        """Raise a ConfigError for the first value that is out of range."""
-        for name in ("max_steps", "gradient_accumulation_steps", "log_every", "validate_every", "num_samples"):
-            _check_count(name, getattr(self, name))
-        if self.global_batch_size is not None:
-            _check_count("global_batch_size", self.global_batch_size)
-            if self.gradient_accumulation_steps != 1:
-                raise ConfigError("training needs global_batch_size or gradient_accumulation_steps, got both "
-                                  f"({self.global_batch_size} and {self.gradient_accumulation_steps}); remove one.")
-        _check_count("max_skipped_in_a_row", self.max_skipped_in_a_row, least=0)
-        for name in ("gradient_clipping", "optimizer", "schedule"):
-            if not isinstance(value := getattr(self, name), Mapping):
-                raise ConfigError(f"training.{name} is dict(name=value), got {value!r}.")
+    def __post_init__(self) -> None:
+        value_at(self.quantization, 0)  # raises an error for a malformed schedule
+        points = self.quantization if isinstance(self.quantization, list | tuple) else [(0, self.quantization)]
+        checks = [  # (name, whether the value is allowed, what is allowed)
+            *((name, _is_count(attrgetter(name)(self)), "must be a whole number of at least 1")
+              for name in ("max_steps", "gradient_accumulation_steps", "global_batch_size", "log_every",
+                           "validate_every", "num_samples", "checkpoints.every", "checkpoints.keep")),
+            ("max_skipped_in_a_row", _is_count(self.max_skipped_in_a_row, least=0),
+             "must be a whole number of at least 0"),
+            *((name, _is_number(getattr(self, name)), "must be a number of at least 0")
+              for name in ("learning_rate", "discriminator_learning_rate", "min_learning_rate", "warmup_steps", "eps",
+                           "weight_decay", "max_unreadable_share")),
+            ("ema_decay", _is_number(self.ema_decay) and self.ema_decay < 1, "lies in [0, 1) or is None"),
+            *((name, isinstance(getattr(self, name), Mapping), "is dict(name=value)")
+              for name in ("gradient_clipping", "optimizer", "schedule")),
+            *((name, isinstance(getattr(self, name), bool), "is True or False") for name in ("compile", "ema_warmup")),
+            ("activation_checkpointing", _is_count(self.activation_checkpointing, least=0),
+             "must be True, False or a number of levels"),
+            ("betas", isinstance(self.betas, list | tuple) and len(self.betas) == 2
+             and all(0 <= beta < 1 for beta in self.betas), "are two numbers in [0, 1)"),
+            ("quantization", all(0 <= value <= 1 for _, value in points), "lies in [0, 1] at all steps"),
+            ("init_from", isinstance(self.init_from, str), "is a tokenizer directory or hub id"),
+            ("trainable", self.trainable and _are_names(self.trainable), "is a list of names such as ['decoder']"),
+            ("trackers", _are_names(self.trackers), "is a list of names such as ['tensorboard']"),
+            ("mixed_precision", self.mixed_precision in ("no", "bf16", "fp16"), "is 'no', 'bf16' or 'fp16'")]
+        optional = ("ema_decay", "checkpoints.keep", *(f.name for f in fields(self) if f.default is None))
+        for name, is_allowed, allowed in checks:
+            value = attrgetter(name)(self)
+            if not is_allowed and not (value is None and name in optional):
+                raise ConfigError(f"training.{name} {allowed}, got {value!r}.")
+        if self.global_batch_size is not None and self.gradient_accumulation_steps != 1:
+            raise ConfigError("training needs global_batch_size or gradient_accumulation_steps, got both "
+                              f"({self.global_batch_size} and {self.gradient_accumulation_steps}); remove one.")
         check_keys("training.gradient_clipping", self.gradient_clipping, ("tokenizer", "discriminator"))
         for name, value in self.gradient_clipping.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            if not _is_number(value) or value == 0:
                 raise ConfigError(f"training.gradient_clipping.{name} must be a number above 0, got {value!r}.")
-        _check_count("checkpoints.every", self.checkpoints.every)
-        if self.checkpoints.keep is not None:
-            _check_count("checkpoints.keep", self.checkpoints.keep)
-        for name in ("learning_rate", "discriminator_learning_rate", "min_learning_rate", "warmup_steps", "eps",
-                     "weight_decay", "ema_decay", "max_unreadable_share"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
-                raise ConfigError(f"training.{name} must be a number of at least 0, got {value!r}.")
-        for name in ("compile", "ema_warmup"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise ConfigError(f"training.{name} is True or False, got {value!r}.")
-        if not isinstance(levels := self.activation_checkpointing, int) or levels < 0:
-            raise ConfigError("training.activation_checkpointing must be True, False or a number of levels, got "
-                              f"{levels!r}.")
-        if not isinstance(self.betas, list | tuple) or len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas):
-            raise ConfigError(f"training.betas are two numbers in [0, 1), got {self.betas!r}.")
-        points = self.quantization if isinstance(self.quantization, list | tuple) else [(0, self.quantization)]
-        value_at(self.quantization, 0)
-        if not all(0 <= value <= 1 for _, value in points):
-            raise ConfigError(f"training.quantization lies in [0, 1] at all steps, got {self.quantization!r}.")
-        if self.init_from is not None and not isinstance(self.init_from, str):
-            raise ConfigError(f"training.init_from is a tokenizer directory or hub id, got {self.init_from!r}.")
-        for name, example, least in (("trainable", "decoder", 1), ("trackers", "tensorboard", 0)):
-            names = getattr(self, name)
-            if (name, names) != ("trainable", None) and (
-                    not isinstance(names, list | tuple) or len(names) < least
-                    or not all(isinstance(each, str) for each in names)):
-                raise ConfigError(f"training.{name} is a list of names such as ['{example}'], got {names!r}.")
-        if self.mixed_precision not in ("no", "bf16", "fp16"):
-            raise ConfigError(f"training.mixed_precision is 'no', 'bf16' or 'fp16', got {self.mixed_precision!r}.")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"training.ema_decay lies in [0, 1) or is None, got {self.ema_decay!r}.")
 
 
-def _check_count(name: str, value: object, *, least: int = 1) -> None:
-    if not isinstance(value, int) or value < least:
-        raise ConfigError(f"training.{name} must be a whole number of at least {least}, got {value!r}.")
+def _is_count(value: object, *, least: int = 1) -> bool:
+    return isinstance(value, int) and value >= least
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)

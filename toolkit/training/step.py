@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
 
 from toolkit.contracts import TokenizerOutput
 from toolkit.training.initialization import train_mode
-from toolkit.training.objective import Objective, Phase, Scalars, no_phase
+from toolkit.training.objective import Objective, Phase, Scalars
 from toolkit.training.optimizer import Learner
-from toolkit.training.schedules import value_at
-from toolkit.training.settings import Settings
+from toolkit.training.settings import Settings, value_at
 
 Autocast = Callable[[], AbstractContextManager]
 
 
 def prepare_step(tokenizer: Learner, objective: Objective, settings: Settings, step: int) -> None:
-    """Set train or eval mode and the tokenizer's ``quantization`` for optimizer step ``step``."""
-    train_mode(tokenizer.plain)
-    tokenizer.plain.quantization = value_at(settings.quantization, step)
+    """Set train or eval mode, ``quantization`` and activation checkpointing for optimizer step ``step``."""
+    network = tokenizer.plain
+    train_mode(network)
+    network.quantization = value_at(settings.quantization, step)
+    network.encoder.activation_checkpointing = network.decoder.activation_checkpointing = (
+        settings.activation_checkpointing)
     objective.train()
 
 
 def tokenizer_pass(pixels: Tensor, tokenizer: Learner, objective: Objective, discriminator: Learner | None, *,
-                   step: int, modality: str, autocast: Autocast, share: float = 1.0, phase: Phase = no_phase,
+                   step: int, modality: str, autocast: Autocast, share: float = 1.0, phase: Phase = nullcontext,
                    ) -> tuple[TokenizerOutput, Scalars]:
     """Forward pass, losses and backward pass of the tokenizer for pixels (B, C, T, H, W).
 
@@ -50,7 +52,6 @@ def discriminator_pass(pixels: Tensor, output: TokenizerOutput, objective: Objec
     """Loss and backward pass of the discriminator; returns the terms of the loss."""
     with autocast():
         total, scalars = objective.discriminator_loss(output, pixels, step=step, modality=modality,
-                                                      discriminator=discriminator.module,
-                                                      plain_discriminator=discriminator.plain)
+                                                      discriminator=discriminator.module)
     discriminator.backward(total * share)
     return scalars

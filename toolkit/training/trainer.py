@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import math
 import resource
 import sys
 import time
@@ -22,21 +21,16 @@ from torch import Tensor, nn
 
 from toolkit.config import ConfigError
 from toolkit.contracts import Discriminator, Metric
-from toolkit.data import Batch, TrainLoader, ValLoader
+from toolkit.data import Batch, Source, TrainLoader, ValLoader
+from toolkit.layers.distributed import any_process
 from toolkit.metrics import collapse_of
 from toolkit.tokenizer import Tokenizer
-from toolkit.training.checkpoint import (
-    CheckpointWriter,
-    checkpoint_step,
-    checkpoints_in,
-    random_state,
-    set_random_state,
-)
-from toolkit.training.logging import RunLog, RunningMeans
+from toolkit.training import checkpoint
+from toolkit.training.logging import IndicesOfPixels, RunLog, RunningMeans
 from toolkit.training.nonfinite import DivergenceError, FiniteCheck
 from toolkit.training.objective import Objective
 from toolkit.training.optimizer import OptimizerState
-from toolkit.training.run_dir import Interrupts
+from toolkit.training.run_dir import interrupts
 from toolkit.training.settings import Settings
 from toolkit.training.step import discriminator_pass, prepare_step, tokenizer_pass
 from toolkit.training.validation import as_codec, baseline_scores, evaluate
@@ -44,26 +38,26 @@ from toolkit.training.validation import as_codec, baseline_scores, evaluate
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class MicroBatch:
-    """Results of a micro-batch: scalars (), indices (B, *positions, G), and the pixels' size (B, C, T, H, W)."""
+@dataclass(kw_only=True)
+class RunComponents:
+    """What a run's config describes, before there is a work dir: what a trainer needs, and a dry run measures."""
 
-    scalars: dict[str, Tensor]
-    indices: Tensor | None
-    size: tuple[int, ...]
+    settings: Settings
+    tokenizer: Tokenizer  # the plain one; the trainer wraps it for its processes
+    objective: Objective  # with an adversary for each discriminator
+    discriminators: Mapping[str, Discriminator]  # by modality; empty for training without a GAN
+    train: list[Source]
+    val: list[Source]
+    make_metrics: Callable[[Any], list[Metric]]  # new validation metrics of a codec
 
 
 class Trainer:
     """Trains a tokenizer on its objective, and discriminators against the tokenizer.
 
     Args:
-        tokenizer: The plain tokenizer; the trainer wraps it for its processes.
-        objective: The objective, with an adversary for each discriminator.
-        discriminators: modality -> discriminator; empty for training without a GAN.
+        components: What it trains.
         train_loader: Endless loader.
         val_loader: Loader of a finite validation set.
-        make_metrics: Function of a codec that makes new validation metrics.
-        settings: Training settings.
         accelerator: Devices and processes.
         work_dir: Directory of the run.
 
@@ -78,41 +72,39 @@ class Trainer:
         (True, 1)
     """
 
-    def __init__(self, *, tokenizer: Tokenizer, objective: Objective, discriminators: Mapping[str, Discriminator],
-                 train_loader: TrainLoader, val_loader: ValLoader, make_metrics: Callable[[Any], list[Metric]],
-                 settings: Settings, accelerator: Accelerator, work_dir: Path):
-        self.settings, self.accelerator, self.work_dir = settings, accelerator, work_dir
+    def __init__(self, components: RunComponents, *, train_loader: TrainLoader, val_loader: ValLoader,
+                 accelerator: Accelerator, work_dir: Path):
+        self.settings = settings = components.settings
+        self.accelerator, self.work_dir = accelerator, work_dir
         self.train_loader, self.val_loader = train_loader, val_loader
-        self.make_metrics = make_metrics
-        tokenizer.encoder.activation_checkpointing = settings.activation_checkpointing
-        tokenizer.decoder.activation_checkpointing = settings.activation_checkpointing
+        self.make_metrics = components.make_metrics
+        tokenizer, discriminators = components.tokenizer, components.discriminators
         if settings.compile:
             for network in (tokenizer.encoder, tokenizer.decoder, *discriminators.values()):
                 network.compile()
-        self.objective = objective.to(accelerator.device)
+        self.objective = components.objective.to(accelerator.device)
         self.objective.check_last_layer(tokenizer.decoder.last_layer)
         # The copy must be made before the tokenizer is wrapped for its processes.
         self.ema = settings.ema_decay is not None and ModelEmaV3(
             tokenizer.to(accelerator.device), decay=settings.ema_decay, use_warmup=settings.ema_warmup)
-        shared = {"settings": settings, "accelerator": accelerator}
-        max_norm = {name: settings.gradient_clipping.get(name, math.inf) for name in ("tokenizer", "discriminator")}
-        self.tokenizer = OptimizerState(tokenizer, learning_rate=settings.learning_rate,
-                                        max_norm=max_norm["tokenizer"], extra=objective.losses.parameters(), **shared)
-        rate = settings.discriminator_learning_rate
+        prepare = functools.partial(OptimizerState, settings=settings, accelerator=accelerator)
+        rate, clipping = settings.discriminator_learning_rate, settings.gradient_clipping
         rate = settings.learning_rate if rate is None else rate
+        self.tokenizer = prepare(tokenizer, learning_rate=settings.learning_rate, max_norm=clipping.get("tokenizer"),
+                                 extra=self.objective.losses.parameters())
         self.discriminators = {
-            modality: OptimizerState(network, learning_rate=rate, max_norm=max_norm["discriminator"], **shared)
+            modality: prepare(network, learning_rate=rate, max_norm=clipping.get("discriminator"))
             for modality, network in discriminators.items()}
         self.step = 0
         self._last_saved_step: int | None = None  # a checkpoint is not written twice
         self._checked_sizes: set[tuple[str, tuple[int, ...]]] = set()
         self.running_means = RunningMeans(tokenizer)
         self.finite_check = FiniteCheck([tokenizer, self.objective, *discriminators.values()],
-                                        max_in_a_row=settings.max_skipped_in_a_row, any_process=self._any_process)
+                                        max_in_a_row=settings.max_skipped_in_a_row)
         self.scores: dict[str, dict[str, float]] = {}
-        self.checkpoints = CheckpointWriter(work_dir / "checkpoints", keep=settings.checkpoints.keep,
-                                            rank=accelerator.process_index, any_process=self._any_process,
-                                            num_processes=accelerator.num_processes)
+        self.checkpoints = checkpoint.CheckpointWriter(
+            work_dir / "checkpoints", keep=settings.checkpoints.keep, rank=accelerator.process_index,
+            num_processes=accelerator.num_processes)
 
     @property
     def averaged(self) -> Tokenizer:
@@ -132,28 +124,23 @@ class Trainer:
         return finished
 
     def _train(self) -> bool:
-        log = RunLog(self.work_dir, step=self.step, max_steps=self.settings.max_steps,
-                     active=self.accelerator.is_main_process, trackers=self.settings.trackers)
-        try:
+        log = RunLog(self.work_dir, self.settings, step=self.step, active=self.accelerator.is_main_process)
+        with contextlib.closing(log), interrupts() as is_interrupted:
             checkpoint_due = False
-            with Interrupts() as interrupts:
-                while self.step < self.settings.max_steps and not self._any_process(interrupts.requested):
-                    self._train_step(log)
-                    if self.step % self.settings.validate_every == 0 or self.step == self.settings.max_steps:
-                        self.validate(log)
-                    checkpoint_due |= self.step % self.settings.checkpoints.every == 0
-                    # No checkpoint while steps are being skipped: its weights may be the cause.
-                    if self.step == self.settings.max_steps or (checkpoint_due and not self.finite_check.in_a_row):
-                        self.save_checkpoint()
-                        checkpoint_due = False
-                finished = self.step == self.settings.max_steps
-                if not finished:
-                    if self.step != self._last_saved_step:
-                        self.save_checkpoint()
-                elif not self.scores:  # resumed after the last step: the log has its scores already
-                    self.validate(RunLog(self.work_dir, step=self.step, max_steps=self.step, active=False))
-        finally:
-            log.close()
+            while self.step < self.settings.max_steps and not any_process(is_interrupted()):
+                self._train_step(log)
+                if self.step % self.settings.validate_every == 0 or self.step == self.settings.max_steps:
+                    self.validate(log)
+                checkpoint_due |= self.step % self.settings.checkpoints.every == 0
+                # No checkpoint while steps are being skipped: its weights may be the cause.
+                if self.step == self.settings.max_steps or (checkpoint_due and not self.finite_check.in_a_row):
+                    self.save_checkpoint()
+                    checkpoint_due = False
+            finished = self.step == self.settings.max_steps
+            if not finished and self.step != self._last_saved_step:
+                self.save_checkpoint()
+            if finished and not self.scores:  # resumed after the last step: the log has its scores already
+                self.validate(RunLog(self.work_dir, self.settings, step=self.step, active=False))
         return finished
 
     def _export(self) -> None:
@@ -176,12 +163,6 @@ class Trainer:
                     metric.update(target=batch.pixels, reconstruction=batch.pixels,
                                   indices=indices if tokenizer.codebook_size else None)
 
-    def _any_process(self, flag: bool) -> bool:
-        """Whether the flag is set on any process."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)).item())
-
     def _train_step(self, log: RunLog) -> None:
         """One optimizer step of the tokenizer and, if it is active, of the discriminator."""
         started = time.time()
@@ -202,10 +183,10 @@ class Trainer:
             if self.settings.quantization != 1:
                 timing["quantization"] = self.tokenizer.plain.quantization
             for modality, means in self.running_means.means():
-                log.scalars("train", modality, self.step, self._mean_over_processes(means) | timing)
+                log.scalars("train", modality, self.step, means | timing)
 
-    def _micro_batch(self, batch: Batch, *, share: float, last: bool) -> MicroBatch:
-        """Add a micro-batch's gradients to both networks."""
+    def _micro_batch(self, batch: Batch, *, share: float, last: bool) -> tuple[dict[str, Tensor], IndicesOfPixels]:
+        """Add a micro-batch's gradients to both networks; returns its scalars and its indices."""
         pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
         discriminator = self._active_discriminator(batch.modality)
         options = {"step": self.step, "modality": batch.modality, "share": share,
@@ -215,18 +196,19 @@ class Trainer:
         if discriminator is not None:
             with self._synchronised(discriminator, last):
                 scalars |= discriminator_pass(pixels, output, self.objective, discriminator, **options)
-        return MicroBatch(scalars, indices=output.indices, size=tuple(pixels.shape))
+        return scalars, (output.indices, tuple(pixels.shape))
 
     def _synchronised(self, network: OptimizerState, last: bool) -> contextlib.AbstractContextManager:
         """Processes exchange gradients at the last micro-batch only."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(network.module)
 
-    def _update(self, modality: str, results: list[MicroBatch], *, keys: list[str], log: RunLog) -> None:
+    def _update(self, modality: str, results: list[tuple[dict[str, Tensor], IndicesOfPixels]], *, keys: list[str],
+                log: RunLog) -> None:
         """Step all networks, or skip the step if a value is not finite."""
         networks = {"gradient_norm": self.tokenizer}
         if (discriminator := self._active_discriminator(modality)) is not None:
             networks["discriminator_gradient_norm"] = discriminator
-        scalars = [result.scalars for result in results]
+        scalars = [scalars for scalars, _ in results]
         norms = {name: network.gradient_norm() for name, network in networks.items()}
         try:
             problem = self.finite_check.check(scalars, norms=norms, keys=keys)
@@ -240,16 +222,13 @@ class Trainer:
             return
         if self.ema:  # its step number does not count skipped steps; step 1 starts the average
             self.ema.update(self.tokenizer.plain, step=self.step - self.finite_check.num_skipped)
-        self.running_means.add(modality, [*scalars, norms])
-        for result in results:
-            if result.indices is not None:
-                self.running_means.add_indices(modality, result.indices, size=result.size)
+        self.running_means.add(modality, [*scalars, norms], indices=[indices for _, indices in results])
 
     def _checkpoint_advice(self) -> str:
         """Which checkpoint to resume from: a good one is followed by a step that was not skipped."""
         first_skipped = self.step + 1 - self.finite_check.in_a_row
-        checkpoints = checkpoints_in(self.checkpoints.directory)
-        good = [path.name for path in checkpoints if checkpoint_step(path) < first_skipped]
+        checkpoints = checkpoint.checkpoints_in(self.checkpoints.directory)
+        good = [path.name for path in checkpoints if checkpoint.checkpoint_step(path) < first_skipped]
         suspect = [path.name for path in checkpoints[len(good):]]
         if not suspect:
             return f"{good[-1]} is good." if good else "There is no checkpoint yet."
@@ -277,32 +256,21 @@ class Trainer:
             logger.warning("%ss of (T, H, W) = %s do not fit the encoder: they are padded to %s.", batch.modality,
                            size, padded_size)
 
-    def _mean_over_processes(self, scalars: dict[str, Tensor]) -> dict[str, float]:
-        values = torch.stack([value.float() for value in scalars.values()])
-        return dict(zip(scalars, self.accelerator.reduce(values, reduction="mean").tolist(), strict=True))
-
     @torch.no_grad()
     def validate(self, log: RunLog) -> None:
         """Score the averaged tokenizer in float32 on every modality, and write reconstructions."""
         tokenizer = self.averaged.eval()
         for modality, batches in self.val_batches().items():
-            write = functools.partial(self._write_samples, log, modality) if self.accelerator.is_main_process else None
             self.scores[modality] = evaluate(as_codec(tokenizer), batches(), self.make_metrics(tokenizer),
-                                             device=self.accelerator.device, on_first=write)
-            log.scalars("val", modality, self.step, self.scores[modality])
+                                             device=self.accelerator.device,
+                                             on_first=functools.partial(log.samples, modality, self.step))
         codebook_scores = self.running_means.codebook_scores()
-        for modality, scores in codebook_scores.items():
-            log.scalars("train", modality, self.step, scores)
-        for split, by_modality in (("validation", self.scores),
-                                   ("training since the last validation", codebook_scores)):
+        for split, data, by_modality in (("val", "validation", self.scores),
+                                         ("train", "training since the last validation", codebook_scores)):
             for modality, scores in by_modality.items():
+                log.scalars(split, modality, self.step, scores)
                 if collapse := collapse_of(scores):
-                    logger.warning("step %d, %s, %s: %s.", self.step, modality, split, collapse)
-
-    def _write_samples(self, log: RunLog, modality: str, pixels: Tensor, reconstruction: Tensor) -> None:
-        """Write the first reconstructions of a validation."""
-        num = self.settings.num_samples
-        log.samples(modality, self.step, pixels[:num], reconstruction[:num])
+                    logger.warning("step %d, %s, %s: %s.", self.step, modality, data, collapse)
 
     def val_batches(self) -> dict[str, Callable[[], Iterator[Batch]]]:
         """modality -> function that starts a pass over its validation batches."""
@@ -315,28 +283,23 @@ class Trainer:
                            **baseline_scores(self.averaged, batches, self.make_metrics)}
                 for modality, batches in self.val_batches().items()}
 
-    def _modules(self) -> dict[str, nn.Module]:
-        """Modules whose state is in checkpoints."""
-        modules: dict[str, nn.Module] = {"tokenizer": self.tokenizer.plain, "objective": self.objective}
-        if self.ema:
-            modules["ema"] = self.ema.module
-        return modules | {f"discriminator_{modality}": network.plain
-                          for modality, network in self.discriminators.items()}
-
-    def save_checkpoint(self) -> Path:
-        """Write ``checkpoints/step_N`` from which a run continues exactly."""
-        shared = {"step": self.step, "finite_check": self.finite_check.state_dict(),
-                  "optimizers": {name: network.state_dict() for name, network in self._optimizer_states().items()}}
-        process_state = {"random": random_state(), "data": self.train_loader.state_dict(),
-                         "running_means": self.running_means.state_dict()}
-        checkpoint = self.checkpoints.write(self.step, modules=self._modules(), shared=shared,
-                                            process_state=process_state)
-        self._last_saved_step = self.step
-        return checkpoint
-
     def _optimizer_states(self) -> dict[str, OptimizerState]:
         return {"tokenizer": self.tokenizer,
                 **{f"discriminator_{modality}": network for modality, network in self.discriminators.items()}}
+
+    def _modules(self) -> dict[str, nn.Module]:
+        """Modules whose state is in checkpoints."""
+        modules = {name: network.plain for name, network in self._optimizer_states().items()}
+        return modules | {"objective": self.objective} | ({"ema": self.ema.module} if self.ema else {})
+
+    def save_checkpoint(self) -> None:
+        """Write ``checkpoints/step_N`` from which a run continues exactly."""
+        shared = {"step": self.step, "finite_check": self.finite_check.state_dict(),
+                  "optimizers": {name: network.state_dict() for name, network in self._optimizer_states().items()}}
+        process_state = {"random": checkpoint.random_state(), "data": self.train_loader.state_dict(),
+                         "running_means": self.running_means.state_dict()}
+        self.checkpoints.write(self.step, modules=self._modules(), shared=shared, process_state=process_state)
+        self._last_saved_step = self.step
 
     def resume(self) -> None:
         """Continue from the newest readable checkpoint in ``work_dir``, or from the start if there is none."""
@@ -344,18 +307,18 @@ class Trainer:
         if newest is None:
             logger.warning("nothing to resume in %s: starting from the first step.", self.checkpoints.directory)
             return
-        checkpoint, shared, process_state = newest
-        self.step = self._last_saved_step = checkpoint_step(checkpoint)
+        path, shared, process_state = newest
+        self.step = self._last_saved_step = checkpoint.checkpoint_step(path)
         if self.step > self.settings.max_steps:
             raise ConfigError(f"training.max_steps={self.settings.max_steps} must be at least the step of the newest "
-                              f"checkpoint, got {checkpoint}; set a larger number.")
+                              f"checkpoint, got {path}; set a larger number.")
         for name, network in self._optimizer_states().items():
             network.load_state_dict(shared["optimizers"][name])
         self.finite_check.load_state_dict(shared["finite_check"])
         self.train_loader.load_state_dict(process_state["data"])
         self.running_means.load_state_dict(process_state["running_means"], device=self.accelerator.device)
-        set_random_state(process_state["random"])
-        logger.info("resumed from %s.", checkpoint)
+        checkpoint.set_random_state(process_state["random"])
+        logger.info("resumed from %s.", path)
 
     def _report(self, finished: bool, *, seconds: float, steps: int) -> None:
         """Log the duration, peak memory, skipped steps and unreadable files."""

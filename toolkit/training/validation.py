@@ -1,9 +1,9 @@
-"""Scores of a tokenizer, and of untrained codecs beside it, over a validation set."""
+"""Scores of codecs over a validation set: a tokenizer, and untrained codecs to compare it with."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -31,9 +31,7 @@ def as_codec(tokenizer: Tokenizer) -> Codec:
 @torch.no_grad()
 def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *, device: torch.device | str = "cpu",
              on_first: Callable[[Tensor, Tensor], None] | None = None) -> dict[str, float]:
-    """Every metric's scores over a finite pass of batches, in float32; each process has its own share."""
-    for metric in metrics:
-        metric.reset()
+    """Scores of new metrics over a finite pass of batches, in float32; each process has its own share."""
     for number, batch in enumerate(batches):
         pixels = batch.pixels.to(device)
         reconstruction, indices = codec(pixels)
@@ -42,41 +40,6 @@ def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *, d
         for metric in metrics:
             metric.update(target=pixels, reconstruction=reconstruction, indices=indices)
     return {name: value for metric in metrics for name, value in metric.compute().items()}
-
-
-@torch.no_grad()
-def evaluate_blocks(codec: Codec, batches: Iterable[Batch], make_metrics: Callable[[], list[Metric]], *,
-                    block_of: Callable[[str], int], num_blocks: int, device: torch.device | str = "cpu",
-                    targets: Mapping[int, Sequence[Mapping[str, Tensor] | None]] | None = None,
-                    on_batch: Callable[[Batch, Tensor], None] | None = None) -> list[list[Metric]]:
-    """The updated metrics of each block of the data: for each metric a list over blocks.
-
-    ``targets`` of :func:`target_states`, after another codec's pass over the same batches, save the metrics from
-    computing their statistics of the targets again.
-    """
-    by_block = [make_metrics() for _ in range(num_blocks)]
-    for number, states in (targets or {}).items():
-        for metric, state in zip(by_block[number], states, strict=True):
-            if state is not None:
-                metric.load_target_state(state)
-    for batch in batches:
-        pixels = batch.pixels.to(device)
-        reconstruction, indices = codec(pixels)
-        if on_batch is not None:
-            on_batch(batch, reconstruction)
-        blocks = [block_of(key) for key in batch.keys]
-        for number in sorted(set(blocks)):
-            chosen = [place for place, block in enumerate(blocks) if block == number]
-            for metric in by_block[number]:
-                metric.update(target=pixels[chosen], reconstruction=reconstruction[chosen],
-                              indices=None if indices is None else indices[chosen])
-    return [list(blocks) for blocks in zip(*by_block, strict=True)]
-
-
-def target_states(blocks: list[list[Metric]]) -> dict[int, list[dict[str, Tensor] | None]]:
-    """block -> each metric's state of the targets, for the next call of :func:`evaluate_blocks`."""
-    return {number: [metric.target_state() for metric in metrics]
-            for number, metrics in enumerate(zip(*blocks, strict=True))}
 
 
 def bits_per_pixel(tokenizer: Tokenizer, size: tuple[int, int, int]) -> float | None:
@@ -89,8 +52,8 @@ def bits_per_pixel(tokenizer: Tokenizer, size: tuple[int, int, int]) -> float | 
 
 
 def baseline_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],
-                  make_metrics: Callable[[Any], list[Metric]]) -> dict[str, dict[str, float]]:
-    """Scores of two untrained codecs to stand beside a tokenizer's, the thumbnail with its grid and bits."""
+                    make_metrics: Callable[[Any], list[Metric]]) -> dict[str, dict[str, float]]:
+    """Scores of two untrained codecs to compare a tokenizer's with; the thumbnail has its grid and bits."""
     if not tokenizer.codebook_size:
         return {}
     sizes = [tuple(batch.pixels.shape[2:]) for batch in islice(batches(), 1)]
@@ -114,6 +77,5 @@ def score_rows(codecs: dict[str, dict[str, float]]) -> tuple[list[str], list[lis
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A header and rows as a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("|" + "|".join(line) + "|" if line[0] == "---" else "| " + " | ".join(line) + " |"
-                     for line in lines)
+    first, *others = ["| " + " | ".join(line) + " |" for line in (header, *rows)]
+    return "\n".join([first, "|---" * len(header) + "|", *others])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from toolkit.contracts import DataError, Dataset
 from toolkit.data.reading.clips import Clipping
-from toolkit.data.reading.files import list_files, path_in_errors
-from toolkit.data.reading.images import IMAGE_SUFFIXES, image_frame
+from toolkit.data.reading.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Paths, list_files, path_in_errors
+from toolkit.data.reading.media import image_frame
 from toolkit.data.reading.tar import Member, index_tar
 from toolkit.data.reading.transforms import Framing
-from toolkit.data.reading.video_file import VIDEO_SUFFIXES, VideoFile
+from toolkit.data.reading.video_file import VideoFile
 from toolkit.data.seeding import mix, seeded
 from toolkit.registry import DATASETS
 
@@ -33,14 +32,18 @@ class Shards(Dataset, torch.utils.data.IterableDataset):
     Training draws a new order of the shards, and of the samples within each, in every pass; samples of one shard
     stay together, so write them in random order. Evaluation keeps the order of the files.
 
-    A subclass sets ``modality``, the ``suffixes`` of its files, ``framing`` and ``sample_size``, and writes ``frames``.
+    A subclass sets ``modality`` and the ``suffixes`` of its files, and writes ``frames``.
     """
 
     suffixes: tuple[str, ...]
-    framing: Framing
 
-    def __init__(self, *, path: str | os.PathLike | Sequence[str | os.PathLike], train: bool):
+    def __init__(self, *, path: Paths, size: int | tuple[int, int] = 128,
+                 short_edge: int | tuple[int, int] | None = None, train: bool = True, flip: float = 0.5,
+                 channel_shuffle: float = 0.0):
         self.files, self.train = list_files(path, suffixes=(".tar",)), train
+        self.framing = Framing(size=size, short_edge=short_edge, train=train, flip=flip,
+                               channel_shuffle=channel_shuffle)
+        self.sample_size = (1, *self.framing.size)
         self.index, self.count = 0, 1
 
     @abstractmethod
@@ -57,7 +60,7 @@ class Shards(Dataset, torch.utils.data.IterableDataset):
         return ShardIterator(self)
 
 
-class ShardIterator:
+class ShardIterator(Iterator[dict[str, Tensor | str]]):
     """One reader's share of a pass, with the state of torchdata's ``Stateful``.
 
     A shard's headers are read at its first sample, and again after a resume. An unreadable sample or shard raises
@@ -73,9 +76,6 @@ class ShardIterator:
             self.seed, self.order = int(torch.randint(2**62, ())), torch.randperm(self.num_shards).tolist()
         self.shard, self.done = self.index * self.num_shards // self.count, 0  # place in ``order``, samples read of it
         self._members: list[Member] | None = None  # this reader's share of the current shard
-
-    def __iter__(self) -> ShardIterator:
-        return self
 
     def __next__(self) -> dict[str, Tensor | str]:
         """{"pixels": (C, T, H, W) float32 in [-1, 1], "key": tar/member}."""
@@ -130,12 +130,11 @@ class ImageShards(Shards):
 
     Args:
         path: Tars, for example ``shards-{000..099}.tar``; see :func:`toolkit.data.reading.files.list_files`.
-        size, short_edge, flip, channel_shuffle: See ``Images``.
+        size, short_edge, flip, channel_shuffle: See :class:`toolkit.data.reading.transforms.Framing`.
         train: Random order, crop and flip; False: the order of the files and the centre crop.
 
-    Raises:
-        DataError: If there is nothing at ``path``; on reading, if a member is no image or a shard is damaged.
-        ValueError: If a number is out of range.
+    Nothing at ``path``, or a member that is no image or a damaged shard when it is read, raises a DataError; a number
+    out of range a ValueError.
 
     Example:
         >>> import tarfile, tempfile
@@ -144,20 +143,12 @@ class ImageShards(Shards):
         >>> write_image(f"{folder}/0.png", torch.zeros(3, 1, 40, 48))
         >>> with tarfile.open(f"{folder}/shard-0.tar", "w") as tar:
         ...     tar.add(f"{folder}/0.png", "0.png")
-        >>> sample, = ImageShards(path=f"{folder}/shard-{{0..0}}.tar", size=32, train=False)
+        >>> sample, = ImageShards(path=folder, size=32, train=False)
         >>> sample["pixels"].shape, sample["key"][-17:]
         (torch.Size([3, 1, 32, 32]), 'shard-0.tar/0.png')
     """
 
     modality, suffixes = "image", IMAGE_SUFFIXES
-
-    def __init__(self, *, path: str | os.PathLike | Sequence[str | os.PathLike], size: int | tuple[int, int] = 128,
-                 short_edge: int | tuple[int, int] | None = None, train: bool = True, flip: float = 0.5,
-                 channel_shuffle: float = 0.0):
-        super().__init__(path=path, train=train)
-        self.framing = Framing(size=size, short_edge=short_edge, train=train, flip=flip,
-                               channel_shuffle=channel_shuffle)
-        self.sample_size = (1, *self.framing.size)
 
     def frames(self, content: bytes, *, name: str) -> Tensor:
         """(1, H, W, 3) uint8."""
@@ -168,41 +159,31 @@ class ImageShards(Shards):
 class VideoShards(Shards):
     """Clips from tars of videos in webdataset's layout (``KEY.mp4``, ``KEY.json``, ...).
 
-    Processes and workers share each pass; the position is saved with a checkpoint. Each video gives one clip per
-    pass; its bytes are held in memory while the clip is read.
+    They are read as by ``ImageShards``, with the same errors; a video that is too short is a DataError too. Each
+    video gives one clip per pass, in evaluation the one in the middle; its bytes are in memory while it is read.
 
     Args:
-        path: Tars, as in ``ImageShards``.
-        num_frames, size, short_edge, frame_stride, fps, flip, channel_shuffle: See ``VideoClips``.
-        train: Random order, clips and crops; False: the order of the files, the clip in the middle and the
-            centre crop.
-
-    Raises:
-        DataError: If there is nothing at ``path``; on reading, if a member is no video or too short, or a shard is
-            damaged.
-        ValueError: If a number is out of range.
+        path, size, short_edge, train, flip, channel_shuffle: See ``ImageShards``.
+        num_frames, frame_stride, fps: See ``VideoClips``.
 
     Example:
         >>> import tarfile, tempfile
         >>> from toolkit.data import sample_clips
-        >>> path = os.path.join(tempfile.mkdtemp(), "shard-0.tar")
+        >>> path = f"{tempfile.mkdtemp()}/shard-0.tar"
         >>> with tarfile.open(path, "w") as tar:
         ...     tar.add(sample_clips("eval")[0], "carphone.mp4")
-        >>> sample, = VideoShards(path=path, num_frames=5, size=32, train=False)
-        >>> sample["pixels"].shape
+        >>> next(iter(VideoShards(path=path, num_frames=5, size=32, train=False)))["pixels"].shape
         torch.Size([3, 5, 32, 32])
     """
 
     modality, suffixes = "video", VIDEO_SUFFIXES
 
-    def __init__(self, *, path: str | os.PathLike | Sequence[str | os.PathLike], num_frames: int = 17,
-                 size: int | tuple[int, int] = 128, short_edge: int | tuple[int, int] | None = None,
-                 frame_stride: int = 1, fps: float | None = None, train: bool = True, flip: float = 0.5,
-                 channel_shuffle: float = 0.0):
-        super().__init__(path=path, train=train)
+    def __init__(self, *, path: Paths, num_frames: int = 17, size: int | tuple[int, int] = 128,
+                 short_edge: int | tuple[int, int] | None = None, frame_stride: int = 1, fps: float | None = None,
+                 train: bool = True, flip: float = 0.5, channel_shuffle: float = 0.0):
+        super().__init__(path=path, size=size, short_edge=short_edge, train=train, flip=flip,
+                         channel_shuffle=channel_shuffle)
         self.clipping = Clipping(num_frames=num_frames, frame_stride=frame_stride, fps=fps, train=train)
-        self.framing = Framing(size=size, short_edge=short_edge, train=train, flip=flip,
-                               channel_shuffle=channel_shuffle)
         self.sample_size = (num_frames, *self.framing.size)
 
     def frames(self, content: bytes, *, name: str) -> Sequence[Tensor]:

@@ -1,24 +1,21 @@
-"""The loaders of training and validation, on torchdata's StatefulDataLoader.
-
-A batch is a function of (seed, source, position). The position counts the batches that training has received,
-not those that workers have prefetched, so a resumed run repeats and skips nothing.
-"""
+"""The loaders of training and validation, on torchdata's StatefulDataLoader: a batch depends on its position alone."""
 
 from __future__ import annotations
 
 import logging
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from toolkit.data.loading.mixture import Source, choose_source
-from toolkit.data.loading.sampling import Batch, EndlessBatches, Fetched, MapSamples, collate
+from toolkit.data.loading.sampling import Batch, Fetched, MapSamples, Source, batches_in_order, collate, endless_batches
 from toolkit.data.loading.streams import StreamSamples
 from toolkit.data.loading.unreadable import UnreadableFiles
-from toolkit.data.loading.workers import explain_lost_workers, ignore_outside_signals, start_iterator
+from toolkit.data.loading.workers import ignore_outside_signals, read_batches
 from toolkit.data.seeding import mix
 
 logger = logging.getLogger(__name__)
@@ -27,8 +24,8 @@ logger = logging.getLogger(__name__)
 class _Loader:
     """What both loaders have in common: their sources, this process, and its unreadable files."""
 
-    def __init__(self, sources: Sequence[Source], *, rank: int, world_size: int, max_unreadable_share: float,
-                 report: str | os.PathLike | None, pin_memory: bool):
+    def __init__(self, sources: Sequence[Source], *, rank: int = 0, world_size: int = 1,
+                 max_unreadable_share: float = 1.0, report: str | os.PathLike | None = None, pin_memory: bool = False):
         if not 0 <= rank < world_size:
             raise ValueError(f"{type(self).__name__} takes rank in [0, world_size), got {rank} of {world_size}.")
         self.sources, self.rank, self.world_size = list(sources), rank, world_size
@@ -40,26 +37,35 @@ class _Loader:
         """path -> error message of every file that this process could not read so far."""
         return self.unreadable_files.reasons
 
-    def _stateful_loader(self, source: Source, dataset: Any, *, seed: int, **order: Any) -> StatefulDataLoader:
+    def _loader(self, source: Source, batches: Iterator[list[tuple[int, int]]], *, seed: int,
+                endless: bool) -> StatefulDataLoader:
+        """The loader of a source; ``batches`` are the (index, sample seed) to read if it is map-style."""
+        if source.is_iterable:
+            dataset = StreamSamples(source.dataset, seed=seed, rank=self.rank, world_size=self.world_size,
+                                    endless=endless)
+            order = {"batch_size": source.batch_size}
+        else:
+            dataset, order = MapSamples(source.dataset, replace=endless), {"batch_sampler": batches}
         # with its own generator: otherwise each new iterator would draw a seed from the global one
         return StatefulDataLoader(dataset, num_workers=source.num_workers, collate_fn=collate,
                                   pin_memory=self.pin_memory, generator=torch.Generator().manual_seed(seed),
                                   worker_init_fn=ignore_outside_signals if source.num_workers else None, **order)
 
-    def _batch(self, source: Source, fetched: Fetched) -> Batch:
+    def _counted(self, source: Source, fetched: Fetched) -> Batch:
+        self.unreadable_files.add(fetched.failures, num_readable=len(fetched.keys))
         return Batch(fetched.pixels, fetched.keys, source.dataset.modality, [reason for _, reason in fetched.failures])
 
 
-class TrainLoader(_Loader):
+class TrainLoader(_Loader, Iterator[Batch]):
     """Endless batches from a weighted mixture of sources.
 
-    All processes read from the same source in the same step. Map-style sources are read in one
-    permutation per epoch, split over the processes without repetition; unreadable samples
-    are replaced by others of the source. A sample's random numbers depend on its position only,
-    not on the number of workers.
+    All processes read from the same source in the same step. Map-style sources are read in one permutation per epoch,
+    split over the processes without repetition; unreadable samples are replaced by others of the source. A sample's
+    random numbers depend on its position only, not on the number of workers.
+
+    Too many unreadable samples, or a lost worker, raise a DataError while iterating.
 
     Args:
-        sources: Datasets with their batch sizes and weights.
         seed: The same on all processes.
         rank, world_size: Number of this process, and of all.
         draws_per_choice: Consecutive batches from one source (gradient accumulation).
@@ -67,9 +73,6 @@ class TrainLoader(_Loader):
             200); 0 tolerates none. A sample that fails 32 times in a row ends reading at once.
         report: A text file that gets one line per unreadable file.
         pin_memory: Put batches in page-locked memory, for fast copies to a GPU.
-
-    Raises:
-        DataError: While iterating, if too many samples are unreadable, or a worker is lost.
 
     Example:
         >>> from toolkit.data import VideoClips
@@ -84,64 +87,53 @@ class TrainLoader(_Loader):
                  report: str | os.PathLike | None = None, pin_memory: bool = False):
         super().__init__(sources, rank=rank, world_size=world_size, max_unreadable_share=max_unreadable_share,
                          report=report, pin_memory=pin_memory)
-        self.seed, self.weights, self.draws_per_choice = seed, [source.weight for source in sources], draws_per_choice
-        if not any(self.weights) or draws_per_choice < 1:
+        weights = [source.weight for source in sources]
+        if not any(weights) or draws_per_choice < 1:
             raise ValueError("TrainLoader takes sources with a positive weight and draws_per_choice >= 1, got "
-                             f"weights {self.weights} and {draws_per_choice}.")
+                             f"weights {weights} and {draws_per_choice}.")
+        self.seed, self.draws_per_choice, self._cumulative_weights = seed, draws_per_choice, list(accumulate(weights))
         self._reset()
 
     def _reset(self) -> None:
         self._draws = 0
         self._positions = [0] * len(self.sources)  # samples read by all processes together; map-style sources
         self._stream_states: list[dict | None] = [None] * len(self.sources)
-        self._loaders: list[StatefulDataLoader | None] = [None] * len(self.sources)
-        self._iterators: list[Iterator[Fetched] | None] = [None] * len(self.sources)
-
-    def __iter__(self) -> TrainLoader:
-        return self
+        self._loaders: dict[int, StatefulDataLoader] = {}
+        self._iterators: dict[int, Iterator[Fetched]] = {}
 
     def __next__(self) -> Batch:
-        number = choose_source(self.weights, seed=self.seed, draw=self._draws // self.draws_per_choice)
-        if self._iterators[number] is None:
-            self._loaders[number] = self._loader(number)
-            self._iterators[number] = start_iterator(self._loaders[number])
+        # drawn by weight, and a function of the seed and the number of draws
+        fraction = mix(self.seed, "choice", self._draws // self.draws_per_choice) / 2**63
+        number = bisect_right(self._cumulative_weights, fraction * self._cumulative_weights[-1])
         source = self.sources[number]
-        with explain_lost_workers(num_workers=source.num_workers):
-            fetched = next(self._iterators[number])
+        if number not in self._iterators:
+            seed = mix(self.seed, "source", number)
+            batches = endless_batches(source, seed=seed, rank=self.rank, world_size=self.world_size,
+                                      start=self._positions[number])
+            self._loaders[number] = self._loader(source, batches, seed=seed, endless=True)
+            if self._stream_states[number] is not None:
+                self._loaders[number].load_state_dict(self._stream_states[number])
+            self._iterators[number] = read_batches(self._loaders[number])
+        fetched = next(self._iterators[number])
         self._draws += 1
         self._positions[number] += source.batch_size * self.world_size
-        self.unreadable_files.add(failures=fetched.failures, tried=fetched.tried)
-        self.unreadable_files.check()
-        if fetched.exhausted or fetched.pixels is None:
+        batch = self._counted(source, fetched)
+        if len(batch.keys) < source.batch_size:
             raise self.unreadable_files.error("and one had no readable replacement; check the files")
-        return self._batch(source, fetched)
-
-    def _loader(self, number: int) -> StatefulDataLoader:
-        source, seed = self.sources[number], mix(self.seed, "source", number)
-        if source.is_iterable:
-            stream = StreamSamples(source.dataset, seed=seed, rank=self.rank, world_size=self.world_size)
-            loader = self._stateful_loader(source, stream, seed=seed, batch_size=source.batch_size)
-            if self._stream_states[number] is not None:
-                loader.load_state_dict(self._stream_states[number])
-            return loader
-        batches = EndlessBatches(len(source.dataset), batch_size=source.batch_size, seed=seed, rank=self.rank,
-                                 world_size=self.world_size, start=self._positions[number])
-        return self._stateful_loader(source, MapSamples(source.dataset, replace=True), seed=seed, batch_sampler=batches)
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the batches returned so far.
+        """The position after the batches returned so far, whatever workers have prefetched.
 
-        For map-style sources it is the same on all processes, and may be loaded with another number
-        of workers or processes or another batch size. Iterable sources save one state per
-        process, and resume with the same numbers only.
+        For map-style sources it is the same on all processes, and may be loaded with another number of workers or
+        processes or another batch size. Iterable sources save one state per process, and resume with the same numbers.
         """
-        loaders = zip(self.sources, self._loaders, self._stream_states, strict=True)
-        streams = [loader.state_dict() if source.is_iterable and loader is not None else state
-                   for source, loader, state in loaders]
+        streams = [self._loaders[number].state_dict() if source.is_iterable and number in self._loaders else
+                   self._stream_states[number] for number, source in enumerate(self.sources)]
+        files = self.unreadable_files
         return {"draws": self._draws, "positions": list(self._positions), "streams": streams,
-                "extents": self._extents(),
-                "num_tried": self.unreadable_files.num_tried, "num_unreadable": self.unreadable_files.num_unreadable,
-                "unreadable": dict(self.unreadable)}
+                "extents": self._extents(), "num_tried": files.num_tried, "num_unreadable": files.num_unreadable,
+                "unreadable": dict(files.reasons)}
 
     def _extents(self) -> list[int | tuple[int, int]]:
         """Numbers that the order of samples depends on: of samples, or of (processes, workers) for iterable sources."""
@@ -156,26 +148,23 @@ class TrainLoader(_Loader):
         if len(state["positions"]) != len(self.sources):
             raise ValueError(f"the saved position is of {len(state['positions'])} sources, this loader has "
                              f"{len(self.sources)}; resume with the data config of the run.")
-        for number, (saved, current) in enumerate(zip(state["extents"], self._extents(), strict=True)):
-            if saved != current:
-                self._report_change(number, saved, current, was_read=state["streams"][number] is not None)
+        extents = zip(self.sources, state["extents"], self._extents(), strict=True)
+        for number, (source, saved, current) in enumerate(extents):
+            name = f"source {number}, {type(source.dataset).__name__},"
+            if saved != current and not source.is_iterable:
+                logger.warning("%s has %s samples now and had %s when the position was saved: they come in another "
+                               "order from here on, so the run is not the one that it would have been without "
+                               "interruption.", name, current, saved)
+            elif saved != current and state["streams"][number] is not None:
+                raise ValueError(f"{name} was read by {saved[0]} processes with num_workers={saved[1]}, got "
+                                 f"{current[0]} with num_workers={current[1]}; its position is valid for the same "
+                                 "numbers only, so resume with them.")
         self._reset()
         self._draws, self._positions = state["draws"], list(state["positions"])
         self._stream_states = list(state["streams"])
         files = self.unreadable_files
         files.num_tried, files.num_unreadable = state["num_tried"], state["num_unreadable"]
         files.reasons = dict(state["unreadable"])
-
-    def _report_change(self, number: int, saved: Any, current: Any, *, was_read: bool) -> None:
-        name = f"source {number}, {type(self.sources[number].dataset).__name__},"
-        if not self.sources[number].is_iterable:
-            logger.warning("%s has %s samples now and had %s when the position was saved: they come in another order "
-                           "from here on, so the run is not the one that it would have been without interruption.",
-                           name, current, saved)
-        elif was_read:
-            raise ValueError(f"{name} was read by {saved[0]} processes with num_workers={saved[1]}, got {current[0]} "
-                             f"with num_workers={current[1]}; its position is valid for the same numbers only, so "
-                             "resume with them.")
 
 
 class ValLoader(_Loader):
@@ -184,14 +173,9 @@ class ValLoader(_Loader):
     Rank r of n reads the samples r, r + n, ... of each source in turn. As no sample is repeated, processes may have
     different numbers of batches: no collective may run per batch. Unreadable samples are skipped and counted.
 
-    Args:
-        sources: Datasets with their batch sizes; weights are ignored.
-        rank, world_size: Number of this process, and of all.
-        report: A text file that gets one line per unreadable file.
-        pin_memory: Put batches in page-locked memory.
-
-    Raises:
-        DataError: While iterating, if no sample of a source could be read, or a worker is lost.
+    The sources' weights are ignored; the other arguments are those of :class:`TrainLoader`, and any share of unreadable
+    samples is tolerated by default. A source without a readable sample, or a lost worker, raises a DataError while
+    iterating.
 
     Example:
         >>> from toolkit.data import VideoClips
@@ -199,11 +183,6 @@ class ValLoader(_Loader):
         >>> [batch.pixels.shape[0] for batch in ValLoader([Source(clips, batch_size=2)])]
         [2, 1]
     """
-
-    def __init__(self, sources: Sequence[Source], *, rank: int = 0, world_size: int = 1,
-                 report: str | os.PathLike | None = None, pin_memory: bool = False):
-        super().__init__(sources, rank=rank, world_size=world_size, max_unreadable_share=1.0, report=report,
-                         pin_memory=pin_memory)
 
     def __iter__(self) -> Iterator[Batch]:
         for number in range(len(self.sources)):
@@ -216,23 +195,12 @@ class ValLoader(_Loader):
                 yield from self._read(number)
 
     def _read(self, number: int) -> Iterator[Batch]:
-        source, readable, tried = self.sources[number], 0, 0
-        with explain_lost_workers(num_workers=source.num_workers):
-            for fetched in start_iterator(self._loader(number)):
-                self.unreadable_files.add(failures=fetched.failures, tried=fetched.tried)
-                tried += fetched.tried
-                if fetched.pixels is not None:
-                    readable += len(fetched.keys)
-                    yield self._batch(source, fetched)
-        if tried and not readable:
+        source, seed, num_readable, num_unreadable = self.sources[number], mix("validation", number), 0, 0
+        batches = batches_in_order(source, seed=seed, rank=self.rank, world_size=self.world_size)
+        for fetched in read_batches(self._loader(source, batches, seed=seed, endless=False)):
+            batch = self._counted(source, fetched)
+            num_readable, num_unreadable = num_readable + len(batch.keys), num_unreadable + len(batch.unreadable)
+            if batch.keys:
+                yield batch
+        if num_unreadable and not num_readable:
             raise self.unreadable_files.error(f"all of source {number}; check its files")
-
-    def _loader(self, number: int) -> StatefulDataLoader:
-        source, seed = self.sources[number], mix("validation", number)
-        if source.is_iterable:
-            stream = StreamSamples(source.dataset, seed=seed, rank=self.rank, world_size=self.world_size, endless=False)
-            return self._stateful_loader(source, stream, seed=seed, batch_size=source.batch_size)
-        mine = [(index, mix(seed, "sample", index)) for index in range(self.rank, len(source.dataset), self.world_size)]
-        batches = [mine[i:i + source.batch_size] for i in range(0, len(mine), source.batch_size)]
-        return self._stateful_loader(source, MapSamples(source.dataset, replace=False), seed=seed,
-                                     batch_sampler=batches)

@@ -1,16 +1,15 @@
-"""Samples as a function of a seed: the order, the random numbers, the replacements of unreadable files.
+"""Samples as a function of (seed, source, position): order, random numbers, replacements of unreadable files.
 
-Everything here depends on (seed, source, position) only, so that batches do not depend on the number of
-workers, and a position is a number that can be saved.
+Nothing here depends on the number of workers, and a position is a number that can be saved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.utils.data
@@ -22,6 +21,43 @@ from toolkit.data.seeding import mix, seeded
 # Tries for one sample. If half of all files are unreadable, 32 failures in a row have a probability of 2e-10; if
 # all are, reading ends at the first sample.
 MAX_TRIES = 32
+# A sample or None, and the (path, error message) of each failed try. In training, a None had MAX_TRIES failures.
+Attempt = tuple[dict[str, Any] | None, list[tuple[str, str]]]
+
+
+@dataclass
+class Source:
+    """A dataset and how a loader reads it.
+
+    Attributes:
+        dataset: Map-style or iterable.
+        batch_size: B of one process.
+        weight: Share of the batches, relative to the other sources'.
+        num_workers: Processes that read ahead; 0 reads in the training process.
+
+    Example:
+        >>> from toolkit.data import VideoClips
+        >>> Source(VideoClips(num_frames=5, train=False), batch_size=4).weight
+        1.0
+    """
+
+    dataset: Dataset
+    batch_size: int
+    weight: float = 1.0
+    num_workers: int = 0
+
+    def __post_init__(self):
+        whole = isinstance(self.batch_size, int) and isinstance(self.num_workers, int)
+        if not whole or self.batch_size < 1 or self.num_workers < 0 or not self.weight >= 0:
+            raise ValueError("a source takes whole numbers as batch_size >= 1 and num_workers >= 0, and weight >= 0, "
+                             f"got {self.batch_size!r}, {self.num_workers!r} and {self.weight}.")
+        if not self.is_iterable and not len(self.dataset):
+            raise ValueError(f"{type(self.dataset).__name__} has no samples; check its path.")
+
+    @property
+    def is_iterable(self) -> bool:
+        """Whether the dataset has ``__iter__``; all others are map-style."""
+        return isinstance(self.dataset, Iterable)
 
 
 @dataclass
@@ -45,57 +81,38 @@ class Batch:
     unreadable: list[str] = field(default_factory=list)
 
 
-@dataclass
-class Fetched:
-    """A batch from a worker: pixels (B, C, T, H, W), or None if every sample was unreadable, and B keys.
-
-    Each unreadable sample adds its (path, error message) to ``failures``; ``exhausted`` is whether one failed
-    MAX_TRIES times.
-    """
+class Fetched(NamedTuple):
+    """A batch from a worker: pixels (B, C, T, H, W), or None if no sample was readable, B keys, and failed tries."""
 
     pixels: Tensor | None
     keys: list[str]
     failures: list[tuple[str, str]]
-    tried: int  # number of readable and unreadable samples
-    exhausted: bool
-
-    def pin_memory(self) -> Fetched:
-        """Pin the pixels; the loader's pinning thread calls it."""
-        if self.pixels is not None:
-            self.pixels = self.pixels.pin_memory()
-        return self
 
 
-@dataclass
-class Attempt:
-    """One sample or None, the (path, error message) of failed tries, and whether all MAX_TRIES failed."""
-
-    sample: dict[str, Any] | None
-    failures: list[tuple[str, str]]
-    exhausted: bool = False
-
-
-class EndlessBatches(torch.utils.data.Sampler):
-    """Batches of (index, sample seed) from one seeded permutation per epoch, without end.
+def endless_batches(source: Source, *, seed: int, rank: int, world_size: int,
+                    start: int) -> Iterator[list[tuple[int, int]]]:
+    """Batches of (index, sample seed) of a map-style source from one seeded permutation per epoch, without end.
 
     All epochs are one sequence of positions, of which ``start`` were consumed before, by all processes together.
     Of each ``world_size`` consecutive batches a rank takes one, so the batches of all processes, joined, are the
     batch of a single process. A batch may span two epochs, so no sample is ever dropped.
     """
+    length, batch_size = len(source.dataset), source.batch_size
 
-    def __init__(self, length: int, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1,
-                 start: int = 0):
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.rank, self.world_size, self.start = rank, world_size, start
+    @lru_cache(maxsize=1)
+    def order(epoch: int) -> Tensor:
+        return torch.randperm(length, generator=torch.Generator().manual_seed(mix(seed, "epoch", epoch)))
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = lru_cache(maxsize=1)(self._order)
-        for first in count(self.start + self.rank * self.batch_size, self.world_size * self.batch_size):
-            yield [(int(order(position // self.length)[position % self.length]), mix(self.seed, "sample", position))
-                   for position in range(first, first + self.batch_size)]
+    for first in count(start + rank * batch_size, world_size * batch_size):
+        yield [(int(order(position // length)[position % length]), mix(seed, "sample", position))
+               for position in range(first, first + batch_size)]
 
-    def _order(self, epoch: int) -> Tensor:
-        return torch.randperm(self.length, generator=torch.Generator().manual_seed(mix(self.seed, "epoch", epoch)))
+
+def batches_in_order(source: Source, *, seed: int, rank: int, world_size: int) -> Iterator[list[tuple[int, int]]]:
+    """Batches of (index, sample seed) of the samples ``rank``, ``rank + world_size``, ... of a map-style source."""
+    indices = range(rank, len(source.dataset), world_size)
+    for first in range(0, len(indices), source.batch_size):
+        yield [(index, mix(seed, "sample", index)) for index in indices[first:first + source.batch_size]]
 
 
 class MapSamples(torch.utils.data.Dataset):
@@ -116,10 +133,10 @@ class MapSamples(torch.utils.data.Dataset):
                 seed = mix(index_and_seed[1], "replacement seed", attempt)
             try:
                 with seeded(seed):
-                    return Attempt(self.dataset[index], failures)
+                    return self.dataset[index], failures
             except DataError as error:
                 failures.append(failure(error))
-        return Attempt(None, failures, exhausted=self.replace)
+        return None, failures
 
 
 def failure(error: DataError) -> tuple[str, str]:
@@ -129,12 +146,11 @@ def failure(error: DataError) -> tuple[str, str]:
 
 def collate(attempts: list[Attempt]) -> Fetched:
     """Stack the samples of a batch; a ValueError if they differ in shape."""
-    samples = [attempt.sample for attempt in attempts if attempt.sample is not None]
-    failures = [pair for attempt in attempts for pair in attempt.failures]
+    samples = [sample for sample, _ in attempts if sample is not None]
+    keys = [sample["key"] for sample in samples]
     shapes = {tuple(sample["pixels"].shape) for sample in samples}
     if len(shapes) > 1 or any(len(shape) != 4 for shape in shapes):
-        raise ValueError(f"a batch takes pixels (C, T, H, W) of one shape, got {sorted(shapes)} from "
-                         f"{[sample['key'] for sample in samples]}; let the dataset crop to one size.")
+        raise ValueError(f"a batch takes pixels (C, T, H, W) of one shape, got {sorted(shapes)} from {keys}; let the "
+                         "dataset crop to one size.")
     pixels = torch.stack([sample["pixels"] for sample in samples]) if samples else None
-    return Fetched(pixels, [sample["key"] for sample in samples], failures, len(samples) + len(failures),
-                   any(attempt.exhausted for attempt in attempts))
+    return Fetched(pixels, keys, [pair for _, failures in attempts for pair in failures])

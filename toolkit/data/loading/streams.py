@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch.utils.data
@@ -24,7 +25,7 @@ class StreamSamples(torch.utils.data.IterableDataset):
     that is not None, else the number of samples read, which are read again on resume.
     """
 
-    def __init__(self, dataset: Dataset, *, seed: int, rank: int = 0, world_size: int = 1, endless: bool = True):
+    def __init__(self, dataset: Dataset, *, seed: int, rank: int, world_size: int, endless: bool):
         self.dataset, self.seed, self.rank = dataset, seed, rank
         self.world_size, self.endless = world_size, endless
 
@@ -32,7 +33,7 @@ class StreamSamples(torch.utils.data.IterableDataset):
         return StreamIterator(self)
 
 
-class StreamIterator:
+class StreamIterator(Iterator[Attempt]):
     """One reader of a :class:`StreamSamples`; StatefulDataLoader saves its state."""
 
     def __init__(self, stream: StreamSamples):
@@ -50,50 +51,46 @@ class StreamIterator:
         with seeded(mix(self.stream.seed, "pass", self.passes)):
             self.iterator = iter(self.dataset)
 
-    def __iter__(self) -> Iterator[Attempt]:
-        return self
-
     def __next__(self) -> Attempt:
+        name = type(self.dataset).__name__
         failures: list[tuple[str, str]] = []
-        empty_passes = 0
+        ended_passes = 0
         while len(failures) < MAX_TRIES:
             try:
-                sample, is_mine = self._advance()
+                sample = self._advance()
             except StopIteration:
-                empty_passes += 1
-                if failures and (not self.stream.endless or empty_passes > MAX_TRIES):
-                    return Attempt(None, failures)
-                if not self.stream.endless:
+                ended_passes += 1
+                if self.stream.endless and ended_passes <= MAX_TRIES:
+                    self.passes, self.read = self.passes + 1, 0
+                    self._begin()
+                elif failures:
+                    break
+                elif not self.stream.endless:
                     raise
-                if empty_passes > MAX_TRIES:
-                    raise ValueError(f"{self._name} has no sample for reader {self.index} of {self.count} (processes "
-                                     "times workers); set a smaller num_workers, or train on more samples.") from None
-                self.passes, self.read = self.passes + 1, 0
-                self._begin()
+                else:
+                    raise ValueError(f"{name} has no sample for reader {self.index} of {self.count} (processes times "
+                                     "workers); set a smaller num_workers, or train on more samples.") from None
             except DataError as error:
                 if isinstance(self.iterator, Generator):  # an error ends it: the samples after would never be read
-                    raise ValueError(f"{self._name} is iterated by a generator, which an unreadable file ends; skip "
-                                     "such files in it, or return an iterator object whose __next__ can be called "
-                                     "again.") from error
-                if self._is_mine(self.read - 1):
+                    raise ValueError(f"{name} is iterated by a generator, which an unreadable file ends; skip such "
+                                     "files in it, or return an iterator object whose __next__ can be called again."
+                                     ) from error
+                if self._is_mine:
                     failures.append(failure(error))
             else:
-                if is_mine:
-                    return Attempt(sample, failures)
-        return Attempt(None, failures, exhausted=True)
+                if self._is_mine:
+                    return sample, failures
+        return None, failures
 
     @property
-    def _name(self) -> str:
-        return type(self.dataset).__name__
+    def _is_mine(self) -> bool:
+        """Whether the sample read last is this reader's."""
+        return self.is_sharded or (self.read - 1) % self.count == self.index
 
-    def _is_mine(self, number: int) -> bool:
-        return self.is_sharded or number % self.count == self.index
-
-    def _advance(self) -> tuple[dict[str, Any], bool]:
-        number = self.read
-        with seeded(mix(self.stream.seed, "pass", self.passes, number)):
+    def _advance(self) -> dict[str, Any]:
+        with seeded(mix(self.stream.seed, "pass", self.passes, self.read)):
             self.read += 1
-            return next(self.iterator), self._is_mine(number)
+            return next(self.iterator)
 
     def state_dict(self) -> dict[str, Any]:
         """The number of finished passes, of samples read since, and the iterator's or the dataset's own state."""
@@ -110,14 +107,7 @@ class StreamIterator:
         if state["iterator"] is not None:
             self.iterator.load_state_dict(state["iterator"])
         elif state["dataset"] is None:
-            self._skip(state["read"])
-
-    def _skip(self, count: int) -> None:
-        self.read = 0
-        while self.read < count:
-            try:
-                self._advance()
-            except DataError:  # counted when it was first read
-                continue
-            except StopIteration:
-                break
+            self.read = 0
+            while self.read < state["read"]:
+                with suppress(DataError, StopIteration):  # both were met before
+                    self._advance()

@@ -23,11 +23,8 @@ class UnreadableFiles:
 
     ``max_share`` is the largest share of unreadable samples among those tried; 0 tolerates none. The text file
     ``report`` gets a line "path, tab, error message" per file; several processes may write to it. A path is written
-    with the bytes of the file's name; backslashes, tabs and line breaks are escaped.
-
-    Attributes:
-        reasons: path -> error message.
-        num_tried, num_unreadable: Samples tried, and those that could not be read; a file counts every time.
+    with the bytes of the file's name; backslashes, tabs and line breaks are escaped. ``reasons`` has path -> error
+    message; in ``num_tried`` and ``num_unreadable`` samples a file counts every time.
     """
 
     def __init__(self, *, max_share: float, report: str | os.PathLike | None = None):
@@ -37,9 +34,9 @@ class UnreadableFiles:
         self.reasons: dict[str, str] = {}
         self.num_tried, self.num_unreadable = 0, 0
 
-    def add(self, *, failures: Sequence[tuple[str, str]], tried: int) -> None:
-        """Count ``tried`` samples, and (path, error message) of those among them that failed."""
-        self.num_tried += tried
+    def add(self, failures: Sequence[tuple[str, str]], *, num_readable: int) -> None:
+        """Count samples: (path, error message) of the unreadable ones. A DataError if their share is too large."""
+        self.num_tried += num_readable + len(failures)
         self.num_unreadable += len(failures)
         for path, reason in failures:
             if path in self.reasons:
@@ -49,6 +46,9 @@ class UnreadableFiles:
             logger.warning("skipped, unreadable: %s", reason.encode(errors="backslashreplace").decode())
             if self.report is not None:
                 self._write(path, reason)
+        if self.num_unreadable > self.max_share * max(self.num_tried, MIN_TRIED):
+            raise self.error(f"more than {self.max_share:.1%} are allowed; repair or remove the files, "
+                             "or raise max_unreadable_share")
 
     def _write(self, path: str, reason: str) -> None:
         path, reason = path.translate(ESCAPES), reason.translate(ESCAPES)
@@ -57,12 +57,6 @@ class UnreadableFiles:
             # another loader, another process or the run before a resume may have listed the file
             if not any(line.startswith(f"{path}\t") for line in lines):
                 lines.write(f"{path}\t{reason}\n")
-
-    def check(self) -> None:
-        """Raise a DataError if more than ``max_share`` of the samples failed."""
-        if self.num_unreadable > self.max_share * max(self.num_tried, MIN_TRIED):
-            raise self.error(f"more than {self.max_share:.1%} are allowed; repair or remove the files, "
-                             "or raise max_unreadable_share")
 
     def error(self, advice: str) -> DataError:
         """A DataError with the counts and the first ten messages."""

@@ -7,9 +7,10 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
+
+from torch.utils.data import DataLoader
 
 from toolkit.contracts import DataError
 
@@ -38,28 +39,21 @@ def _wait_for_parent(parent: int) -> None:
     os._exit(0)
 
 
-def start_iterator(loader: Iterable[Any]) -> Iterator[Any]:
-    """The loader's iterator, without torch's SIGCHLD handler.
+def read_batches(loader: DataLoader) -> Iterator[Any]:
+    """The batches of a loader; a lost worker is a DataError with its likely cause and what to do.
 
-    The handler would raise in the middle of a training step or of a checkpoint. Without it, the loader notices a
-    lost worker 5 seconds after it began to wait for its batch.
+    Torch's SIGCHLD handler is taken away: it would raise in the middle of a training step or of a checkpoint.
+    Without it, the loader notices a lost worker 5 seconds after it began to wait for its batch.
     """
-    if sys.platform == "win32":  # no SIGCHLD
-        return iter(loader)
-    before = signal.getsignal(signal.SIGCHLD)
-    iterator = iter(loader)
-    if signal.getsignal(signal.SIGCHLD) is not before:
-        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
-    return iterator
-
-
-@contextmanager
-def explain_lost_workers(*, num_workers: int) -> Iterator[None]:
-    """Replace torch's error for a lost worker by a DataError with its likely cause and what to do."""
+    has_sigchld = sys.platform != "win32"
+    before = signal.getsignal(signal.SIGCHLD) if has_sigchld else None
     try:
-        yield
+        batches = iter(loader)
+        if has_sigchld and signal.getsignal(signal.SIGCHLD) is not before:
+            signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+        yield from batches
     except (RuntimeError, EOFError, ConnectionError) as error:
-        if not num_workers or not LOST.search(f"{type(error).__name__}: {error}"):
+        if not loader.num_workers or not LOST.search(f"{type(error).__name__}: {error}"):
             raise
         raise DataError(f"a data worker was lost, got {error!r}, most likely because the system killed it for want of "
                         "memory; set a smaller num_workers, and continue from the last checkpoint with --resume."

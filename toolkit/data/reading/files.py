@@ -1,10 +1,11 @@
-"""Paths of samples: folders, list files, globs and single files as one list."""
+"""Paths of samples: the files that a path stands for, and the names of what a tool writes for them."""
 
 from __future__ import annotations
 
 import glob
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,12 @@ from toolkit.contracts import DataError
 
 logger = logging.getLogger(__name__)
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts",
+                  ".wmv", ".flv", ".ogv", ".3gp", ".gif")
+MEDIA_SUFFIXES = tuple(dict.fromkeys(IMAGE_SUFFIXES + VIDEO_SUFFIXES))
 LIST_SUFFIXES = (".txt", ".list")
+Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
 
 def unreadable(path: str | os.PathLike, problem: str) -> DataError:
@@ -36,8 +42,7 @@ def path_in_errors(path: str | os.PathLike) -> Iterator[None]:
         raise unreadable(path, str(error)) from error
 
 
-def list_files(path: str | os.PathLike | Sequence[str | os.PathLike], *,
-               suffixes: tuple[str, ...]) -> list[Path]:
+def list_files(path: Paths, *, suffixes: tuple[str, ...]) -> list[Path]:
     """All files that ``path`` stands for, in an order that depends on their names only.
 
     Args:
@@ -96,7 +101,29 @@ def _read_list(path: Path) -> list[Path]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise unreadable(path, f"needed a UTF-8 list of paths, got {error}; write one path per line."
-                         ) from error
+        raise unreadable(path, f"needed a UTF-8 list of paths, got {error}; write one path per line.") from error
     names = (line.strip() for line in lines)
     return [path.parent / name for name in names if name and not name.startswith("#")]
+
+
+def find_files(path: str | os.PathLike, *, output: str | os.PathLike,
+               suffixes: tuple[str, ...] = MEDIA_SUFFIXES) -> dict[Path, Path]:
+    """The files of :func:`list_files`, each with the output path of its results, without a suffix.
+
+    The subfolders of a folder are kept in ``output``, which need not exist. It may be inside the folder; its files are
+    then skipped, and a DataError is raised if no others are left. The output name is the file's without its suffix,
+    or with it if two files of a folder would get the same name.
+    """
+    files = list(dict.fromkeys(Path(os.path.abspath(file)) for file in list_files(path, suffixes=suffixes)))
+    root, output = Path(os.path.abspath(Path(path).expanduser())), Path(output)
+    if root.is_dir():
+        files = [file for file in files if not file.is_relative_to(os.path.abspath(output))]
+        if not files:
+            raise unreadable(path, f"needed images or videos outside the output folder {output}, got none; "
+                                   "write to another folder.")
+    else:
+        root = Path(os.path.commonpath([file.parent for file in files]))
+    # unique also where upper and lower case are not distinguished; a set, as a file may have no suffix
+    counts = Counter((file.parent, name.casefold()) for file in files for name in {file.stem, file.name})
+    names = [file.stem if counts[file.parent, file.stem.casefold()] == 1 else file.name for file in files]
+    return {file: output / file.parent.relative_to(root) / name for file, name in zip(files, names, strict=True)}

@@ -1,25 +1,109 @@
-"""Images and videos read in chunks of frames, and written."""
+"""Images and videos as tensors: whole, frame by frame, or in chunks of frames."""
 
 from __future__ import annotations
 
+import io
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from toolkit.data.reading.files import path_in_errors, unreadable
-from toolkit.data.reading.images import IMAGE_SUFFIXES, read_image, write_image
-from toolkit.data.reading.transforms import check_enlargement, resize, to_frames, to_pixels
-from toolkit.data.reading.video_file import VIDEO_SUFFIXES, VideoFile, check_one_size, rgb
-from toolkit.data.reading.video_io import VideoWriter
+from toolkit.data.reading.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, path_in_errors, unreadable
+from toolkit.data.reading.transforms import check_enlargement, resize, to_pixels
+from toolkit.data.reading.video_file import VideoFile, check_one_size
 from toolkit.io.prefetch import prefetch_next
 
 CHUNK_PIXELS, CHUNK_FRAMES = 2**21, 32  # largest chunk: two frames of 720p, 32 of 256 x 256
 MAX_FRAMES = 65  # default limit of a video that is held in memory: 1 + 16 * 4, about two seconds
+
+
+def read_image(source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None) -> Tensor:
+    """An image file, or all of its bytes, as pixels (3, 1, H, W) float32 in [-1, 1].
+
+    Grey becomes three equal channels, 16-bit grey is rescaled to 8 bits, transparency is composited
+    on white, the EXIF orientation is applied, and of an animation the first frame is read. A file that
+    Pillow cannot read raises a DataError with its ``name``, by default ``source``.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (6, 4), 255).save(file, "png")
+        >>> read_image(file.getvalue()).shape, read_image(file.getvalue()).min().item()
+        (torch.Size([3, 1, 4, 6]), 1.0)
+    """
+    return to_pixels(image_frame(source, name=name))
+
+
+def image_frame(source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None) -> Tensor:
+    """The image of :func:`read_image` as one frame, (1, H, W, 3) uint8."""
+    is_bytes = isinstance(source, bytes)
+    path = name or ("bytes" if is_bytes else source)
+    try:
+        with Image.open(io.BytesIO(source) if is_bytes else source) as image:
+            upright = ImageOps.exif_transpose(image)
+            pixels = np.array(_three_channels(upright, path))
+    except (OSError, SyntaxError, TypeError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        # Pillow raises any of these for a truncated file or another format
+        problem = "no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise unreadable(path, f"needed an image that Pillow can read, got {problem}; "
+                               "check the file, convert it or remove it.") from error
+    return torch.from_numpy(pixels)[None]
+
+
+def _three_channels(image: Image.Image, path: str | os.PathLike) -> Image.Image:
+    if image.mode == "F":
+        raise unreadable(path, "needed 8- or 16-bit values, got floats of unknown range; convert the image.")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # convert("RGB") would clip at 255
+        wide, transparent = np.asarray(image), image.info.get("transparency")
+        image = Image.fromarray(np.clip(np.round(wide.astype(np.float64) / 257.0), 0, 255).astype(np.uint8))
+        if transparent is not None:  # one 16-bit value
+            image.putalpha(Image.fromarray(np.where(wide == transparent, 0, 255).astype(np.uint8)))
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def iter_frames(path: str | os.PathLike, *, start: int = 0, frame_stride: int = 1) -> Iterator[Tensor]:
+    """Every ``frame_stride``-th frame of a video from frame ``start`` on, one at a time, (H, W, 3) uint8.
+
+    Frame numbers are exact: the packets' timestamps locate frame ``start``; if the seek misses it,
+    the file is decoded from its beginning. A file that cannot be read raises a DataError.
+
+    Example:
+        >>> from toolkit.data import sample_clips
+        >>> [tuple(frame.shape) for frame in iter_frames(sample_clips("eval")[0], start=40, frame_stride=50)]
+        [(144, 176, 3), (144, 176, 3)]
+    """
+    with VideoFile(path, thread_type="AUTO") as video:
+        yield from video.rgb_frames(start=start, frame_stride=frame_stride)
+
+
+def read_video(path: str | os.PathLike, *, start: int = 0, num_frames: int | None = None,
+               frame_stride: int = 1) -> tuple[Tensor, float]:
+    """The frames of :func:`iter_frames`, ``num_frames`` (T) of them or all, and how many they are per second.
+
+    Returns (T, H, W, 3) uint8 and a float. A file that cannot be read or has fewer frames raises a DataError.
+
+    Example:
+        >>> from toolkit.data import sample_clips
+        >>> frames, fps = read_video(sample_clips("eval")[0], start=1, num_frames=4, frame_stride=2)
+        >>> frames.shape, round(fps, 2)
+        (torch.Size([4, 144, 176, 3]), 14.99)
+    """
+    with VideoFile(path, thread_type="AUTO") as video:
+        frames = list(islice(video.rgb_frames(start=start, frame_stride=frame_stride), num_frames))
+    if len(frames) < (num_frames or 1):
+        raise unreadable(path, f"needed {num_frames or 'some'} frames from frame {start} on with stride "
+                               f"{frame_stride}, got {len(frames)}; ask for fewer or start earlier.")
+    check_one_size((tuple(frame.shape[:2]) for frame in frames), path=path)
+    return torch.stack(frames), video.info.fps / frame_stride
 
 
 def frames_per_chunk(height: int, width: int, *, stride_t: int = 1) -> int:
@@ -36,8 +120,7 @@ class Media(AbstractContextManager):
 
     Attributes:
         name: Path of the file, as in error messages.
-        original_size: (H, W) of the file's frames, upright.
-        size: (H, W) after the resize.
+        original_size, size: (H, W) of the file's frames, upright, and after the resize.
         fps: Frames per second of the frames that are read; None for an image.
         num_frames: Number of frames that will be read; an estimate if the file does not count them.
         more: After reading, whether the file has frames beyond ``num_frames``.
@@ -61,8 +144,8 @@ class Media(AbstractContextManager):
     def chunks(self, frames: int) -> Iterator[Tensor]:
         """Chunks (3, T, H, W) float32 in [-1, 1] with T = ``frames``, the last one shorter.
 
-        A thread decodes the next chunk while the caller works on one. A DataError is raised where the
-        file becomes unreadable.
+        A thread decodes the next chunk while the caller works on one. A DataError is raised where the file becomes
+        unreadable.
         """
         if frames < 1:
             raise ValueError(f"Media.chunks takes chunks of at least 1 frame, got {frames}.")
@@ -87,16 +170,14 @@ def open_media(source: str | os.PathLike | bytes, *, name: str | os.PathLike | N
                num_frames: int | None = None, frame_stride: int = 1, short_edge: int | None = None) -> Media:
     """Open an image or a video to read it chunk by chunk, in memory that does not grow with its length.
 
+    A file that cannot be read raises a DataError, here or later; a number below 1, or bytes without a name, a
+    ValueError.
+
     Args:
         source: The file, or all of its bytes. The suffix tells images from videos; an animated GIF is a video.
         name: Path for error messages; needed with bytes, for its suffix.
-        num_frames: Frames to read at most; None: all.
-        frame_stride: Read every ``frame_stride``-th frame.
+        num_frames, frame_stride: Read at most so many frames (None: all), every ``frame_stride``-th.
         short_edge: Pixels of the shorter side after the resize; None: no resize.
-
-    Raises:
-        DataError: If the file cannot be read, here or later.
-        ValueError: If a number is below 1, or bytes have no name.
 
     Example:
         >>> from toolkit.data import sample_clips
@@ -104,7 +185,7 @@ def open_media(source: str | os.PathLike | bytes, *, name: str | os.PathLike | N
         ...     media.original_size, media.fps, [tuple(chunk.shape) for chunk in media.chunks(3)], media.more
         ((144, 176), 14.985014985014985, [(3, 3, 72, 88), (3, 2, 72, 88)], True)
     """
-    if min(frame_stride, *(n for n in (num_frames, short_edge) if n is not None), 1) < 1:
+    if any(number is not None and number < 1 for number in (num_frames, frame_stride, short_edge)):
         raise ValueError("open_media takes num_frames, frame_stride and short_edge of at least 1, got "
                          f"{num_frames}, {frame_stride} and {short_edge}.")
     if name is None and isinstance(source, bytes):
@@ -112,35 +193,9 @@ def open_media(source: str | os.PathLike | bytes, *, name: str | os.PathLike | N
     name = os.fspath(name or source)
     suffix = Path(name).suffix.lower()
     if suffix in IMAGE_SUFFIXES and suffix not in VIDEO_SUFFIXES:
-        frame = to_frames(read_image(source, name=name))[0]
-        return Media(iter([frame]), name=name, fps=None, num_frames=1, limit=num_frames, short_edge=short_edge)
+        frames = iter(image_frame(source, name=name))
+        return Media(frames, name=name, fps=None, num_frames=1, limit=num_frames, short_edge=short_edge)
     video = VideoFile(source, name=name, thread_type="AUTO")
-    frames = (rgb(frame) for frame in islice(video.frames_at(0), 0, None, frame_stride))
-    return Media(frames, name=name, fps=video.info.fps / frame_stride, limit=num_frames, short_edge=short_edge,
-                 num_frames=-(-video.info.num_frames // frame_stride), file=video)
-
-
-class MediaWriter(AbstractContextManager):
-    """Writes ``path``.png from one frame or ``path``.mp4 from more; ``path`` has no suffix, its folder exists.
-
-    The file appears when the block ends without an error. A block without frames raises a ValueError.
-    """
-
-    def __init__(self, path: str | os.PathLike, *, fps: float | None):
-        self._image, self._first = f"{os.fspath(path)}.png", None
-        self._video = VideoWriter(f"{os.fspath(path)}.mp4", fps=fps)
-
-    def write(self, pixels: Tensor) -> None:
-        """Add frames (3, T, H, W) of about [-1, 1], clamped; a single first frame waits for more."""
-        if self._first is not None:
-            pixels, self._first = torch.cat([self._first, pixels], dim=1), None
-        if pixels.shape[1] == 1 and not self._video.begun:
-            self._first = pixels
-        else:
-            self._video.write(pixels)
-
-    def __exit__(self, *error: object) -> None:
-        if self._first is None:
-            self._video.__exit__(*error)
-        elif error[0] is None:
-            write_image(self._image, self._first)
+    return Media(video.rgb_frames(frame_stride=frame_stride), name=name, fps=video.info.fps / frame_stride,
+                 num_frames=-(-video.info.num_frames // frame_stride), limit=num_frames, short_edge=short_edge,
+                 file=video)

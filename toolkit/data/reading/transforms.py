@@ -29,12 +29,10 @@ def to_frames(pixels: Tensor) -> Tensor:
 
 
 def resize(frames: Sequence[Tensor], *, size: tuple[int, int]) -> Tensor:
-    """Bicubic resize with antialiasing, in uint8.
+    """Bicubic resize with antialiasing, in uint8: T frames (H, W, C), or one tensor of them -> (T, *size, C).
 
     The uint8 kernel works as Pillow's does; it is within one grey level of the float one and, for
     720p to 128 pixels, about 50 times as fast.
-
-    T frames (H, W, C), or one tensor (T, H, W, C), become (T, H', W', C) with ``size`` = (H', W').
     """
     if tuple(frames[0].shape[:2]) == tuple(size):
         return frames if isinstance(frames, Tensor) else torch.stack(list(frames))
@@ -67,17 +65,17 @@ class Framing:
         for name, probability in (("flip", flip), ("channel_shuffle", channel_shuffle)):
             if not 0.0 <= probability <= 1.0:
                 raise ValueError(f"{name} takes a probability in [0, 1], got {probability}.")
-        self.edges = (short_edge, short_edge) if isinstance(short_edge, int) else short_edge
-        if self.edges is not None and (len(self.edges) != 2 or self.edges[0] > self.edges[1]):
+        self.edges = (short_edge, short_edge) if isinstance(short_edge, int) else short_edge or (0, 0)
+        if len(self.edges) != 2 or self.edges[0] > self.edges[1]:
             raise ValueError(f"short_edge takes a number or (lo, hi) with lo <= hi, got {self.edges}.")
-        if self.edges is not None and self.edges[0] < min(self.size):
+        if short_edge is not None and self.edges[0] < min(self.size):
             raise ValueError(f"short_edge {self.edges[0]} cannot cover size {self.size}; give at least "
                              f"{min(self.size)}, or None for the smallest resize that covers it.")
         self.train, self.flip, self.channel_shuffle = train, flip, channel_shuffle
 
     def _edge(self) -> int:
         """The short edge of the next resize; 0 for the smallest that covers ``size``."""
-        lo, hi = self.edges or (0, 0)
+        lo, hi = self.edges
         return int(torch.randint(lo, hi + 1, ())) if self.train and lo < hi else lo
 
     def _resized(self, height: int, width: int, edge: int) -> tuple[int, int]:
@@ -89,7 +87,7 @@ class Framing:
 
     def largest(self, height: int, width: int) -> tuple[int, int]:
         """The largest (H', W') to which frames (height, width) can be resized."""
-        return self._resized(height, width, (self.edges or (0, 0))[1 if self.train else 0])
+        return self._resized(height, width, self.edges[1 if self.train else 0])
 
     def __call__(self, frames: Sequence[Tensor]) -> Tensor:
         """T frames (H, W, 3) uint8 of one size, or one tensor of them -> (3, T, *size) float32 in [-1, 1].

@@ -1,11 +1,5 @@
 """One video file: its frames from any time on, by seeking (PyAV).
 
-A clip is decoded from the keyframe before it to its last frame. A seek may land elsewhere than requested,
-so each one is checked against the timestamps. Three kinds of files take more time: program streams
-(``.mpg``) change timestamps after a seek, so their packets are read from the start but decoded from the
-keyframe on; files without a duration have their packets counted; raw streams without timestamps are
-decoded from their start.
-
 Frames are converted as PyAV does by default (the stream's own matrix, BT.601 if it names none). Quarter
 turns of the display matrix are applied, pixel aspect ratios are not.
 """
@@ -13,6 +7,7 @@ turns of the display matrix are applied, pixel aspect ratios are not.
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -27,10 +22,7 @@ from torch import Tensor
 
 from toolkit.data.reading.files import unreadable
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts",
-                  ".wmv", ".flv", ".ogv", ".3gp", ".gif")
-# Seconds to seek earlier when a seek lands too late.
-SEEK_BACK = (0.0, 0.25, 1.0, 4.0, 16.0)
+SEEK_BACK = (0.0, 0.25, 1.0, 4.0, 16.0)  # seconds to seek earlier when a seek lands too late
 NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw streams, whose duration is a guess from the bit rate
 
 
@@ -66,9 +58,14 @@ class VideoFile(AbstractContextManager):
     def _open(self) -> None:
         if self._container is not None:
             self._container.close()
+        if isinstance(self._source, bytes):
+            file = io.BytesIO(self._source)
+            file.name = os.fspath(self.path)  # FFmpeg reads the suffix
+        else:
+            file = os.fspath(self._source)
         with self._named_errors():
             # a malformed title tag must not make a video unreadable
-            self._container = av.open(self._readable(), metadata_errors="ignore")
+            self._container = av.open(file, metadata_errors="ignore")
         self._stream = self._container.streams.best("video")  # not the cover picture
         if self._stream is None:
             self._container.close()
@@ -80,24 +77,17 @@ class VideoFile(AbstractContextManager):
         if self.thread_type == "NONE":
             self._stream.codec_context.thread_count = 1
 
-    def _readable(self) -> str | io.BytesIO:
-        if not isinstance(self._source, bytes):
-            return os.fspath(self._source)
-        file = io.BytesIO(self._source)
-        file.name = os.fspath(self.path)  # FFmpeg reads the suffix
-        return file
-
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
         except (av.FFmpegError, OSError) as error:
-            raise unreadable(
-                self.path, f"needed a video that FFmpeg can decode, got {error.strerror or error}; "
-                           "check the file, convert it or remove it.") from error
+            raise unreadable(self.path, f"needed a video that FFmpeg can decode, got {error.strerror or error}; "
+                                        "check the file, convert it or remove it.") from error
 
     @property
     def _can_seek(self) -> bool:
+        """Not in program streams (``.mpg``), whose timestamps change after a seek, nor without timestamps."""
         form = self._container.format
         return form.name != "mpeg" and not form.flags & NO_TIMESTAMPS
 
@@ -106,24 +96,22 @@ class VideoFile(AbstractContextManager):
         rate = stream.average_rate or stream.guessed_rate or stream.base_rate or 25
         start = float((stream.start_time or 0) * stream.time_base)
         if not self._can_seek or not (stream.frames or stream.duration or container.duration):
-            return VideoInfo(start, float(rate), self._count_packets())
-        if stream.frames:
-            return VideoInfo(start, float(rate), stream.frames)
-        seconds = float(stream.duration * stream.time_base) if stream.duration else container.duration / av.time_base
-        return VideoInfo(start, float(rate), max(1, round(seconds * rate)))
+            # live recordings have no duration and program streams a wrong one; counting packets decodes nothing
+            count = sum(1 for packet in container.demux(stream) if packet.size)
+            self._open()
+        elif stream.frames:
+            count = stream.frames
+        else:
+            seconds = stream.duration * stream.time_base if stream.duration else container.duration / av.time_base
+            count = max(1, round(float(seconds) * rate))
+        return VideoInfo(start, float(rate), count)
 
-    def _count_packets(self) -> int:
-        # live recordings have no duration and program streams a wrong one; counting packets decodes nothing
-        count = sum(1 for packet in self._container.demux(self._stream) if packet.size)
-        self._open()
-        return count
-
-    def frames_from(self, seconds: float | None = None) -> Iterator[tuple[float, av.VideoFrame]]:
+    def frames_from(self, seconds: float = -math.inf) -> Iterator[tuple[float, av.VideoFrame]]:
         """(seconds, frame) in presentation order, from a keyframe at or before ``seconds`` of the stream's clock.
 
-        The clock begins at ``info.start``; None is the start.
+        The clock begins at ``info.start``. A seek may land elsewhere than requested, so the first frame is checked.
         """
-        if seconds is not None and seconds > self.info.start:
+        if seconds > self.info.start:
             for frames in self._landings(seconds):
                 first = next(frames, None)
                 if first is not None and first[0] <= seconds + float(self._stream.time_base):
@@ -174,36 +162,38 @@ class VideoFile(AbstractContextManager):
                     seconds = frame.time if seconds is None else max(seconds, frame.time)
                 yield seconds, frame
 
-    def times(self, count: int) -> list[float] | None:
-        """Seconds of the first ``count`` frames, read from the packets without decoding, or None if unknown.
-
-        Packets come in decoding order, so a few more are read. A stream that does not begin with a
-        keyframe, or shows frames before it, has packets without a frame.
-        """
+    def _time_of(self, number: int) -> float | None:
+        """Seconds at the ``number``-th frame, read from the packets without decoding, or None if unknown."""
         if self._container.format.flags & NO_TIMESTAMPS:
             return None
-        reorder = 32  # at least the largest delay of any codec
-        packets = (packet for packet in self._container.demux(self._stream)
-                   if packet.size and not packet.is_discard)
-        heads = [(packet.pts, packet.is_keyframe) for packet in islice(packets, count + reorder)]
+        packets = (packet for packet in self._container.demux(self._stream) if packet.size and not packet.is_discard)
+        # packets come in decoding order, and 32 is at least the largest delay of any codec
+        heads = [(packet.pts, packet.is_keyframe) for packet in islice(packets, number + 1 + 32)]
         self._open()
         stamps = [pts for pts, _ in heads]
-        if len(stamps) < count or None in stamps or not heads[0][1] or min(stamps) < stamps[0]:
+        # a stream that does not begin with a keyframe, or shows frames before it, has packets without a frame
+        if len(stamps) <= number or None in stamps or not heads[0][1] or min(stamps) < stamps[0]:
             return None
-        return [float(pts * self._stream.time_base) for pts in sorted(stamps)[:count]]
+        return float(sorted(stamps)[number] * self._stream.time_base)
 
     def frames_at(self, number: int) -> Iterator[av.VideoFrame]:
         """Frames from the ``number``-th on, exactly: by seeking, or counted from the start."""
-        times = self.times(number + 1) if number else None
-        if times is not None:
-            frames = self.frames_from(times[number])
+        seconds = self._time_of(number) if number else None
+        if seconds is not None:
+            frames = self.frames_from(seconds)
             tick = 0.5 * float(self._stream.time_base)
-            reached = next((item for item in frames if item[0] >= times[number] - tick), None)
-            if reached is not None and reached[0] <= times[number] + tick:
+            reached = next((item for item in frames if item[0] >= seconds - tick), None)
+            if reached is not None and reached[0] <= seconds + tick:
                 yield reached[1]
                 yield from (frame for _, frame in frames)
                 return
-        yield from (frame for _, frame in islice(self.frames_from(None), number, None))
+        yield from (frame for _, frame in islice(self.frames_from(), number, None))
+
+    def rgb_frames(self, *, start: int = 0, frame_stride: int = 1) -> Iterator[Tensor]:
+        """Every ``frame_stride``-th frame from the ``start``-th on, (H, W, 3) uint8."""
+        if start < 0 or frame_stride < 1:
+            raise ValueError(f"reading frames takes start >= 0 and frame_stride >= 1, got {start} and {frame_stride}.")
+        return (rgb(frame) for frame in islice(self.frames_at(start), 0, None, frame_stride))
 
 
 def rgb(frame: av.VideoFrame, *, converter: VideoReformatter | None = None) -> Tensor:
@@ -219,15 +209,10 @@ def rgb(frame: av.VideoFrame, *, converter: VideoReformatter | None = None) -> T
     lines = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
     pixels = lines[:, :channels * width].reshape(height, width, channels)
     if transparent:
-        pixels = _on_white(pixels)
+        colour, opacity = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
+        pixels = ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
     quarter_turns = round(frame.rotation / 90)
     return torch.from_numpy(np.ascontiguousarray(np.rot90(pixels, quarter_turns)))
-
-
-def _on_white(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 4) uint8, the last channel opacity -> (H, W, 3)."""
-    colour, opacity = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
-    return ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
 
 
 def check_one_size(sizes: Iterable[tuple[int, int]], *, path: str | os.PathLike) -> None:

@@ -1,34 +1,40 @@
-"""Residual quantization: sums level by level, dropout, scales, and any quantizer as a child."""
+"""Residual and grouped quantization: sums and groups of children, dropout, scales, losses, and any child."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from quantizers.formulas import as_latents
 
 from toolkit.build import build_component, build_tokenizer
-from toolkit.quantizers import FSQ, IBQ, KL, LFQ, VQ, Grouped, Identity, Residual
+from toolkit.quantizers import FSQ, IBQ, LFQ, VQ, Grouped, Residual
 from toolkit.registry import QUANTIZERS
 
 
-def latents_of(z: torch.Tensor) -> torch.Tensor:
-    """(N, d) -> (1, d, 1, 1, N)."""
-    return z.T.reshape(1, -1, 1, 1, len(z))
+def test_groups_of_signs_equal_codebooks_of_consecutive_channels():
+    grouped = Grouped(quantizers=[LFQ(bits=4), LFQ(bits=4), LFQ(bits=4)])
+    together, z = LFQ(bits=4, num_codebooks=3), torch.randn(2, 12, 1, 3, 3, requires_grad=True)
+    ours, theirs = grouped(z), together(z)
+    assert torch.equal(ours.indices, theirs.indices) and torch.equal(ours.codes, theirs.codes)
+    torch.testing.assert_close(ours.losses, theirs.losses)
+    for name in ("dim", "codebook_size", "num_codebooks", "loss_weights"):
+        assert getattr(grouped, name) == getattr(together, name)
 
 
-def test_golden_indices_coarsest_level_first():
-    residual = Residual(quantizers=[LFQ(bits=2), LFQ(bits=2, scale=0.5), LFQ(bits=2, scale=0.25)]).eval()
-    output = residual(latents_of(torch.tensor([[0.7, -1.8], [1.3, 0.1]])))
-    assert output.indices.reshape(2, 3).tolist() == [[2, 0, 2], [3, 2, 0]]
-    assert output.codes[0, :, 0, 0].T.tolist() == [[0.75, -1.75], [1.25, 0.25]]
+def test_groups_may_have_unequal_widths():
+    grouped = Grouped(quantizers=[VQ(codebook_size=8, dim=2), VQ(codebook_size=8, dim=5)]).eval()
+    z = torch.randn(1, 7, 1, 2, 2)
+    output = grouped(z)
+    for column, (child, part) in enumerate(zip(grouped.quantizers, z.split([2, 5], dim=1), strict=True)):
+        assert torch.equal(child(part).indices[..., 0], output.indices[..., column])
+    assert torch.equal(grouped.codes_from_indices(output.indices), output.codes)
 
 
 def test_scales_count_for_children_without_one():
     residual = Residual(quantizers=[FSQ(levels=[5, 5]), FSQ(levels=[5, 5])], scales=[1.0, 0.25]).eval()
-    z = torch.randn(30, 2)
-    coarse = FSQ(levels=[5, 5]).eval()
-    first = coarse(latents_of(z)).codes
-    second = coarse((latents_of(z) - first) / 0.25).codes
-    torch.testing.assert_close(residual(latents_of(z)).codes, first + 0.25 * second)
+    z, coarse = as_latents(torch.randn(30, 2)), FSQ(levels=[5, 5]).eval()
+    first = coarse(z).codes
+    torch.testing.assert_close(residual(z).codes, first + 0.25 * coarse((z - first) / 0.25).codes)
 
 
 def test_first_columns_decode_to_a_coarser_code():
@@ -45,17 +51,16 @@ def test_gradient_passes_the_sum_once(rotation_trick):
     residual = Residual(quantizers=[VQ(codebook_size=4, dim=2) for _ in range(3)], rotation_trick=rotation_trick)
     z, upstream = torch.randn(1, 2, 1, 1, 5, requires_grad=True), torch.randn(1, 2, 1, 1, 5)
     residual(z).codes.backward(upstream)
-    if not rotation_trick:
-        assert torch.equal(z.grad, upstream)
+    assert torch.equal(z.grad, upstream) is not rotation_trick
     assert torch.isfinite(z.grad).all() and z.grad.abs().sum() > 0
 
 
 def test_losses_are_the_means_of_the_levels():
     levels = [VQ(codebook_size=4, dim=2) for _ in range(2)]
-    z = torch.randn(10, 2)
-    losses = Residual(quantizers=levels)(latents_of(z)).losses
-    first = levels[0](latents_of(z))
-    second = levels[1](latents_of(z) - first.codes.detach())
+    z = as_latents(torch.randn(10, 2))
+    losses = Residual(quantizers=levels)(z).losses
+    first = levels[0](z)
+    second = levels[1](z - first.codes.detach())
     for name in ("codebook", "commitment"):
         torch.testing.assert_close(losses[name], (first.losses[name] + second.losses[name]) / 2)
 
@@ -70,6 +75,13 @@ def test_children_of_unequal_weights_count_as_their_weighted_mean():
     torch.testing.assert_close(grouped.loss_weights["commitment"] * losses["commitment"],
                                (0.25 * own[0]["commitment"] + 1.0 * own[1]["commitment"]) / 2)
     torch.testing.assert_close(losses["quantization"], own[1]["quantization"])  # of the one that has it
+
+
+def test_children_whose_weights_cancel_are_refused():
+    children = [LFQ(bits=2), LFQ(bits=2)]
+    children[1].loss_weights = {"commitment": -0.25}
+    with pytest.raises(ValueError, match=r"Grouped needs loss weights whose mean is not 0, got .* for 'commitment'"):
+        Grouped(quantizers=children)
 
 
 def test_quantize_dropout_decodes_the_first_levels_and_keeps_all_indices():
@@ -111,18 +123,3 @@ def test_tokenizer_of_a_residual_is_built_from_a_config():
         quantizer=dict(type="Residual", quantizers=[dict(type="BSQ", bits=6)] * 3))).eval()
     indices, size = tokenizer.tokenize(torch.zeros(1, 3, 5, 8, 8), return_size=True)
     assert indices.shape == (1, 3, 4, 4, 3) and tokenizer.detokenize(indices, size).shape == (1, 3, 5, 8, 8)
-
-
-@pytest.mark.parametrize(("quantizers", "match"), [
-    ([], "one or more"), ([LFQ(bits=2), LFQ(bits=3)], "one codebook_size"), ([Identity(dim=2)], "has none"),
-    ([LFQ(bits=2), KL(dim=2)], "has none"), (["LFQ"], "one or more"),
-    ([LFQ(bits=2), LFQ(bits=2, num_codebooks=2)], "one dim")])
-def test_children_that_do_not_fit_are_refused(quantizers, match):
-    with pytest.raises(ValueError, match=match):
-        Residual(quantizers=quantizers)
-
-
-@pytest.mark.parametrize("arguments", [dict(scales=[1.0]), dict(scales=[1.0, 0.0]), dict(quantize_dropout=1.5)])
-def test_options_out_of_range_are_refused(arguments):
-    with pytest.raises(ValueError, match="Residual needs"):
-        Residual(quantizers=[LFQ(bits=2), LFQ(bits=2)], **arguments)

@@ -1,13 +1,13 @@
-"""Distances of pixels: PSNR and SSIM.
+"""Scores of frames: PSNR and LPIPS; SSIM and MS-SSIM are in ``similarity.py``.
 
-Protocol of both: pixels are clamped to [-1, 1], mapped to [0, 1] and not rounded to 8 bits; every
-frame gets a score with data range 1, and the result is the mean over all frames of all clips, so a
-clip counts by its length. Frames are compared in RGB.
+Protocol of all: pixels are clamped to [-1, 1], mapped to [0, 1] and not rounded to 8 bits; every RGB frame gets a score
+with data range 1, and the result is the mean over all frames of all clips, so a clip counts by its length.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -17,8 +17,11 @@ from torch import Tensor
 
 from toolkit.contracts import Column, Metric
 from toolkit.layers.distributed import sum_numbers_over_processes
-from toolkit.metrics.merging import check_mergeable
+from toolkit.metrics.checks import check_mergeable, check_sizes
+from toolkit.pretrained import lpips_network
 from toolkit.registry import METRICS
+
+_lpips = functools.cache(lpips_network)  # one network serves all blocks and metrics
 
 
 class FrameMean(Metric):
@@ -35,14 +38,8 @@ class FrameMean(Metric):
 
     @torch.no_grad()
     def update(self, *, target: Tensor, reconstruction: Tensor, indices: Tensor | None = None) -> None:
-        """Add a batch of clips (B, C, T, H, W) in [-1, 1]; indices are not used.
-
-        Raises:
-            ValueError: If the two have different sizes, or their frames are too small.
-        """
-        if target.shape != reconstruction.shape or target.ndim != 5:
-            raise ValueError(f"{type(self).__name__} compares clips (B, C, T, H, W) of equal size, got "
-                             f"{tuple(target.shape)} and {tuple(reconstruction.shape)}.")
+        """Add clips (B, C, T, H, W) in [-1, 1]; ValueError for unequal sizes, or frames that are too small."""
+        check_sizes(self, target, reconstruction)
         scores = self.score(_unit_frames(target), _unit_frames(reconstruction))  # (B * T,)
         self._total += scores.double().sum().item()
         self._frames += len(scores)
@@ -98,38 +95,38 @@ class PSNR(FrameMean):
 
 
 @METRICS.register_module()
-class SSIM(FrameMean):
-    """Structural similarity (Wang et al., 2004), per frame, then averaged.
+class LPIPS(FrameMean):
+    """Learned perceptual distance v0.1 (Zhang et al., arXiv:1801.03924), per frame, then averaged.
 
-    Gaussian 11 x 11 window of sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance, the mean over
-    channels and over the positions where the window lies inside the frame (5 pixels at each border
-    are excluded), as in Wang's code and in scikit-image with ``gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False``. (torchmetrics averages over the reflected borders too, which
-    changes the third digit.)
+    The score is called ``lpips_alex`` or ``lpips_vgg``. Frames have their own size; the network runs in float32.
+
+    Args:
+        net: ``"alex"``, the usual one to report, or ``"vgg"``, with which tokenizers are often trained. Another one
+            raises a ValueError.
 
     Example:
-        >>> ssim, x = SSIM(), torch.rand(1, 3, 1, 16, 16)
-        >>> ssim.update(target=x, reconstruction=x, indices=None)
-        >>> round(ssim.compute()["ssim"], 4)
-        1.0
+        >>> lpips, black = LPIPS(net="alex"), -torch.ones(1, 3, 2, 64, 64)
+        >>> lpips.update(target=black, reconstruction=-black)
+        >>> {name: round(score, 4) for name, score in lpips.compute().items()}
+        {'lpips_alex': 0.814}
     """
 
-    name = "ssim"
-    higher_is_better = {"ssim": True}
-    columns = {"ssim": Column("SSIM", ".3f")}
+    batch_size = 32  # frames at once, which bounds memory
+    higher_is_better = {"lpips_alex": False, "lpips_vgg": False}
+    columns = {"lpips_alex": Column("LPIPS (Alex)", ".3f"), "lpips_vgg": Column("LPIPS (VGG)", ".3f")}
+
+    def __init__(self, *, net: str = "alex"):
+        self.network = _lpips(net)
+        self.name = f"lpips_{net}"
+        self.higher_is_better = {self.name: False}
+        self.columns = {self.name: type(self).columns[self.name]}
+        super().__init__()
 
     def score(self, target: Tensor, reconstruction: Tensor) -> Tensor:
-        """Two batches of frames (N, C, H, W) in [0, 1] -> (N,) in [-1, 1].
+        """Two batches of frames (N, 3, H, W) in [0, 1] -> (N,).
 
         Raises:
-            ValueError: If a side is below 11.
+            ValueError: If the frames are not RGB, or a side is below 31 (``"alex"``) or 16 (``"vgg"``).
         """
-        if min(target.shape[2:]) < 11:
-            raise ValueError(f"SSIM takes frames of at least 11 x 11, its window, got "
-                             f"{tuple(target.shape[2:])}; use larger frames or remove SSIM from the metrics.")
-        from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds
-
-        _, similarity = structural_similarity_index_measure(
-            reconstruction, target, gaussian_kernel=True, sigma=1.5, data_range=1.0, k1=0.01, k2=0.03,
-            reduction="none", return_full_image=True)
-        return similarity[..., 5:-5, 5:-5].mean((1, 2, 3))  # the rest saw reflected pixels
+        return torch.cat([self.network(one * 2 - 1, other * 2 - 1) for one, other in
+                          zip(reconstruction.split(self.batch_size), target.split(self.batch_size), strict=True)])

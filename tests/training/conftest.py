@@ -1,0 +1,3 @@
+from training import tiny
+
+clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
