@@ -70,12 +70,13 @@ def main() -> None:
 
     from toolkit.evaluation.benchmark import ERRORS, rows_of, write_summary
     from toolkit.evaluation.protocol import load_suite
-    from toolkit.evaluation.results import Evaluation
+    from toolkit.evaluation.results import Evaluation, Options
     from toolkit.evaluation.table import terminal_tables
 
     state = PartialState(cpu=arguments.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"))
     if state.num_processes == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.exit("error: there are several processes and no accelerators; add --device cpu if this is intended.")
+    options = Options(**{name: value for name, value in vars(arguments).items() if name not in ("suite", "output")})
     failed = False
 
     def on_error(subject: object, error: Exception) -> None:
@@ -89,7 +90,7 @@ def main() -> None:
         if arguments.output is None or len(arguments.suite) > 1:
             folder = folder / name
         try:
-            evaluation = Evaluation(name, load_suite(suite, SUITES), folder, arguments, state=state)
+            evaluation = Evaluation(name, load_suite(suite, SUITES), folder, options, state=state)
             rows = rows_of(evaluation, on_error)
             if rows and state.is_main_process:
                 Console(width=max(150, Console().width)).print(terminal_tables(rows))

@@ -74,6 +74,8 @@ class VideoCodec(Baseline):
     def bits_per_pixel(self) -> float | None:
         return self.num_bits / self.num_pixels if self.num_pixels else None
 
+    # Without mbtree and cutree, which move bits to blocks that later frames use: on small pictures their vector code
+    # reads (in x265 also writes) past the end of its arrays, so that streams differ from run to run.
     @abstractmethod
     def parameters(self, side: int) -> str:
         """Encoder parameters for this shorter side: one thread, for the same streams everywhere, and no log."""
@@ -170,10 +172,6 @@ def _from_planes(planes: np.ndarray) -> Tensor:
     yuv = torch.cat([values[:, None, :height], chroma], dim=1)
     rgb = (rearrange(yuv, "t c h w -> t h w c") - _OFFSET) @ torch.linalg.inv(_TO_YUV).T
     return rgb.round().clamp(0, 255).to(torch.uint8)
-
-
-# Without mbtree and cutree, which move bits to blocks that later frames use: on small pictures their vector code reads
-# (in x265 also writes) past the end of its arrays, so that streams differ from run to run.
 
 
 @BASELINES.register_module(name="x264")

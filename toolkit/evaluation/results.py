@@ -8,8 +8,8 @@ import json
 import math
 import os
 import platform
-from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,27 @@ WEIGHTS = {("LPIPS", "alex"): "lpips_alexnet", ("LPIPS", "vgg"): "lpips_vgg16",
 Row = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Options:
+    """The options of a run; the help of benchmarks/run.py explains them."""
+
+    tokenizer: Sequence[Path] = ()
+    train: Sequence[Path] = ()
+    steps: int | None = None
+    cfg_options: Sequence[str] = ()
+    data: Path | None = None
+    limit: int | None = None
+    metrics: Sequence[str] = ()
+    baseline: Sequence[str] = ()
+    batch_size: int = 4
+    num_workers: int = 0
+    device: str | None = None
+
+
 class Evaluation:
-    """A suite with its data and the options of a run, shared by all entries; every process of a group makes one.
+    """A suite with its data and the options of a run, shared by all entries; every process of a group makes one."""
 
-    ``options`` are the arguments of benchmarks/run.py.
-    """
-
-    def __init__(self, name: str, suite: Suite, folder: Path, options: Namespace, *, state: PartialState):
+    def __init__(self, name: str, suite: Suite, folder: Path, options: Options, *, state: PartialState):
         self.name, self.suite, self.folder, self.options, self.state = name, suite, folder, options, state
         self.protocol = self._protocol()
         path = str(options.data) if options.data else suite.path
