@@ -29,7 +29,8 @@ def check_keys(where: str, config: Any, known: Sequence[str], *, required: Itera
     if named:
         raise ConfigError(f"{where} has no key {', '.join(named)}; it takes {', '.join(known)}.")
     if missing := [key for key in required if key not in config]:
-        raise ConfigError(f"{where} needs {' and '.join(missing)}, got {', '.join(config) or 'no key'}.")
+        raise ConfigError(f"{where} needs {' and '.join(missing)}, got {', '.join(config) or 'no key'}; it is "
+                          f"dict({', '.join(f'{key}=...' for key in known)}).")
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:

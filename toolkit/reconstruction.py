@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import time
@@ -102,20 +101,32 @@ def _round_trip(tokenizer: Tokenizer, media: Media) -> Iterator[tuple[Tensor, Te
     device = tokenizer.decoder.last_layer.device
     length = frames_per_chunk(*media.size, stride_t=tokenizer.stride[0])
     chunks = (chunk[None].to(device) for chunk in media.chunks(length))
-    if media.fps is None or tokenizer.why_not_streamed is not None:
-        whole = torch.cat(list(chunks), dim=2)
-        indices, size = tokenizer.tokenize(whole, return_size=True)
-        yield whole, tokenizer.detokenize(indices, size), indices
+    if media.fps is not None and tokenizer.why_not_streamed is None:
+        yield from _streamed(tokenizer, chunks)
         return
-    sources, unscored = itertools.tee(chunks)
-    tokens, latest = itertools.tee(tokenizer.tokenize_stream(sources))
-    target = next(unscored)
-    for output, indices in zip(tokenizer.detokenize_stream(tokens), latest, strict=True):
-        while target.shape[2] < output.shape[2] and (chunk := next(unscored, None)) is not None:
-            target = torch.cat([target, chunk], dim=2)
+    whole = torch.cat(list(chunks), dim=2)
+    indices, size = tokenizer.tokenize(whole, return_size=True)
+    yield whole, tokenizer.detokenize(indices, size), indices
+
+
+def _streamed(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    waiting, latest = [], []  # frames that are not decoded yet, and the indices of the current chunk
+
+    def sources() -> Iterator[Tensor]:
+        for chunk in chunks:
+            waiting.append(chunk)
+            yield chunk
+
+    def tokens() -> Iterator[Tensor]:
+        for indices in tokenizer.tokenize_stream(sources()):
+            latest.append(indices)
+            yield indices
+
+    for output in tokenizer.detokenize_stream(tokens()):
+        target = torch.cat(waiting, dim=2)
         frames = min(output.shape[2], target.shape[2])  # the end is padded
-        yield target[:, :, :frames], output[:, :, :frames, :target.shape[3], :target.shape[4]], indices
-        target = target[:, :, frames:]
+        waiting[:] = [target[:, :, frames:]]
+        yield target[:, :, :frames], output[:, :, :frames, :target.shape[3], :target.shape[4]], latest.pop()
 
 
 def codebook_use(results: Iterable[Reconstruction]) -> dict[str, float]:

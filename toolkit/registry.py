@@ -51,7 +51,7 @@ class Registry(MMRegistry):
 
     def __init__(self, kind: str, *, contracts: tuple[type, ...], location: str):
         super().__init__(kind, scope="toolkit", locations=[location])
-        self.contracts, self.group = contracts, GROUPS[kind]
+        self.contracts, self.group = contracts, GROUPS.get(kind)
 
     def _register_module(self, module: type, module_name: str | list[str] | None = None, force: bool = False) -> None:
         names = [module_name] if isinstance(module_name, str) else module_name or [module.__name__]

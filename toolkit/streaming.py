@@ -16,15 +16,7 @@ Size = tuple[int, int, int]
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode without autocast within; afterwards every submodule has its own mode again.
-
-    Example:
-        >>> layer = nn.Linear(1, 1)
-        >>> with evaluating(layer): print(layer.training)
-        False
-        >>> layer.training
-        True
-    """
+    """Eval mode without autocast within; afterwards every submodule has its own mode again."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     device = next((parameter.device.type for parameter in module.parameters()), "cpu")

@@ -20,7 +20,7 @@ from toolkit.evaluation.preparation import build_dataset, with_values
 from toolkit.evaluation.protocol import ALEX, CODEBOOK, I3D, INCEPTION, PSNR, SSIM, Protocol, load_suite
 from toolkit.evaluation.report import write_report
 from toolkit.evaluation.table import cells_of, rows_of_folder
-from toolkit.metrics import frechet, perceptual
+from toolkit.metrics import frames, frechet
 from toolkit.metrics.frames import FrameMean
 from toolkit.networks import MAGVIT2Encoder
 from toolkit.registry import BASELINES, METRICS
@@ -173,7 +173,7 @@ def test_a_corrupt_clip_is_named_skipped_and_marked(clips, tmp_path, capsys):
     ([], "weights/lpips_alexnet", {"metrics": (PSNR, ALEX)})])
 def test_missing_data_is_one_error_line_and_nothing_is_written(
         arguments, words, suite, clips, tmp_path, capsys, monkeypatch):
-    perceptual._network.cache_clear()
+    frames._lpips.cache_clear()
     for name, value in (("TOOLKIT_CACHE", str(tmp_path / "cache")), ("PIP_INDEX_URL", "http://127.0.0.1:9/simple"),
                         ("PIP_RETRIES", "0")):
         monkeypatch.setenv(name, value)

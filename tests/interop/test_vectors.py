@@ -99,7 +99,7 @@ def test_raw_weights_convert_on_request_where_the_averaged_copy_does_not_match()
     content = lightning(case.tensors, garbage(case.tensors), patchgan())
     content["state_dict"]["model_ema.encoderunknownweight"] = torch.ones(3)
     gives_its_numbers(convert_tensors(content, ema=False).tokenizer, case)
-    with pytest.raises(CheckpointError, match=r"model_ema\.encoderunknownweight is .* \(--no-ema\)"):
+    with pytest.raises(CheckpointError, match=r"in the file: model_ema\.encoderunknownweight; .*\(--no-ema\)"):
         convert_tensors(content)
 
 

@@ -24,9 +24,10 @@ def filled(vectors: torch.Tensor, keys: torch.Tensor, sizes: list[int], *, asked
     features = FeatureSet(3, kept=6)
     for part, some in zip(vectors.split(sizes), keys.split(sizes), strict=True):
         features = features.plus(part, some)
-        assert len(features.features) <= 6
+        held = sum(len(chunk) for chunk, _ in features._chunks), sum(map(len, features._not_in_sums))
+        assert max(held) <= 2 * 6  # memory does not grow with the number of samples
         if asked:
-            features.sums()
+            features.sums(), features.features
     return features
 
 
@@ -35,7 +36,8 @@ def test_the_same_sample_stays_whatever_the_order_and_the_batches():
     expected = vectors[keys.argsort()[:6]]
     for order, sizes in ((torch.arange(40), [40]), (torch.randperm(40), [1, 20, 19]), (torch.randperm(40), [5] * 8)):
         features = filled(vectors[order], keys[order], sizes)
-        assert torch.equal(features.features, expected) and not features.complete and features.count == 40
+        assert torch.equal(features.features, expected) and len(features.features) == 6
+        assert not features.complete and features.count == 40
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -169,6 +169,9 @@ def test_network_of_one_size_is_checked_at_that_size():
     (variant(SmallEncoder, fitting_size=lambda self, size: (1, 2, 2)), "needed a fitting size that contains"),
     (variant(Judge, forward=lambda self, pixels: Judge.forward(self, Once.apply(pixels)).square()),
      "its gradient at the pixels can be differentiated"),
+    (variant(SmallEncoder, forward=lambda self, pixels, cache=None: SmallEncoder.forward(
+        self, 2 * pixels if self.activation_checkpointing else pixels, cache)),
+     "activation checkpointing changes memory, not results"),
     (variant(SmallEncoder, stride=8), r"needed stride \(s_t, s_h, s_w\), ints of at least 1, got 8; set self.stride"),
     (variant(SmallEncoder, forward=lambda self, pixels, cache=None: self.conv(pixels, cache).half()),
      "of torch.float16; correct forward"),

@@ -21,8 +21,8 @@ def quantize_uniform(x: Tensor, bits: tuple[int, int, int]) -> tuple[Tensor, Ten
 
     A channel of no bits is 0.5 throughout. R has the most significant digits.
     """
-    top, place = torch.tensor([[2**b - 1 for b in bits], [2**(bits[1] + bits[2]), 2**bits[2], 1]],
-                              device=x.device).view(2, 1, 3, 1, 1, 1)
+    top = torch.tensor([2**b - 1 for b in bits], device=x.device).view(1, 3, 1, 1, 1)
+    place = torch.tensor([2**(bits[1] + bits[2]), 2**bits[2], 1], device=x.device).view(1, 3, 1, 1, 1)
     digits = (x * top).round()
     indices = (digits.long() * place).sum(1).unsqueeze(-1)
     return torch.where(top == 0, 0.5, digits / top.clamp(min=1)), indices

@@ -12,27 +12,7 @@ from toolkit.contracts.component import Component
 Size = tuple[int, int, int]
 
 
-class _Coder(Component, nn.Module, ABC):
-    """What encoders and decoders share."""
-
-    in_channels: int
-    out_channels: int
-    stride: Size
-    first_frame_alone: bool
-    causal: bool
-    activation_checkpointing: bool | int = False
-
-    def pixel_size(self, grid: Size) -> Size:
-        """(T, H, W) of the pixels of a latent grid (t, h, w), by the strides.
-
-        A decoder overrides it where its encoder overrides :meth:`Encoder.grid`. Grids that the network does not take
-        raise ValueError with those that it takes.
-        """
-        t, h, w = (cells * stride for cells, stride in zip(grid, self.stride, strict=True))
-        return t - int(self.first_frame_alone) * (self.stride[0] - 1), h, w
-
-
-class Encoder(_Coder):
+class Encoder(Component, nn.Module, ABC):
     """Pixels to latents.
 
     Attributes:
@@ -53,6 +33,13 @@ class Encoder(_Coder):
         >>> EveryOtherPixel()(torch.zeros(1, 3, 5, 8, 8)).shape, EveryOtherPixel().fitting_size((5, 7, 8))
         (torch.Size([1, 3, 5, 4, 4]), (5, 8, 8))
     """
+
+    in_channels: int
+    out_channels: int
+    stride: Size
+    first_frame_alone: bool
+    causal: bool
+    activation_checkpointing: bool | int = False
 
     @abstractmethod
     def forward(self, pixels: Tensor, cache: dict[Any, Any] | None = None) -> Tensor:
@@ -77,30 +64,51 @@ class Encoder(_Coder):
 
         If there is none, it raises ValueError with the sizes that the network takes.
         """
-        return self.pixel_size(self.grid(size))
+        return pixel_size(self, self.grid(size))
 
 
-class Decoder(_Coder):
+class Decoder(Component, nn.Module, ABC):
     """Codes to pixels; its attributes mirror the encoder's.
 
     Attributes:
         in_channels: d.
         out_channels: C.
         stride, first_frame_alone, causal, activation_checkpointing: As the encoder's.
+        last_layer: The weight of the layer that makes the pixels (adaptive GAN weights need it).
 
     Example:
         >>> Decoder.__abstractmethods__ == {"forward", "last_layer"}   # what an author writes
         True
     """
 
+    in_channels: int
+    out_channels: int
+    stride: Size
+    first_frame_alone: bool
+    causal: bool
+    activation_checkpointing: bool | int = False
+
     @property
     @abstractmethod
     def last_layer(self) -> nn.Parameter:
-        """The weight of the layer that makes the pixels (adaptive GAN weights need it)."""
+        """The weight of the layer that makes the pixels."""
 
     @abstractmethod
     def forward(self, codes: Tensor, cache: dict[Any, Any] | None = None) -> Tensor:
         """(B, d, t, h, w) -> pixels (B, C, T, H, W), not clamped; ``cache`` as in :meth:`Encoder.forward`."""
+
+    def pixel_size(self, grid: Size) -> Size:
+        """(T, H, W) of the pixels of codes (t, h, w); overridden where the encoder overrides :meth:`Encoder.grid`.
+
+        Grids that the network does not take raise ValueError with those that it takes.
+        """
+        return pixel_size(self, grid)
+
+
+def pixel_size(network: Encoder | Decoder, grid: Size) -> Size:
+    """(T, H, W) of the pixels of a latent grid, by the strides alone."""
+    t, h, w = (cells * stride for cells, stride in zip(grid, network.stride, strict=True))
+    return t - int(network.first_frame_alone) * (network.stride[0] - 1), h, w
 
 
 class Discriminator(Component, nn.Module, ABC):
@@ -122,7 +130,7 @@ class Discriminator(Component, nn.Module, ABC):
     """
 
     in_channels: int
-    size: Size | None
+    size: tuple[int, int, int] | None
     batch_statistics: bool = False
 
     @abstractmethod

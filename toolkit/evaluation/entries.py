@@ -1,23 +1,14 @@
-"""The entries of a benchmark, tokenizers and baselines, with the speed and memory of their codecs."""
+"""The entries of a benchmark: tokenizers and baselines."""
 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import resource
-import statistics
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +23,6 @@ from toolkit.training.validation import bits_per_pixel
 
 DEFAULT_BASELINES = ("Thumbnail", "x264", "x265")
 CURVE_FACTORS = (0.5, 2.0)  # times the reference rate: other points of a baseline's rate-distortion curve
-MAX_RUNS, MAX_SECONDS = 5, 3.0  # of one measurement of speed; no run starts after MAX_SECONDS
 NOT_ARGUMENTS = ("reference", "curve")  # in the spec of a baseline: the reference rate, and the other rates
 
 
@@ -132,53 +122,3 @@ def open_codec(spec: dict[str, Any], device: torch.device | str) -> Codec:
     if spec["bypass"]:
         tokenizer = Tokenizer(tokenizer.encoder, Identity(dim=tokenizer.quantizer.dim), tokenizer.decoder)
     return TokenizerCodec(tokenizer.to(device))
-
-
-def measure_cost(spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads: int) -> dict[str, Any]:
-    """Frames per second of encoding and decoding one batch, and the peak memory of both in GiB.
-
-    Speeds are medians of repeated runs after a warm-up. Memory is that of tensors on a GPU; on a CPU it is that of
-    the whole process with Python and torch.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "toolkit.build", "toolkit.networks", "toolkit.baselines"])
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        try:
-            return pool.submit(_measure, spec, pixels, device, num_threads).result()
-        except BrokenProcessPool as error:
-            reason = "the process ended without an answer, perhaps because there was not enough memory"
-            raise RuntimeError(f"measuring speed and memory failed: {reason}") from error
-        except Exception as error:  # any that the codec raises
-            raise RuntimeError(f"measuring speed and memory failed: {type(error).__name__}: {error}") from error
-
-
-def _measure(spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads: int) -> dict[str, Any]:
-    torch.set_num_threads(num_threads)
-    batch = torch.from_numpy(pixels).to(device)
-    codec, cuda = open_codec(spec, device), torch.device(device).type == "cuda"
-    frames, size = batch.shape[0] * batch.shape[2], tuple(batch.shape[2:])
-
-    def frames_per_second(run: Callable[[], Any]) -> float:
-        started, seconds = time.perf_counter(), []
-        while len(seconds) < MAX_RUNS and (not seconds or time.perf_counter() - started < MAX_SECONDS):
-            before = time.perf_counter()
-            run()
-            if cuda:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - before)
-        return frames / statistics.median(seconds)
-
-    with torch.no_grad():
-        try:
-            codes = codec.encode(batch)
-            codec.decode(codes, size)  # warm-up
-            speeds = {"encode_frames_per_second": frames_per_second(lambda: codec.encode(batch)),
-                      "decode_frames_per_second": frames_per_second(lambda: codec.decode(codes, size))}
-        except NotImplementedError:  # a baseline without encode and decode
-            codec(batch)
-            speeds = {}
-    if cuda:
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"throughput": speeds, "peak_memory_gib": peak / 2**30}

@@ -112,8 +112,9 @@ def extrapolate(blocks: Sequence[Metric], name: str) -> float | None:
         order = torch.randperm(g, generator=torch.Generator().manual_seed(0)).tolist()
         for size in sorted({round(share * g) for share in SHARES}):
             count = 1 if size == g else min(g, 2 * math.ceil(g / size))  # each block is in about two subsets
-            chosen = [sorted(order[(start * g // count + i) % g] for i in range(size)) for start in range(count)]
-            subsets = [union(blocks[i] for i in indices) for indices in chosen]
+            starts = [number * g // count for number in range(count)]
+            circular = order + order
+            subsets = [union(blocks[i] for i in sorted(circular[start:start + size])) for start in starts]
             inverses.append(statistics.fmean(1 / subset.num_samples() for subset in subsets))
             with _no_sample_warnings():
                 scores.append(statistics.fmean(subset.compute()[name] for subset in subsets))

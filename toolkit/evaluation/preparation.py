@@ -21,7 +21,7 @@ from toolkit.data.loading.sampling import mix
 from toolkit.data.reading.transforms import check_enlargement, to_pixels
 from toolkit.data.reading.transforms import resize as bicubic
 from toolkit.data.reading.video_file import VideoFile
-from toolkit.evaluation.protocol import RESIZES, Protocol
+from toolkit.evaluation.protocol import Protocol
 
 
 def _bilinear(frames: Tensor, *, size: tuple[int, int]) -> Tensor:
@@ -34,9 +34,11 @@ def _by_pillow(frames: Tensor, *, size: tuple[int, int], filter_: Image.Resampli
     return torch.from_numpy(np.stack(resized))
 
 
-_FILTERS: dict[str, Callable[..., Tensor]] = dict(zip(RESIZES, (
-    bicubic, bicubic, partial(_by_pillow, filter_=Image.Resampling.LANCZOS), _bilinear,
-    partial(_by_pillow, filter_=Image.Resampling.BICUBIC)), strict=True))
+_FILTERS: dict[str, Callable[..., Tensor]] = {  # of each of RESIZES
+    "short edge, bicubic": bicubic, "squash, bicubic": bicubic,
+    "short edge, Lanczos": partial(_by_pillow, filter_=Image.Resampling.LANCZOS),
+    "short edge, bilinear without antialiasing": _bilinear,
+    "halve by box, then short edge, bicubic": partial(_by_pillow, filter_=Image.Resampling.BICUBIC)}
 
 
 def prepare(frames: Sequence[Tensor], protocol: Protocol) -> Tensor:

@@ -249,7 +249,8 @@ def _plotted(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _codebook(index: int, row: Row) -> dict[str, Any]:
     """Histogram at up to 160 ranks, and entropy in bits (from the scores if they have it)."""
-    book, scores, counts = row["codebook"], row["finite"], row["codebook"]["histogram"]
+    book, scores = {"num_codebooks": 1, "digit_entropies": []} | row["codebook"], row["finite"]
+    counts = [count for count in book["histogram"] if count]
     total, entries = book.get("num_indices", sum(counts)), book["size"] * book["num_codebooks"]  # one for all codebooks
     max_used = min(entries, total)
     ranks = sorted({min(len(counts), round(len(counts) ** (n / 159))) for n in range(160)})

@@ -27,7 +27,8 @@ from toolkit.build import build_metrics
 from toolkit.contracts import Baseline, DataError, Metric
 from toolkit.data import Batch, Source, ValLoader, write_video
 from toolkit.data.datasets.files import SPLITS
-from toolkit.evaluation.entries import Codec, Entry, TokenizerCodec, measure_cost, open_codec
+from toolkit.evaluation.cost import measure_cost
+from toolkit.evaluation.entries import Codec, Entry, TokenizerCodec, open_codec
 from toolkit.evaluation.intervals import extrapolate, jackknife, union
 from toolkit.evaluation.preparation import (
     block_numbers,

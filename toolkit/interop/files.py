@@ -124,8 +124,11 @@ def sort_contents(checkpoint: Mapping[str, Any], *, ema: bool = True) -> Content
     tokenizer = _tokenizer_of(raw, contents)
     if average and ema:
         if dotless:
-            dotted = {_copy_without_dots(name): name for name in raw}
-            average = {dotted.get(name, name): tensor for name, tensor in average.items()}
+            dotted = {_dotless_name(name): name for name in raw}
+            if unknown := [name for name in average if name not in dotted]:
+                raise CheckpointError(f"left over, copies of no tensor in the file: {shortened(unknown)}; convert the "
+                                      "raw weights instead (--no-ema).")
+            average = {dotted[name]: tensor for name, tensor in average.items()}
         averaged = _tokenizer_of(average, contents, with_discriminator=not raw)
         if raw:
             _check_copy(averaged, tokenizer, dotless=bool(dotless))
@@ -235,17 +238,19 @@ def _tokenizer_of(tensors: Tensors, contents: Contents, *, with_discriminator: b
     return _unwrapped(tokenizer)
 
 
-def _copy_without_dots(name: str) -> str:
+def _dotless_name(name: str) -> str:
+    """The name of Lightning's averaged copy of a tensor."""
     return f"model_ema.{name.replace('.', '')}"
 
 
 def _check_copy(average: Tensors, raw: Tensors, *, dotless: bool) -> None:
-    copies = {name: _copy_without_dots(name) if dotless else f"ema.{name}" for name in raw}
-    problems = [f"{name} has no averaged copy {copy}" for name, copy in copies.items() if name not in average]
-    problems += [f"{name if dotless else f'ema.{name}'} is an averaged copy, but what it averages is missing"
-                 for name in average if name not in raw]
-    problems += [f"{copy} is {tuple(average[name].shape)}, {name} {tuple(raw[name].shape)}"
-                 for name, copy in copies.items() if name in average and average[name].shape != raw[name].shape]
+    def copy(name: str) -> str:
+        return _dotless_name(name) if dotless else f"ema.{name}"
+
+    problems = [f"{name} has no averaged copy {copy(name)}" for name in raw if name not in average]
+    problems += [f"{copy(name)} is an averaged copy, but {name} is missing" for name in average if name not in raw]
+    problems += [f"{copy(name)} is {tuple(average[name].shape)}, {name} {tuple(raw[name].shape)}"
+                 for name in raw if name in average and average[name].shape != raw[name].shape]
     if problems:
         raise CheckpointError(f"averaged and raw weights do not match: {shortened(problems)}; convert the raw weights "
                               "instead (--no-ema).")

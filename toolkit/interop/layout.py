@@ -154,6 +154,7 @@ class Layout(CheckpointFamily):
         """A number by majority over (our name with * for an index, what to add to the number of such tensors)."""
         votes = Counter()
         for ours, add in claims:
+            assert "*" in ours, f"{type(self).__name__}.count needs a name with *, got {ours!r}"
             names = (self.their_name(ours.replace("*", str(i))) for i in itertools.count())
             if number := next(i for i, name in enumerate(names) if name not in self.tensors):
                 votes[number + add] += 1

@@ -13,12 +13,8 @@ class JointBatchNorm(nn.BatchNorm3d):
     """Batch normalisation (Ioffe & Szegedy, arXiv:1502.03167) over the joint batch of all processes.
 
     On one process, and in eval mode, it is torch's BatchNorm3d. On several it equals torch's SyncBatchNorm, but works
-    on CPUs and is twice differentiable; all processes need batches of the same shape.
-
-    Args:
-        channels: C.
-        eps: Added to the variance.
-        momentum: Weight of the newest batch in the running mean and the (unbiased) running variance.
+    on CPUs and is twice differentiable; all processes need batches of the same shape. Arguments are torch's;
+    ``momentum`` is the weight of the newest batch in the running mean and the (unbiased) running variance.
 
     Example:
         >>> norm = JointBatchNorm(1)
@@ -27,9 +23,6 @@ class JointBatchNorm(nn.BatchNorm3d):
         >>> round(norm.running_mean.item(), 4), round(norm.running_var.item(), 4)   # 0.1 * 2, 0.9 * 1 + 0.1 * 2
         (0.2, 1.1)
     """
-
-    def __init__(self, channels: int, *, eps: float = 1e-5, momentum: float = 0.1):
-        super().__init__(channels, eps=eps, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) -> the same shape and dtype; statistics are float32 or wider.

@@ -18,8 +18,6 @@ def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation
     """``block(*inputs)``; with activation checkpointing its inner activations are recomputed in the backward pass.
 
     Args:
-        block: Any module.
-        inputs: Inputs of the block.
         activation_checkpointing: True or False, or the number of levels to checkpoint, the finest first.
         level: The block's level; 0 is the finest.
 

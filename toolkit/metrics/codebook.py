@@ -175,7 +175,9 @@ class Codebook(Metric):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned."""
-        self._chunks = [[tuple(chunk) for chunk in chunks] for chunks in state["chunks"]]
+        self.reset()
+        for own, chunks in zip(self._chunks, state["chunks"], strict=True):
+            own += map(tuple, chunks)
         self._pixels, self._frames = state["pixels"], state["frames"]
 
 

@@ -45,18 +45,25 @@ def pixel_keys(samples: Tensor) -> Tensor:
 
 
 class FeatureSet:
-    """Feature vectors, all of them up to ``kept``, beyond that their sums and a sample; no method changes the set."""
+    """Feature vectors, all of them up to ``kept``, beyond that their sums and a sample; additions give a new set."""
 
     def __init__(self, dim: int, *, kept: int):
         self.dim, self.kept = dim, kept
         self.count, self.checksum = 0, torch.tensor(0)  # the checksum wraps around, as int64 does
-        self.keys, self.features = torch.zeros(0, dtype=torch.long), torch.zeros(0, dim)  # that stay, ordered by keys
-        self._sums, self._not_in_sums = torch.zeros((), dtype=torch.float64), [self.features]
+        # Keys and vectors: first those that stay, ordered by keys, then later ones, of which some stay.
+        self._chunks = [(torch.zeros(0, dtype=torch.long), torch.zeros(0, dim))]
+        self._sums = torch.zeros((), dtype=torch.float64)  # of all vectors but those in _not_in_sums
+        self._not_in_sums: list[Tensor] = []
 
     @property
     def complete(self) -> bool:
         """Whether all vectors are still there."""
         return self.count <= self.kept
+
+    @property
+    def features(self) -> Tensor:
+        """The vectors (n, D) that stay, ordered by their keys."""
+        return self._sample()[1]
 
     def sums(self) -> Tensor:
         """The sum of ``[x, 1] [x, 1]^T`` over all vectors: (D + 1, D + 1) float64."""
@@ -66,35 +73,40 @@ class FeatureSet:
 
     def plus(self, features: Tensor, keys: Tensor) -> FeatureSet:
         """This set with vectors (N, D) of any float dtype, on any device, and the keys (N,) of their samples."""
-        features = features.detach().cpu()
-        joined = self._with(len(features), keys.sum(), keys, features)
-        joined._not_in_sums = [*self._not_in_sums, features]
-        if sum(map(len, joined._not_in_sums)) > self.kept:
+        features, joined = features.detach().cpu(), copy.copy(self)
+        joined.count, joined.checksum = self.count + len(features), self.checksum + keys.sum()
+        joined._chunks, joined._not_in_sums = [*self._chunks, (keys, features)], [*self._not_in_sums, features]
+        # Sums and samples of many vectors at once cost less than of each batch.
+        num_held = max(sum(map(len, joined._not_in_sums)), sum(len(chunk) for chunk, _ in joined._chunks))
+        if num_held > 2 * self.kept:
             joined.sums()
+            joined._sample()
         return joined
 
-    def _with(self, count: int, checksum: Tensor, keys: Tensor, features: Tensor) -> FeatureSet:
-        """This set and a number of vectors of which these may stay, but for their sums."""
-        joined = copy.copy(self)
-        joined.count, joined.checksum = self.count + count, self.checksum + checksum
-        keys, order = torch.cat([self.keys, keys]).sort(stable=True)
-        joined.keys, joined.features = keys[:self.kept], torch.cat([self.features, features])[order[:self.kept]]
-        return joined
+    def _sample(self) -> tuple[Tensor, Tensor]:
+        """Keys (n,) and vectors (n, D) that stay, ordered by keys."""
+        if len(self._chunks) > 1:
+            keys, features = (torch.cat(chunks) for chunks in zip(*self._chunks, strict=True))
+            keys, order = keys.sort(stable=True)
+            self._chunks = [(keys[:self.kept], features[order[:self.kept]])]
+        return self._chunks[0]
 
     def over_processes(self) -> FeatureSet:
         """The joined set of all processes; all of them must call it."""
         joined = FeatureSet(self.dim, kept=self.kept)
-        for part in gather_objects_over_processes((self.count, self.checksum, self.keys, self.features)):
-            joined = joined._with(*part)
-        joined._not_in_sums = [joined.features] if joined.complete else []
-        if not joined.complete:
+        for count, checksum, *sample in gather_objects_over_processes((self.count, self.checksum, *self._sample())):
+            joined.count, joined.checksum = joined.count + count, joined.checksum + checksum
+            joined._chunks.append(tuple(sample))
+        if joined.complete:
+            joined._not_in_sums = [joined.features]
+        else:
             joined._sums = sum_over_processes(self.sums().to(reduction_device())).cpu()
         return joined
 
     def state(self) -> dict[str, Tensor]:
         """Everything, as tensors."""
-        state = {"keys": self.keys, "features": self.features, "count": torch.tensor(self.count),
-                 "checksum": self.checksum}
+        keys, features = self._sample()
+        state = {"keys": keys, "features": features, "count": torch.tensor(self.count), "checksum": self.checksum}
         return state if self.complete else state | {"sums": self.sums()}
 
     @classmethod
@@ -109,9 +121,11 @@ class FeatureSet:
                              f"{tuple(state['features'].shape)}; load what the same metric saved.")
         features = cls(dim, kept=kept)
         features.count, features.checksum = int(state["count"]), state["checksum"]
-        features.keys, features.features = state["keys"], state["features"]
-        features._not_in_sums = [] if "sums" in state else [features.features]
-        features._sums = state.get("sums", features._sums)
+        features._chunks = [(state["keys"], state["features"])]
+        if "sums" in state:
+            features._sums = state["sums"]
+        else:
+            features._not_in_sums = [state["features"]]
         return features
 
 

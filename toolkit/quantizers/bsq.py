@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.quantizers.lfq import LFQ
+from toolkit.quantizers.digits import DigitQuantizer
+from toolkit.quantizers.entropy import check_entropy_groups, grouped_binary_entropies
+from toolkit.quantizers.straight_through import straight_through
 from toolkit.registry import QUANTIZERS
+
+_EPS = 1e-8  # eps of the codebook entropy in the paper's code
 
 
 @QUANTIZERS.register_module()
-class BSQ(LFQ):
+class BSQ(DigitQuantizer):
     """Binary spherical quantization: latents on the unit sphere become the nearest corner of a cube (arXiv:2406.07548).
 
     With u = z / |z| the code is sign(u) / sqrt(bits), which has length 1. The soft assignment is
@@ -32,23 +37,36 @@ class BSQ(LFQ):
         ValueError: If ``bits`` is out of range, or the groups do not divide it or exceed 24 bits.
 
     Example:
-        >>> import torch
         >>> bsq = BSQ(bits=4).eval()
         >>> output = bsq(torch.tensor([0.1, -3.0, 2.0, 0.4]).reshape(1, 4, 1, 1, 1))
         >>> output.indices.item(), output.codes.flatten().tolist()
         (11, [0.5, -0.5, 0.5, 0.5])
     """
 
-    entropy_eps = 1e-8  # of the paper's code
+    loss_weights = {"commitment": 0.25, "per_sample_entropy": 0.1, "codebook_entropy": -0.1}
 
     def __init__(self, *, bits: int, inv_temperature: float = 1.0, entropy_groups: int | None = None,
                  rotation_trick: bool = False):
-        super().__init__(bits=bits, scale=max(bits, 1)**-0.5, inv_temperature=inv_temperature,  # LFQ refuses 0 bits
-                         entropy_groups=bits if entropy_groups is None else entropy_groups,
-                         rotation_trick=rotation_trick)
+        groups = bits if entropy_groups is None else entropy_groups
+        check_entropy_groups("BSQ", bits, groups)
+        super().__init__([2] * bits, most_significant_first=True)
+        self.scale, self.inv_temperature, self.rotation_trick = bits**-0.5, inv_temperature, rotation_trick
+        self.entropy_groups = groups
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        codes, indices, losses = super().quantize(F.normalize(z, dim=-1, eps=1e-6) if self.training else z)
-        if self.training:
-            losses["commitment"] = losses["commitment"] * self.dim  # LFQ's is the mean over channels
-        return codes, indices, losses
+        positive = z > 0
+        codes, indices = self._codes(positive), self.join(positive)
+        if not self.training:
+            return codes, indices, {}
+        unit = F.normalize(z, dim=-1, eps=1e-6)
+        per_sample, codebook = grouped_binary_entropies(unit * self.scale, self.inv_temperature,
+                                                        groups=self.entropy_groups, eps=_EPS)
+        losses = {"commitment": (unit - codes).square().sum(-1).mean(), "per_sample_entropy": per_sample,
+                  "codebook_entropy": codebook}
+        return straight_through(unit, codes, rotation_trick=self.rotation_trick), indices, losses
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        return self._codes(self.split(indices) > 0)
+
+    def _codes(self, positive: Tensor) -> Tensor:
+        return torch.where(positive, self.scale, -self.scale).to(torch.float32)

@@ -51,7 +51,7 @@ class FSQ(DigitQuantizer):
         if bound not in BOUNDS:
             raise ValueError(f"FSQ needs bound {' or '.join(map(repr, BOUNDS))}, got {bound!r}.")
         super().__init__(levels, most_significant_first=False)
-        self.slope, self.rotation_trick = BOUNDS[bound], rotation_trick
+        self.levels, self.slope, self.rotation_trick = levels, BOUNDS[bound], rotation_trick
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         width = self.sizes // 2

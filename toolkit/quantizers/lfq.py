@@ -44,19 +44,18 @@ class LFQ(DigitQuantizer):
     """
 
     loss_weights = {"commitment": 0.25, "per_sample_entropy": 0.1, "codebook_entropy": -0.1}
-    entropy_eps = 1e-5
 
     def __init__(self, *, bits: int = 18, num_codebooks: int = 1, scale: float = 1.0,
                  inv_temperature: float = 100.0, entropy_groups: int = 1, bit_order: str = "msb_first",
                  sign_of_zero: int = -1, rotation_trick: bool = False):
         if num_codebooks < 1:
             raise ValueError(f"LFQ needs num_codebooks >= 1, got {num_codebooks}.")
-        check_entropy_groups(type(self).__name__, bits, entropy_groups)
+        check_entropy_groups("LFQ", bits, entropy_groups)
         if bit_order not in ("msb_first", "lsb_first") or sign_of_zero not in (-1, 1):
             raise ValueError("LFQ needs bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1, got "
                              f"{bit_order!r} and {sign_of_zero!r}.")
         super().__init__([2] * bits, most_significant_first=bit_order == "msb_first", num_codebooks=num_codebooks)
-        self.scale, self.sign_of_zero, self.rotation_trick = scale, sign_of_zero, rotation_trick
+        self.bits, self.scale, self.sign_of_zero, self.rotation_trick = bits, scale, sign_of_zero, rotation_trick
         self.inv_temperature, self.entropy_groups = inv_temperature, entropy_groups
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -65,8 +64,7 @@ class LFQ(DigitQuantizer):
         if not self.training:
             return codes, indices, {}
         per_sample, codebook = grouped_binary_entropies(
-            z * self.scale, self.inv_temperature, groups=self.entropy_groups, num_codebooks=self.num_codebooks,
-            eps=self.entropy_eps)
+            z * self.scale, self.inv_temperature, groups=self.entropy_groups, num_codebooks=self.num_codebooks)
         losses = {"commitment": (z - codes).square().mean(), "per_sample_entropy": per_sample,
                   "codebook_entropy": codebook}
         z, codes = (rearrange(x, "b n (g k) -> b n g k", g=self.num_codebooks) for x in (z, codes))

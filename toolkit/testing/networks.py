@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.contracts import Decoder, Discriminator, Encoder
+from toolkit.contracts.networks import pixel_size
 from toolkit.registry import DECODERS, DISCRIMINATORS, ENCODERS, Registry
 from toolkit.testing.checks import Check, check_type, describe, is_count
 from toolkit.testing.components import Size, check_module, duplicate, seeded, tiny_latents, tiny_pixels
@@ -35,7 +36,7 @@ def check_encoder(encoder: Encoder, *, sizes: Sequence[Size] | None = None) -> N
     """
     with seeded(0):
         _check_attributes(encoder, Encoder)
-        sizes = sizes or [encoder.pixel_size(grid) for grid in GRIDS]
+        sizes = sizes or [pixel_size(encoder, grid) for grid in GRIDS]
         grids = [_check_grid(encoder, size) for size in sizes]
         for size, grid in zip(sizes, grids, strict=True):
             pixels = tiny_pixels(channels=encoder.in_channels, size=encoder.fitting_size(size))

@@ -23,7 +23,6 @@ from toolkit.testing.checks import Check, ContractViolation
 TIMEOUT = 120.0  # seconds for both processes
 GRACE = 20.0  # seconds for the second, which does as much as the first, once that is done
 
-
 _workers: list[tuple[Connection, BaseProcess]] = []  # the two processes, kept for the next call
 
 
@@ -50,8 +49,10 @@ def on_two_processes(check: Check, function: Callable[..., Any], shares: Sequenc
 
 
 def _start() -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # both then start with torch imported
+    forks = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if forks else "spawn")
+    if forks:
+        context.set_forkserver_preload([__name__])  # both then start with torch imported
     for rank in (0, 1):
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, rank), daemon=True)
