@@ -43,11 +43,11 @@ def trained(steps: int) -> dict[str, tuple[Path, dict[str, Any]]]:
     from toolkit.evaluation.benchmark import train, variants_of
 
     *variants, _ = variants_of([ROOT / "configs" / f"{name}.py" for name in CONFIGS], steps=steps, overrides={})
-    found = {variant.title: train(variant, ROOT / "work_dirs" / "ids") for variant in variants}
-    return found | {"small LFQ": (GOLDEN, {"kept in": str(GOLDEN.relative_to(ROOT))})}
+    directories = {variant.title: train(variant, ROOT / "work_dirs" / "ids") for variant in variants}
+    return directories | {"small LFQ": (GOLDEN, {"kept in": str(GOLDEN.relative_to(ROOT))})}
 
 
-def shares(found: Any, wanted: Any, digits: tuple[int, ...]) -> dict[str, float]:
+def shares(actual: Any, expected: Any, digits: tuple[int, ...]) -> dict[str, float]:
     """Of indices of one shape: the share that differs, and of their digits, where they have several.
 
     Example:
@@ -57,16 +57,16 @@ def shares(found: Any, wanted: Any, digits: tuple[int, ...]) -> dict[str, float]
     """
     import torch
 
-    result = {"ids": (found != wanted).double().mean().item()}
+    result = {"ids": (actual != expected).double().mean().item()}
     if len(digits) > 1:
         def split(indices: torch.Tensor) -> torch.Tensor:
-            taken = []
+            digit_values = []
             for size in reversed(digits):
-                taken.append(indices % size)
+                digit_values.append(indices % size)
                 indices = indices // size
-            return torch.stack(taken)
+            return torch.stack(digit_values)
 
-        result["digits"] = (split(found) != split(wanted)).double().mean().item()
+        result["digits"] = (split(actual) != split(expected)).double().mean().item()
     return result
 
 
@@ -84,12 +84,12 @@ def measure(directory: Path, pixels: Any, ways: list[str]) -> dict[str, Any]:
                 references[way.against] = way.against(case)
             reference = references[way.against]
             try:
-                found = way.run(case)
+                actual = way.run(case)
             except NotHereError as error:
                 rows[name] = {"not measured": str(error)}
             else:
-                rows[name] = shares(found.indices, reference.indices, case.tokenizer().digits) | {
-                    "psnr": found.psnr - reference.psnr}
+                rows[name] = shares(actual.indices, reference.indices, case.tokenizer().digits) | {
+                    "psnr": actual.psnr - reference.psnr}
             print(f"{directory}: {name}: {rows[name]}", file=sys.stderr)
     tokenizer = case.tokenizer()
     return {"quantizer": tokenizer.quantizer.config, "digits": list(tokenizer.digits),

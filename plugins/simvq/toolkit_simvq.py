@@ -41,7 +41,8 @@ class SimVQ(Quantizer):
     def __init__(self, *, codebook_size: int, dim: int, rotation_trick: bool = False):
         super().__init__()
         if codebook_size < 2 or dim < 1:
-            raise ValueError(f"SimVQ needs codebook_size from 2 and dim from 1 on, got {codebook_size} and {dim}.")
+            raise ValueError(f"SimVQ needs codebook_size of at least 2 and dim of at least 1, got {codebook_size} and "
+                             f"{dim}.")
         self.codebook_size, self.dim, self.rotation_trick = codebook_size, dim, rotation_trick
         self.register_buffer("codebook", torch.randn(codebook_size, dim) * dim**-0.5)
         self.map = nn.Linear(dim, dim, bias=False)

@@ -60,7 +60,7 @@ class Encoder(Component, nn.Module, ABC):
         return alone + -(-(frames - alone) // s_t), -(-height // s_h), -(-width // s_w)
 
     def fitting_size(self, size: Size) -> Size:
-        """The smallest (T, H, W) from ``size`` on that the network takes; pixels are padded to it.
+        """The smallest (T, H, W) that the network takes and that contains ``size``; pixels are padded to it.
 
         If there is none, it raises ValueError with the sizes that the network takes.
         """

@@ -86,7 +86,7 @@ def test_simvq_equals_vector_quantize_pytorch(rotation_trick):
 
 @pytest.mark.parametrize("arguments", [dict(codebook_size=1, dim=4), dict(codebook_size=8, dim=0)])
 def test_no_codebook_is_refused(arguments):
-    with pytest.raises(ValueError, match="SimVQ needs codebook_size from 2 and dim from 1 on"):
+    with pytest.raises(ValueError, match="SimVQ needs codebook_size of at least 2 and dim of at least 1"):
         SimVQ(**arguments)
 
 
