@@ -5,6 +5,7 @@ import pty
 import re
 import shutil
 import subprocess
+import weakref
 from contextlib import suppress
 
 import pytest
@@ -20,7 +21,7 @@ from toolkit.data.reading.files import find_files, unreadable
 from toolkit.data.reading.media import Media
 from toolkit.data.reading.transforms import to_pixels
 from toolkit.data.reading.video_file import VideoFile
-from toolkit.reconstruction import _round_trip, reconstruct, reconstruct_files
+from toolkit.reconstruction import _round_trip, _streamed, reconstruct, reconstruct_files
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +140,21 @@ def test_streaming_equals_reconstruction_of_the_whole_clip(tokenizer, tmp_path, 
     write_video(tmp_path / "expected.mp4", output[0], fps=8)
     written = tmp_path / "out" / "0_reconstruction.mp4"
     assert written.read_bytes() == (tmp_path / "expected.mp4").read_bytes()
+
+
+def test_chunks_of_a_video_are_released_once_they_are_scored(tokenizer):
+    alive: list[int] = []
+
+    def chunks():
+        references = []
+        for number in range(12):
+            alive.append(sum(reference() is not None for reference in references))
+            chunk = stripes(number, num_frames=4, height=16, width=16)[None]
+            references.append(weakref.ref(chunk))
+            yield chunk
+
+    assert sum(output.shape[2] for _, output, _ in _streamed(load_tokenizer(tokenizer), chunks())) == 48
+    assert len(alive) == 12 and max(alive) <= 2
 
 
 def test_a_tokenizer_that_cannot_stream_uses_the_beginning_with_a_warning(folder, tmp_path, capsys, caplog):
