@@ -25,6 +25,9 @@ from torch import Tensor
 from toolkit.layers import mean_over_processes
 
 EXACT_BITS = 24  # q has 2^bits entries: 64 MiB in float32
+# Smaller probabilities count as 0: products of two would be subnormal numbers, with which processors are slow. In
+# float32 they change neither q, which eps is added to, nor its sum, which is 1.
+SMALLEST = 1e-19
 
 
 def binary_entropies(latents: Tensor, inv_temperature: float, *, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
@@ -48,6 +51,7 @@ def _code_probabilities(positive: Tensor, negative: Tensor) -> Tensor:
     for bit in range(positive.shape[1]):
         pair = torch.stack([negative[:, bit], positive[:, bit]], dim=1)  # (N, 2)
         joint = (joint.unsqueeze(2) * pair.unsqueeze(1)).flatten(1)
+        joint = F.threshold(joint, SMALLEST, 0.0)
     return joint
 
 
