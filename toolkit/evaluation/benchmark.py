@@ -89,7 +89,7 @@ def entries_of(evaluation: Evaluation, on_error: OnError) -> list[Entry]:
 
 
 def _trained(evaluation: Evaluation, on_error: OnError) -> list[Entry]:
-    """The entries of the variants of the sweep; those whose training fails are left out."""
+    """The entries of the variants of the sweep; failed trainings are skipped and reported."""
     options = evaluation.options
     overrides, steps = parse_overrides(list(options.cfg_options)), options.steps
     if steps is None and "training.max_steps" not in overrides:

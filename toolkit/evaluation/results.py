@@ -285,9 +285,11 @@ def _write_videos(evaluation: Evaluation, name: str,
     keys = sorted(key for share in gather_objects_over_processes(list(samples)) for key in share)[:NUM_VIDEOS]
     files = [(f"videos/{name}_{number}.mp4", f"videos/original_{number}.mp4") for number in range(len(keys))]
     (evaluation.folder / "videos").mkdir(parents=True, exist_ok=True)
-    for key, pair in zip(keys, files, strict=True):
-        for file, pixels in zip(pair, reversed(samples.get(key, ())), strict=False):
-            write_video(evaluation.folder / file, pixels, fps=evaluation.fps)
+    for key, (video, original) in zip(keys, files, strict=True):
+        if key in samples:  # else another process writes them
+            target, output = samples[key]
+            write_video(evaluation.folder / video, output, fps=evaluation.fps)
+            write_video(evaluation.folder / original, target, fps=evaluation.fps)
     return [video for video, _ in files], [original for _, original in files]
 
 

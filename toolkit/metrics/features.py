@@ -50,7 +50,7 @@ class FeatureSet:
     def __init__(self, dim: int, *, kept: int):
         self.dim, self.kept = dim, kept
         self.count, self.checksum = 0, torch.tensor(0)  # the checksum wraps around, as int64 does
-        # Keys and vectors: first those that stay, ordered by keys, then later ones, of which some stay.
+        # Keys and vectors: the sample, ordered by keys, then the batches added since.
         self._chunks = [(torch.zeros(0, dtype=torch.long), torch.zeros(0, dim))]
         self._sums = torch.zeros((), dtype=torch.float64)  # of all vectors but those in _not_in_sums
         self._not_in_sums: list[Tensor] = []
