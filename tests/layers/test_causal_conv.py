@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from toolkit.layers import CausalConv3d, FrameGroupNorm, ResBlock, norm_silu_conv
@@ -32,13 +33,13 @@ def plain(conv: CausalConv3d, x: torch.Tensor) -> torch.Tensor:
 @KERNELS
 @STRIDES
 @PADDINGS
-@pytest.mark.parametrize("frames", [1, 2, 5])
+@pytest.mark.parametrize(("clips", "frames", "height"), [(2, 1, 6), (2, 5, 6), (1, 2, 6), (1, 5, 5), (1, 3, 1)])
 @pytest.mark.parametrize(("bias", "normed"), [(True, False), (False, False), (True, True)])
-def test_causal_conv_and_its_gradients_are_those_of_conv3d_after_padding(kernel_size, stride, padding, frames, bias,
-                                                                         normed):
+def test_causal_conv_and_its_gradients_are_those_of_conv3d_after_padding(kernel_size, stride, padding, clips, frames,
+                                                                         height, bias, normed):
     conv = CausalConv3d(4, 3, kernel_size=kernel_size, stride=stride, bias=bias, padding=padding).double()
     norm = FrameGroupNorm(4, num_groups=2).double() if normed else None
-    x = torch.randn(2, 4, frames, 6, 8, dtype=torch.double, requires_grad=True)
+    x = torch.randn(clips, 4, frames, height, 8, dtype=torch.double, requires_grad=True)
     inputs = [x, *conv.parameters(), *(norm.parameters() if normed else ())]
     function = partial(norm_silu_conv, norm, conv) if normed else conv
     output, expected = function(x), plain(conv, F.silu(norm(x)) if normed else x)
@@ -50,6 +51,22 @@ def test_causal_conv_and_its_gradients_are_those_of_conv3d_after_padding(kernel_
     for ours, theirs in zip(torch.autograd.grad((output * weights).sum(), inputs),
                             torch.autograd.grad((expected * weights).sum(), inputs), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs PyTorch with oneDNN")
+@pytest.mark.parametrize("channels", [10, 11])  # 20,480 = 10 * 32 * 64
+def test_no_clip_is_convolved_by_the_im2col_that_pytorch_chooses_for_small_ones(channels):
+    conv, x = CausalConv3d(channels, 4, kernel_size=(1, 3, 3)), torch.randn(1, channels, 32, 64, 4)
+
+    def operators(function):
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            function()
+        return {event.key for event in profiler.key_averages()}
+
+    by_pytorch = operators(lambda: F.conv3d(x, conv.weight, conv.bias, padding=conv.padding))
+    assert ("aten::slow_conv3d" in by_pytorch) == (channels == 10)
+    assert "aten::mkldnn_convolution" in operators(lambda: conv(x))
 
 
 def test_gradients_reach_only_tensors_that_require_them():
