@@ -69,7 +69,7 @@ REFUSED = [
     (LFQ, "needs num_codebooks >= 1", dict(bits=4, num_codebooks=0)),
     (LFQ, "needs bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1", dict(bits=2, bit_order="big")),
     (LFQ, "needs bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1", dict(bits=2, sign_of_zero=0)),
-    *[(FSQ, "needs one or more levels", dict(levels=levels)) for levels in ([], [8, 2], [2**21] * 3)],
+    *[(FSQ, "needs one or more levels", dict(levels=levels)) for levels in ([], [8, 2], [2**21] * 3, [2**25])],
     (FSQ, "needs bound 'tanh' or 'ifsq'", dict(levels=[8], bound="sigmoid")),
     (IBQ, "needs codebook_size >= 2", dict(SMALL, codebook_size=1)), (IBQ, "needs .*dim >= 1", dict(SMALL, dim=0)),
     (IBQ, "needs .*temperature > 0", dict(SMALL, temperature=0.0)),

@@ -28,7 +28,7 @@ class FSQ(DigitQuantizer):
     Digit order: the lowest level is digit 0; the first channel is the least significant digit (the paper's code).
 
     Args:
-        levels: The number of levels L of each channel, at least 3. K is their product, d how many there are.
+        levels: The number of levels L of each channel, 3 to 2^24. K is their product, d how many there are.
         bound: "tanh", or "ifsq" for iFSQ's 2 sigmoid(1.6 z) - 1 (arXiv:2601.17124).
         rotation_trick: Pass gradients from codes to bounded latents rotated (arXiv:2410.06424) instead of
             straight through.
@@ -45,8 +45,8 @@ class FSQ(DigitQuantizer):
 
     def __init__(self, *, levels: Sequence[int], bound: str = "tanh", rotation_trick: bool = False):
         levels = list(levels)
-        if not levels or min(levels) < 3 or prod(levels) >= 2**63:
-            raise ValueError("FSQ needs one or more levels, each at least 3, with a product below 2^63, got "
+        if not levels or min(levels) < 3 or max(levels) > 2**24 or prod(levels) >= 2**63:  # float32 counts to 2^24
+            raise ValueError("FSQ needs one or more levels, each from 3 to 2^24, with a product below 2^63, got "
                              f"{levels}; for channels of two levels use LFQ or BSQ.")
         if bound not in BOUNDS:
             raise ValueError(f"FSQ needs bound {' or '.join(map(repr, BOUNDS))}, got {bound!r}.")
@@ -58,7 +58,7 @@ class FSQ(DigitQuantizer):
         # Computed from integers: float buffers would lose digits in a half-precision module.
         half_range, offset = (self.sizes - 1) * (1 + _EPS) / 2, (self.sizes % 2 == 0) / 2
         bounded = torch.tanh(self.slope * z + torch.atanh(offset / half_range)) * half_range - offset
-        rounded = bounded.round()
+        rounded = bounded.round().clamp(-half_levels, (self.sizes - 1) // 2)  # eps can add a level if L > 1000
         # The code of NaN is NaN. Its index must lie in the codebook all the same.
         indices = self.digits_to_indices(rounded.nan_to_num(0.0).long() + half_levels)
         codes = rounded / half_levels
