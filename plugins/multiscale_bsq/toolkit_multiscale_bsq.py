@@ -12,7 +12,7 @@ from torch import Tensor
 
 from toolkit import Quantizer
 from toolkit.quantizers import straight_through
-from toolkit.quantizers.entropy import check_entropy_groups, grouped_binary_entropies
+from toolkit.quantizers.entropy import check_bits, grouped_binary_entropies
 
 Grid = tuple[int, int, int]
 
@@ -29,10 +29,10 @@ class MultiScaleBSQ(Quantizer):
     they are no grid: to decode them one must say its size, and a video cannot be streamed.
 
     Losses: ``commitment``, the mean squared distance of latents and output; ``per_sample_entropy`` of the
-    soft assignment p(c | u) ~ exp(2 inv_temperature <u, c>) of a residual of unit length; ``codebook_entropy``
+    soft assignment p(c | u) = softmax(2 inv_temperature <u, c>) of a residual of unit length; ``codebook_entropy``
     of its average over the positions of all scales and processes. Infinity takes both entropies scale by scale,
     averages them over scales and counts bits as independent; here a coarse scale's few positions count as few,
-    and the entropy of the average is exact (``entropy_groups=bits`` is its independent bits).
+    and the entropy of the average is that of all bits jointly (``entropy_groups=bits``: as independent bits).
 
     Digit order: a positive sign is a bit's one, the first channel the most significant bit. A residual of
     zero counts as negative.
@@ -64,7 +64,7 @@ class MultiScaleBSQ(Quantizer):
         super().__init__()
         if not 1 <= bits <= 62:
             raise ValueError(f"MultiScaleBSQ needs 1 to 62 bits, got {bits}; an index is an int64.")
-        check_entropy_groups("MultiScaleBSQ", bits, entropy_groups)
+        check_bits("MultiScaleBSQ", bits, entropy_groups)
         if not scales or sorted(set(scales)) != list(scales) or scales[0] <= 0 or scales[-1] != 1:
             raise ValueError("MultiScaleBSQ needs scales that grow from above 0 to 1.0, the full grid, got "
                              f"{tuple(scales)}; give such as (0.25, 0.5, 1.0).")

@@ -1,4 +1,4 @@
-"""The joint batch norm against torch's: on one process, and on two gloo processes with half a batch each."""
+"""The global batch norm against torch's: on one process, and on two gloo processes with half a batch each."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def as_rows(latents: Tensor) -> Tensor:
 
 
 def sign_codes(bits: int) -> Tensor:
-    """All codes of -1 and 1 (2^bits, bits) float64, the first bit slowest."""
+    """All codes of -1 and 1 (2^bits, bits) float64, the first bit most significant."""
     return torch.tensor(list(itertools.product((-1.0, 1.0), repeat=bits)), dtype=torch.float64)
 
 

@@ -61,15 +61,16 @@ SMALL = dict(codebook_size=4, dim=2)
 PAIR = dict(quantizers=[LFQ(bits=2), LFQ(bits=2)])
 REFUSED = [
     *[(kind, "needs 1 to 62 bits", dict(bits=bits)) for kind in (LFQ, BSQ) for bits in (0, 63, -1)],
-    *[(LFQ, "needs entropy groups of at most 24 bits", arguments) for arguments in (
+    *[(LFQ, "needs equal entropy groups of at most 24 bits", arguments) for arguments in (
         dict(bits=25), dict(bits=36), dict(bits=62), dict(bits=50, entropy_groups=2), dict(bits=18, entropy_groups=4),
         dict(bits=4, entropy_groups=0), dict(bits=4, entropy_groups=-1))],
-    *[(BSQ, "needs entropy groups of at most 24 bits", arguments) for arguments in (
+    *[(BSQ, "needs equal entropy groups of at most 24 bits", arguments) for arguments in (
         dict(bits=36, entropy_groups=1), dict(bits=4, entropy_groups=0))],
-    (LFQ, "needs num_codebooks >= 1", dict(bits=4, num_codebooks=0)),
+    *[(LFQ, "needs num_codebooks >= 1, scale > 0 and inv_temperature > 0", arguments) for arguments in (
+        dict(num_codebooks=0), dict(scale=-1.0), dict(inv_temperature=0.0))],
     (LFQ, "needs bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1", dict(bits=2, bit_order="big")),
     (LFQ, "needs bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1", dict(bits=2, sign_of_zero=0)),
-    *[(FSQ, "needs one or more levels", dict(levels=levels)) for levels in ([], [8, 2], [2**21] * 3)],
+    *[(FSQ, "needs one or more levels", dict(levels=levels)) for levels in ([], [8, 2], [2**21] * 3, [2**25])],
     (FSQ, "needs bound 'tanh' or 'ifsq'", dict(levels=[8], bound="sigmoid")),
     (IBQ, "needs codebook_size >= 2", dict(SMALL, codebook_size=1)), (IBQ, "needs .*dim >= 1", dict(SMALL, dim=0)),
     (IBQ, "needs .*temperature > 0", dict(SMALL, temperature=0.0)),
@@ -82,8 +83,8 @@ REFUSED = [
     (Identity, "needs dim >= 1", dict(dim=0)), (KL, "needs dim >= 1", dict(dim=0)),
     (Residual, "needs one or more", dict(quantizers=[])), (Residual, "needs one or more", dict(quantizers=["LFQ"])),
     (Residual, "needs .*one codebook_size", dict(quantizers=[LFQ(bits=2), LFQ(bits=3)])),
-    (Residual, "needs .*has none", dict(quantizers=[Identity(dim=2)])),
-    (Grouped, "needs .*has none", dict(quantizers=[LFQ(bits=2), KL(dim=2)])),
+    (Residual, "needs .*one index per position, got Identity", dict(quantizers=[Identity(dim=2)])),
+    (Grouped, "needs .*one index per position, got KL", dict(quantizers=[LFQ(bits=2), KL(dim=2)])),
     (Residual, "needs .*one dim", dict(quantizers=[LFQ(bits=2), LFQ(bits=2, num_codebooks=2)])),
     (Residual, "needs 2 positive scales", dict(PAIR, scales=[1.0])),
     (Residual, "needs 2 positive scales", dict(PAIR, scales=[1.0, 0.0])),

@@ -30,6 +30,13 @@ def test_indices_are_those_of_the_formula(bound, levels):
     assert (actual != index).float().mean() < 1e-3 and actual.unique().numel() > 1
 
 
+def test_no_index_exceeds_the_last_of_many_levels():
+    fsq = FSQ(levels=[1001, 4096]).eval()
+    output = fsq(torch.tensor([[-99.0, 99.0]] * 2).reshape(1, 2, 1, 1, 2))
+    assert output.indices.flatten().tolist() == [0, 1001 * 4096 - 1]
+    assert torch.equal(fsq.codes_from_indices(output.indices), output.codes)
+
+
 def test_every_code_is_reached_and_codes_are_a_grid():
     fsq = FSQ(levels=[3, 4]).eval()
     codes = fsq.codes_from_indices(torch.arange(12).reshape(1, 1, 1, 12, 1))[0, :, 0, 0].T.tolist()

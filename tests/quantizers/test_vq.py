@@ -34,7 +34,7 @@ def test_counts_and_sums_are_those_of_a_one_hot_matrix():
     torch.testing.assert_close(sums, one_hot.T @ z)
 
 
-def test_random_rows_are_different_and_depend_only_on_the_seed():
+def test_random_rows_are_drawn_without_replacement_by_the_seed():
     z = torch.arange(100.0).unsqueeze(1)
     first = random_rows(z, 30, seed=1)
     torch.randn(5)  # the global stream does not matter

@@ -1,4 +1,4 @@
-"""Building blocks without a registry: plain torch modules on (B, C, T, H, W)."""
+"""Layers on (B, C, T, H, W), and reductions over processes."""
 
 from toolkit.layers.attention import FrameAttention
 from toolkit.layers.batch_norm import JointBatchNorm

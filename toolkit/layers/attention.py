@@ -17,7 +17,7 @@ class FrameAttention(nn.Module):
 
     Args:
         channels: C, in and out.
-        norm: Called as ``norm(channels)``.
+        norm: Factory of the norm, called as ``norm(channels)``.
 
     Example:
         >>> import torch
@@ -37,5 +37,5 @@ class FrameAttention(nn.Module):
         normed = self.norm(x)
         query, key, value = (rearrange(layer(normed), "b c t h w -> b t (h w) c")
                              for layer in (self.query, self.key, self.value))
-        mixed = F.scaled_dot_product_attention(query, key, value)  # softmax(q k / sqrt(C)) v, per frame
+        mixed = F.scaled_dot_product_attention(query, key, value)  # softmax(q k^T / sqrt(C)) v, per frame
         return x + self.out(rearrange(mixed, "b t (h w) c -> b c t h w", h=h, w=w))

@@ -1,4 +1,4 @@
-"""Batch normalisation over the joint batch of all processes, on any device."""
+"""Batch normalisation over the global batch of all processes, on any device."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from toolkit.layers.distributed import mean_over_processes, num_processes
 
 
 class JointBatchNorm(nn.BatchNorm3d):
-    """Batch normalisation (Ioffe & Szegedy, arXiv:1502.03167) over the joint batch of all processes.
+    """Batch normalisation (Ioffe & Szegedy, arXiv:1502.03167) over the global batch of all processes.
 
     On one process, and in eval mode, it is torch's BatchNorm3d. On several it equals torch's SyncBatchNorm, but works
-    on CPUs and is twice differentiable; all processes need batches of the same shape. Arguments are torch's;
-    ``momentum`` is the weight of the newest batch in the running mean and the (unbiased) running variance.
+    on CPUs and is twice differentiable; it then needs batches of one shape, affine=True, running statistics and a
+    number as ``momentum``, the weight of the newest batch in the running mean and the (unbiased) running variance.
 
     Example:
         >>> norm = JointBatchNorm(1)

@@ -18,7 +18,7 @@ def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation
     """``block(*inputs)``; with activation checkpointing its inner activations are recomputed in the backward pass.
 
     Args:
-        activation_checkpointing: True or False, or the number of levels to checkpoint, the finest first.
+        activation_checkpointing: True: all levels. False: none. A number n: the n finest levels (1 is not True).
         level: The block's level; 0 is the finest.
 
     Example:
@@ -33,7 +33,7 @@ def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation
 
 
 def norm_silu_conv(norm: nn.Module, conv: CausalConv3d, x: Tensor, cache: StreamCache | None = None) -> Tensor:
-    """``conv(silu(norm(x)), cache)``; only ``x`` is stored, norm and SiLU are recomputed in the backward pass.
+    """``conv(silu(norm(x)), cache)``. Without a cache, the backward pass recomputes norm and SiLU from ``x``.
 
     The norm runs twice, so it must not keep running statistics or draw random numbers. Recomputation stops at the
     convolution's input, so nothing is convolved twice. Under torch.compile the compiler chooses what to recompute.
@@ -54,15 +54,15 @@ def norm_silu_conv(norm: nn.Module, conv: CausalConv3d, x: Tensor, cache: Stream
 class ResBlock(nn.Module):
     """norm, SiLU, conv, norm, SiLU, conv, plus the input (arXiv:2310.05737, fig. 8).
 
-    The shortcut is a 1x1x1 convolution where the width changes.
+    The shortcut is a 1x1x1 convolution where the number of channels changes.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         temporal_kernel: k_t of the two convolutions; 1 gives the 2-D block.
         bias: Whether the convolutions have a bias: False in MAGVIT-v2, True in VQGAN.
-        norm: Called as ``norm(channels)``.
-        padding: Of the convolutions, "zeros" or "replicate".
+        norm: Factory of the norms, called as ``norm(channels)``.
+        padding: Padding of the convolutions, "zeros" or "replicate".
 
     Example:
         >>> ResBlock(32, 64, temporal_kernel=3)(torch.zeros(1, 32, 2, 4, 4)).shape

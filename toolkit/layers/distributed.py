@@ -46,8 +46,8 @@ def sum_over_processes(x: Tensor) -> Tensor:
 def mean_over_processes(x: Tensor) -> Tensor:
     """The mean of ``x`` (any shape) over processes, with its gradient; ``x`` itself on one process.
 
-    Data-parallel training averages gradients over processes, so a loss of this mean has the gradient of the
-    joint batch.
+    Data-parallel training averages gradients over processes. A loss computed from this mean then has the gradient
+    of the global batch.
 
     Example:
         >>> mean_over_processes(torch.tensor([1.0, 2.0])).tolist()
@@ -58,7 +58,7 @@ def mean_over_processes(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather_over_processes(x: Tensor) -> Tensor:
-    """The rows of ``x`` (N, ...) of all processes in rank order, without gradient; N may differ per process.
+    """``x`` (N, ...) of all processes, concatenated in rank order, without gradient; N may differ per process.
 
     Example:
         >>> gather_over_processes(torch.tensor([[1.0], [2.0]])).flatten().tolist()
@@ -104,7 +104,7 @@ def gather_objects_over_processes(value: Any) -> list[Any]:
 
 @torch.no_grad()
 def from_first_process(x: Tensor) -> Tensor:
-    """Broadcast ``x`` of process 0, such as a random number; ``x`` has the same shape on all processes.
+    """``x`` of process 0, such as a random number, on all processes; ``x`` must have the same shape on each.
 
     Example:
         >>> from_first_process(torch.tensor(3)).item()

@@ -24,7 +24,7 @@ class ClipGroupNorm(nn.GroupNorm):
 
     Args:
         channels: C.
-        num_groups: Groups of channels, reduced to the largest divisor of C.
+        num_groups: Largest number of groups; the largest divisor of C up to it is used.
         eps: Added to the variance.
         affine: Whether to learn a scale and a shift per channel.
 
@@ -44,7 +44,7 @@ class ClipGroupNorm(nn.GroupNorm):
         super().__init__(num_groups_for(channels, num_groups), channels, eps=eps, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
-        # F.group_norm refuses groups of a single value; their normalised value is 0
+        # torch.group_norm also accepts groups of a single value, unlike F.group_norm
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
@@ -72,7 +72,7 @@ class AdaptiveGroupNorm(nn.Module):
     Args:
         channels: C of the features.
         condition_channels: d of the codes.
-        norm: Called as ``norm(channels, affine=False)``.
+        norm: Factory of the plain norm, called as ``norm(channels, affine=False)``.
 
     Attributes:
         per_position: Whether the codes must have the grid (T, H, W) of the features.
@@ -94,19 +94,20 @@ class AdaptiveGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         """(B, C, T, H, W) features and (B, d, T, H, W) codes of the same grid -> (B, C, T, H, W)."""
-        return torch.addcmul(self._linear(self.beta, codes), self.norm(x), self._linear(self.gamma, codes, plus=1.0))
+        scale, shift = self._linear(self.gamma, codes, bias_offset=1.0), self._linear(self.beta, codes)
+        return torch.addcmul(shift, self.norm(x), scale)
 
     @staticmethod
-    def _linear(layer: nn.Linear, codes: Tensor, plus: float = 0.0) -> Tensor:
-        """``layer(codes) + plus`` at every position, in channels_last_3d."""
-        return F.linear(codes.movedim(1, -1), layer.weight, layer.bias + plus).movedim(-1, 1)
+    def _linear(layer: nn.Linear, codes: Tensor, bias_offset: float = 0.0) -> Tensor:
+        """``layer(codes) + bias_offset`` at every position, in channels_last_3d."""
+        return F.linear(codes.movedim(1, -1), layer.weight, layer.bias + bias_offset).movedim(-1, 1)
 
 
 class PooledAdaptiveGroupNorm(AdaptiveGroupNorm):
     """``norm(x) * gamma(std(codes)) + beta(mean(codes))``, gamma and beta linear (Open-MAGVIT2).
 
     Mean and ``std = sqrt(unbiased variance + 1e-6)`` are over the axes that ``norm`` pools; a single position has
-    variance 0. The codes may have another grid than the features. Arguments as :class:`AdaptiveGroupNorm`.
+    variance 0. The codes may have their own (h, w), with ClipGroupNorm also t. Arguments: :class:`AdaptiveGroupNorm`.
 
     Example:
         >>> import torch
@@ -121,8 +122,8 @@ class PooledAdaptiveGroupNorm(AdaptiveGroupNorm):
         """(B, C, T, H, W) features and (B, d, t, h, w) codes -> (B, C, T, H, W)."""
         axes = self.norm.pooled_axes
         mean = codes.mean(axes, keepdim=True)
-        positions = codes[0, 0].numel() // mean[0, 0].numel()
-        variance = (codes - mean).square().sum(axes, keepdim=True) / max(positions - 1, 1)
+        num_positions = codes[0, 0].numel() // mean[0, 0].numel()
+        variance = (codes - mean).square().sum(axes, keepdim=True) / max(num_positions - 1, 1)
         return self.norm(x) * self._linear(self.gamma, (variance + 1e-6).sqrt()) + self._linear(self.beta, mean)
 
 

@@ -1,4 +1,4 @@
-"""Upsampling by depth-to-space and by repetition; the first frame becomes a single frame."""
+"""Upsampling by depth-to-space and by repetition; the first frame stays one frame."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from toolkit.layers.causal_conv import CausalConv3d, StreamCache
 
-KEPT_FRAMES = ("last", "first")
+KEPT_FRAMES = ("last", "first")  # and "all" inside a stream
 
 
 def _drop_frames(x: Tensor, s_t: int, kept_frame: str) -> Tensor:
@@ -19,12 +19,12 @@ def _drop_frames(x: Tensor, s_t: int, kept_frame: str) -> Tensor:
 
 
 def depth_to_space(x: Tensor, stride: tuple[int, int, int], kept_frame: str = "last") -> Tensor:
-    """(B, s_t * s_h * s_w * C, t, h, w) -> (B, C, t * s_t - (s_t - 1), h * s_h, w * s_w).
+    """(B, s_t * s_h * s_w * C, t, h, w) -> (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w).
 
     Channels are ordered (s_t, s_h, s_w, C), C fastest.
 
     Args:
-        x: The grid.
+        x: Features with s_t * s_h * s_w * C channels.
         stride: (s_t, s_h, s_w), the upsampling factors.
         kept_frame: Which of the first frame's s_t output frames is kept: "last" (MAGVIT-v2), "first"
             (Open-MAGVIT2), or "all", for the later chunks of a stream.
@@ -34,15 +34,15 @@ def depth_to_space(x: Tensor, stride: tuple[int, int, int], kept_frame: str = "l
         torch.Size([1, 4, 5, 8, 8])
     """
     s_t, s_h, s_w = stride
-    # a single copy, to channels_last_3d
+    # one copy; moving C from last to second gives channels_last_3d
     x = rearrange(x, "b (st sh sw c) t h w -> b (t st) (h sh) (w sw) c", st=s_t, sh=s_h, sw=s_w).movedim(-1, 1)
     return _drop_frames(x, s_t, kept_frame)
 
 
 def repeat_nearest(x: Tensor, stride: tuple[int, int, int], kept_frame: str = "last") -> Tensor:
-    """(B, d, t, h, w) -> (B, d, t * s_t - (s_t - 1), h * s_h, w * s_w), each entry repeated.
+    """(B, d, t, h, w) -> (B, d, 1 + (t - 1) * s_t, h * s_h, w * s_w), each entry repeated.
 
-    Arguments as :func:`depth_to_space`.
+    Arguments as :func:`depth_to_space`; here "last" and "first" give the same.
 
     Example:
         >>> repeat_nearest(torch.tensor([1., 2.]).reshape(1, 1, 2, 1, 1), (2, 1, 1)).flatten().tolist()
@@ -60,7 +60,7 @@ class DepthToSpaceUpsample(nn.Module):
         channels: C, in and out.
         stride: (s_t, s_h, s_w), the upsampling factors.
         temporal_kernel: k_t of the convolution.
-        padding: Of the convolution, "zeros" or "replicate".
+        padding: Padding of the convolution, "zeros" or "replicate".
         kept_frame: "last" or "first", as in :func:`depth_to_space`.
 
     Raises:
@@ -83,7 +83,7 @@ class DepthToSpaceUpsample(nn.Module):
     def forward(self, x: Tensor, cache: StreamCache | None = None) -> Tensor:
         """(B, C, t, h, w) -> (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w); later chunks keep all t * s_t frames."""
         s_t, s_h, s_w = self.stride
-        if cache is None and x.shape[2] == 1:  # without the channels of the frames that are dropped
+        if cache is None and x.shape[2] == 1:  # compute only the channels of the kept frame
             channels = self.conv.out_channels // s_t
             kept = slice(-channels, None) if self.kept_frame == "last" else slice(channels)
             return depth_to_space(self.conv.single_frame(x, kept), (1, s_h, s_w))

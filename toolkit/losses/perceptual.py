@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from toolkit.contracts import Loss, TokenizerOutput
-from toolkit.layers.early_backward import loss_with_early_gradient
+from toolkit.layers.early_gradient import loss_with_early_gradient
 from toolkit.pretrained import classifier, lpips_network
 from toolkit.registry import LOSSES
 

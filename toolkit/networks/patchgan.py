@@ -15,7 +15,7 @@ class PatchGANDiscriminator(Discriminator):
 
     ``temporal_kernel=1`` is VQGAN's network per frame, with 4 x 4 kernels. ``temporal_kernel=3`` is that of
     Open-MAGVIT2's video model, with 3 x 3 x 3 kernels, the first two of stride 2 in time. :attr:`main` has the
-    published order of layers, so tensor names agree. Batch norms use the joint batch of all processes.
+    published order of layers, so tensor names agree. Batch norms use the global batch of all processes.
 
     Args:
         in_channels: C.

@@ -1,4 +1,4 @@
-"""Quantizers, one file each."""
+"""Quantizers, and what they share: entropy, straight_through, digits and composite."""
 
 from toolkit.quantizers.bsq import BSQ
 from toolkit.quantizers.continuous import KL, Identity

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toolkit.quantizers.digits import DigitQuantizer
-from toolkit.quantizers.entropy import check_entropy_groups, grouped_binary_entropies
+from toolkit.quantizers.entropy import check_bits, grouped_binary_entropies
 from toolkit.quantizers.straight_through import straight_through
 from toolkit.registry import QUANTIZERS
 
@@ -19,7 +19,7 @@ class BSQ(DigitQuantizer):
     """Binary spherical quantization: latents on the unit sphere become the nearest corner of a cube (arXiv:2406.07548).
 
     With u = z / |z| the code is sign(u) / sqrt(bits), which has length 1. The soft assignment is
-    p(c | u) ~ exp(2 inv_temperature <u, c>), a product over bits.
+    p(c | u) = softmax(2 inv_temperature <u, c>) over the codes c, a product over bits.
 
     Losses: ``commitment``, the mean over positions of |u - code|^2, below 2 for any latents; ``per_sample_entropy`` of
     p; ``codebook_entropy`` of the mean of p over the batch of all processes.
@@ -29,8 +29,8 @@ class BSQ(DigitQuantizer):
     Args:
         bits: d, at most 62; K = 2^bits.
         inv_temperature: Sharpness of the soft assignment.
-        entropy_groups: Number of equal groups of bits whose codebook entropies are summed. 1 is exact; None is one
-            group per bit, the paper's approximation for any number of bits.
+        entropy_groups: Number of equal groups of bits, whose codebook entropies are summed. 1: the joint entropy; None:
+            a group per bit, the paper's approximation for any number of bits.
         rotation_trick: Pass gradients rotated (arXiv:2410.06424) instead of straight through.
 
     Raises:
@@ -48,14 +48,14 @@ class BSQ(DigitQuantizer):
     def __init__(self, *, bits: int, inv_temperature: float = 1.0, entropy_groups: int | None = None,
                  rotation_trick: bool = False):
         groups = bits if entropy_groups is None else entropy_groups
-        check_entropy_groups("BSQ", bits, groups)
+        check_bits("BSQ", bits, groups)
         super().__init__([2] * bits, most_significant_first=True)
         self.scale, self.inv_temperature, self.rotation_trick = bits**-0.5, inv_temperature, rotation_trick
         self.entropy_groups = groups
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         positive = z > 0
-        codes, indices = self._codes(positive), self.join(positive)
+        codes, indices = self._codes(positive), self.digits_to_indices(positive)
         if not self.training:
             return codes, indices, {}
         unit = F.normalize(z, dim=-1, eps=1e-6)
@@ -66,7 +66,7 @@ class BSQ(DigitQuantizer):
         return straight_through(unit, codes, rotation_trick=self.rotation_trick), indices, losses
 
     def lookup(self, indices: Tensor) -> Tensor:
-        return self._codes(self.split(indices) > 0)
+        return self._codes(self.indices_to_digits(indices) > 0)
 
     def _codes(self, positive: Tensor) -> Tensor:
         return torch.where(positive, self.scale, -self.scale).to(torch.float32)

@@ -15,11 +15,11 @@ from toolkit.contracts import Quantizer
 class Composite(Quantizer):
     """Several quantizers as one; its indices are the children's, concatenated along the codebooks.
 
-    The weight w of a loss is the mean of the children's weights w_i of it, and the loss is the mean of
-    (w_i / w) loss_i over the children that have it. So w * loss is the mean of the children's w_i * loss_i.
+    Child i has weight w_i for a loss. Over the children with that loss, the composite's weight w is the mean of w_i and
+    its loss is the mean of (w_i / w) loss_i. So w * loss is the mean of w_i * loss_i. If all w_i are 0, w_i / w is 1.
     """
 
-    digits: tuple[int, ...] = ()  # the children's if they are all the same, else one digit
+    digits: tuple[int, ...] = ()  # hides the base class's property; the children's if equal, else (K,)
 
     def __init__(self, quantizers: Sequence[Quantizer]):
         super().__init__()
@@ -27,15 +27,14 @@ class Composite(Quantizer):
         if not quantizers or not all(isinstance(child, Quantizer) for child in quantizers):
             raise ValueError(f"{name} needs one or more quantizers, got {quantizers!r}; set quantizers=[...].")
         for child in quantizers:
-            if not child.codebook_size or type(child).quantize_grid is not Quantizer.quantize_grid:
-                raise ValueError(f"{name} needs quantizers with an index at each position, got "
-                                 f"{type(child).__name__}, which has none.")
+            if not child.codebook_size or type(child).quantize_grid is not Quantizer.quantize_grid:  # own positions
+                raise ValueError(f"{name} needs quantizers with one index per position, got {type(child).__name__}.")
         if len(sizes := {child.codebook_size for child in quantizers}) > 1:
             raise ValueError(f"{name} needs quantizers of one codebook_size, got {sorted(sizes)}.")
         self.quantizers = nn.ModuleList(quantizers)
         self.codebook_size = quantizers[0].codebook_size
-        self._ends = list(accumulate(child.num_codebooks for child in quantizers))
-        self.num_codebooks = self._ends[-1]
+        self._codebook_ends = list(accumulate(child.num_codebooks for child in quantizers))
+        self.num_codebooks = self._codebook_ends[-1]
         child_digits = {child.digits for child in quantizers}
         self.digits = child_digits.pop() if len(child_digits) == 1 else (self.codebook_size,)
         self.loss_weights = {}
@@ -46,9 +45,9 @@ class Composite(Quantizer):
                 raise ValueError(f"{name} needs loss weights whose mean is not 0, got {weights} for {loss!r}; "
                                  "use quantizers with weights of one sign.")
 
-    def _split(self, indices: Tensor) -> list[Tensor]:
-        """Indices (B, N, G), or those of the first children only -> one tensor for each of these children."""
-        return [part for part in indices.tensor_split(self._ends, dim=-1) if part.shape[-1]]
+    def _per_child(self, indices: Tensor) -> list[Tensor]:
+        """Indices (B, N, G), or those of the first children only -> one non-empty tensor for each of these."""
+        return [part for part in indices.tensor_split(self._codebook_ends, dim=-1) if part.shape[-1]]
 
     def _merge(self, losses: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The losses of each child -> the losses of the composite."""

@@ -26,7 +26,7 @@ class _Continuous(Quantizer):
 
 @QUANTIZERS.register_module()
 class Identity(_Continuous):
-    """No bottleneck: the codes are the latents. Its reconstruction is an upper bound for quantizers.
+    """No bottleneck: the codes are the latents. The reconstruction error is the networks' alone.
 
     Args:
         dim: d, at least 1.
@@ -47,7 +47,7 @@ class KL(_Continuous):
 
     A linear layer turns the latents of a position into mean and log-variance. At the start the mean is the latent and
     the standard deviation is exp(-2). Loss: ``kl``, the divergence from a standard normal,
-    1/2 sum(mean^2 + var - 1 - log var) over a sample, averaged over the batch; its weight is latent diffusion's 1e-6.
+    1/2 sum(mean^2 + var - 1 - log var) over a clip, averaged over the batch; its weight is latent diffusion's 1e-6.
 
     Args:
         dim: d, at least 1.

@@ -17,14 +17,14 @@ class Grouped(Composite):
     """Groups of channels, each quantized alone (HiFi-Codec, arXiv:2305.02765).
 
     With LFQ children it is WeTok's group-wise quantization (arXiv:2508.05599): its entropies are over the 2^bits
-    codes of each group. A loss is the mean of the children's (weighted as :class:`Composite` says). The codebooks of
-    the indices are the children's, in the order of the channels.
+    codes of each group. A loss is the mean of the children's (weighted as :class:`Composite` says). The last
+    axis of the indices lists the children's codebooks in channel order.
 
     Args:
         quantizers: The children, of one codebook size; d is the sum of their dims.
 
     Raises:
-        ValueError: If there are none, or they do not fit each other.
+        ValueError: If there are none, or their codebook sizes differ.
 
     Example:
         >>> from toolkit.quantizers import LFQ
@@ -44,5 +44,5 @@ class Grouped(Composite):
         return torch.cat(codes, dim=-1), torch.cat(indices, dim=-1), self._merge(losses)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        children = zip(self.quantizers, self._split(indices), strict=True)
+        children = zip(self.quantizers, self._per_child(indices), strict=True)
         return torch.cat([child.lookup(child_indices) for child, child_indices in children], dim=-1)

@@ -16,16 +16,15 @@ from toolkit.registry import QUANTIZERS
 
 @QUANTIZERS.register_module()
 class IBQ(Quantizer):
-    """Index backpropagation: gradients pass the choice of the code, so every code learns (arXiv:2412.02692).
+    """Index backpropagation: gradients go through the argmax, so every code learns (arXiv:2412.02692).
 
     The logits of a latent z are <z, c> over all codes c. Its index i is the row of the largest logit (of equal ones
-    the first). With p = softmax(logits) the code is (onehot(i) + p - sg(p)) @ codebook: row i in value, while the
-    gradient of p reaches the latents and all rows.
+    the first). With p = softmax(logits) the code is (onehot(i) + p - sg(p)) @ codebook. Its value is row i. Its
+    gradient reaches the latents and all rows through p.
 
-    Losses: the paper's double quantization loss ``quantization`` mse(code, z), ``commitment`` mse(z, sg(row)) and
-    ``codebook`` mse(row, sg(z)); ``per_sample_entropy`` of softmax(logits / temperature) and ``codebook_entropy`` of
-    its mean over the batch of all processes. Chunks of positions are computed again in the backward pass, so the
-    N * K logits are never stored.
+    Losses: ``quantization`` mse(code, z), ``commitment`` mse(z, sg(row)), ``codebook`` mse(row, sg(z)) (together the
+    double quantization loss); ``per_sample_entropy`` of softmax(logits / temperature); ``codebook_entropy`` of its mean
+    over the batch of all processes. The backward pass recomputes the N * K logits, a chunk at a time.
 
     Args:
         codebook_size: K, at least 2.
@@ -61,8 +60,8 @@ class IBQ(Quantizer):
         codebook_rows = self.lookup(indices)
         if not self.training:
             return codebook_rows, indices, {}
-        soft = [checkpoint(self._soft, chunk, codebook, use_reentrant=False) for chunk in chunks]
-        zeros, entropies, probabilities = zip(*soft, strict=True)  # the zeros carry the gradient of p
+        parts = [checkpoint(self._soft_assignment, chunk, codebook, use_reentrant=False) for chunk in chunks]
+        zeros, entropies, probabilities = zip(*parts, strict=True)  # the zeros carry the gradient of p
         num_positions = z.shape[0] * z.shape[1]
         codes = codebook_rows + torch.cat(zeros).reshape(z.shape)
         mean_probabilities = mean_over_processes(sum(probabilities) / num_positions)
@@ -75,10 +74,10 @@ class IBQ(Quantizer):
     def lookup(self, indices: Tensor) -> Tensor:
         return F.embedding(indices.squeeze(-1), self.codebook).float()
 
-    def _soft(self, z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _soft_assignment(self, z: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents (n, d) -> (p - sg(p)) @ codebook (n, d), sum of entropies (), sum of probabilities (K,)."""
         logits = z @ codebook.T  # (n, K)
-        p = logits.softmax(1)
-        log_sharp = (logits / self.temperature).log_softmax(1)
-        sharp = log_sharp.exp()
-        return (p - p.detach()) @ codebook.detach(), -(sharp * log_sharp).sum(), sharp.sum(0)
+        p = logits.softmax(1)  # p - sg(p) is 0, so the codebook has a gradient through p only
+        log_assignment = (logits / self.temperature).log_softmax(1)
+        assignment = log_assignment.exp()
+        return (p - p.detach()) @ codebook.detach(), -(assignment * log_assignment).sum(), assignment.sum(0)

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor
 
 from toolkit.quantizers.digits import DigitQuantizer
-from toolkit.quantizers.entropy import check_entropy_groups, grouped_binary_entropies
+from toolkit.quantizers.entropy import check_bits, grouped_binary_entropies
 from toolkit.quantizers.straight_through import straight_through
 from toolkit.registry import QUANTIZERS
 
@@ -16,12 +16,12 @@ from toolkit.registry import QUANTIZERS
 class LFQ(DigitQuantizer):
     """Lookup-free quantization: each latent channel becomes its sign (MAGVIT-v2, arXiv:2310.05737).
 
-    Codes are scale * sign(z). Losses: ``commitment``, the mean squared distance of latents and codes;
-    ``per_sample_entropy`` of a position's soft assignment to the codes; ``codebook_entropy`` of the mean assignment
-    over the batch of all processes, which training raises, so its weight is negative.
+    Codes are scale * sign(z); p(c | z) is the softmax of 2 inv_temperature <z, c> over the codes c. Losses:
+    ``commitment``, the mean of (z - code)^2; ``per_sample_entropy``, of p; ``codebook_entropy``, of the mean of p over
+    the batch of all processes. A negative weight maximises a loss.
 
     Digit order: a positive sign is bit 1. The first channel of a codebook is the most significant bit of its index
-    (O2-MAGVIT2), or the least significant one with ``bit_order="lsb_first"`` (Google's code, Open-MAGVIT2).
+    (cofe-ai's O2-MAGVIT2), or the least significant one with ``bit_order="lsb_first"`` (praxis, Open-MAGVIT2).
     Codebook g has channels g * bits to (g + 1) * bits.
 
     Args:
@@ -29,9 +29,9 @@ class LFQ(DigitQuantizer):
         num_codebooks: G; d = bits * G.
         scale: Absolute value of a code's entries.
         inv_temperature: Sharpness of the soft assignment.
-        entropy_groups: Number of equal groups of bits per codebook whose entropies are summed; 1 is exact.
+        entropy_groups: Number of equal groups of bits per codebook whose entropies are summed; 1: the joint entropy.
         bit_order: "msb_first" or "lsb_first".
-        sign_of_zero: -1, or 1 as in Google's code.
+        sign_of_zero: -1, or 1 as in Google's praxis.
         rotation_trick: Pass gradients rotated, codebook by codebook (arXiv:2410.06424), instead of straight through.
 
     Raises:
@@ -48,9 +48,10 @@ class LFQ(DigitQuantizer):
     def __init__(self, *, bits: int = 18, num_codebooks: int = 1, scale: float = 1.0,
                  inv_temperature: float = 100.0, entropy_groups: int = 1, bit_order: str = "msb_first",
                  sign_of_zero: int = -1, rotation_trick: bool = False):
-        if num_codebooks < 1:
-            raise ValueError(f"LFQ needs num_codebooks >= 1, got {num_codebooks}.")
-        check_entropy_groups("LFQ", bits, entropy_groups)
+        if num_codebooks < 1 or scale <= 0 or inv_temperature <= 0:
+            raise ValueError("LFQ needs num_codebooks >= 1, scale > 0 and inv_temperature > 0, got "
+                             f"{num_codebooks}, {scale} and {inv_temperature}.")
+        check_bits("LFQ", bits, entropy_groups)
         if bit_order not in ("msb_first", "lsb_first") or sign_of_zero not in (-1, 1):
             raise ValueError("LFQ needs bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1, got "
                              f"{bit_order!r} and {sign_of_zero!r}.")
@@ -60,10 +61,10 @@ class LFQ(DigitQuantizer):
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         positive = z >= 0 if self.sign_of_zero == 1 else z > 0
-        codes, indices = self._codes(positive), self.join(positive)
+        codes, indices = self._codes(positive), self.digits_to_indices(positive)
         if not self.training:
             return codes, indices, {}
-        per_sample, codebook = grouped_binary_entropies(
+        per_sample, codebook = grouped_binary_entropies(  # <z, scale c> = <scale z, c>
             z * self.scale, self.inv_temperature, groups=self.entropy_groups, num_codebooks=self.num_codebooks)
         losses = {"commitment": (z - codes).square().mean(), "per_sample_entropy": per_sample,
                   "codebook_entropy": codebook}
@@ -71,7 +72,7 @@ class LFQ(DigitQuantizer):
         return straight_through(z, codes, rotation_trick=self.rotation_trick).flatten(2), indices, losses
 
     def lookup(self, indices: Tensor) -> Tensor:
-        return self._codes(self.split(indices) > 0)
+        return self._codes(self.indices_to_digits(indices) > 0)
 
     def _codes(self, positive: Tensor) -> Tensor:
         return torch.where(positive, self.scale, -self.scale).to(torch.float32)

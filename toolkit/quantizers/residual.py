@@ -18,12 +18,12 @@ from toolkit.registry import QUANTIZERS
 class Residual(Composite):
     """Residual quantization: each child quantizes the residual of those before it (arXiv:2107.03312, algorithm 1).
 
-    The code is the sum of the children's codes. Gradients pass the sum; each child's codebook learns from its own
-    losses on its residual. A loss is the mean of the children's (weighted as :class:`Composite` says). The first
-    codebooks of the indices alone decode to a coarser code.
+    The code is the sum of the children's codes. The straight-through gradient goes from the sum to the latents and
+    skips the children. Each child learns from its own losses on its residual. A loss is the mean of the children's
+    (weighted as :class:`Composite` says). The indices of the first children alone decode to a coarser code.
 
-    Quantize dropout: the code of a training batch is the sum of the first n children only, so that the first
-    codebooks alone decode well. n is random and the same on all processes. Indices and losses are of all children.
+    Quantize dropout sums the codes of only the first n children in a training batch, so that their indices alone
+    decode well. n is random and the same on all processes. Indices and losses are of all children.
 
     Args:
         quantizers: The children, coarsest first, of one dim and codebook size.
@@ -32,7 +32,7 @@ class Residual(Composite):
         rotation_trick: Pass gradients rotated (arXiv:2410.06424) instead of straight through.
 
     Raises:
-        ValueError: If the children do not fit each other, or a number is out of range.
+        ValueError: If the children's dims or codebook sizes differ, or a number is out of range.
 
     Example:
         >>> from toolkit.quantizers import LFQ
@@ -63,10 +63,10 @@ class Residual(Composite):
             residual = residual - child_codes[-1]
             indices.append(child_indices)
             losses.append(child_losses)
-        num_summed = len(self.quantizers)
+        num_summed = num_children = len(self.quantizers)
         if self.training and self.quantize_dropout:
-            dropout, num_kept = torch.rand(()) < self.quantize_dropout, torch.randint(1, num_summed + 1, ())
-            num_summed = int(from_first_process(torch.where(dropout, num_kept, num_summed).to(z.device)))
+            drops, num_kept = torch.rand(()) < self.quantize_dropout, torch.randint(1, num_children + 1, ())
+            num_summed = int(from_first_process(torch.where(drops, num_kept, num_children).to(z.device)))
         codes = sum(child_codes[:num_summed])
         if self.training:
             codes = straight_through(z, codes, rotation_trick=self.rotation_trick)
@@ -74,8 +74,8 @@ class Residual(Composite):
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Indices (B, N, G), or those of the first children only -> codes (B, N, d)."""
-        children = zip(self.quantizers, self._split(indices), self.scales, strict=False)
+        children = zip(self.quantizers, self._per_child(indices), self.scales, strict=False)
         return sum(child.lookup(child_indices) * scale for child, child_indices, scale in children)
 
     def _accepts_codebooks(self, num_codebooks: int) -> bool:
-        return num_codebooks in self._ends
+        return num_codebooks in self._codebook_ends

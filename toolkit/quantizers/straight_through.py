@@ -1,4 +1,4 @@
-"""How gradients pass a quantizer: straight through (arXiv:1308.3432), or rotated (arXiv:2410.06424)."""
+"""How gradients go through a quantizer: straight through (arXiv:1308.3432), or rotated (arXiv:2410.06424)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_EPS = 1e-6
+_EPS = 1e-6  # smallest length that is divided by
 
 
 def straight_through(z: Tensor, codes: Tensor, *, rotation_trick: bool = False) -> Tensor:
     """Latents and codes (..., d) -> exactly the codes (..., d), with a gradient to the latents and none to ``codes``.
 
-    Straight through, the latents get the gradient of the codes. With the rotation trick the code counts as R z with
-    the constant R = |code| / |z| (I - 2 r r^T + 2 b a^T), so the latents get R^T times the gradient of the codes.
-    a, b and r are the directions of the latent, of the code and of a + b (Fifty et al., arXiv:2410.06424, sec. 4.2).
+    By default the latents get the gradient of the codes. The rotation trick treats the code as R z, with R constant, so
+    the latents get R^T times that gradient. R = (|code| / |z|) (I - 2 r r^T + 2 b a^T), with unit vectors a, b and r of
+    the latent, the code and a + b (Fifty et al., arXiv:2410.06424, sec. 4.2).
 
     Example:
         >>> z = torch.tensor([3.0, 4.0], requires_grad=True)
@@ -33,9 +33,9 @@ def straight_through(z: Tensor, codes: Tensor, *, rotation_trick: bool = False) 
 def _rotated(z: Tensor, codes: Tensor) -> Tensor:
     """z times the constant scaled rotation that maps z to the codes."""
     with torch.no_grad():
-        size = z.norm(dim=-1, keepdim=True)
-        stretch = torch.where(size > _EPS, codes.norm(dim=-1, keepdim=True) / size.clamp(min=_EPS), 1.0)
-        a, b = z / size.clamp(min=_EPS), F.normalize(codes, dim=-1, eps=_EPS)
+        length = z.norm(dim=-1, keepdim=True)
+        scale = torch.where(length > _EPS, codes.norm(dim=-1, keepdim=True) / length.clamp(min=_EPS), 1.0)
+        a, b = z / length.clamp(min=_EPS), F.normalize(codes, dim=-1, eps=_EPS)
         r = F.normalize(a + b, dim=-1, eps=_EPS)
-    along = (z * r).sum(-1, keepdim=True)
-    return stretch * (z - 2 * along * r + 2 * (z * a).sum(-1, keepdim=True) * b)
+    z_dot_r = (z * r).sum(-1, keepdim=True)
+    return scale * (z - 2 * z_dot_r * r + 2 * (z * a).sum(-1, keepdim=True) * b)

@@ -1,4 +1,4 @@
-"""Vector quantization (van den Oord et al., arXiv:1711.00937), and what learned codebooks need."""
+"""Vector quantization (van den Oord et al., arXiv:1711.00937), and k-means for learned codebooks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.contracts import Quantizer
-from toolkit.layers import from_first_process, gather_over_processes, sum_over_processes
+from toolkit.layers.distributed import any_process, from_first_process, gather_over_processes, sum_over_processes
 from toolkit.quantizers.straight_through import straight_through
 from toolkit.registry import QUANTIZERS
 
@@ -23,27 +23,27 @@ def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
         [0, 1]
     """
     # In chunks: all N * K distances at once may not fit into memory.
-    bias = codebook.square().sum(1) / 2  # |z - c|^2 / 2 without |z|^2 / 2, which is the same for all codes
+    bias = codebook.square().sum(1) / 2  # argmin |z - c|^2 = argmin |c|^2 / 2 - <z, c>
     chunks = z.split(max(1, CHUNK // len(codebook)))
     return torch.cat([torch.addmm(bias, chunk, codebook.T, alpha=-1).argmin(1) for chunk in chunks])
 
 
 def count_and_sum(z: Tensor, indices: Tensor, codebook_size: int) -> tuple[Tensor, Tensor]:
-    """Vectors (N, d) and their codes (N,) -> number (K,) and sum (K, d) of each code's vectors on all processes."""
+    """Vectors (N, d) and their indices (N,) -> number (K,) and sum (K, d) of each code's vectors on all processes."""
     counts = torch.bincount(indices, minlength=codebook_size).to(z.dtype)
     sums = z.new_zeros(codebook_size, z.shape[1]).index_add_(0, indices, z)
     return sum_over_processes(counts), sum_over_processes(sums)
 
 
 def random_rows(z: Tensor, num: int, *, seed: int) -> Tensor:
-    """``num`` different rows of z (N, d), or all of them if N is less; they depend on the seed alone."""
+    """min(num, N) rows of z (N, d), drawn without replacement; their positions depend on N and the seed alone."""
     order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))[:num]
     return z[order.to(z.device)]
 
 
 @torch.no_grad()
 def kmeans(z: Tensor, codebook_size: int, *, num_iters: int, normalize: bool = False, seed: int = 0) -> Tensor:
-    """Lloyd's algorithm on the vectors (N, d) of all processes -> (min(K, N), d) means, the same on every process.
+    """Lloyd's algorithm on each process's vectors (n, d), N in all -> (min(K, N), d) means, the same on every process.
 
     It starts from random vectors. An empty cluster keeps its mean. ``normalize`` scales means to unit length.
     """
@@ -63,12 +63,12 @@ class VQ(Quantizer):
     An index is the row of its code in the codebook.
 
     With ``update="ema"`` the codebook has no gradient. Each code has a running count n and a running sum s of its
-    latents; both move by 1 - decay towards those of the batch of all processes, and the code is s / n with n
-    Laplace-smoothed (arXiv:1711.00937, appendix A.1). With gradient accumulation each micro-batch is such a batch.
+    latents, moving averages over the batches of all processes. The code is s / n, with n Laplace-smoothed
+    (arXiv:1711.00937, appendix A.1). With gradient accumulation each micro-batch is such a batch.
 
-    K-means and the replacement of dead codes choose latents by the number of batches so far, not by torch's generator:
-    all processes choose the same, and so does a resumed run. Only a batch of finite latents in train mode, with
-    ``frozen`` unset, changes the codebook and its statistics.
+    K-means and the replacement of dead codes draw latents with the number of batches so far as seed, not by torch's
+    generator: all processes draw the same, and so does a resumed run. They and the running averages need train mode,
+    ``frozen`` False (see :class:`Quantizer`) and a batch of finite latents.
 
     Args:
         codebook_size: K, at least 2.
@@ -76,10 +76,10 @@ class VQ(Quantizer):
         normalize: Scale latents and codes to unit length (ViT-VQGAN, arXiv:2110.04627; LlamaGen, arXiv:2406.06525).
         update: "gradient" or "ema".
         decay: Decay of the running counts and sums, in [0, 1).
-        kmeans_iters: Iterations of the k-means of the first training batch that initialises the codebook; 0: none.
-            Codes beyond the batch's number of latents stay random.
-        revive_below: A code is dead if its running count is below this share of N / K, the count under even use. It
-            is replaced by a latent of the batch; 0: never. Counts start as those of the first batch, at least N / K.
+        kmeans_iters: k-means iterations on the first training batch, to initialise the codebook; 0: none. Codes beyond
+            the batch's number of latents stay random.
+        revive_below: A code with a running count below this share of N / K is dead: a latent of the batch replaces it.
+            0: none. N is the latents of all processes. Counts start at the first batch's, raised to N / K where lower.
         rotation_trick: Pass gradients rotated (arXiv:2410.06424) instead of straight through.
 
     Raises:
@@ -112,18 +112,18 @@ class VQ(Quantizer):
         else:
             self.register_buffer("codebook", self._normalized(codebook))
             self.register_buffer("code_sum", self.codebook.clone())
-        self.counts_codes = update == "ema" or revive_below > 0
-        if self.counts_codes:
+        self.has_code_count = update == "ema" or revive_below > 0
+        if self.has_code_count:
             self.register_buffer("code_count", torch.ones(codebook_size))
-        self.counts_batches = kmeans_iters > 0 or revive_below > 0
-        if self.counts_batches:
+        self.has_num_batches = kmeans_iters > 0 or revive_below > 0
+        if self.has_num_batches:
             self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         z = self._normalized(z)
         flat = z.detach().flatten(0, 1)
-        updates = self._updates_codebook(flat)
-        if updates and self.counts_batches and self.num_batches == 0:
+        learns = self._learns_from(flat)
+        if learns and self.has_num_batches and self.num_batches == 0:
             self._initialize(flat)
         with torch.no_grad():
             nearest = nearest_codes(flat, self._normalized(self.codebook.float()))
@@ -134,8 +134,8 @@ class VQ(Quantizer):
         losses = {"commitment": F.mse_loss(z, codes.detach())}
         if self.update == "gradient":
             losses["codebook"] = F.mse_loss(codes, z.detach())
-        if updates:
-            self._update_codebook(flat, nearest)
+        if learns:
+            self._update_statistics(flat, nearest)
         return straight_through(z, codes, rotation_trick=self.rotation_trick), indices, losses
 
     def lookup(self, indices: Tensor) -> Tensor:
@@ -144,11 +144,11 @@ class VQ(Quantizer):
     def _normalized(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1, eps=1e-6) if self.normalize else vectors
 
-    def _updates_codebook(self, z: Tensor) -> bool:
-        """Whether the batch z (N, d) updates codebook or statistics; one that is not finite does not on any process."""
-        if not self.training or self.frozen or not (self.counts_codes or self.counts_batches):
+    def _learns_from(self, z: Tensor) -> bool:
+        """Whether z (N, d) updates codebook or statistics. If one process has NaN or infinity, no process updates."""
+        if not self.training or self.frozen or not (self.has_code_count or self.has_num_batches):
             return False
-        return not sum_over_processes((~z.isfinite()).sum())
+        return not any_process(not z.isfinite().all())
 
     @torch.no_grad()
     def _initialize(self, z: Tensor) -> None:
@@ -157,16 +157,16 @@ class VQ(Quantizer):
         if self.kmeans_iters:
             codes = kmeans(z, self.codebook_size, num_iters=self.kmeans_iters, normalize=self.normalize)
             self.codebook.data[:len(codes)] = codes.to(self.codebook.dtype)
-        if self.counts_codes:
+        if self.has_code_count:
             counts, _ = count_and_sum(z, nearest_codes(z, codes), self.codebook_size)
             self.code_count.copy_(counts.clamp(min=counts.sum() / self.codebook_size))
         if self.update == "ema":
             torch.mul(self.codebook, self.code_count.unsqueeze(1), out=self.code_sum)
 
     @torch.no_grad()
-    def _update_codebook(self, z: Tensor, indices: Tensor) -> None:
-        """Update running counts, sums and codes by a batch of latents (N, d) and their indices (N,)."""
-        if self.counts_codes:
+    def _update_statistics(self, z: Tensor, indices: Tensor) -> None:
+        """Update counts, sums, codes and ``num_batches`` from latents (N, d) and indices (N,); replace dead codes."""
+        if self.has_code_count:
             counts, sums = count_and_sum(z, indices, self.codebook_size)
             self.code_count.lerp_(counts.to(self.code_count.dtype), 1 - self.decay)
             if self.update == "ema":
@@ -175,17 +175,17 @@ class VQ(Quantizer):
                 smoothed = (self.code_count + _EPS) / (total + self.codebook_size * _EPS) * total
                 self.codebook.copy_(self._normalized(self.code_sum / smoothed.unsqueeze(1)))
             if self.revive_below:
-                self._replace_dead_codes(z, even_count=counts.sum().item() / self.codebook_size)
-        if self.counts_batches:
+                self._replace_dead_codes(z, mean_count=counts.sum().item() / self.codebook_size)
+        if self.has_num_batches:
             self.num_batches += 1
 
-    def _replace_dead_codes(self, z: Tensor, even_count: float) -> None:
-        """Replace dead codes by latents of the batch, at most as many as it has; their count becomes N / K."""
-        dead = (self.code_count < self.revive_below * even_count).nonzero().flatten()
+    def _replace_dead_codes(self, z: Tensor, mean_count: float) -> None:
+        """Replace dead codes by latents of the batch, as far as these last; the new codes' count is ``mean_count``."""
+        dead = (self.code_count < self.revive_below * mean_count).nonzero().flatten()
         if len(dead):
             latents = random_rows(gather_over_processes(z), len(dead), seed=int(self.num_batches))
             latents = latents.to(self.codebook.dtype)
             rows = dead[:len(latents)]
-            self.codebook.data[rows], self.code_count[rows] = latents, even_count
+            self.codebook.data[rows], self.code_count[rows] = latents, mean_count
             if self.update == "ema":
-                self.code_sum[rows] = latents * even_count
+                self.code_sum[rows] = latents * mean_count

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from toolkit.config import ConfigError
 from toolkit.contracts import AdversarialLoss, GeneratorWeight, Loss, Quantizer, TokenizerOutput
 from toolkit.layers import mean_over_processes
-from toolkit.layers.early_backward import loss_with_early_gradient
+from toolkit.layers.early_gradient import loss_with_early_gradient
 from toolkit.training.settings import Schedule, value_at
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class LeCAM(nn.Module):
     """Penalises distances of logits from the other side's running average (Tseng et al., arXiv:2104.03310, eq. 5).
 
     ``relu(real - average_fake)^2 + relu(average_real - fake)^2``. The averages are updated first, with ``decay``,
-    over the joint batch of all processes. They are buffers, so checkpoints have them.
+    over the global batch of all processes. They are buffers, so checkpoints have them.
     ``per_logit``: the mean of each logit's penalty (the paper, Open-MAGVIT2) instead of the penalty of the batch-mean
     logit (O2-MAGVIT2).
     """

@@ -10,14 +10,14 @@ from torch.autograd.function import once_differentiable
 
 
 def loss_with_early_gradient(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """The () loss ``function(*tensors)``; its graph is freed before it returns, and only ``tensors`` get a gradient.
+    """The scalar ``function(*tensors)``. Its graph is freed before the call returns; only ``tensors`` get a gradient.
 
-    The gradient is stored for the backward pass. It has the size of ``tensors``; the graph of a VGG is many times
-    larger. In fp16 the graph is kept, because the gradient scale is not known yet. Not twice differentiable.
+    The stored gradient is far smaller than the graph of a perceptual loss. Not twice differentiable. In fp16 autocast
+    this is the plain call, with gradients to parameters too, because the gradient scale is not known yet.
     """
     device = tensors[0].device.type
-    half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
-    if half or not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+    fp16 = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    if fp16 or not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
         return function(*tensors)
     return _LossWithEarlyGradient.apply(function, *tensors)
 
@@ -29,9 +29,9 @@ class _LossWithEarlyGradient(torch.autograd.Function):
         leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
         with torch.enable_grad():
             value = function(*leaves)
-        inputs = [leaf for leaf in leaves if leaf.requires_grad]
-        gradients = iter(torch.autograd.grad(value, inputs, allow_unused=True) if value.requires_grad
-                         else [None] * len(inputs))
+        differentiable = [leaf for leaf in leaves if leaf.requires_grad]  # the others get None
+        gradients = iter(torch.autograd.grad(value, differentiable, allow_unused=True) if value.requires_grad
+                         else [None] * len(differentiable))
         ctx.save_for_backward(*(next(gradients) if leaf.requires_grad else None for leaf in leaves))
         return value.detach()
 
