@@ -13,8 +13,8 @@ from toolkit.training.optimizer import OptimizerState, optimizer_state_share
 from toolkit.training.settings import Settings
 
 
-def trained(layer: nn.Module | None = None, **settings) -> OptimizerState:
-    return OptimizerState(nn.Linear(1, 1) if layer is None else layer, learning_rate=1e-2,
+def trained(layer: nn.Module | None = None, *, learning_rate: float = 1e-2, **settings) -> OptimizerState:
+    return OptimizerState(nn.Linear(1, 1) if layer is None else layer, learning_rate=learning_rate,
                           settings=Settings(**{"max_steps": 100} | settings), accelerator=Accelerator(cpu=True))
 
 
@@ -58,6 +58,14 @@ def test_the_configs_settings_hold_after_resuming_as_its_rate_does():
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.5, 0.9), 0.25, 0.125)
     assert all(torch.equal(after.optimizer.state[new]["exp_avg_sq"], before.optimizer.state[old]["exp_avg_sq"])
                for new, old in zip(after.plain.parameters(), before.plain.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("sched", ["none", "cosine"])
+def test_a_resumed_run_steps_with_the_rate_of_the_config(sched):
+    before, after = trained(schedule=dict(sched=sched)), trained(schedule=dict(sched=sched), learning_rate=1e-3)
+    after.load_state_dict(before.state_dict())
+    after.step(0)
+    assert after.learning_rate == 1e-3
 
 
 def test_in_fp16_a_gradient_is_an_overflow_only_while_it_is_scaled_up():

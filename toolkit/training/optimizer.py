@@ -105,7 +105,7 @@ class OptimizerState(Learner):
                 "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; options and learning rate stay those of the config.
+        """Restore what :meth:`state_dict` returned; options and a constant learning rate stay those of the config.
 
         The state of another type of optimizer is a ConfigError.
         """
@@ -113,7 +113,8 @@ class OptimizerState(Learner):
             raise ConfigError(f"training.optimizer.opt must be that of the checkpoint, {state['type']}, got "
                               f"{type(self.optimizer).__name__}; set it back, or start from the weights by "
                               "training.init_from.")
-        configured = {key: value for key, value in self.optimizer.param_groups[0].items() if key in self.options}
+        configured = {key: value for key, value in self.optimizer.param_groups[0].items()
+                      if key in self.options or (key == "lr" and self.schedule is None)}
         self.optimizer.load_state_dict(state["optimizer"])
         self.optimizer.param_groups[0].update(configured)
         self.scaler.load_state_dict(state["scaler"])
