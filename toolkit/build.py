@@ -23,9 +23,9 @@ from toolkit.saving import load_component, read_component_config, tokenizer_dire
 from toolkit.tokenizer import Tokenizer
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.initialization import freeze_all_but, initialize, initialize_discriminators
-from toolkit.training.logging import check_trackers
 from toolkit.training.objective import Adversary, LeCAM, Objective, quantizer_weights
-from toolkit.training.run_dir import NETWORK, lock_work_dir, write_run_metadata
+from toolkit.training.run_dir import NETWORK_FILE, lock_work_dir, write_run_metadata
+from toolkit.training.run_log import check_trackers
 from toolkit.training.settings import Settings
 from toolkit.training.trainer import RunComponents, Trainer
 
@@ -229,7 +229,7 @@ def starting_tokenizer(config: Config, settings: Settings, *, resumed: Path | No
         raise ConfigError("training needs the config section tokenizer, or training.init_from=DIR to train on a "
                           "tokenizer that exists.")
     if resumed and "tokenizer" not in config:
-        config.tokenizer = read_component_config(resumed / NETWORK)
+        config.tokenizer = read_component_config(resumed / NETWORK_FILE)
     source = None
     if settings.init_from and not resumed and (weights or "tokenizer" not in config):
         source = load_tokenizer(settings.init_from)
@@ -307,6 +307,6 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     if resume:
         trainer.resume()
     if accelerator.is_main_process:
-        with trainer.checkpoints.full_disk_errors():
+        with trainer.checkpoints.explaining_full_disk():
             write_run_metadata(trainer, config, seed=seed)
     return trainer

@@ -45,9 +45,9 @@ def run(arguments: argparse.Namespace) -> None:
     from toolkit.profiling.tables import cost_tables, write_results
     from toolkit.registry import PluginError, UnknownComponentError
     from toolkit.run import train
-    from toolkit.training.run_dir import end_with_launcher
+    from toolkit.training.run_dir import die_with_launcher
 
-    end_with_launcher()
+    die_with_launcher()
     work_dir = arguments.work_dir or Path("work_dirs") / Path(arguments.config).stem
     try:
         config = load_config(arguments.config, parse_overrides(arguments.cfg_options))

@@ -88,7 +88,7 @@ def skipped(work_dir: Path) -> list[dict[str, Any]]:
 def state(trainer: Trainer) -> dict[str, Any]:
     """Everything that a step can change."""
     modules = {name: module.state_dict() for name, module in trainer._modules().items()}
-    optimizers = {name: network.optimizer.state_dict() for name, network in trainer._optimizer_states().items()}
+    optimizers = {name: network.optimizer.state_dict() for name, network in trainer._networks().items()}
     return torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x,
                                         {**modules, "optimizers": optimizers})
 
@@ -153,7 +153,7 @@ def test_a_skipped_step_is_logged_with_its_samples_and_counted_and_the_run_conti
     trained = [line for line in metric_lines(tmp_path) if line["split"] == "train" and "total" in line]
     assert {line["step"] for line in trained} == {1, 2, 3, 4, 5, 6} - {line["step"] for line in lines}
     assert all(math.isfinite(value) for line in trained for value in line.values() if isinstance(value, float))
-    assert f"a step is skipped (1 in a row, 1 in all): {lines[0]['reason']}; its samples: {torn}" in caplog.text
+    assert f"a step is skipped (1 in a row, 1 in all): {lines[0]['reason']}; suspect samples: {torn}" in caplog.text
     assert "2 steps were skipped" in caplog.text
 
 
@@ -183,7 +183,7 @@ def test_codes_drawn_in_a_skipped_step_are_restored(clips, tmp_path):
 
 def test_too_many_in_a_row_end_the_run_with_the_last_good_checkpoint(clips, tmp_path):
     shared = dict(training__max_steps=20, training__max_skipped_in_a_row=3)
-    with pytest.raises(DivergenceError, match=r"(?s)4 steps in a row.*gradient_clipping.*--resume"):
+    with pytest.raises(DivergenceError, match=r"(?s)4 skipped steps in a row.*gradient_clipping.*--resume"):
         build(torn_config(clips, data__train__dataset__torn_from=3, **shared), tmp_path).run()
     assert [path.name for path in checkpoints_in(tmp_path / "checkpoints")] == ["step_1", "step_2"]
     trainer = build(torn_config(clips, **shared | dict(training__max_steps=4)), tmp_path, resume=True)
@@ -228,7 +228,7 @@ def test_each_network_has_its_own_clipping(clips, tmp_path, limits):
         return before_step
 
     for name, trained in dict(tokenizer=trainer.tokenizer, discriminator=trainer.discriminators["video"]).items():
-        trained.optimizer.register_step_pre_hook(watch(name, trained.plain))
+        trained.optimizer.register_step_pre_hook(watch(name, trained.network))
     trainer.run()
     logged = [line for line in metric_lines(tmp_path) if "total" in line]
     names = dict(tokenizer="gradient_norm", discriminator="discriminator_gradient_norm")

@@ -168,7 +168,7 @@ def test_training_skips_every_kind_of_damaged_file_and_lists_each_once(tmp_path)
     listed = [line.split("\t")[0] for line in lines]
     assert len(listed) == len(bad) and set(listed) == bad  # though validation met them too
     assert sum("No such file" in line for line in lines) == 2
-    assert all(torch.isfinite(tensor).all() for tensor in trainer.tokenizer.plain.state_dict().values())
+    assert all(torch.isfinite(tensor).all() for tensor in trainer.tokenizer.network.state_dict().values())
     assert (tmp_path / "run" / "checkpoints" / "step_20").is_dir()
 
 

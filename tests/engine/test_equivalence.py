@@ -45,7 +45,7 @@ def blunt(quantizer: Mapping[str, Any]) -> dict[str, Any]:
 
 def train(config: dict[str, Any], work_dir: Path) -> dict[str, torch.Tensor]:
     trainer = build_trainer(Config(config), work_dir=work_dir)
-    for module in trainer.tokenizer.plain.modules():
+    for module in trainer.tokenizer.network.modules():
         if isinstance(module, KL):  # remove its noise, which each position draws anew
             module.moments.bias.data[module.dim:] = -30
     with torch.backends.mkldnn.flags(enabled=False):  # it chooses algorithms by the batch size, which round differently

@@ -169,7 +169,8 @@ tokenizer.save_pretrained(folder)
 pixels = torch.rand(1, 3, 5, 16, 16) * 2 - 1
 same = torch.equal(load_tokenizer(folder).tokenize(pixels), tokenizer.tokenize(pixels))
 trainer = build_trainer(config, work_dir=work_dir)
-print(json.dumps(dict(same=same, config=tokenizer.config["quantizer"], provenance=provenance(0, trainer)["plugins"])))
+plugins = provenance(trainer, seed=0)["plugins"]
+print(json.dumps(dict(same=same, config=tokenizer.config["quantizer"], provenance=plugins)))
 """
 
 

@@ -84,7 +84,7 @@ def test_training_starts_from_the_source_weights_with_fresh_optimizer_and_averag
     run(clips, tmp_path / "first")
     source = tmp_path / "first" / "tokenizer"
     trainer = build(tiny_config(clips, gan=True, training__init_from=str(source)), tmp_path / "second")
-    for network in (trainer.tokenizer.plain, trainer.averaged):
+    for network in (trainer.tokenizer.network, trainer.evaluated_tokenizer):
         assert_equal(tensors_of(network), tensors_of(source / "model.safetensors"))
     assert not trainer.tokenizer.optimizer.state
 
@@ -96,14 +96,14 @@ def test_without_a_tokenizer_section_the_given_one_is_trained_and_resumed_withou
     config = tiny_config(clips, gan=True, training__init_from=str(tmp_path / "source"))
     config.pop("tokenizer")
     first = train(copy.deepcopy(config), tmp_path / "run")
-    assert first.tokenizer.plain.config == source.config
+    assert first.tokenizer.network.config == source.config
     assert load_tokenizer(tmp_path / "run" / "tokenizer").codebook_size == 32
     assert "MAGVIT2Encoder" in (tmp_path / "run" / "config.py").read_text()
     (tmp_path / "source").rename(tmp_path / "elsewhere")
     AcceleratorState._reset_state(reset_partial_state=True)
     again = build(config, tmp_path / "run", resume=True)
     assert again.step == 4
-    assert_equal(tensors_of(again.tokenizer.plain), tensors_of(first.tokenizer.plain))
+    assert_equal(tensors_of(again.tokenizer.network), tensors_of(first.tokenizer.network))
 
 
 def test_video_run_starts_from_an_image_run(clips, tmp_path):
@@ -113,7 +113,7 @@ def test_video_run_starts_from_an_image_run(clips, tmp_path):
     second = build(tiny_config(clips, training__init_from=str(tmp_path / "image" / "tokenizer")), tmp_path / "video")
     pixels = torch.rand(1, 3, 1, 16, 16)
     with torch.no_grad():
-        expected, actual = first.averaged.eval()(pixels), second.averaged.eval()(pixels)
+        expected, actual = first.evaluated_tokenizer.eval()(pixels), second.evaluated_tokenizer.eval()(pixels)
     assert torch.equal(actual.indices, expected.indices)
     torch.testing.assert_close(actual.reconstruction, expected.reconstruction, rtol=1e-4, atol=1e-5)
 
@@ -133,8 +133,8 @@ def test_training_the_decoder_leaves_encoder_and_token_ids_as_they_were(clips, t
 
 
 def test_training_the_encoder_alone_leaves_the_decoder_as_it_was_and_still_has_the_quantizers_losses(clips, tmp_path):
-    trained = tensors_of(run(clips, tmp_path / "run", training__trainable=["encoder"]).tokenizer.plain)
-    fresh = tensors_of(build(tiny_config(clips, gan=True), tmp_path / "fresh").tokenizer.plain)
+    trained = tensors_of(run(clips, tmp_path / "run", training__trainable=["encoder"]).tokenizer.network)
+    fresh = tensors_of(build(tiny_config(clips, gan=True), tmp_path / "fresh").tokenizer.network)
     assert_equal(part(trained, "decoder"), part(fresh, "decoder"))
     assert any(not torch.equal(tensor, fresh[name]) for name, tensor in part(trained, "encoder").items())
     assert "commitment" in (tmp_path / "run" / "metrics.jsonl").read_text()
@@ -157,7 +157,7 @@ def test_discriminator_of_the_source_is_loaded_if_its_tensors_match(clips, tmp_p
     save_component(expected, tmp_path / "source" / "discriminator")
     trainer = build(tiny_config(clips, gan=True, training__init_from=str(tmp_path / "source")), tmp_path / "second")
     (actual,) = trainer.discriminators.values()
-    same = all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in actual.plain.state_dict().items()
+    same = all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in actual.network.state_dict().items()
                if tensor.shape == expected.state_dict()[name].shape)
     assert same == fits and ("starts from" in caplog.text) == fits
     assert ("keeps its random weights" in caplog.text) != fits

@@ -55,7 +55,7 @@ def test_a_loss_with_parameters_learns_is_saved_and_resumes(clips, tmp_path):
 def test_the_gradient_of_a_loss_counts_in_the_norm_and_is_clipped(clips, tmp_path):
     trainer = build(config_of(clips, training__max_steps=1, training__gradient_clipping=dict(tokenizer=1e-3)), tmp_path)
     seen = []
-    parameters = [*trainer.tokenizer.plain.parameters(), trainer.objective.losses["learned"].log_scale]
+    parameters = [*trainer.tokenizer.network.parameters(), trainer.objective.losses["learned"].log_scale]
     trainer.tokenizer.optimizer.register_step_pre_hook(
         lambda *_: seen.append(torch.stack([parameter.grad.norm() for parameter in parameters])))
     trainer.run()
@@ -65,7 +65,7 @@ def test_the_gradient_of_a_loss_counts_in_the_norm_and_is_clipped(clips, tmp_pat
 def test_a_skipped_step_does_not_change_the_parameters_of_a_loss(clips, tmp_path):
     trainer = build(config_of(clips, training__max_steps=1), tmp_path)
     with torch.no_grad():
-        trainer.tokenizer.plain.decoder.conv_out.bias.fill_(float("nan"))
+        trainer.tokenizer.network.decoder.conv_out.bias.fill_(float("nan"))
     trainer.run()
     assert trainer.finite_check.num_skipped == 1
     assert not trainer.objective.losses["learned"].log_scale.any()

@@ -9,19 +9,19 @@ from timm.optim import Lion
 from torch import nn
 
 from toolkit.config import ConfigError
-from toolkit.training.optimizer import OptimizerState, optimizer_state_share
+from toolkit.training.optimizer import TrainableNetwork, optimizer_state_ratio
 from toolkit.training.settings import Settings
 
 
-def trained(layer: nn.Module | None = None, **settings) -> OptimizerState:
-    return OptimizerState(nn.Linear(1, 1) if layer is None else layer, learning_rate=1e-2,
-                          settings=Settings(**{"max_steps": 100} | settings), accelerator=Accelerator(cpu=True))
+def trained(layer: nn.Module | None = None, *, learning_rate: float = 1e-2, **settings) -> TrainableNetwork:
+    return TrainableNetwork(nn.Linear(1, 1) if layer is None else layer, learning_rate=learning_rate,
+                            settings=Settings(**{"max_steps": 100} | settings), accelerator=Accelerator(cpu=True))
 
 
 def rates(*, steps: list[int], **settings) -> list[float]:
     state, found = trained(**{"warmup_steps": 10, "min_learning_rate": 1e-4} | settings), []
     for step in steps:
-        state.step(step)
+        state.update(step)
         found.append(state.learning_rate)
     return found
 
@@ -43,21 +43,29 @@ def test_a_step_uses_the_rate_of_its_own_number():
     layer = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(layer.weight)
     state = trained(layer, warmup_steps=10)
-    state.module(torch.ones(1, 1)).sum().backward()
-    state.step(4)  # Adam's first step is the rate, whatever the gradient
+    state.wrapped(torch.ones(1, 1)).sum().backward()
+    state.update(4)  # Adam's first step is the rate, whatever the gradient
     assert layer.weight.item() == pytest.approx(-4e-3, rel=1e-5)
     assert layer.weight.grad is None
 
 
 def test_the_configs_settings_hold_after_resuming_as_its_rate_does():
     before, after = trained(), trained(betas=(0.5, 0.9), eps=0.25, weight_decay=0.125)
-    before.backward(before.module(torch.ones(1, 1)).sum())
-    before.step(0)
+    before.backward(before.wrapped(torch.ones(1, 1)).sum())
+    before.update(0)
     after.load_state_dict(before.state_dict())
     group, = after.optimizer.param_groups
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.5, 0.9), 0.25, 0.125)
     assert all(torch.equal(after.optimizer.state[new]["exp_avg_sq"], before.optimizer.state[old]["exp_avg_sq"])
-               for new, old in zip(after.plain.parameters(), before.plain.parameters(), strict=True))
+               for new, old in zip(after.network.parameters(), before.network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("sched", ["none", "cosine"])
+def test_a_resumed_run_steps_with_the_rate_of_the_config(sched):
+    before, after = trained(schedule=dict(sched=sched)), trained(schedule=dict(sched=sched), learning_rate=1e-3)
+    after.load_state_dict(before.state_dict())
+    after.update(0)
+    assert after.learning_rate == 1e-3
 
 
 def test_in_fp16_a_gradient_is_an_overflow_only_while_it_is_scaled_up():
@@ -66,8 +74,8 @@ def test_in_fp16_a_gradient_is_an_overflow_only_while_it_is_scaled_up():
     state, before, norms = trained(layer, mixed_precision="fp16"), layer.weight.item(), []
     for step in range(18):
         state.backward(layer(torch.full((1, 1), float("nan"))).sum())
-        norms.append(state.gradient_norm().item())
-        state.step(step)
+        norms.append(state.clip_gradients().item())
+        state.update(step)
     assert norms[:16] == [0.0] * 16 and all(map(math.isnan, norms[16:]))
     assert layer.weight.item() == before
 
@@ -109,6 +117,6 @@ def test_the_state_of_another_optimizer_is_refused():
         trained(optimizer=dict(opt="lion")).load_state_dict(trained().state_dict())
 
 
-@pytest.mark.parametrize(("options", "share"), [({}, 2), (dict(opt="lion"), 1), (dict(opt="sgd"), 1)])
-def test_state_of_an_optimizer_is_counted_in_weights(options, share):
-    assert optimizer_state_share(Settings(max_steps=1, optimizer=options)) == share
+@pytest.mark.parametrize(("options", "ratio"), [({}, 2), (dict(opt="lion"), 1), (dict(opt="sgd"), 1)])
+def test_state_of_an_optimizer_is_counted_in_weights(options, ratio):
+    assert optimizer_state_ratio(Settings(max_steps=1, optimizer=options)) == ratio

@@ -40,10 +40,10 @@ def test_every_quantizer_trains_and_is_saved_without_another_change(clips, tmp_p
     trainer = train(exchanged(clips, CHOICES[name], metrics=[dict(type="PSNR"), dict(type="Codebook")]), tmp_path)
     compared = trainer.compare()["video"]
     assert ("thumbnail" in compared) == ("codebook_usage" in compared["tokenizer"]) == bool(
-        trainer.tokenizer.plain.codebook_size)
+        trainer.tokenizer.network.codebook_size)
     pixels = torch.zeros(1, 3, 5, 16, 16)
     again = load_tokenizer(tmp_path / "tokenizer")
-    assert torch.equal(again(pixels).codes, trainer.averaged.eval()(pixels).codes)
+    assert torch.equal(again(pixels).codes, trainer.evaluated_tokenizer.eval()(pixels).codes)
     lines = train_lines(tmp_path)
     assert all(set(again.quantizer.loss_weights) <= set(line) for line in lines) and len(lines) == 2
 
@@ -54,22 +54,22 @@ def test_resumed_run_continues_with_its_codebook(clips, tmp_path):
     train({**config, "training": {**config["training"], "max_steps": 1}}, tmp_path / "half")
     resumed = train(config, tmp_path / "half", resume=True)
     assert resumed.step == 2
-    assert_equal(*(tensors_of(trainer.tokenizer.plain.quantizer) for trainer in (whole, resumed)))
+    assert_equal(*(tensors_of(trainer.tokenizer.network.quantizer) for trainer in (whole, resumed)))
 
 
 @pytest.mark.parametrize("trainable", [["encoder", "decoder"], ["encoder"], ["decoder"]])
 def test_frozen_codebook_of_averages_stays_bit_for_bit(clips, tmp_path, trainable):
     nested = dict(type="Residual", quantizers=[EMA, EMA])
     trainer = build(exchanged(clips, nested, training__trainable=trainable), tmp_path)
-    before = tensors_of(trainer.tokenizer.plain.quantizer)
+    before = tensors_of(trainer.tokenizer.network.quantizer)
     trainer.run()
-    assert_equal(before, tensors_of(trainer.tokenizer.plain.quantizer))
+    assert_equal(before, tensors_of(trainer.tokenizer.network.quantizer))
 
 
 def test_named_child_learns_and_its_sibling_does_not(clips, tmp_path):
     nested = dict(type="Residual", quantizers=[EMA, EMA])
     trainer = build(exchanged(clips, nested, training__trainable=["encoder", "quantizer.quantizers.1"]), tmp_path)
-    quantizer = trainer.tokenizer.plain.quantizer
+    quantizer = trainer.tokenizer.network.quantizer
     frozen = {name: module.frozen for name, module in quantizer.named_modules() if isinstance(module, Quantizer)}
     assert frozen == {"": True, "quantizers.0": True, "quantizers.1": False}
 
@@ -78,8 +78,8 @@ def test_decoder_gets_latents_first_and_codes_at_last(clips, tmp_path):
     trainer = build(exchanged(clips, CHOICES["LFQ"], training__quantization=[(0, 0.0), (2, 1.0)],
                               training__max_steps=3), tmp_path)
     seen = []
-    trainer.tokenizer.plain.decoder.register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0].detach().clone()) if trainer.tokenizer.plain.training else None)
+    trainer.tokenizer.network.decoder.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].detach().clone()) if trainer.tokenizer.network.training else None)
     trainer.run()
     assert [line["quantization"] for line in train_lines(tmp_path)] == [0.0, 0.5, 1.0]
     assert not (seen[0].abs() == 1).any() and (seen[2].abs() == 1).all()
@@ -99,7 +99,7 @@ def test_evaluation_is_fully_quantized_whatever_the_schedule(make_tokenizer):
 
 def test_collapsed_codebook_is_logged_as_a_warning(clips, tmp_path, caplog):
     trainer = build(exchanged(clips, dict(type="VQ", codebook_size=64, dim=4)), tmp_path)
-    trainer.tokenizer.plain.quantizer.codebook.data[1:] += 1e3  # out of reach
+    trainer.tokenizer.network.quantizer.codebook.data[1:] += 1e3  # out of reach
     with caplog.at_level(logging.WARNING):
         trainer.run()
     alarms = [record.message for record in caplog.records if "has collapsed" in record.message]
@@ -109,7 +109,7 @@ def test_collapsed_codebook_is_logged_as_a_warning(clips, tmp_path, caplog):
 
 def test_codebook_of_averages_learns_behind_a_fixed_encoder_if_named(clips, tmp_path):
     trainer = build(exchanged(clips, EMA, training__trainable=["quantizer", "decoder"]), tmp_path)
-    tokenizer = trainer.tokenizer.plain
+    tokenizer = trainer.tokenizer.network
     encoder, codebook = tensors_of(tokenizer.encoder), tokenizer.quantizer.codebook.clone()
     trainer.run()
     assert not torch.equal(tokenizer.quantizer.codebook, codebook)

@@ -22,8 +22,8 @@ time.sleep(60)
 """
 LAUNCHED = """
 import time
-from toolkit.training.run_dir import end_with_launcher
-end_with_launcher()
+from toolkit.training.run_dir import die_with_launcher
+die_with_launcher()
 print("ready", flush=True)
 time.sleep(60)
 """

@@ -22,7 +22,7 @@ from toolkit.config import ConfigError
 from toolkit.contracts import Quantizer
 from toolkit.pretrained.frozen import Frozen
 from toolkit.training.objective import Adversary
-from toolkit.training.optimizer import Learner
+from toolkit.training.optimizer import NetworkHandle
 from toolkit.training.settings import value_at
 from toolkit.training.step import discriminator_pass, prepare_step, tokenizer_pass
 from toolkit.training.trainer import RunComponents
@@ -108,8 +108,8 @@ def step_phases(pixels: Tensor, run: RunComponents, *, modality: str, meter: Met
     """Run the trainer's step on pixels (B, C, T, H, W), phase by phase, with all schedules at their ends."""
     settings, objective, step = run.settings, run.objective, run.settings.max_steps
     again = " and the forward pass again" if settings.activation_checkpointing else ""
-    tokenizer, discriminator = Learner(run.tokenizer), run.discriminators.get(modality)
-    discriminator = discriminator and Learner(discriminator)
+    tokenizer, discriminator = NetworkHandle(run.tokenizer), run.discriminators.get(modality)
+    discriminator = discriminator and NetworkHandle(discriminator)
     autocast = functools.partial(torch.autocast, pixels.device.type, enabled=settings.mixed_precision != "no",
                                  dtype=DTYPES[settings.mixed_precision])
     prepare_step(tokenizer, objective, settings, step)

@@ -10,17 +10,17 @@ from torch import nn
 from toolkit.build import build_run
 from toolkit.config import ConfigError
 from toolkit.profiling.cost import Phase, frozen_networks, measure_step
-from toolkit.training.optimizer import optimizer_state_share
+from toolkit.training.optimizer import optimizer_state_ratio
 from toolkit.training.settings import Settings
 
 
 class Network:
     """What modules hold during the whole run, as one network: counts of parameters, and bytes.
 
-    ``optimizer_share``: bytes of optimizer state per byte of gradient. ``averaged``: with an average of weights.
+    ``optimizer_ratio``: bytes of optimizer state per byte of gradient. ``averaged``: with an average of weights.
     """
 
-    def __init__(self, name: str, *modules: nn.Module, optimizer_share: float, averaged: bool = False):
+    def __init__(self, name: str, *modules: nn.Module, optimizer_ratio: float, averaged: bool = False):
         parameters = [parameter for module in modules for parameter in module.parameters()]
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         buffers = [buffer for module in modules for buffer in module.buffers()]
@@ -29,7 +29,7 @@ class Network:
         self.trained = sum(parameter.numel() for parameter in trained)
         self.weights = sum(tensor.nbytes for tensor in (*parameters, *buffers))
         self.gradients = sum(parameter.nbytes for parameter in trained)
-        self.optimizer = round(optimizer_share * self.gradients)
+        self.optimizer = round(optimizer_ratio * self.gradients)
         self.average = self.weights if averaged else 0
         self.held = self.weights + self.gradients + self.optimizer + self.average
 
@@ -71,12 +71,12 @@ def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Initializing zero-element|for .* copying from a non-meta")
         run = build_run(config, num_processes=num_processes, weights=False)
-    settings, tokenizer, share = run.settings, run.tokenizer, optimizer_state_share(run.settings)
-    networks = [*(Network(name, network, optimizer_share=share, averaged=settings.ema_decay is not None)
+    settings, tokenizer, ratio = run.settings, run.tokenizer, optimizer_state_ratio(run.settings)
+    networks = [*(Network(name, network, optimizer_ratio=ratio, averaged=settings.ema_decay is not None)
                   for name, network in tokenizer.named_children()),
-                *(Network(f"discriminator ({modality})", network, optimizer_share=share)
+                *(Network(f"discriminator ({modality})", network, optimizer_ratio=ratio)
                   for modality, network in run.discriminators.items()),
-                *(Network(f"objective ({name})", loss, *frozen_networks(loss), optimizer_share=share)
+                *(Network(f"objective ({name})", loss, *frozen_networks(loss), optimizer_ratio=ratio)
                   for name, loss in run.objective.losses.items())]
     total = sum(source.weight for source in run.train)
     sources = []

@@ -1,4 +1,4 @@
-"""The objective, the training step and the trainer."""
+"""Training: settings, objective, optimizers, checkpoints, log and trainer."""
 
 from toolkit.training.objective import Objective
 from toolkit.training.trainer import Trainer

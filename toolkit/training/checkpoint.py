@@ -79,13 +79,13 @@ def _read_file(path: Path) -> dict[str, Any]:
             raise TypeError(f"it holds a {type(state).__name__}")
         return state
     except (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, TypeError, AttributeError, ValueError,
-            SafetensorError) as error:  # torch's errors for a file that it did not write, and safetensors'
+            SafetensorError) as error:  # what torch and safetensors raise for a missing or damaged file
         raise DamagedCheckpointError(f"{path} is missing or damaged, or was not written by a run: "
                                      f"{str(error)[:500]}") from error
 
 
-class CheckpointWriter:
-    """Writes and reads checkpoints, ``step_N`` folders, which process 0 creates, renames and deletes."""
+class CheckpointStore:
+    """Writes and reads checkpoints (``step_N`` folders). Only process 0 creates, renames and deletes them."""
 
     def __init__(self, directory: Path, *, keep: int | None, rank: int = 0, num_processes: int = 1):
         self.directory, self.keep, self.rank, self.num_processes = directory, keep, rank, num_processes
@@ -94,8 +94,8 @@ class CheckpointWriter:
               process_state: dict[str, Any]) -> None:
         """Write a checkpoint; every process calls it.
 
-        ``shared`` is equal on all processes, ``process_state`` is of this process (random generators, position in the
-        data). If one process cannot write, all raise an OSError, and the earlier checkpoints are unchanged.
+        ``shared`` is equal on all processes. ``process_state`` differs: random generators, position in the data, log
+        statistics. If one process cannot write, all raise an OSError, and the earlier checkpoints are unchanged.
         """
         partial, final = self.directory / f".step_{step}.partial", self.directory / f"step_{step}"
 
@@ -107,7 +107,7 @@ class CheckpointWriter:
                 save_file(state, partial / f"{name}.safetensors")
             torch.save(shared | {"num_processes": self.num_processes}, partial / "state.pt")
 
-        def rename() -> None:
+        def publish() -> None:
             _flush(partial)  # must be on the disk before the rename, in case the machine fails
             if final.exists():
                 final.rename(self.directory / f".step_{step}.old")
@@ -119,7 +119,7 @@ class CheckpointWriter:
 
         self._on_all_processes(step, write_shared if self.rank == 0 else lambda: None)
         self._on_all_processes(step, lambda: torch.save(process_state, partial / f"process_{self.rank}.pt"))
-        self._on_all_processes(step, rename if self.rank == 0 else lambda: None)
+        self._on_all_processes(step, publish if self.rank == 0 else lambda: None)
 
     def _on_all_processes(self, step: int, action: Callable[[], None]) -> None:
         """Run an action on each process; if it fails on one, it fails on all."""
@@ -137,11 +137,11 @@ class CheckpointWriter:
     def _resume_advice(self) -> str:
         names = [path.name for path in checkpoints_in(self.directory)]
         newest = f"The last good one is {names[-1]}" if names else "There is no checkpoint yet"
-        return f"{newest}; free disk space (all machines write to one work dir) and continue with --resume."
+        return f"{newest}; free disk space, check that all machines see this work dir, and continue with --resume."
 
     @contextmanager
-    def full_disk_errors(self) -> Iterator[None]:
-        """Context in which every error of a full disk becomes an OSError that says how to continue."""
+    def explaining_full_disk(self) -> Iterator[None]:
+        """Context that turns the error of a full disk into an OSError with advice how to continue."""
         try:
             yield
         except (OSError, SafetensorError) as error:  # safetensors has its own error class
@@ -151,7 +151,7 @@ class CheckpointWriter:
             raise OSError(f"{self.directory.parent} cannot be written to: {error}. {self._resume_advice()}") from error
 
     def _clear(self) -> None:
-        """Delete partial checkpoints of this run and of killed runs."""
+        """Delete partial, replaced and expired checkpoints, also those that a killed run left."""
         for path in self.directory.glob(".step_*"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -172,17 +172,18 @@ class CheckpointWriter:
         return shared, process_state
 
     def read_newest(self, *, modules: dict[str, nn.Module]) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
-        """The newest checkpoint that all processes can read, with what :meth:`read` returns; None if there is none."""
-        damage = None
+        """Restore the newest checkpoint that all processes can read: (path, *result of read); None: no checkpoints."""
         for checkpoint in reversed(checkpoints := checkpoints_in(self.directory)):
+            damage = None
             try:
-                states, damage = self.read(checkpoint, modules=modules), None
+                states = self.read(checkpoint, modules=modules)
             except DamagedCheckpointError as error:
                 damage = error
             if not any_process(damage is not None):
                 return checkpoint, *states
-            logger.warning("%s is skipped: %s.", checkpoint, damage or "another process cannot read its files")
+            reason = damage or "another process cannot read its files"
+            logger.warning("%s is skipped: %s.", checkpoint, reason)
         if checkpoints:
-            raise DamagedCheckpointError(f"no checkpoint in {self.directory} can be read ({damage}); resume with the "
-                                         "config of the run, or start a new run in another --work-dir.")
+            raise DamagedCheckpointError(f"no checkpoint in {self.directory} can be read ({reason}); a file is damaged "
+                                         "or the networks differ: use the run's config or another --work-dir.")
         return None

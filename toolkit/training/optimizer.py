@@ -18,35 +18,35 @@ from toolkit.layers import mean_over_processes, sum_over_processes
 from toolkit.training.settings import Settings
 
 
-class Learner:
-    """A network in a training step: ``plain`` is the network itself, ``module`` is what the step calls."""
+class NetworkHandle:
+    """A network in a training step; ``wrapped`` is its data-parallel wrapper, or the network itself without one."""
 
-    def __init__(self, module: nn.Module):
-        self.plain = self.module = module
+    def __init__(self, network: nn.Module):
+        self.network = self.wrapped = network
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a () loss."""
+        """Add the gradients of a scalar loss."""
         loss.backward()
 
 
-class OptimizerState(Learner):
-    """A network, wrapped for its processes, with its optimizer and learning rate schedule.
+class TrainableNetwork(NetworkHandle):
+    """A network with its data-parallel wrapper, optimizer, gradient scaler and learning rate schedule.
 
-    ``extra`` are parameters of other modules that its optimizer updates too, such as those of losses.
+    The optimizer also updates ``extra``: parameters of other modules, such as those of losses.
     """
 
-    def __init__(self, module: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator,
+    def __init__(self, network: nn.Module, *, learning_rate: float, settings: Settings, accelerator: Accelerator,
                  max_norm: float | None = None, extra: Iterable[nn.Parameter] = ()):
-        super().__init__(module)
-        for parameter in module.parameters():
-            if parameter.dim() == 5:  # the memory layout of the activations; 2-D kernels have 4 dimensions
+        super().__init__(network)
+        for parameter in network.parameters():
+            if parameter.dim() == 5:  # a Conv3d kernel; activations have this memory layout
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-        self.module = accelerator.prepare(module)
+        self.wrapped = accelerator.prepare(network)
         self.max_norm = math.inf if max_norm is None else max_norm
-        # accelerate wraps forward in autocast; the trainer enters autocast itself.
-        module.__dict__.pop("forward", None)
+        # Remove accelerate's autocast around forward: step.py enters autocast itself.
+        network.__dict__.pop("forward", None)
         self.extra = [parameter for parameter in extra if parameter.requires_grad]
-        parameters = [p for p in module.parameters() if p.requires_grad] + self.extra
+        parameters = [p for p in network.parameters() if p.requires_grad] + self.extra
         self.optimizer, self.options = create_optimizer(parameters, settings, learning_rate=learning_rate)
         # One scaler per network: the first network's step must not change the scale of the second's gradients.
         self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=settings.mixed_precision == "fp16")
@@ -58,13 +58,13 @@ class OptimizerState(Learner):
         return self.optimizer.param_groups[0]["lr"]
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a () loss."""
+        """Add the gradients of a scalar loss."""
         self.scaler.scale(loss).backward()
 
-    def gradient_norm(self) -> Tensor:
-        """() gradient norm before clipping to ``max_norm``; to be called once per step.
+    def clip_gradients(self) -> Tensor:
+        """Average ``extra``'s gradients, unscale and clip all; returns the norm before clipping. Call it once per step.
 
-        fp16 overflows are reported as 0: the gradient scaler skips those steps and halves its scale.
+        fp16 overflows, possible at scales above 1, count as 0: the scaler skips the step and halves its scale.
         """
         self._average_extra()
         self.scaler.unscale_(self.optimizer)
@@ -76,7 +76,7 @@ class OptimizerState(Learner):
     def _average_extra(self) -> None:
         """Average the gradients of the extra parameters over processes, as the wrapper does for the network's.
 
-        A loss whose weight is 0 at this step is not computed, so its parameters have no gradient.
+        Parameters without a gradient on every process, as those of a loss of weight 0, are left out.
         """
         if not self.extra:
             return
@@ -87,11 +87,11 @@ class OptimizerState(Learner):
                 parameter.grad = mean_over_processes(gradient)
 
     def skip(self) -> None:
-        """Clear the gradients; nothing else changes."""
+        """Clear the gradients and update the gradient scaler; the weights do not change."""
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def step(self, step: int) -> None:
+    def update(self, step: int) -> None:
         """Update the weights with the learning rate of optimizer step ``step``, and clear the gradients."""
         if self.schedule is not None:
             self.schedule.step_update(step)
@@ -105,15 +105,16 @@ class OptimizerState(Learner):
                 "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; options and learning rate stay those of the config.
+        """Restore what :meth:`state_dict` returned; options and a constant learning rate stay those of the config.
 
-        The state of another type of optimizer is a ConfigError.
+        The state of another type of optimizer raises a ConfigError.
         """
         if state["type"] != type(self.optimizer).__name__:
             raise ConfigError(f"training.optimizer.opt must be that of the checkpoint, {state['type']}, got "
                               f"{type(self.optimizer).__name__}; set it back, or start from the weights by "
                               "training.init_from.")
-        configured = {key: value for key, value in self.optimizer.param_groups[0].items() if key in self.options}
+        configured = {key: value for key, value in self.optimizer.param_groups[0].items()
+                      if key in self.options or (key == "lr" and self.schedule is None)}
         self.optimizer.load_state_dict(state["optimizer"])
         self.optimizer.param_groups[0].update(configured)
         self.scaler.load_state_dict(state["scaler"])
@@ -121,12 +122,12 @@ class OptimizerState(Learner):
 
 def create_optimizer(parameters: list[nn.Parameter], settings: Settings, *, learning_rate: float,
                      ) -> tuple[torch.optim.Optimizer, dict[str, Any]]:
-    """timm's optimizer with one group of parameters, and its options; timm drops those that it does not have."""
+    """timm's optimizer with one parameter group, and its options; timm drops an unsupported eps or betas."""
     config = {"opt": "adam", **settings.optimizer}
     if not isinstance(config["opt"], str):
         raise ConfigError(f"training.optimizer.opt is the name of an optimizer, got {config['opt']!r}.")
     try:
-        info = get_optimizer_info(config["opt"].lower().rpartition("_")[2])
+        info = get_optimizer_info(config["opt"].lower().rpartition("_")[2])  # without "lookahead_"
     except ValueError as error:
         raise ConfigError(f"training.optimizer.opt must be one of timm.optim.list_optimizers(): {error}.") from None
     options = {"eps": settings.eps, "weight_decay": settings.weight_decay}
@@ -144,26 +145,25 @@ def create_optimizer(parameters: list[nn.Parameter], settings: Settings, *, lear
 def create_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> Scheduler | None:
     """timm's learning rate schedule, with one of timm's epochs per optimizer step; None for a constant rate.
 
-    :class:`OptimizerState` steps it: a scheduler prepared by accelerate would step once per process.
+    :class:`TrainableNetwork` steps it: a scheduler prepared by accelerate would step once per process.
     """
     options = dict(sched="cosine", num_epochs=settings.max_steps, warmup_epochs=settings.warmup_steps, warmup_lr=0.0,
                    min_lr=settings.min_learning_rate) | dict(settings.schedule)
     try:
         schedule = create_scheduler_v2(optimizer, **options, step_on_epochs=False, updates_per_epoch=1)[0]
     except (AssertionError, TypeError, ValueError) as error:
-        raise ConfigError(f"training.schedule={options} does not fit timm.scheduler.create_scheduler_v2: {error}"
-                          ) from error
+        raise ConfigError(f"training.schedule={options} does not fit timm's create_scheduler_v2: {error}.") from error
     if schedule is None and options["warmup_epochs"]:
         raise ConfigError(f"training.schedule.sched={options['sched']!r} has no warm-up, got warmup_steps="
                           f"{options['warmup_epochs']}; set it to 0, or choose another schedule.")
     return schedule
 
 
-def optimizer_state_share(settings: Settings) -> float:
+def optimizer_state_ratio(settings: Settings) -> float:
     """Bytes of optimizer state per byte of gradient: 2 for Adam, 1 for SGD with momentum."""
     weight = nn.Parameter(torch.zeros(256, 256))
     optimizer, _ = create_optimizer([weight], settings, learning_rate=settings.learning_rate)
-    create_schedule(optimizer, settings)
+    create_schedule(optimizer, settings)  # raises a ConfigError for a wrong schedule
     weight.grad = torch.ones_like(weight)
     optimizer.step()
     return sum(value.nbytes for value in optimizer.state[weight].values()

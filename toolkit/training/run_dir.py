@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from toolkit.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
-NETWORK = "network.json"  # in the work dir: the tokenizer's config, read at --resume
-RUN = "run.json"  # in the work dir: the resolved config and provenance of the run
+NETWORK_FILE = "network.json"  # in the work dir: the tokenizer's config, read at --resume
+RUN_FILE = "run.json"  # in the work dir: the resolved config and provenance of the run
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 # A signal may arrive twice: a launcher forwards a signal that its processes have received already, and timeout(1)
@@ -41,7 +41,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 REPEAT_SECONDS = 2.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.1
 
 
-def end_with_launcher() -> None:
+def die_with_launcher() -> None:
     """On Linux, let the kernel kill this process when torchrun or ``accelerate launch`` is killed.
 
     A launcher killed by SIGKILL cannot end its processes, because each has its own session.
@@ -51,15 +51,14 @@ def end_with_launcher() -> None:
 
 
 @contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """Context in which the first SIGINT or SIGTERM only makes the yielded function True; a second one stops at once."""
+def catch_interrupts() -> Iterator[Callable[[], bool]]:
+    """Yield a function that is true after a SIGINT or SIGTERM. A later signal interrupts; quick repeats do not."""
     first_time: list[float] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         if not first_time:
             first_time.append(time.monotonic())
-            logger.warning("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once, without "
-                           "one.")
+            logger.warning("stopping after this step, with a checkpoint; Ctrl-C again stops at once, without one.")
         elif time.monotonic() - first_time[0] >= REPEAT_SECONDS:
             signal.signal(number, previous[number])
             raise KeyboardInterrupt
@@ -84,7 +83,7 @@ def lock_work_dir(work_dir: Path, *, timeout: float = 10.0) -> TextIO:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
-        except (BlockingIOError, PermissionError):  # which of them depends on the system
+        except (BlockingIOError, PermissionError):  # the exception depends on the operating system
             if time.monotonic() > deadline:
                 file.seek(0)
                 owner = file.read().strip() or "another process"
@@ -100,12 +99,13 @@ def lock_work_dir(work_dir: Path, *, timeout: float = 10.0) -> TextIO:
 def write_run_metadata(trainer: Trainer, config: Config, *, seed: int) -> None:
     """Write config.py, run.json and network.json, each atomically."""
     resolved = json.loads(json.dumps(config.to_dict(), default=str))
-    path = trainer.work_dir / RUN
+    path = trainer.work_dir / RUN_FILE
     if trainer.step and path.exists() and json.loads(path.read_text())["config"] != resolved:
-        logger.warning("the config differs from the one in %s with which the run started; it is replaced.", path)
+        logger.warning("the config differs from the previous one in %s; the file is overwritten.", path)
+    run = provenance(trainer, seed=seed) | {"config": resolved}
     for name, text in {"config.py": config.pretty_text,
-                       NETWORK: json.dumps(trainer.tokenizer.plain.config, indent=2) + "\n",
-                       RUN: json.dumps(provenance(seed, trainer) | {"config": resolved}, indent=2) + "\n"}.items():
+                       NETWORK_FILE: json.dumps(trainer.tokenizer.network.config, indent=2) + "\n",
+                       RUN_FILE: json.dumps(run, indent=2) + "\n"}.items():
         with atomic_write(trainer.work_dir / name) as file:
             file.write_text(text)
 
@@ -119,13 +119,13 @@ def _git_commit() -> str | None:
     return git.stdout.strip() or None
 
 
-def provenance(seed: int, trainer: Trainer) -> dict[str, Any]:
-    """The provenance of a run: versions, plugins, commit, seed, command, hardware."""
-    networks = [trainer.tokenizer.plain, trainer.objective,
-                *(network.plain for network in trainer.discriminators.values())]
+def provenance(trainer: Trainer, *, seed: int) -> dict[str, Any]:
+    """Versions, plugins, commit, seed, command and hardware of a run."""
+    modules = [trainer.tokenizer.network, trainer.objective,
+               *(discriminator.network for discriminator in trainer.discriminators.values())]
     with torch.random.fork_rng(devices=[]):  # making metrics must not change the run's random numbers
-        metrics = trainer.make_metrics(trainer.tokenizer.plain)
-    components = [*(module for network in networks for module in network.modules()), *metrics,
+        metrics = trainer.make_metrics(trainer.tokenizer.network)
+    components = [*(child for module in modules for child in module.modules()), *metrics,
                   *(source.dataset for source in [*trainer.train_loader.sources, *trainer.val_loader.sources])]
     device = trainer.accelerator.device
     return {"toolkit": toolkit.__version__, "torch": torch.__version__, "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""The forward and backward passes of one training step, for the trainer and the profiler."""
+"""The forward and backward passes of one micro-batch, for the trainer and the profiler."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from toolkit.contracts import TokenizerOutput
 from toolkit.training.initialization import train_mode
 from toolkit.training.objective import Objective, Phase, Scalars
-from toolkit.training.optimizer import Learner
+from toolkit.training.optimizer import NetworkHandle
 from toolkit.training.settings import Settings, value_at
 
 Autocast = Callable[[], AbstractContextManager]
 
 
-def prepare_step(tokenizer: Learner, objective: Objective, settings: Settings, step: int) -> None:
+def prepare_step(tokenizer: NetworkHandle, objective: Objective, settings: Settings, step: int) -> None:
     """Set train or eval mode, ``quantization`` and activation checkpointing for optimizer step ``step``."""
-    network = tokenizer.plain
+    network = tokenizer.network
     train_mode(network)
     network.quantization = value_at(settings.quantization, step)
     network.encoder.activation_checkpointing = network.decoder.activation_checkpointing = (
@@ -26,32 +26,32 @@ def prepare_step(tokenizer: Learner, objective: Objective, settings: Settings, s
     objective.train()
 
 
-def tokenizer_pass(pixels: Tensor, tokenizer: Learner, objective: Objective, discriminator: Learner | None, *,
-                   step: int, modality: str, autocast: Autocast, share: float = 1.0, phase: Phase = nullcontext,
-                   ) -> tuple[TokenizerOutput, Scalars]:
+def tokenizer_pass(pixels: Tensor, tokenizer: NetworkHandle, objective: Objective,
+                   discriminator: NetworkHandle | None, *, step: int, modality: str, autocast: Autocast,
+                   loss_factor: float = 1.0, phase: Phase = nullcontext) -> tuple[TokenizerOutput, Scalars]:
     """Forward pass, losses and backward pass of the tokenizer for pixels (B, C, T, H, W).
 
-    Returns the output, its reconstruction detached, and the terms of the loss. The loss is multiplied
-    by ``share``, 1 / number of micro-batches.
+    Returns the output, with a detached reconstruction, and the unweighted terms of the loss. ``loss_factor`` is
+    1 / number of micro-batches.
     """
     with autocast():
         with phase("tokenizer, forward"):
-            output = tokenizer.module(pixels)
+            output = tokenizer.wrapped(pixels)
         total, scalars = objective.generator_loss(
-            output, pixels, step=step, modality=modality, discriminator=discriminator and discriminator.plain,
-            last_layer=tokenizer.plain.decoder.last_layer, phase=phase)
+            output, pixels, step=step, modality=modality, phase=phase, last_layer=tokenizer.network.decoder.last_layer,
+            discriminator=discriminator and discriminator.network)  # its weights get no gradients: no DDP
     with phase("tokenizer, backward"):
-        tokenizer.backward(total * share)
+        tokenizer.backward(total * loss_factor)
         output.reconstruction = output.reconstruction.detach()
-        del total
+        del total  # frees the graph within the phase
     return output, scalars
 
 
-def discriminator_pass(pixels: Tensor, output: TokenizerOutput, objective: Objective, discriminator: Learner, *,
-                       step: int, modality: str, autocast: Autocast, share: float = 1.0) -> Scalars:
+def discriminator_pass(pixels: Tensor, output: TokenizerOutput, objective: Objective, discriminator: NetworkHandle, *,
+                       step: int, modality: str, autocast: Autocast, loss_factor: float = 1.0) -> Scalars:
     """Loss and backward pass of the discriminator; returns the terms of the loss."""
     with autocast():
         total, scalars = objective.discriminator_loss(output, pixels, step=step, modality=modality,
-                                                      discriminator=discriminator.module)
-    discriminator.backward(total * share)
+                                                      discriminator=discriminator.wrapped)
+    discriminator.backward(total * loss_factor)
     return scalars

@@ -1,4 +1,4 @@
-"""Scores of codecs over a validation set: a tokenizer, and untrained codecs to compare it with."""
+"""Scores of a tokenizer and of untrained baselines over a validation set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from toolkit.data import Batch
 from toolkit.metrics.columns import heading, registered_columns
 from toolkit.tokenizer import Tokenizer
 
-Codec = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+Codec = Callable[[Tensor], tuple[Tensor, Tensor | None]]  # pixels -> (reconstruction, indices), see as_codec
 
 
 def as_codec(tokenizer: Tokenizer) -> Codec:
@@ -31,7 +31,7 @@ def as_codec(tokenizer: Tokenizer) -> Codec:
 @torch.no_grad()
 def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *, device: torch.device | str = "cpu",
              on_first: Callable[[Tensor, Tensor], None] | None = None) -> dict[str, float]:
-    """Scores of new metrics over a finite pass of batches, in float32; each process has its own share."""
+    """Scores of fresh metrics over the batches of one pass; each process passes its own batches."""
     for number, batch in enumerate(batches):
         pixels = batch.pixels.to(device)
         reconstruction, indices = codec(pixels)
@@ -43,7 +43,7 @@ def evaluate(codec: Codec, batches: Iterable[Batch], metrics: list[Metric], *, d
 
 
 def bits_per_pixel(tokenizer: Tokenizer, size: tuple[int, int, int]) -> float | None:
-    """Rate of a tokenizer on pixels (T, H, W), counted from its indices; None for a continuous one."""
+    """Bits per pixel of fixed-length indices for pixels (T, H, W); None for a continuous tokenizer."""
     if not tokenizer.codebook_size:
         return None
     positions = tokenizer.quantizer.positions(tokenizer.grid(size))
@@ -53,7 +53,7 @@ def bits_per_pixel(tokenizer: Tokenizer, size: tuple[int, int, int]) -> float | 
 
 def baseline_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],
                     make_metrics: Callable[[Any], list[Metric]]) -> dict[str, dict[str, float]]:
-    """Scores of two untrained codecs to compare a tokenizer's with; the thumbnail has its grid and bits."""
+    """Scores of two untrained baselines; the thumbnail has the tokenizer's grid and bits."""
     if not tokenizer.codebook_size:
         return {}
     sizes = [tuple(batch.pixels.shape[2:]) for batch in islice(batches(), 1)]
@@ -66,7 +66,7 @@ def baseline_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]]
 
 
 def score_rows(codecs: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
-    """Scores of codecs as a header and rows of text: the columns that their metrics declare."""
+    """Scores as a header and rows of text; undeclared scores with "codebook" in their name are left out."""
     names = dict.fromkeys(name for scores in codecs.values() for name in scores)
     declared = registered_columns()
     columns = {name: declared.get(name, Column(name)) for name in names if name in declared or "codebook" not in name}

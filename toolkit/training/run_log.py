@@ -31,12 +31,11 @@ from toolkit.training.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+IndicesAndSize = tuple[Tensor | None, tuple[int, ...]]  # (B, *positions, num_codebooks) or None; the pixels' size
 
-IndicesOfPixels = tuple[Tensor | None, tuple[int, ...]]  # (B, *positions, G), and the pixels' size (B, C, T, H, W)
 
-
-class RunningMeans:
-    """Running means of scalars between two log lines, and codebook scores between two validations.
+class LogStatistics:
+    """Means of scalars since the last log line, and codebook scores since the last validation.
 
     Their state is in checkpoints, so the log of a resumed run equals that of an uninterrupted one.
     """
@@ -48,19 +47,19 @@ class RunningMeans:
             Codebook, codebook_size=tokenizer.codebook_size, num_codebooks=tokenizer.num_codebooks,
             digits=tokenizer.digits))
 
-    def add(self, modality: str, scalars: Iterable[Mapping[str, Tensor]], *, indices: Iterable[IndicesOfPixels],
+    def add(self, modality: str, scalars: Iterable[Mapping[str, Tensor]], *, indices: Iterable[IndicesAndSize],
             ) -> None:
-        """Add a step's () scalars and indices."""
-        for each in scalars:
-            for name, value in each.items():
+        """Add the scalars, and the indices, of a step's micro-batches."""
+        for losses in scalars:
+            for name, value in losses.items():
                 self._scalars[modality][name].append(value)
-        for each, size in indices:
-            if each is not None:
-                pixels = torch.empty(size, device="meta")  # the metric only reads their number
-                self._codebooks[modality].update(target=pixels, reconstruction=pixels, indices=each)
+        for micro_indices, size in indices:
+            if micro_indices is not None:
+                pixels = torch.empty(size, device="meta")  # the metric uses only the shape
+                self._codebooks[modality].update(target=pixels, reconstruction=pixels, indices=micro_indices)
 
     def means(self) -> Iterator[tuple[str, dict[str, float]]]:
-        """Yield (modality, name -> mean over processes) since the last call; every process calls it."""
+        """Yield (modality, name -> mean over steps and processes) since the last call; every process calls it."""
         for modality, scalars in self._scalars.items():
             means = torch.stack([torch.stack(values).mean().float() for values in scalars.values()])
             yield modality, dict(zip(scalars, mean_over_processes(means).tolist(), strict=True))
@@ -92,7 +91,7 @@ class RunningMeans:
 def check_trackers(names: Sequence[str]) -> None:
     """Raise a ConfigError for a tracker that accelerate does not know or that is not installed."""
     if unknown := [name for name in names if name not in LOGGER_TYPE_TO_CLASS]:
-        raise ConfigError(f"training.trackers must be names of {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}, got "
+        raise ConfigError(f"training.trackers must be among {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}, got "
                           f"{', '.join(map(repr, unknown))}.")
     installed = [str(name) for name in get_available_trackers()]
     if missing := [name for name in names if name not in installed]:
@@ -100,7 +99,7 @@ def check_trackers(names: Sequence[str]) -> None:
                           f"choose from {', '.join(installed)}.")
 
 
-def _pictures(pixels: Tensor) -> list[Image.Image]:
+def _pil_frames(pixels: Tensor) -> list[Image.Image]:
     """The frames of a clip (C, T, H, W) in [-1, 1]."""
     frames = rearrange(((pixels + 1) * 127.5).round().to(torch.uint8).cpu(), "c t h w -> t h w c").numpy()
     return [Image.fromarray(frame) for frame in frames]
@@ -108,7 +107,7 @@ def _pictures(pixels: Tensor) -> list[Image.Image]:
 
 def _add_clip(events: SummaryWriter, name: str, pixels: Tensor, step: int, *, fps: float) -> None:
     """Show a clip (C, T, H, W) in [-1, 1] in TensorBoard, as an animated GIF."""
-    first, *rest = _pictures(pixels)
+    first, *rest = _pil_frames(pixels)
     buffer = io.BytesIO()
     first.save(buffer, "GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
     picture = Summary.Image(height=pixels.shape[2], width=pixels.shape[3], colorspace=3,
@@ -117,7 +116,7 @@ def _add_clip(events: SummaryWriter, name: str, pixels: Tensor, step: int, *, fp
 
 
 def _start_tracker(name: str, work_dir: Path, *, step: int) -> GeneralTracker:
-    """Start accelerate's tracker: a local one writes to ``work_dir/events``, others to a project named after it."""
+    """Start a tracker. A local one writes to ``work_dir/events``; others use the work dir's name as project."""
     tracker_class = LOGGER_TYPE_TO_CLASS[name]
     options = {"purge_step": step + 1} if name == "tensorboard" and step else {}
     tracker = (tracker_class("events", str(work_dir), **options) if tracker_class.requires_logging_directory
@@ -136,9 +135,9 @@ def _is_kept(line: str, step: int) -> bool:
 
 
 class RunLog:
-    """The log of one run; if it is not ``active`` (on the main process) the methods do nothing.
+    """The log of a run. Its methods write only if it is ``active``, as on the main process.
 
-    Lines of steps after ``step``, which a resumed run repeats, are dropped.
+    Lines of metrics.jsonl after ``step`` are dropped: a resumed run repeats those steps.
     """
 
     def __init__(self, work_dir: Path, settings: Settings, *, step: int, active: bool):
@@ -156,7 +155,7 @@ class RunLog:
         """Advance the progress bar by one step."""
         self.bar.update()
 
-    def scalars(self, split: str, modality: str, step: int, values: dict[str, float]) -> None:
+    def write_scalars(self, split: str, modality: str, step: int, values: dict[str, float]) -> None:
         """Write scalars of a modality under ``split``, "train" or "val"."""
         self._write({"step": step, "split": split, "modality": modality, **values})
         for tracker in self.trackers:
@@ -165,7 +164,7 @@ class RunLog:
             postfix = {name: f"{values[name]:.4f}" for name in ("reconstruction", "total") if name in values}
             self.bar.set_postfix(postfix, refresh=False)
 
-    def skipped(self, modality: str, step: int, reason: str, keys: list[str]) -> None:
+    def write_skipped(self, modality: str, step: int, reason: str, keys: list[str]) -> None:
         """Write a line for a skipped step, with the keys of its samples."""
         self._write({"step": step, "split": "skipped", "modality": modality, "reason": reason, "keys": keys})
 
@@ -174,8 +173,8 @@ class RunLog:
             with self.path.open("a") as file:
                 file.write(json.dumps(line | {"time": round(time.time() - self.started, 3)}) + "\n")
 
-    def samples(self, name: str, step: int, target: Tensor, reconstruction: Tensor, *, fps: float = 12.0) -> None:
-        """Write the first inputs above reconstructions, both (B, C, T, H, W): a PNG, for clips also an mp4."""
+    def write_samples(self, name: str, step: int, target: Tensor, reconstruction: Tensor, *, fps: float = 12.0) -> None:
+        """Write the first inputs above their reconstructions (B, C, T, H, W): the middle frame as PNG, clips as mp4."""
         if not self.active:
             return
         pair = torch.stack([clips[:self.settings.num_samples].cpu().float().clamp(-1, 1)
@@ -193,7 +192,7 @@ class RunLog:
                 if pixels.shape[1] > 1:
                     _add_clip(tracker.writer, f"samples/{name}_clip", pixels, step, fps=fps)
             elif tracker.name == "wandb":
-                tracker.log_images({f"samples/{name}": _pictures(middle)}, step=step)
+                tracker.log_images({f"samples/{name}": _pil_frames(middle)}, step=step)
 
     def close(self) -> None:
         """Close the progress bar and the trackers."""
