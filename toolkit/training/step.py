@@ -9,7 +9,7 @@ from torch import Tensor
 
 from toolkit.contracts import TokenizerOutput
 from toolkit.training.initialization import train_mode
-from toolkit.training.objective import Objective, Phase, Scalars
+from toolkit.training.objective import Objective, PhaseTimer, Scalars
 from toolkit.training.optimizer import Learner
 from toolkit.training.settings import Settings, value_at
 
@@ -27,7 +27,7 @@ def prepare_step(tokenizer: Learner, objective: Objective, settings: Settings, s
 
 
 def tokenizer_pass(pixels: Tensor, tokenizer: Learner, objective: Objective, discriminator: Learner | None, *,
-                   step: int, modality: str, autocast: Autocast, share: float = 1.0, phase: Phase = nullcontext,
+                   step: int, modality: str, autocast: Autocast, share: float = 1.0, phase: PhaseTimer = nullcontext,
                    ) -> tuple[TokenizerOutput, Scalars]:
     """Forward pass, losses and backward pass of the tokenizer for pixels (B, C, T, H, W).
 
@@ -43,7 +43,6 @@ def tokenizer_pass(pixels: Tensor, tokenizer: Learner, objective: Objective, dis
     with phase("tokenizer, backward"):
         tokenizer.backward(total * share)
         output.reconstruction = output.reconstruction.detach()
-        del total
     return output, scalars
 
 
