@@ -169,5 +169,5 @@ def test_path_that_is_neither_a_directory_nor_on_the_hub_is_one_clear_error(tmp_
 
 
 def test_two_metrics_with_one_score_are_refused(make_tokenizer):
-    with pytest.raises(ConfigError, match="got 'psnr' of PSNR and of PSNR; remove one"):
+    with pytest.raises(ConfigError, match="compute the score 'psnr': PSNR and PSNR; remove one"):
         build_metrics([dict(type="PSNR"), dict(type="PSNR")], make_tokenizer())

@@ -23,7 +23,7 @@ from toolkit.saving import load_component, read_component_config, tokenizer_dire
 from toolkit.tokenizer import Tokenizer
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.initialization import freeze_all_but, initialize, initialize_discriminators
-from toolkit.training.objective import Adversary, LeCAM, Objective, quantizer_weights
+from toolkit.training.objective import AdversarialTerms, LeCAM, Objective, merged_quantizer_weights
 from toolkit.training.run_dir import NETWORK_FILE, lock_work_dir, write_run_metadata
 from toolkit.training.run_log import check_trackers
 from toolkit.training.settings import Settings
@@ -33,9 +33,9 @@ logger = logging.getLogger(__name__)
 
 
 def build_component(registry: Registry, config: Mapping[str, Any], **defaults: Any) -> Any:
-    """Build the component a config describes, innermost ``type`` first; ``defaults`` hold where the config is silent.
+    """Build a component and its nested components; ``defaults`` are arguments that the config does not set.
 
-    Arguments that have a ``type`` themselves, and lists of such, are built from the same registry.
+    Arguments with a ``type``, also in lists, are built first, from the same registry.
     """
     def child(value: Any) -> Any:
         if isinstance(value, Mapping) and "type" in value:
@@ -73,9 +73,9 @@ def build_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
 
 
 def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> list[contracts.Metric]:
-    """Build metrics; those with arguments ``codebook_size``, ``num_codebooks`` and ``digits`` get the tokenizer's.
+    """Build metrics; the arguments codebook_size, num_codebooks and digits default to the tokenizer's.
 
-    Metrics that need a codebook are skipped, and logged, for a continuous bottleneck.
+    With a continuous bottleneck, metrics without a codebook_size of their own are skipped; the log names them.
     """
     metrics = []
     for config in configs:
@@ -88,8 +88,8 @@ def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> lis
         metrics.append(build_component(METRICS, config, **defaults))
     for one, other in itertools.combinations(metrics, 2):
         if shared := [score for score in one.higher_is_better if score in other.higher_is_better]:
-            raise ConfigError(f"metrics needs scores of different names, got {shared[0]!r} of {type(one).__name__} and "
-                              f"of {type(other).__name__}; remove one of the two.")
+            raise ConfigError(f"two metrics compute the score {shared[0]!r}: {type(one).__name__} and "
+                              f"{type(other).__name__}; remove one of them.")
     return metrics
 
 
@@ -97,13 +97,13 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """Load a tokenizer written by ``save_pretrained``, in eval mode, on the CPU.
 
     ``path`` is its directory, one of its two files, or a Hugging Face hub id (``user/name``). Nothing in the files is
-    executed: the config is JSON, the weights are safetensors, only registered components are built, and no larger
-    than the weights account for.
+    executed: the config is JSON, the weights are safetensors, and only registered components are built. A config whose
+    tensors exceed the weights file is rejected.
 
     Raises:
         FileNotFoundError: If there is no such directory, file or hub repository.
         UnknownComponentError: If the config names a component that neither this package nor a plugin has.
-        PluginError: If the plugin that has it cannot be used.
+        PluginError: If a component's plugin cannot be used.
         TypeError: If a component does not take its arguments.
         ValueError: If a file is damaged, or weights and config do not fit each other.
 
@@ -116,7 +116,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def load_discriminator(directory: str | Path) -> contracts.Discriminator:
-    """Load a discriminator written by ``save_component``, in eval mode on the CPU; errors as :func:`load_tokenizer`."""
+    """Load a discriminator written by ``save_component``, in eval mode, on the CPU; raises as load_tokenizer does."""
     return load_component(Path(directory), f"discriminator {directory}",
                           functools.partial(build_component, DISCRIMINATORS))
 
@@ -129,9 +129,9 @@ def build_objective(config: Mapping[str, Any], *, quantizer: contracts.Quantizer
         config: ``losses`` (name -> ``dict(loss=dict(type=...), weight=...)``), ``adversarial``
             (``dict(loss=..., weight=..., adaptive=dict(type=...), discriminator_weight=...,
             lecam=dict(weight=..., ...), r1=dict(weight=..., every=...))``) and ``quantizer``
-            (``dict(type=..., NAME=weight)``). A weight is a number or a schedule; a term that is None is absent.
-        quantizer: Its ``loss_weights`` hold, see :func:`quantizer_weights`.
-        modalities: Each gets its own LeCAM averages.
+            (``dict(LOSS=weight, TYPE=dict(LOSS=weight))``). A weight is a number or a schedule. None removes a term.
+        quantizer: Its ``loss_weights`` are the default weights of ``config["quantizer"]``.
+        modalities: Each gets its own :class:`AdversarialTerms` with its own LeCAM averages.
 
     Raises:
         ConfigError: For unknown keys, a missing weight, or an adaptive weight without losses on the reconstruction.
@@ -151,28 +151,29 @@ def build_objective(config: Mapping[str, Any], *, quantizer: contracts.Quantizer
     if adversarial and adversarial.get("adaptive") and not losses:
         raise ConfigError("objective.adversarial.adaptive needs a loss on the reconstruction to compare with, got "
                           "none; add one to objective.losses, or set adaptive=None.")
-    return Objective(losses=losses, quantizer_weights=quantizer_weights(config.get("quantizer") or {}, quantizer),
-                     adversaries={modality: _build_adversary(adversarial) for modality in modalities if adversarial})
+    adversaries = {modality: _build_adversarial_terms(adversarial) for modality in modalities if adversarial}
+    return Objective(losses=losses, adversaries=adversaries,
+                     quantizer_weights=merged_quantizer_weights(config.get("quantizer") or {}, quantizer))
 
 
-def _build_loss(where: str, config: Mapping[str, Any], kind: type) -> Any:
+def _build_loss(section: str, config: Mapping[str, Any], kind: type) -> Any:
     loss = build_component(LOSSES, config)
     if not isinstance(loss, kind):
-        raise ConfigError(f"{where} takes a {kind.__name__}, got {type(loss).__name__}, which is a "
-                          f"{type(loss).__mro__[1].__name__}.")
+        raise ConfigError(f"{section} takes a {kind.__name__}, got {type(loss).__name__}.")
     return loss
 
 
-def _build_adversary(config: Mapping[str, Any]) -> Adversary:
+def _build_adversarial_terms(config: Mapping[str, Any]) -> AdversarialTerms:
     check_keys("objective.adversarial", config,
                ("loss", "weight", "adaptive", "discriminator_weight", "lecam", "r1"), required=("loss",))
     lecam, r1 = dict(config.get("lecam") or {}), dict(config.get("r1") or {})
     check_keys("objective.adversarial.lecam", lecam, ("weight", "decay", "per_logit"))
     check_keys("objective.adversarial.r1", r1, ("weight", "every"))
-    lecam_weight, every, adaptive = lecam.pop("weight", 0.0), r1.get("every", 1), config.get("adaptive")
+    lecam_weight = lecam.pop("weight", 0.0)  # the other keys are LeCAM's arguments
+    every, adaptive = r1.get("every", 1), config.get("adaptive")
     if not isinstance(every, int) or every < 1:
         raise ConfigError(f"objective.adversarial.r1.every must be a whole number of at least 1, got {every!r}.")
-    return Adversary(
+    return AdversarialTerms(
         _build_loss("objective.adversarial.loss", config["loss"], contracts.AdversarialLoss),
         adaptive=(_build_loss("objective.adversarial.adaptive", adaptive, contracts.GeneratorWeight) if adaptive
                   else None),
@@ -182,7 +183,7 @@ def _build_adversary(config: Mapping[str, Any]) -> Adversary:
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
-    """The ``training`` section of a run's config, once the sections are checked that a run needs."""
+    """Check the sections of a run's config; returns the ``training`` section as Settings."""
     check_keys("the config of a run", dict(config), TOP_LEVEL, required=("objective", "data", "training"))
     check_keys("data", config["data"], ("train", "val"))
     if bool(config.get("discriminator")) != bool(config["objective"].get("adversarial")):
@@ -190,29 +191,28 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     return Settings.from_config(config["training"])
 
 
-def build_sources(where: str, config: Mapping[str, Any] | list[Mapping[str, Any]]) -> list[Source]:
-    """Build the data of one split, called ``where`` in messages: one source, or a list as a weighted mixture."""
-    sections = config if isinstance(config, list | tuple) else [config]
+def build_sources(section: str, config: Mapping[str, Any] | list[Mapping[str, Any]]) -> list[Source]:
+    """Build the sources of one split from a config or a list of configs (a mixture); messages call it ``section``."""
     sources = []
-    for section in sections:
-        check_keys(where, section, ("dataset", "batch_size", "num_workers", "weight"),
+    for source in config if isinstance(config, list | tuple) else [config]:
+        check_keys(section, source, ("dataset", "batch_size", "num_workers", "weight"),
                    required=("dataset", "batch_size"))
-        options = {key: value for key, value in section.items() if key != "dataset"}
-        sources.append(Source(build_component(DATASETS, section["dataset"]), **options))
+        options = {key: value for key, value in source.items() if key != "dataset"}
+        sources.append(Source(build_component(DATASETS, source["dataset"]), **options))
     return sources
 
 
 def build_discriminators(config: Mapping[str, Any] | None, modalities: Sequence[str],
                          ) -> dict[str, contracts.Discriminator]:
-    """Build a discriminator for each modality; ``config`` is that of a single one, or modality -> config, or None."""
+    """Build one discriminator per modality; ``config`` is a discriminator's, a dict modality -> config, or None."""
     if not config:
         return {}
     if not isinstance(config, Mapping):
         raise ConfigError(f"discriminator is dict(type=...), modality=dict(type=...) or None, got {config!r}.")
     if "type" in config:
         if len(modalities) > 1:
-            raise ConfigError(f"data.train mixes {' and '.join(modalities)}, whose sizes differ; give each its "
-                              "discriminator: discriminator=dict(image=dict(type=...), video=dict(type=...)).")
+            raise ConfigError(f"data.train mixes {' and '.join(modalities)}; set one discriminator for each: "
+                              "discriminator=dict(image=dict(type=...), video=dict(type=...)).")
         config = {modalities[0]: config}
     missing = [modality for modality in modalities if not config.get(modality)]
     if missing:
@@ -220,10 +220,10 @@ def build_discriminators(config: Mapping[str, Any] | None, modalities: Sequence[
     return {modality: build_component(DISCRIMINATORS, config[modality]) for modality in modalities}
 
 
-def starting_tokenizer(config: Config, settings: Settings, *, resumed: Path | None, weights: bool) -> Tokenizer:
-    """The tokenizer that training starts from, with the components frozen that are not to learn.
+def initial_tokenizer(config: Config, settings: Settings, *, resumed: Path | None, weights: bool) -> Tokenizer:
+    """Build the tokenizer of a run, freeze all but the ``trainable`` modules, and set a missing ``config.tokenizer``.
 
-    Only its network counts without ``weights``, or if its weights come from a checkpoint in the work dir ``resumed``.
+    ``init_from`` weights are unused without ``weights``, or if a checkpoint in the work dir ``resumed`` replaces them.
     """
     if "tokenizer" not in config and not settings.init_from:
         raise ConfigError("training needs the config section tokenizer, or training.init_from=DIR to train on a "
@@ -246,13 +246,13 @@ def starting_tokenizer(config: Config, settings: Settings, *, resumed: Path | No
 
 def build_run(config: Config, *, num_processes: int, resumed: Path | None = None, weights: bool = True,
               ) -> RunComponents:
-    """Build the components of a run, whose processes share ``training.global_batch_size``.
+    """Build the components of a run; ``training.global_batch_size`` is split over ``num_processes``.
 
-    ``resumed`` is the work dir of a run to resume. Without ``weights`` networks have only shapes, and
+    ``resumed`` is the work dir of a run to resume. Without ``weights`` the networks are on the meta device, and
     ``training.init_from`` is read only if the config has no tokenizer.
 
     Raises:
-        ConfigError: If the config does not hold together.
+        ConfigError: If the config is inconsistent.
         DataError: If a dataset finds no files.
     """
     settings = read_settings(config)
@@ -260,10 +260,10 @@ def build_run(config: Config, *, num_processes: int, resumed: Path | None = None
     settings = settings.with_micro_batches((source.batch_size for source in train), num_processes=num_processes)
     modalities = tuple(sorted({source.dataset.modality for source in train}))
     with contextlib.nullcontext() if weights else torch.device("meta"):
-        tokenizer = starting_tokenizer(config, settings, resumed=resumed, weights=weights)
+        tokenizer = initial_tokenizer(config, settings, resumed=resumed, weights=weights)
         discriminators = build_discriminators(config.get("discriminator"), modalities)
     make_metrics = functools.partial(build_metrics, config.get("metrics") or [])
-    make_metrics(tokenizer)  # so that a mistake in them ends the run at its start
+    make_metrics(tokenizer)  # errors of metrics must appear before training
     objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=modalities)
     return RunComponents(settings=settings, tokenizer=tokenizer, objective=objective, discriminators=discriminators,
                          train=train, val=val, make_metrics=make_metrics)
@@ -275,7 +275,7 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     With ``resume`` the run continues from the newest checkpoint in ``work_dir``.
 
     Raises:
-        ConfigError: If the config does not hold together, or ``work_dir`` holds a run that is not to be resumed.
+        ConfigError: If the config is inconsistent, or ``work_dir`` holds a run that is not to be resumed.
     """
     work_dir = Path(work_dir)
     settings = read_settings(config)
@@ -283,27 +283,27 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
     seed = config.get("seed", 0)
     if not isinstance(seed, int):
         raise ConfigError(f"seed is a whole number, got {seed!r}.")
-    started = bool(checkpoints_in(work_dir / "checkpoints"))
-    if started and not resume:
+    has_checkpoints = bool(checkpoints_in(work_dir / "checkpoints"))
+    if has_checkpoints and not resume:
         raise ConfigError(f"{work_dir} already holds a run; add --resume to continue it, or give another --work-dir.")
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ConfigError("training.mixed_precision='fp16' needs a GPU; a CPU trains in 'no' or 'bf16'.")
     set_seed(seed)
-    run = build_run(config, num_processes=accelerator.num_processes, resumed=work_dir if started else None)
-    source = Path(settings.init_from or ".") / "discriminator"  # that a converted checkpoint has with its tokenizer
-    if settings.init_from and not started and run.discriminators and source.is_dir():
+    run = build_run(config, num_processes=accelerator.num_processes, resumed=work_dir if has_checkpoints else None)
+    source = Path(settings.init_from or ".") / "discriminator"  # beside the tokenizer of a converted checkpoint
+    if settings.init_from and not has_checkpoints and run.discriminators and source.is_dir():
         initialize_discriminators(run.discriminators.values(), load_discriminator(source), name=str(source))
-    place = {"rank": accelerator.process_index, "world_size": accelerator.num_processes,
-             "report": work_dir / "unreadable.txt", "pin_memory": accelerator.device.type == "cuda"}
-    train_loader = TrainLoader(run.train, seed=seed, draws_per_choice=run.settings.gradient_accumulation_steps,
-                               max_unreadable_share=settings.max_unreadable_share, **place)
-    trainer = Trainer(run, train_loader=train_loader, val_loader=ValLoader(run.val, **place), accelerator=accelerator,
-                      work_dir=work_dir)
+    loader_options = {"rank": accelerator.process_index, "world_size": accelerator.num_processes,
+                      "report": work_dir / "unreadable.txt", "pin_memory": accelerator.device.type == "cuda"}
+    train_loader = TrainLoader(run.train, seed=seed, batches_per_choice=run.settings.gradient_accumulation_steps,
+                               max_unreadable_share=settings.max_unreadable_share, **loader_options)
+    trainer = Trainer(run, train_loader=train_loader, val_loader=ValLoader(run.val, **loader_options),
+                      accelerator=accelerator, work_dir=work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     if accelerator.is_main_process:
         trainer.lock = lock_work_dir(work_dir)
-    set_seed(seed, device_specific=True)  # all processes draw the same weights, and each its own noise
+    set_seed(seed, device_specific=True)  # noise differs between processes; the weights above are equal
     if resume:
         trainer.resume()
     if accelerator.is_main_process:

@@ -17,35 +17,34 @@ class ConfigError(ValueError):
     """A config with an unknown key, a wrong value or a wrong form."""
 
 
-def check_keys(where: str, config: Any, known: Sequence[str], *, required: Iterable[str] = ()) -> None:
-    """Raise a ConfigError unless ``config`` is a dict with all ``required`` keys and no others than the ``known``."""
+def check_keys(section: str, config: Any, known: Sequence[str], *, required: Iterable[str] = ()) -> None:
+    """Raise a ConfigError unless ``config`` is a dict that has all ``required`` keys and only ``known`` keys."""
     if not isinstance(config, Mapping):
-        raise ConfigError(f"{where} is dict({', '.join(f'{key}=...' for key in known)}), got {config!r}.")
-    named = []
+        raise ConfigError(f"{section} is dict({', '.join(f'{key}=...' for key in known)}), got {config!r}.")
+    unknown = []
     for key in config:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            named.append(f"{key!r} (did you mean {near[0]!r}?)" if near else repr(key))
-    if named:
-        raise ConfigError(f"{where} has no key {', '.join(named)}; it takes {', '.join(known)}.")
+            unknown.append(f"{key!r} (did you mean {near[0]!r}?)" if near else repr(key))
+    if unknown:
+        raise ConfigError(f"{section} has no key {', '.join(unknown)}; it takes {', '.join(known)}.")
     if missing := [key for key in required if key not in config]:
-        raise ConfigError(f"{where} needs {' and '.join(missing)}, got {', '.join(config) or 'no key'}; it is "
-                          f"dict({', '.join(f'{key}=...' for key in known)}).")
+        raise ConfigError(f"{section} needs {' and '.join(missing)}, got {', '.join(config) or 'no key'}; its keys are "
+                          f"{', '.join(known)}.")
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read a config file (``.py`` with ``_base_``, or YAML or JSON with the same keys).
 
-    A config is code, YAML (by its tags) and JSON (by ``_base_``) included, and runs when it is read: read only
-    configs that you trust.
+    Reading a config executes code, also from YAML (tags) and JSON (``_base_``). Read only configs that you trust.
 
     Args:
         path: The file.
         overrides: Dotted keys and values set on top, as from ``--cfg-options``.
 
     Raises:
-        ConfigError: If the file is missing, it or an override cannot be read, or a top-level key is not one of
-            ``tokenizer``, ``discriminator``, ``objective``, ``data``, ``training``, ``metrics``, ``seed``.
+        ConfigError: If the file is missing or unreadable, an override does not fit, a top-level key is not in
+            ``TOP_LEVEL``, or a section is not a dict.
 
     Example:
         >>> load_config("configs/magvit2_video.py", {"training.max_steps": 1}).training.max_steps
@@ -74,7 +73,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def parse_overrides(options: list[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` words of a command line as a mapping; a value is a Python literal, true, false, none, or else text.
+    """``KEY=VALUE`` words of a command line as a mapping from key to parsed value.
 
     Raises:
         ConfigError: If a word has no ``=``.
@@ -93,7 +92,7 @@ def parse_overrides(options: list[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """A Python literal, true, false, none, a list of words without quotes, or else the text itself."""
+    """Parse a Python literal, true/false/none/null, or a list of unquoted items; other text stays a string."""
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError):

@@ -5,9 +5,9 @@ A component registers with a decorator and one import line in its folder's ``__i
     @LOSSES.register_module()
     class L1(Loss): ...
 
-They are stricter than mmengine's: a name stands for one class for good, the class must meet its
-contract, only registered names resolve (never a dotted path), and arguments that do not fit are
-all reported at once. A plugin (:mod:`toolkit.plugins`) is imported when its name is asked for.
+Differences from mmengine's registries: A registered name cannot be replaced. A class must subclass its contract.
+Dotted paths do not resolve. One error lists all wrong arguments.
+A plugin (:mod:`toolkit.plugins`) is imported when one of its components is requested.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Registry(MMRegistry):
 
     Args:
         kind: What a component is called in messages, such as ``"quantizer"``.
-        contracts: The classes of which a component must be a subclass of one.
+        contracts: Base classes; a component must be a subclass of one of them.
         location: The package whose import registers the built-in components.
 
     Example:
@@ -51,7 +51,7 @@ class Registry(MMRegistry):
 
     def __init__(self, kind: str, *, contracts: tuple[type, ...], location: str):
         super().__init__(kind, scope="toolkit", locations=[location])
-        self.contracts, self.group = contracts, GROUPS.get(kind)
+        self.contracts, self.entry_point_group = contracts, GROUPS.get(kind)
 
     def _register_module(self, module: type, module_name: str | list[str] | None = None, force: bool = False) -> None:
         names = [module_name] if isinstance(module_name, str) else module_name or [module.__name__]
@@ -59,10 +59,10 @@ class Registry(MMRegistry):
             if not (inspect.isclass(module) and issubclass(module, self.contracts)):
                 expected = " or ".join(contract.__name__ for contract in self.contracts)
                 raise TypeError(f"{self.name} {name!r} must be a subclass of {expected}, got {module!r}.")
-            registered = self._module_dict.get(name)
-            if force or registered is not None:
-                raise KeyError(f"{self.name} {name!r} cannot be replaced (registered: {registered!r}); choose another "
-                               "name.")
+            if force:
+                raise KeyError(f"{self.name} {name!r}: force=True is not supported; choose an unregistered name.")
+            if (registered := self._module_dict.get(name)) is not None:
+                raise KeyError(f"{self.name} {name!r} cannot be replaced ({registered!r}); choose another name.")
             self._module_dict[name] = module
         if "type_name" not in vars(module):  # a second name must not change the type in saved configs
             module.type_name = names[0]
@@ -70,8 +70,7 @@ class Registry(MMRegistry):
     def get(self, key: str) -> type:
         """The class registered as ``key``: a built-in component, or else a plugin's.
 
-        If there is none, it raises UnknownComponentError with the nearest names; a plugin's that cannot be used raises
-        PluginError.
+        An unknown name raises UnknownComponentError with the nearest names. An unusable plugin raises PluginError.
         """
         self.import_from_location()
         clash = self._clash(key)
@@ -90,14 +89,14 @@ class Registry(MMRegistry):
         return key in self._module_dict or bool(self._entries(key))
 
     def _entries(self, name: str, *, allowed: bool = True) -> list[PluginEntry]:
-        return [entry for entry in plugin_entries(self.group, allowed=allowed) if entry.name == name]
+        return [entry for entry in plugin_entries(self.entry_point_group, allowed=allowed) if entry.name == name]
 
     def _clash(self, name: str) -> PluginError | None:
-        """The error of a name that several distributions define, or None."""
+        """A PluginError if the name has another owner, or None. A registered class keeps its name."""
         cls = self._module_dict.get(name)
-        own = distributions_of([cls]) if cls else {}
-        entries = [entry for entry in self._entries(name) if entry.distribution not in own]
-        if len(entries) < (1 if cls else 2):
+        class_distributions = distributions_of([cls]) if cls else {}
+        entries = [entry for entry in self._entries(name) if entry.distribution not in class_distributions]
+        if len(entries) + bool(cls) < 2:  # at most one owner
             return None
         fault = (f"is also the name of {cls.__module__}.{cls.__qualname__}, which stays" if cls else
                  "has several owners, so none of them is used")
@@ -108,8 +107,8 @@ class Registry(MMRegistry):
     def _load(self, entry: PluginEntry) -> type:
         """Import a plugin's class and register it by the name of its entry point.
 
-        Other names that its module registers are removed again: only entry points name a plugin's components. Those of
-        this package stay: they are registered once, by an import that a plugin may be the first to do.
+        Other names that its module registers are removed again: only entry points name a plugin's components. Built-in
+        names stay: the plugin's import may be their first and only registration.
         """
         before = {registry: set(registry.module_dict) for registry in (*ALL, self)}
         try:
@@ -117,15 +116,15 @@ class Registry(MMRegistry):
         finally:
             for registry, names in before.items():
                 for name in registry.module_dict.keys() - names:
-                    other = registry.module_dict[name]
-                    if other.__module__.partition(".")[0] != "toolkit" or other.type_name != name:
+                    registered = registry.module_dict[name]
+                    if registered.__module__.partition(".")[0] != "toolkit" or registered.type_name != name:
                         del registry.module_dict[name]
         self.register_module(name=entry.name, module=cls)
-        cls.type_name = entry.name  # whatever its module registered it as
+        cls.type_name = entry.name  # overrides a name set by the plugin's own decorator
         return cls
 
     def _unknown(self, name: str) -> str:
-        names = sorted({*self._module_dict, *(entry.name for entry in plugin_entries(self.group))})
+        names = sorted({*self._module_dict, *(entry.name for entry in plugin_entries(self.entry_point_group))})
         near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         if excluded := self._entries(name, allowed=False):
@@ -139,15 +138,16 @@ class Registry(MMRegistry):
     def listing(self, check: bool = False) -> list[tuple[str, str, str, str]]:
         """Every component, sorted: type, source (a module, or a distribution with its version), state, description.
 
-        Without ``check`` nothing of a plugin is imported; with it its state is ``"ok"``, ``"failed"``,
-        ``"incompatible"`` or ``"clash"``, and the description is the reason.
+        Without ``check`` no plugin is imported; a plugin's state is then empty or ``"clash"``. With ``check`` it is
+        ``"ok"``, ``"failed"``, ``"incompatible"`` or ``"clash"``. The description of an unusable plugin is the reason.
         """
         self.import_from_location()
-        rows, own = [], dict(self._module_dict)
-        for entry in plugin_entries(self.group):
+        rows, classes = [], dict(self._module_dict)
+        for entry in plugin_entries(self.entry_point_group):
             error = self._clash(entry.name)
-            if error is None or entry not in error.entries:  # then the registered class is this plugin's
-                error, _ = None, own.pop(entry.name, None)
+            if error is None or entry not in error.entries:  # a registered class of this name, if any, is this plugin's
+                error = None
+                classes.pop(entry.name, None)
             if error is None and check:
                 try:
                     self.get(entry.name)
@@ -155,14 +155,14 @@ class Registry(MMRegistry):
                     error = failure
             rows.append((entry.name, str(entry), error.status if error else "ok" if check else "",
                          " ".join(str(error or entry.summary).split())))
-        rows += [(name, cls.__module__, "", (cls.__doc__ or "").split("\n")[0]) for name, cls in own.items()]
+        rows += [(name, cls.__module__, "", (cls.__doc__ or "").split("\n")[0]) for name, cls in classes.items()]
         return sorted(rows)
 
     def build(self, cfg: Mapping[str, Any], **built: Any) -> Any:
         """Construct a component from its config; ``built`` are arguments that are objects already.
 
-        An unknown ``type`` raises UnknownComponentError, a plugin's that cannot be used PluginError. No ``type`` and
-        arguments that do not fit raise TypeError; the message lists all.
+        An unknown type raises UnknownComponentError. An unusable plugin raises PluginError. A missing type raises
+        TypeError. Wrong arguments raise one TypeError that lists them.
         """
         if not isinstance(cfg, Mapping) or not isinstance(cfg.get("type"), str):
             raise TypeError(f"a {self.name} is configured as dict(type='Name', ...), got {cfg!r}.")
@@ -174,21 +174,21 @@ class Registry(MMRegistry):
         except (LookupError, OSError, PluginError, TypeError, ValueError):
             raise  # their messages name the arguments
         except Exception as error:  # a third-party constructor may raise anything
-            if not (made := distributions_of([cls])):
+            if not (distributions := distributions_of([cls])):
                 raise
-            of = " and ".join(f"{name} {version}" for name, version in made.items())
-            raise PluginError(f"{self.name} {cfg['type']!r} of {of} cannot be built ({in_one_line(error)})",
+            owners = " and ".join(f"{name} {version}" for name, version in distributions.items())
+            raise PluginError(f"{self.name} {cfg['type']!r} of {owners} cannot be built ({in_one_line(error)})",
                               cure="correct its arguments, or tell its author") from error
 
     def _check_arguments(self, cls: type, name: str, arguments: Mapping[str, Any]) -> None:
         known = contracts.constructor_parameters(cls)
-        own = inspect.signature(cls.__init__).parameters  # a parent's argument may be set by the class itself
+        own_parameters = inspect.signature(cls.__init__).parameters  # the class may pass on arguments of its parents
         unexpected = [repr(a) for a in arguments if a not in known]
         missing = [repr(p.name) for p in known.values()
-                   if p.default is p.empty and p.name in own and p.name not in arguments]
+                   if p.default is p.empty and p.name in own_parameters and p.name not in arguments]
         if unexpected or missing:
-            problems = [f"unexpected {', '.join(unexpected)}"] * bool(unexpected)
-            problems += [f"missing {', '.join(missing)}"] * bool(missing)
+            problems = [f"{problem} {', '.join(names)}"
+                        for problem, names in (("unexpected", unexpected), ("missing", missing)) if names]
             raise TypeError(
                 f"{self.name} {name!r}: {'; '.join(problems)}; it takes ({', '.join(known)}). If the config "
                 f"inherits another type through _base_, write {self.name}=dict(_delete_=True, type=...).")
@@ -209,7 +209,7 @@ ALL = (ENCODERS, DECODERS, QUANTIZERS, DISCRIMINATORS, LOSSES, METRICS, DATASETS
 
 
 def main(check: bool = False) -> int:
-    """List every component of every kind, and with ``check`` whether a plugin is usable; 1 if one is not, else 0."""
+    """List all components; ``check`` also imports the plugins. Returns 1 if ``check`` finds an unusable one, else 0."""
     from rich.console import Console
     from rich.table import Column, Table
 
@@ -218,5 +218,5 @@ def main(check: bool = False) -> int:
     table = Table(*columns, box=None)
     for row in rows:
         table.add_row(*row)
-    Console(markup=False, emoji=False).print(table)  # third-party text
+    Console(markup=False, emoji=False).print(table)  # plugin texts may contain markup
     return int(check and any(state not in ("", "ok") for *_, state, _ in rows))

@@ -107,7 +107,7 @@ def test_sources_are_drawn_by_weight_and_the_same_on_all_ranks(tmp_path):
 
 def test_the_micro_batches_of_a_step_come_from_one_source(tmp_path):
     sources = [Source(images_of(tmp_path / name), batch_size=1) for name in "io"]
-    loader = TrainLoader(sources, seed=0, draws_per_choice=4)
+    loader = TrainLoader(sources, seed=0, batches_per_choice=4)
     folders = [[next(loader).keys[0].split("/")[-2] for _ in range(4)] for _ in range(20)]
     assert all(len(set(step)) == 1 for step in folders) and len({step[0] for step in folders}) == 2
 

@@ -71,4 +71,4 @@ def test_checks_and_groups_that_the_guide_names_exist():
 
     checks = set(re.findall(r"`(check_\w+)`", GUIDE))
     assert len(checks) == 9 and all(hasattr(toolkit.testing, check) for check in checks)
-    assert set(re.findall(r"\| `(toolkit\.\w+)` \|", GUIDE)) == {registry.group for registry in ALL}
+    assert set(re.findall(r"\| `(toolkit\.\w+)` \|", GUIDE)) == {registry.entry_point_group for registry in ALL}

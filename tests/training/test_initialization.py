@@ -23,7 +23,7 @@ OPTIONS = {
 
 
 def pair(family: str, downsample: tuple[bool, ...]):
-    """An image tokenizer and its video twin, both with random weights."""
+    """An image tokenizer and its video version, both with random weights."""
     shared, encoder, decoder, of_video = OPTIONS[family]
     shared = dict(filters=8, channel_multipliers=(1, 2, 2), num_res_blocks=1, num_groups=4, **shared)
     networks = (dict(temporal_downsample=(False, False), temporal_kernel=1),

@@ -11,7 +11,7 @@ from toolkit.config import ConfigError
 from toolkit.contracts import Discriminator, TokenizerOutput
 from toolkit.quantizers import LFQ
 from toolkit.registry import DISCRIMINATORS, LOSSES
-from toolkit.training.objective import Adversary, LeCAM, r1_penalty
+from toolkit.training.objective import AdversarialTerms, LeCAM, r1_penalty
 
 
 class Linear(Discriminator):
@@ -203,7 +203,7 @@ def test_without_an_adversarial_weight_the_discriminator_is_not_called_and_no_ad
                                             (nn.Parameter(torch.ones(3), requires_grad=False), "a frozen layer")])
 def test_an_adaptive_weight_needs_a_trained_last_layer_also_before_the_gan_starts(layer, got, late):
     objective = build_objective(adaptive_config())
-    with pytest.raises(ConfigError, match=f"adaptive needs the gradient at the decoder's last layer, got {got}; pass"):
+    with pytest.raises(ConfigError, match=f"adaptive needs the gradient at the decoder's last layer, got {got}; train"):
         objective.generator_loss(decoded()[1], a_clip(), step=0, discriminator=None if late else Linear(),
                                  last_layer=layer)
 
@@ -242,8 +242,8 @@ def test_weights_for_another_type_of_quantizer_are_ignored_and_logged(caplog):
 
 @pytest.mark.parametrize(("weights", "words"), [
     (dict(commitment=1.0, LFQ=dict(commitment=2.0)), r"states commitment twice, as commitment and as LFQ\.commitment"),
-    (dict(orthogonality=1.0), "needs the losses of LFQ, commitment.* got orthogonality"),
-    (dict(LFQ=dict(orthogonality=1.0)), "needs the losses of LFQ, commitment.* got orthogonality")])
+    (dict(orthogonality=1.0), "LFQ has the losses commitment, .* has orthogonality; remove"),
+    (dict(LFQ=dict(orthogonality=1.0)), "LFQ has the losses commitment, .* has orthogonality; remove")])
 def test_a_quantizers_weight_that_is_stated_twice_or_for_no_loss_of_it_is_refused(weights, words):
     with pytest.raises(ConfigError, match=words):
         build_objective(dict(quantizer=weights), quantizer=LFQ(bits=4))
@@ -266,13 +266,13 @@ def test_config_errors_name_the_key(config, words):
         build_objective(config)
 
 
-@pytest.mark.parametrize("config", [
-    dict(losses=dict(pixels=dict(loss=dict(type="L1"), weight="heavy"))),
-    dict(quantizer=dict(commitment=[(5, 1.0), (0, 2.0)])),
-    dict(adversarial=dict(loss=dict(type="Hinge"), weight=None)),
+@pytest.mark.parametrize(("config", "name"), [
+    (dict(losses=dict(pixels=dict(loss=dict(type="L1"), weight="heavy"))), "the weight of pixels"),
+    (dict(quantizer=dict(commitment=[(5, 1.0), (0, 2.0)])), "the weight of commitment"),
+    (dict(adversarial=dict(loss=dict(type="Hinge"), weight=None)), "objective.adversarial: weight"),
 ])
-def test_a_malformed_weight_is_refused_before_training(config):
-    with pytest.raises(ValueError, match="a weight is a number or a list of points"):
+def test_a_malformed_weight_is_refused_before_training(config, name):
+    with pytest.raises(ConfigError, match=f"{name} is a number or a list of points"):
         build_objective(config)
 
 
@@ -280,7 +280,7 @@ def test_an_adversarial_loss_with_parameters_is_refused():
     loss = build_component(LOSSES, dict(type="Hinge"))
     loss.temperature = nn.Parameter(torch.ones(()))
     with pytest.raises(ConfigError, match="needs terms without trainable parameters, got Hinge"):
-        Adversary(loss)
+        AdversarialTerms(loss)
 
 
 def test_r1_is_a_mean_over_the_batch_and_can_be_differentiated():

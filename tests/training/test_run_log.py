@@ -50,7 +50,7 @@ def test_tensorboard_is_the_default_and_none_is_possible(clips, tmp_path):
 
 
 @pytest.mark.parametrize(("names", "words"), [
-    (["tensorbord"], r"among .*tensorboard.*, got 'tensorbord'"), ("wandb", "is a list of names"),
+    (["tensorbord"], r"among .*tensorboard.*, got 'tensorbord'"), ("wandb", "must be a list of names"),
     (["tensorboard", "wandb"], r"needs wandb, which is not installed; pip install it, or choose from .*tensorboard")])
 def test_a_tracker_that_is_unknown_or_not_installed_is_refused(clips, tmp_path, monkeypatch, names, words):
     monkeypatch.setattr(tracking, "_available_trackers", ["tensorboard"])

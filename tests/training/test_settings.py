@@ -12,23 +12,24 @@ from toolkit.training.settings import Settings, value_at
     (dict(max_steps=10, gradient_accumulation_steps=0), "gradient_accumulation_steps must be"),
     (dict(max_steps=10, global_batch_size=0), "global_batch_size must be"),
     (dict(max_steps=10, global_batch_size=8, gradient_accumulation_steps=2),
-     "needs global_batch_size or gradient_accumulation_steps, got both"),
+     "takes global_batch_size or gradient_accumulation_steps, not both"),
     (dict(max_steps=10, checkpoints=dict(evry=3)), "training.checkpoints has no key 'evry'"),
     (dict(max_steps=10, checkpoints=dict(keep=0)), "training.checkpoints.keep must be"),
     (dict(max_steps=10, checkpoints=5), "training.checkpoints is dict"),
     (dict(max_steps=10, checkpoints=dict(every="often")), "training.checkpoints.every must be"),
     (dict(max_steps=10, learning_rate="fast"), "learning_rate must be a number"),
     (dict(max_steps=10, warmup_steps=-1), "warmup_steps must be a number"),
-    (dict(max_steps=10, betas=0.9), "betas are two numbers"),
+    (dict(max_steps=10, betas=0.9), "betas must be two numbers"),
     (dict(max_steps=10, activation_checkpointing="off"), "activation_checkpointing must be True, False or a number"),
     (dict(max_steps=10, activation_checkpointing=-1), "activation_checkpointing must be True, False or a number"),
-    (dict(max_steps=10, mixed_precision="fp8"), "mixed_precision is"),
-    (dict(max_steps=10, ema_decay=1.0), "ema_decay lies in"),
+    (dict(max_steps=10, mixed_precision="fp8"), "mixed_precision must be"),
+    (dict(max_steps=10, ema_decay=1.0), "ema_decay must lie in"),
     (dict(max_steps=10, gradient_clipping=dict(encoder=1.0)), "gradient_clipping.*encoder"),
     (dict(max_steps=10, gradient_clipping=dict(tokenizer=0)), "above 0"),
     (dict(max_steps=10, max_skipped_in_a_row=-1), "max_skipped_in_a_row"),
-    *((dict(max_steps=10, quantization=schedule), r"training.quantization lies in \[0, 1\]")
+    *((dict(max_steps=10, quantization=schedule), r"training.quantization must lie in \[0, 1\]")
       for schedule in (-0.1, 1.5, [(0, 0.0), (5, 2.0)])),
+    (dict(max_steps=10, quantization="half"), "training.quantization is a number or a list of points"),
 ])
 def test_config_errors_name_the_key(config, words):
     with pytest.raises(ConfigError, match=words):
@@ -80,5 +81,5 @@ def test_a_schedule_is_linear_between_its_points_and_constant_outside(schedule, 
 @pytest.mark.parametrize("schedule", ["0.1", None, [], [(10, 1.0), (5, 2.0)], [(0, 1.0, 2.0)], {"a": 1}, [1, 2],
                                       [(0, "a")], [("a", 1.0)]])
 def test_malformed_schedules_are_refused(schedule):
-    with pytest.raises(ValueError, match="points"):
+    with pytest.raises(ConfigError, match="a schedule is a number or a list of points"):
         value_at(schedule, 0)

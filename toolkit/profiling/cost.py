@@ -21,7 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from toolkit.config import ConfigError
 from toolkit.contracts import Quantizer
 from toolkit.pretrained.frozen import Frozen
-from toolkit.training.objective import Adversary
+from toolkit.training.objective import AdversarialTerms
 from toolkit.training.optimizer import NetworkHandle
 from toolkit.training.settings import value_at
 from toolkit.training.step import discriminator_pass, prepare_step, tokenizer_pass
@@ -123,10 +123,10 @@ def step_phases(pixels: Tensor, run: RunComponents, *, modality: str, meter: Met
             discriminator_pass(pixels, output, objective, discriminator, step=at, modality=modality, autocast=autocast)
 
 
-def _discriminator_steps(adversary: Adversary, step: int) -> list[tuple[str, int, float]]:
+def _discriminator_steps(terms: AdversarialTerms, step: int) -> list[tuple[str, int, float]]:
     """(name, an optimizer step of the kind, share of the steps) of the discriminator's steps, with R1 and without."""
-    name, every = "discriminator, forward and backward", adversary.r1_every
-    if not value_at(adversary.r1_weight, step):
+    name, every = "discriminator, forward and backward", terms.r1_every
+    if not value_at(terms.r1_weight, step):
         return [(name, step, 1.0)]
     with_r1 = (f"{name}, with R1", -(-step // every) * every, 1 / every)
     return [with_r1] if every == 1 else [(name, with_r1[1] + 1, 1 - 1 / every), with_r1]

@@ -65,7 +65,7 @@ def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:
     """What a config's run costs each of its processes, built without weights. Data must exist, and is not read.
 
     Raises:
-        ConfigError: If the config does not hold together, or a step's cost depends on numbers.
+        ConfigError: If the config is inconsistent, or a step's cost depends on numbers.
         DataError: If a dataset finds no files.
     """
     with warnings.catch_warnings():

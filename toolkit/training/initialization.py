@@ -1,4 +1,4 @@
-"""Starting from an existing tokenizer: the same network, its image twin, or with frozen components."""
+"""Initialization from a tokenizer of the same network or from an image tokenizer (inflation); frozen components."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from toolkit.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 
-def inflated(weight: Tensor, shape: Sequence[int], *, s_t: int = 1) -> Tensor | None:
-    """An image network's tensor for the video network, so that a single frame gives the same output.
+def inflate(weight: Tensor, shape: Sequence[int], temporal_stride: int) -> Tensor | None:
+    """Inflate a tensor of an image network for a video network: a single frame gives the same output.
 
-    A kernel goes to the last temporal slice, where a causal convolution sees the frame itself; the other
-    slices are zero. The channels of a temporal upsampling by ``s_t`` are repeated, so that its frames are
-    equal (Yu et al., arXiv:2310.05737, sec. 3.2). None if the tensor does not fit ``shape``.
+    A kernel goes to the last temporal slice, where a causal convolution sees the frame itself; the other slices are
+    zero. Output channels of an upsampling by ``temporal_stride`` are repeated: the upsampled frames are equal
+    (Yu et al., arXiv:2310.05737, sec. 3.2). None if the tensor does not fit ``shape``.
     """
-    if s_t > 1 and shape[0] == s_t * weight.shape[0]:
-        weight = weight.repeat(s_t, *(1 for _ in weight.shape[1:]))
+    if temporal_stride > 1 and shape[0] == temporal_stride * weight.shape[0]:
+        weight = weight.repeat(temporal_stride, *(1 for _ in weight.shape[1:]))
     if weight.ndim == 5 and len(shape) == 5 and weight.shape[2] == 1 < shape[2]:
         kernel = weight.new_zeros(*weight.shape[:2], shape[2], *weight.shape[3:])
         kernel[:, :, -1:] = weight
@@ -32,13 +32,13 @@ def inflated(weight: Tensor, shape: Sequence[int], *, s_t: int = 1) -> Tensor | 
 
 
 def initialize(tokenizer: Tokenizer, source: Tokenizer) -> None:
-    """Copy the weights of ``source``, the same network or its image twin, to a tokenizer."""
-    upsampling = {f"{name}.conv.{kind}": module.stride[0] for name, module in tokenizer.named_modules()
-                  if isinstance(module, DepthToSpaceUpsample) for kind in ("weight", "bias")}
+    """Copy the weights of ``source``, the same network or its image version, to a tokenizer; inflate if needed."""
+    temporal_strides = {f"{name}.conv.{kind}": module.stride[0] for name, module in tokenizer.named_modules()
+                        if isinstance(module, DepthToSpaceUpsample) for kind in ("weight", "bias")}
     source_state, state, mismatched = source.state_dict(), {}, []
     for name, tensor in tokenizer.state_dict().items():
         weight = source_state.pop(name, None)
-        state[name] = None if weight is None else inflated(weight, tensor.shape, s_t=upsampling.get(name, 1))
+        state[name] = None if weight is None else inflate(weight, tensor.shape, temporal_strides.get(name, 1))
         if state[name] is None:
             shape = "missing" if weight is None else tuple(weight.shape)
             mismatched.append(f"{name} (needed {tuple(tensor.shape)}, got {shape})")
@@ -46,27 +46,27 @@ def initialize(tokenizer: Tokenizer, source: Tokenizer) -> None:
     if mismatched:
         more = f" and {len(mismatched) - 10} more" if len(mismatched) > 10 else ""
         raise ConfigError(f"training.init_from does not fit the tokenizer: {', '.join(mismatched[:10])}{more}. Remove "
-                          "the config's tokenizer to train the network of init_from, or make their sizes equal.")
+                          "the config's tokenizer to train init_from's own network, or give both the same sizes.")
     tokenizer.load_state_dict(state)
     _warn_of_differences(tokenizer, source)
 
 
 def _warn_of_differences(tokenizer: Tokenizer, source: Tokenizer) -> None:
     """Warn if the weights fit but the networks compute differently, for example with another padding."""
-    expected = {"temporal_kernel", "temporal_downsample"}
+    may_differ = {"temporal_kernel", "temporal_downsample"}
     if source.encoder.config.get("temporal_kernel") == 1:
-        expected |= {"norm_scope", "kept_frame"}  # no effect on a single frame
+        may_differ |= {"norm_scope", "kept_frame"}  # no effect on a single frame
     for name in ("encoder", "quantizer", "decoder"):
         ours, theirs = getattr(tokenizer, name).config, getattr(source, name).config
         differing = [f"{key}={ours.get(key)!r} (checkpoint: {theirs.get(key)!r})"
-                     for key in sorted({*ours, *theirs} - expected) if ours.get(key) != theirs.get(key)]
+                     for key in sorted({*ours, *theirs} - may_differ) if ours.get(key) != theirs.get(key)]
         if differing:
             logger.warning("training.init_from: the %s differs from that of the checkpoint: %s.", name,
                            ", ".join(differing))
 
 
 def initialize_discriminators(discriminators: Iterable[Discriminator], source: Discriminator, *, name: str) -> None:
-    """Copy the weights of ``source``, ``name`` in the log, to every discriminator with tensors of its shapes."""
+    """Copy the weights of ``source`` to each discriminator of the same shapes; the log calls it ``name``."""
     weights = source.state_dict()
     shapes = {key: tensor.shape for key, tensor in weights.items()}
     matching = [discriminator for discriminator in discriminators
@@ -90,7 +90,7 @@ def freeze_all_but(tokenizer: Tokenizer, trainable: Sequence[str]) -> None:
     for name in trainable:
         modules[name].requires_grad_(True)
     for path, module in modules.items():
-        if isinstance(module, Quantizer):  # its codebook may be updated without gradients
+        if isinstance(module, Quantizer):  # ``frozen`` also stops the updates of an EMA codebook
             module.frozen = not any(path == name or path.startswith(f"{name}.") for name in trainable)
     if not any(parameter.requires_grad for parameter in tokenizer.parameters()):
         raise ConfigError(f"training.trainable={list(trainable)} leaves nothing to train; these modules have no "
@@ -98,9 +98,9 @@ def freeze_all_but(tokenizer: Tokenizer, trainable: Sequence[str]) -> None:
 
 
 def train_mode(tokenizer: Tokenizer) -> None:
-    """Set train mode; eval mode for an encoder that does not learn, and for the quantizer if neither learns.
+    """Set train mode, but eval mode for a frozen encoder, and for a frozen quantizer behind a frozen encoder.
 
-    An encoder that learns needs the losses and the straight-through gradient of a quantizer in train mode.
+    A trained encoder needs the quantizer's losses and straight-through gradient, which exist in train mode only.
     """
     tokenizer.train()
     if _learns(tokenizer.encoder):

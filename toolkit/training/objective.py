@@ -1,8 +1,8 @@
 """The training objective: every term with its weight.
 
 The tokenizer's total is ``sum(weight * loss) + sum(weight * quantizer loss) + weight * adversarial``; an
-adaptive weight multiplies the last term. The discriminator's total is ``weight * adversarial + lecam + r1``.
-A term whose weight is zero at a step is not computed.
+adaptive weight multiplies the last term. The discriminator's total is ``weight * adversarial + weight * LeCAM +
+weight * every * R1``. Losses, LeCAM, R1 and the generator's adversarial loss are not computed at weight zero.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from toolkit.config import ConfigError
 from toolkit.contracts import AdversarialLoss, GeneratorWeight, Loss, Quantizer, TokenizerOutput
 from toolkit.layers import mean_over_processes
 from toolkit.layers.early_gradient import loss_with_early_gradient
-from toolkit.training.settings import Schedule, value_at
+from toolkit.training.settings import PiecewiseLinear, value_at
 
 logger = logging.getLogger(__name__)
 Scalars = dict[str, Tensor]
-Phase = Callable[[str], AbstractContextManager]  # of a name; nullcontext for a phase that is not measured
+PhaseTimer = Callable[[str], AbstractContextManager]  # phase name -> context that measures it, or nullcontext
 
 
 def r1_penalty(logits: Tensor, pixels: Tensor) -> Tensor:
     """Zero-centred gradient penalty on real data, before its weight.
 
-    From logits (B, ...) and pixels (B, C, T, H, W) that require grad to the () float32 mean over the batch of the
-    squared gradient norm (Mescheder et al., arXiv:1801.04406, eq. 9).
+    The batch mean of the squared gradient norm of logits (B, ...) with respect to pixels (B, C, T, H, W), a float32
+    scalar (Mescheder et al., arXiv:1801.04406, eq. 9). The pixels require grad.
     """
     gradient, = torch.autograd.grad(logits.sum(), pixels, create_graph=True)
     return gradient.float().square().flatten(1).sum(1).mean()
@@ -43,8 +43,8 @@ class LeCAM(nn.Module):
 
     ``relu(real - average_fake)^2 + relu(average_real - fake)^2``. The averages are updated first, with ``decay``,
     over the global batch of all processes. They are buffers, so checkpoints have them.
-    ``per_logit``: the mean of each logit's penalty (the paper, Open-MAGVIT2) instead of the penalty of the batch-mean
-    logit (O2-MAGVIT2).
+    ``per_logit``: penalise each logit and average (the paper, Open-MAGVIT2); otherwise penalise the mean logit of the
+    batch (O2-MAGVIT2).
     """
 
     def __init__(self, *, decay: float = 0.999, per_logit: bool = False):
@@ -79,26 +79,26 @@ def no_parameter_gradients(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-class Adversary(nn.Module):
+class AdversarialTerms(nn.Module):
     """The GAN terms, for one discriminator; weights are numbers or schedules.
 
-    ``adaptive`` computes another factor on the generator's loss. R1 is computed every ``r1_every`` steps and then
-    multiplied by that number, so that ``r1_weight`` is its average weight per step.
+    ``adaptive`` computes another factor on the generator's loss. Lazy R1: computed every ``r1_every`` steps
+    and multiplied by ``r1_every``; ``r1_weight`` is the mean weight per step.
     """
 
-    def __init__(self, loss: AdversarialLoss, *, weight: Schedule = 0.1, adaptive: GeneratorWeight | None = None,
-                 discriminator_weight: Schedule = 1.0, lecam: LeCAM | None = None, lecam_weight: Schedule = 0.0,
-                 r1_weight: Schedule = 0.0, r1_every: int = 1):
+    def __init__(self, loss: AdversarialLoss, *, weight: PiecewiseLinear = 0.1, adaptive: GeneratorWeight | None = None,
+                 discriminator_weight: PiecewiseLinear = 1.0, lecam: LeCAM | None = None,
+                 lecam_weight: PiecewiseLinear = 0.0, r1_weight: PiecewiseLinear = 0.0, r1_every: int = 1):
         super().__init__()
         for module in filter(None, (loss, adaptive)):
             if any(parameter.requires_grad for parameter in module.parameters()):
                 raise ConfigError(f"objective.adversarial needs terms without trainable parameters, got "
-                                  f"{type(module).__name__}; make it a Loss in objective.losses, which trains them.")
+                                  f"{type(module).__name__}; use a Loss in objective.losses for trainable parameters.")
         self.loss, self.adaptive, self.lecam = loss, adaptive, lecam
         self.weight, self.discriminator_weight = weight, discriminator_weight
         self.lecam_weight, self.r1_weight, self.r1_every = lecam_weight, r1_weight, r1_every
-        for schedule in (weight, discriminator_weight, lecam_weight, r1_weight):
-            value_at(schedule, 0)  # raises an error for a malformed schedule
+        for name in ("weight", "discriminator_weight", "lecam_weight", "r1_weight"):
+            value_at(getattr(self, name), 0, name=f"objective.adversarial: {name}")  # raises an error if malformed
 
     def is_active(self, step: int) -> bool:
         """Whether the generator's or the discriminator's loss has a weight at this step."""
@@ -107,16 +107,16 @@ class Adversary(nn.Module):
     def generator_loss(self, reconstruction: Tensor, discriminator: nn.Module, step: int, *,
                        reconstruction_loss: Tensor | None = None, last_layer: nn.Parameter | None = None,
                        ) -> tuple[Tensor, Scalars]:
-        """Weighted () loss of the tokenizer for a reconstruction (B, C, T, H, W), and its scalars.
+        """Weighted scalar loss of the tokenizer (the generator) for a reconstruction (B, C, T, H, W), and its scalars.
 
-        ``reconstruction_loss``, the () weighted sum of the losses on the reconstruction, and the decoder's
-        ``last_layer`` are for an adaptive weight. The discriminator gets no gradients.
+        An adaptive weight needs ``reconstruction_loss`` (the weighted sum of the losses) and the decoder's
+        ``last_layer``. The discriminator gets no gradients.
         """
         weight = value_at(self.weight, step)
         if weight == 0:
             return reconstruction.new_zeros((), dtype=torch.float32), {}
         with no_parameter_gradients(discriminator):
-            adversarial = loss_with_early_gradient(
+            adversarial = loss_with_early_gradient(  # frees the discriminator's graph early
                 lambda pixels: self.loss.generator(discriminator(pixels).float()), reconstruction)
         scalars = {"adversarial": adversarial.detach()}
         if self.adaptive is not None:
@@ -126,10 +126,10 @@ class Adversary(nn.Module):
 
     def discriminator_loss(self, target: Tensor, reconstruction: Tensor, discriminator: nn.Module, step: int,
                            ) -> tuple[Tensor, Scalars]:
-        """Weighted () loss of the discriminator on real pixels and their reconstruction, both (B, C, T, H, W).
+        """Weighted scalar loss of the discriminator on real pixels and their reconstruction, both (B, C, T, H, W).
 
-        The discriminator, wrapped for its processes or not, is called once on both, so that a data-parallel wrapper
-        sees one forward pass; with ``batch_statistics`` twice, real pixels first. R1 is computed in float32.
+        One forward pass on the concatenation of both (DDP needs a single one). With ``batch_statistics`` two passes,
+        real pixels first. R1 runs in float32 on the unwrapped module.
         """
         plain = extract_model_from_parallel(discriminator)
         fake_pixels = reconstruction.detach().to(target.dtype)
@@ -158,7 +158,7 @@ class Objective(nn.Module):
     """All terms of training with their weights.
 
     Args:
-        losses: name -> (loss, weight or schedule), on the reconstruction. Their parameters learn with the tokenizer.
+        losses: name -> (loss of the tokenizer's output, weight or schedule); their parameters learn with the tokenizer.
         adversaries: modality -> its GAN terms; empty without a GAN.
         quantizer_weights: name of a quantizer's loss -> weight or schedule.
 
@@ -172,33 +172,33 @@ class Objective(nn.Module):
         (20.0, 4.0)
     """
 
-    def __init__(self, *, losses: Mapping[str, tuple[Loss, Schedule]],
-                 adversaries: Mapping[str, Adversary] | None = None,
-                 quantizer_weights: Mapping[str, Schedule] | None = None):
+    def __init__(self, *, losses: Mapping[str, tuple[Loss, PiecewiseLinear]],
+                 adversaries: Mapping[str, AdversarialTerms] | None = None,
+                 quantizer_weights: Mapping[str, PiecewiseLinear] | None = None):
         super().__init__()
         self.losses = nn.ModuleDict({name: loss for name, (loss, _) in losses.items()})
         self.weights = {name: weight for name, (_, weight) in losses.items()}
         self.adversaries, self.quantizer_weights = nn.ModuleDict(adversaries or {}), dict(quantizer_weights or {})
-        for schedule in (*self.weights.values(), *self.quantizer_weights.values()):
-            value_at(schedule, 0)  # raises an error for a malformed schedule
+        for name, schedule in (*self.weights.items(), *self.quantizer_weights.items()):
+            value_at(schedule, 0, name=f"objective: the weight of {name}")  # raises an error if malformed
 
     def check_last_layer(self, last_layer: nn.Parameter | None) -> None:
-        """Raise a ConfigError if an adaptive weight needs the gradient at a last layer that is None or frozen."""
+        """Raise a ConfigError if there is an adaptive weight and ``last_layer`` is None or frozen."""
         if all(adversary.adaptive is None for adversary in self.adversaries.values()):
             return
         if last_layer is None or not last_layer.requires_grad:
             raise ConfigError("objective.adversarial.adaptive needs the gradient at the decoder's last layer, got "
-                              f"{'no layer' if last_layer is None else 'a frozen layer'}; pass "
-                              "last_layer=decoder.last_layer of a trainable decoder, or set adaptive=None.")
+                              f"{'no layer' if last_layer is None else 'a frozen layer'}; train a "
+                              "decoder that has a last_layer (training.trainable), or set adaptive=None.")
 
     def generator_loss(self, output: TokenizerOutput, target: Tensor, *, step: int, modality: str = "video",
                        discriminator: nn.Module | None = None, last_layer: nn.Parameter | None = None,
-                       phase: Phase = nullcontext) -> tuple[Tensor, Scalars]:
-        """The tokenizer's weighted total () float32, and every term's unweighted value by name.
+                       phase: PhaseTimer = nullcontext) -> tuple[Tensor, Scalars]:
+        """The tokenizer's total (float32 scalar), and scalars for the log: unweighted terms, total, adaptive weight.
 
-        ``output`` is the tokenizer's for ``target``, (B, C, T, H, W) in [-1, 1], and ``step`` the number of optimizer
-        steps before this one. ``modality`` selects the adversary; ``discriminator`` is None without a GAN, and
-        ``last_layer``, the decoder's, is for an adaptive weight. A profiler measures within each ``phase``.
+        ``output`` is the tokenizer's output for ``target`` (B, C, T, H, W) in [-1, 1]. ``step`` counts the optimizer
+        steps done. ``modality`` selects the adversarial terms; ``discriminator`` is None without a GAN. An adaptive
+        weight needs the decoder's ``last_layer``. ``phase(name)`` is a profiler's context.
 
         Raises:
             KeyError: If the quantizer returns a loss that has no weight.
@@ -225,17 +225,16 @@ class Objective(nn.Module):
                     output.reconstruction, discriminator, step, reconstruction_loss=reconstruction_loss,
                     last_layer=last_layer)
                 total, scalars = total + adversarial, scalars | adversarial_scalars
-                del adversarial
         return total, scalars | {"total": total.detach()}
 
     def discriminator_loss(self, output: TokenizerOutput, target: Tensor, *, step: int, discriminator: nn.Module,
                            modality: str = "video") -> tuple[Tensor, Scalars]:
-        """The discriminator's total () float32 and its unweighted terms; see :class:`Adversary`."""
+        """The discriminator's total loss, a float32 scalar, and its unweighted terms; see :class:`AdversarialTerms`."""
         return self.adversaries[modality].discriminator_loss(target, output.reconstruction, discriminator, step)
 
 
 def _loss_value(loss: Loss, output: TokenizerOutput, target: Tensor) -> Tensor:
-    """The loss, with an early gradient unless it has parameters, which need the graph."""
+    """The loss; its gradient is computed at once, unless the loss has parameters to train."""
     if any(parameter.requires_grad for parameter in loss.parameters()):
         return loss(output, target)
     names = list(output.losses)
@@ -248,11 +247,11 @@ def _loss_value(loss: Loss, output: TokenizerOutput, target: Tensor) -> Tensor:
         loss_of_tensors, output.reconstruction, output.latents, output.codes, *output.losses.values())
 
 
-def quantizer_weights(config: Mapping[str, Any], quantizer: Quantizer | None) -> dict[str, Schedule]:
-    """Weights of the quantizer's losses: its own, replaced by those of the config.
+def merged_quantizer_weights(config: Mapping[str, Any], quantizer: Quantizer | None) -> dict[str, PiecewiseLinear]:
+    """Weights of the quantizer's losses. The config overrides the quantizer's own weights; None means 0.
 
-    A mapping, such as ``NAME=dict(commitment=0.25)``, has the weights of the type NAME; those of other types are
-    ignored and logged. A plain weight, such as ``commitment=0.25``, is for any quantizer.
+    ``commitment=0.25`` is used for any quantizer. ``TYPE=dict(commitment=0.25)`` is used only for a quantizer of that
+    type; the log names the types that are ignored.
     """
     weights = {name: weight for name, weight in config.items() if not isinstance(weight, Mapping)}
     by_type = {name: weight for name, weight in config.items() if isinstance(weight, Mapping)}
@@ -261,13 +260,13 @@ def quantizer_weights(config: Mapping[str, Any], quantizer: Quantizer | None) ->
         if ignored := [name for name in by_type if name != actual]:
             logger.info("objective.quantizer: the weights for %s are ignored; the quantizer is %s.",
                         " and ".join(ignored), actual)
-        own = by_type.get(actual, {})
-        if twice := [name for name in weights if name in own]:
+        weights_of_type = by_type.get(actual, {})
+        if twice := [name for name in weights if name in weights_of_type]:
             raise ConfigError(f"objective.quantizer states {twice[0]} twice, as {twice[0]} and as {actual}.{twice[0]}; "
-                              f"set objective.quantizer.{actual}.{twice[0]}, or objective.quantizer=none first.")
-        weights = weights | dict(own)
+                              f"set only objective.quantizer.{actual}.{twice[0]}.")
+        weights = weights | dict(weights_of_type)
         if unknown := [name for name in weights if name not in quantizer.loss_weights]:
-            raise ConfigError(f"objective.quantizer needs the losses of {actual}, {', '.join(quantizer.loss_weights)}, "
-                              f"got {', '.join(unknown)}; remove them.")
+            raise ConfigError(f"{actual} has the losses {', '.join(quantizer.loss_weights) or 'none'}, but "
+                              f"objective.quantizer has {', '.join(unknown)}; remove {' and '.join(unknown)}.")
         weights = dict(quantizer.loss_weights) | weights
     return {name: 0.0 if weight is None else weight for name, weight in weights.items()}

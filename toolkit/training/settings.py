@@ -10,13 +10,13 @@ from typing import Any
 
 from toolkit.config import ConfigError, check_keys
 
-Schedule = float | Sequence[tuple[int, float]]
+PiecewiseLinear = float | Sequence[tuple[int, float]]
 
 
-def value_at(schedule: Schedule, step: int) -> float:
-    """The value of a weight at an optimizer step: a number, or linear between points (step, value).
+def value_at(schedule: PiecewiseLinear, step: int, *, name: str = "a schedule") -> float:
+    """The value of a schedule at a step. A schedule is a number, or points (step, value) with linear interpolation.
 
-    The value is constant before the first point and after the last. Two points at one step make a jump.
+    Constant before the first point and after the last; two points at one step make a jump. Errors call it ``name``.
 
     Example:
         >>> anneal = [(0, 0.3), (2000, 0.1)]
@@ -27,8 +27,7 @@ def value_at(schedule: Schedule, step: int) -> float:
         return float(schedule)
     points = schedule if isinstance(schedule, list | tuple) else []
     if not points or not all(map(_is_point, points)) or any(a[0] > b[0] for a, b in pairwise(points)):
-        raise ValueError(f"a weight is a number or a list of points (step, value) in rising order of steps, "
-                         f"got {schedule!r}.")
+        raise ConfigError(f"{name} is a number or a list of points (step, value) in order of steps, got {schedule!r}.")
     if step < points[0][0]:
         return float(points[0][1])
     for (start, first), (end, last) in pairwise(points):
@@ -42,7 +41,7 @@ def _is_point(point: object) -> bool:
 
 
 @dataclass(kw_only=True)
-class Checkpoints:
+class CheckpointSettings:
     """Optimizer steps between checkpoints, and the number of checkpoints to keep (None: all)."""
 
     every: int = 1000
@@ -51,7 +50,7 @@ class Checkpoints:
 
 @dataclass(kw_only=True)
 class Settings:
-    """The settings of a training run; a ConfigError names the first that is out of range.
+    """The settings of a training run; a ConfigError names the first invalid setting.
 
     Attributes:
         max_steps: Optimizer steps.
@@ -64,31 +63,31 @@ class Settings:
         schedule: Arguments of timm's ``create_scheduler_v2``, such as dict(sched="step", decay_epochs=1000); an "epoch"
             is one optimizer step. They take precedence over warmup_steps and min_learning_rate. Default: cosine.
         trackers: accelerate's names of experiment trackers, such as ["tensorboard", "wandb"].
-        gradient_accumulation_steps: Micro-batches per optimizer step. Same as a larger batch for terms that are means
-            over samples. Batch statistics see one micro-batch (of all processes) at a time:
-            codebook_entropy, lecam, AdaptiveWeight, PatchGANDiscriminator (its batch norm), and of quantizers
-            update="ema", kmeans_iters, revive_below and quantize_dropout.
+        gradient_accumulation_steps: Micro-batches per optimizer step. Equal to a larger batch only for means over
+            samples. These use one micro-batch of all processes at a time: codebook_entropy, lecam, AdaptiveWeight,
+            PatchGANDiscriminator's batch norm, and the quantizer options update="ema", kmeans_iters, revive_below and
+            quantize_dropout.
         global_batch_size: Samples per optimizer step, of all processes and micro-batches together. If set, it
             determines the number of micro-batches.
         mixed_precision: "no", "bf16" or "fp16".
-        activation_checkpointing: Recompute activations in the backward pass: True, or the number of levels, the finest
-            first; the finest need most of the memory.
+        activation_checkpointing: Recompute activations in the backward pass: True for all levels, or the number of
+            levels, counted from the finest, which has the largest activations.
         compile: Compile the networks by ``torch.compile``: minutes at the start, then faster steps on a GPU.
         ema_decay: Decay of the averaged weights that are validated and exported; None: no average. The average
             starts from the weights after the first step.
         ema_warmup: Use a smaller decay in the first steps (timm's ``ModelEmaV3``).
-        log_every, validate_every, checkpoints: Intervals in optimizer steps.
+        log_every, validate_every, checkpoints.every: Intervals in optimizer steps.
         num_samples: Reconstructions to write at each validation, per modality.
-        quantization: The decoder's input in training, from latents (0) to codes (1): a number or a schedule, such as
-            [(0, 0.0), (1000, 1.0)] from no quantization to full quantization.
+        quantization: Interpolation factor of the decoder's input in training: 0 is latents, 1 is codes. A number or a
+            schedule, such as [(0, 0.0), (1000, 1.0)].
         gradient_clipping: Largest gradient norm of each network, such as dict(tokenizer=1.0, discriminator=1.0);
-            other networks are not clipped. The norm of the tokenizer includes the parameters of losses.
-        max_skipped_in_a_row: A step is skipped on all processes if a loss or a gradient is not finite; more skipped
-            steps in a row end the run.
-        max_unreadable_share: A larger share of unreadable samples ends the run.
-        init_from: A tokenizer directory or hub id to start from: the same network, or its image twin, which is then
-            inflated. Optimizers and the average are new. Without a ``tokenizer`` in the config, its network is trained.
-        trainable: Names of the components to train, such as ["decoder"]; None: all. The others do not change.
+            a network that is not named is not clipped. The norm of the tokenizer includes the parameters of losses.
+        max_skipped_in_a_row: Largest number of skipped steps in a row; one more ends the run. A step with a nonfinite
+            loss or gradient is skipped on all processes.
+        max_unreadable_share: Largest allowed share of unreadable samples; above it the run ends.
+        init_from: A tokenizer directory or hub id to start from: the same network, or its image version, which is
+            inflated. Optimizers and EMA start anew. If the config has no ``tokenizer``, init_from's network is used.
+        trainable: Modules to train, such as ["decoder"] or ["decoder.levels.3"]; the others are frozen. None: all.
     """
 
     max_steps: int
@@ -111,9 +110,9 @@ class Settings:
     ema_warmup: bool = False
     log_every: int = 10
     validate_every: int = 1000
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     num_samples: int = 4
-    quantization: Schedule = 1.0
+    quantization: PiecewiseLinear = 1.0
     gradient_clipping: Mapping[str, float] = field(default_factory=dict)
     max_skipped_in_a_row: int = 20
     max_unreadable_share: float = 0.05
@@ -125,8 +124,8 @@ class Settings:
         """Read the section; a ConfigError names the first unknown key or wrong value."""
         check_keys("training", config, [f.name for f in fields(cls)], required=["max_steps"])
         checkpoints = config.get("checkpoints", {})
-        check_keys("training.checkpoints", checkpoints, [f.name for f in fields(Checkpoints)])
-        return cls(**{**config, "checkpoints": Checkpoints(**checkpoints)})
+        check_keys("training.checkpoints", checkpoints, [f.name for f in fields(CheckpointSettings)])
+        return cls(**{**config, "checkpoints": CheckpointSettings(**checkpoints)})
 
     def with_micro_batches(self, batch_sizes: Iterable[int], *, num_processes: int) -> Settings:
         """The settings with ``gradient_accumulation_steps`` computed from ``global_batch_size``."""
@@ -140,16 +139,17 @@ class Settings:
         num_micro_batches, remainder = divmod(total, batch_size * num_processes)
         if remainder:
             per_process, remainder = divmod(total, num_processes)
-            advice = (f"take a number of processes that divides {total}" if remainder else "set data.train.batch_size="
-                      f"{max(size for size in range(1, batch_size + 1) if per_process % size == 0)}")
+            fitting = max(size for size in range(1, batch_size + 1) if per_process % size == 0)
+            advice = (f"take a number of processes that divides {total}" if remainder
+                      else f"set data.train.batch_size={fitting}")
             raise ConfigError(f"training.global_batch_size={total} must be a multiple of data.train.batch_size x "
                               f"processes, got {batch_size} x {num_processes}; {advice}.")
         return replace(self, global_batch_size=None, gradient_accumulation_steps=num_micro_batches)
 
     def __post_init__(self) -> None:
-        value_at(self.quantization, 0)  # raises an error for a malformed schedule
+        value_at(self.quantization, 0, name="training.quantization")  # raises an error for a malformed schedule
         points = self.quantization if isinstance(self.quantization, list | tuple) else [(0, self.quantization)]
-        checks = [  # (name, whether the value is allowed, what is allowed)
+        checks = [  # (name, whether the value is valid, what is required)
             *((name, _is_count(attrgetter(name)(self)), "must be a whole number of at least 1")
               for name in ("max_steps", "gradient_accumulation_steps", "global_batch_size", "log_every",
                            "validate_every", "num_samples", "checkpoints.every", "checkpoints.keep")),
@@ -158,26 +158,27 @@ class Settings:
             *((name, _is_number(getattr(self, name)), "must be a number of at least 0")
               for name in ("learning_rate", "discriminator_learning_rate", "min_learning_rate", "warmup_steps", "eps",
                            "weight_decay", "max_unreadable_share")),
-            ("ema_decay", _is_number(self.ema_decay) and self.ema_decay < 1, "lies in [0, 1) or is None"),
-            *((name, isinstance(getattr(self, name), Mapping), "is dict(name=value)")
+            ("ema_decay", _is_number(self.ema_decay) and self.ema_decay < 1, "must lie in [0, 1) or be None"),
+            *((name, isinstance(getattr(self, name), Mapping), "must be dict(name=value)")
               for name in ("gradient_clipping", "optimizer", "schedule")),
-            *((name, isinstance(getattr(self, name), bool), "is True or False") for name in ("compile", "ema_warmup")),
+            *((name, isinstance(getattr(self, name), bool), "must be True or False")
+              for name in ("compile", "ema_warmup")),
             ("activation_checkpointing", _is_count(self.activation_checkpointing, least=0),
              "must be True, False or a number of levels"),
             ("betas", isinstance(self.betas, list | tuple) and len(self.betas) == 2
-             and all(0 <= beta < 1 for beta in self.betas), "are two numbers in [0, 1)"),
-            ("quantization", all(0 <= value <= 1 for _, value in points), "lies in [0, 1] at all steps"),
-            ("init_from", isinstance(self.init_from, str), "is a tokenizer directory or hub id"),
-            ("trainable", self.trainable and _are_names(self.trainable), "is a list of names such as ['decoder']"),
-            ("trackers", _are_names(self.trackers), "is a list of names such as ['tensorboard']"),
-            ("mixed_precision", self.mixed_precision in ("no", "bf16", "fp16"), "is 'no', 'bf16' or 'fp16'")]
-        optional = ("ema_decay", "checkpoints.keep", *(f.name for f in fields(self) if f.default is None))
-        for name, is_allowed, allowed in checks:
+             and all(0 <= beta < 1 for beta in self.betas), "must be two numbers in [0, 1)"),
+            ("quantization", all(0 <= value <= 1 for _, value in points), "must lie in [0, 1] at all steps"),
+            ("init_from", isinstance(self.init_from, str), "must be a tokenizer directory or hub id"),
+            ("trainable", self.trainable and _are_names(self.trainable), "must be a list of names such as ['decoder']"),
+            ("trackers", _are_names(self.trackers), "must be a list of names such as ['tensorboard']"),
+            ("mixed_precision", self.mixed_precision in ("no", "bf16", "fp16"), "must be 'no', 'bf16' or 'fp16'")]
+        may_be_none = ("ema_decay", "checkpoints.keep", *(f.name for f in fields(self) if f.default is None))
+        for name, is_valid, requirement in checks:
             value = attrgetter(name)(self)
-            if not is_allowed and not (value is None and name in optional):
-                raise ConfigError(f"training.{name} {allowed}, got {value!r}.")
+            if not is_valid and not (value is None and name in may_be_none):
+                raise ConfigError(f"training.{name} {requirement}, got {value!r}.")
         if self.global_batch_size is not None and self.gradient_accumulation_steps != 1:
-            raise ConfigError("training needs global_batch_size or gradient_accumulation_steps, got both "
+            raise ConfigError("training takes global_batch_size or gradient_accumulation_steps, not both "
                               f"({self.global_batch_size} and {self.gradient_accumulation_steps}); remove one.")
         check_keys("training.gradient_clipping", self.gradient_clipping, ("tokenizer", "discriminator"))
         for name, value in self.gradient_clipping.items():

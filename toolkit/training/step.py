@@ -9,7 +9,7 @@ from torch import Tensor
 
 from toolkit.contracts import TokenizerOutput
 from toolkit.training.initialization import train_mode
-from toolkit.training.objective import Objective, Phase, Scalars
+from toolkit.training.objective import Objective, PhaseTimer, Scalars
 from toolkit.training.optimizer import NetworkHandle
 from toolkit.training.settings import Settings, value_at
 
@@ -28,7 +28,7 @@ def prepare_step(tokenizer: NetworkHandle, objective: Objective, settings: Setti
 
 def tokenizer_pass(pixels: Tensor, tokenizer: NetworkHandle, objective: Objective,
                    discriminator: NetworkHandle | None, *, step: int, modality: str, autocast: Autocast,
-                   loss_factor: float = 1.0, phase: Phase = nullcontext) -> tuple[TokenizerOutput, Scalars]:
+                   loss_factor: float = 1.0, phase: PhaseTimer = nullcontext) -> tuple[TokenizerOutput, Scalars]:
     """Forward pass, losses and backward pass of the tokenizer for pixels (B, C, T, H, W).
 
     Returns the output, with a detached reconstruction, and the unweighted terms of the loss. ``loss_factor`` is
@@ -43,7 +43,6 @@ def tokenizer_pass(pixels: Tensor, tokenizer: NetworkHandle, objective: Objectiv
     with phase("tokenizer, backward"):
         tokenizer.backward(total * loss_factor)
         output.reconstruction = output.reconstruction.detach()
-        del total  # frees the graph within the phase
     return output, scalars
 
 

@@ -68,7 +68,7 @@ class TrainLoader(_Loader, Iterator[Batch]):
     Args:
         seed: The same on all processes.
         rank, world_size: Number of this process, and of all.
-        draws_per_choice: Consecutive batches from one source (gradient accumulation).
+        batches_per_choice: Consecutive batches from one source (gradient accumulation).
         max_unreadable_share: Largest share of unreadable samples among those tried (counted as at least
             200); 0 tolerates none. A sample that fails 32 times in a row ends reading at once.
         report: A text file that gets one line per unreadable file.
@@ -83,15 +83,16 @@ class TrainLoader(_Loader, Iterator[Batch]):
     """
 
     def __init__(self, sources: Sequence[Source], *, seed: int, rank: int = 0, world_size: int = 1,
-                 draws_per_choice: int = 1, max_unreadable_share: float = 0.05,
+                 batches_per_choice: int = 1, max_unreadable_share: float = 0.05,
                  report: str | os.PathLike | None = None, pin_memory: bool = False):
         super().__init__(sources, rank=rank, world_size=world_size, max_unreadable_share=max_unreadable_share,
                          report=report, pin_memory=pin_memory)
         weights = [source.weight for source in sources]
-        if not any(weights) or draws_per_choice < 1:
-            raise ValueError("TrainLoader takes sources with a positive weight and draws_per_choice >= 1, got "
-                             f"weights {weights} and {draws_per_choice}.")
-        self.seed, self.draws_per_choice, self._cumulative_weights = seed, draws_per_choice, list(accumulate(weights))
+        if not any(weights) or batches_per_choice < 1:
+            raise ValueError("TrainLoader takes sources with a positive weight and batches_per_choice >= 1, got "
+                             f"weights {weights} and {batches_per_choice}.")
+        self.seed, self.batches_per_choice = seed, batches_per_choice
+        self._cumulative_weights = list(accumulate(weights))
         self._reset()
 
     def _reset(self) -> None:
@@ -103,7 +104,7 @@ class TrainLoader(_Loader, Iterator[Batch]):
 
     def __next__(self) -> Batch:
         # drawn by weight, and a function of the seed and the number of draws
-        fraction = mix(self.seed, "choice", self._draws // self.draws_per_choice) / 2**63
+        fraction = mix(self.seed, "choice", self._draws // self.batches_per_choice) / 2**63
         number = bisect_right(self._cumulative_weights, fraction * self._cumulative_weights[-1])
         source = self.sources[number]
         if number not in self._iterators:
