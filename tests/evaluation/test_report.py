@@ -22,7 +22,7 @@ HALF_A_FRAME = 0.5 / FPS
 DASH = "\N{EN DASH}"
 HOSTILE = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
 FRONT = FOLDER.parent / "README.md"
-FRONT_HEADS = ("bits/pixel", "PSNR (dB)", "SSIM", "LPIPS (VGG)", "rFID", "rFVD", "codes used (%)")
+FRONT_HEADINGS = ("bits/pixel", "PSNR (dB)", "SSIM", "LPIPS (VGG)", "rFID", "rFVD", "codes used (%)")
 README = (FOLDER / "README.md").read_text()
 COMMITTED = sorted(path.name for path in (FOLDER / "results").iterdir() if path.is_dir() and rows_of_folder(path))
 
@@ -32,7 +32,7 @@ def test_the_readmes_table_is_made_of_the_committed_rows(suite):
     rows = rows_of_folder(FOLDER / "results" / suite)
     assert insert_table(README, suite, markdown(rows)) == README
     front = FRONT.read_text()
-    assert suite not in front or insert_table(front, suite, markdown(rows, FRONT_HEADS)) == front
+    assert suite not in front or insert_table(front, suite, markdown(rows, FRONT_HEADINGS)) == front
     for row in rows:
         json.dumps(row, allow_nan=False)
         assert (row["kind"] in ("tokenizer", "baseline")) and row["protocol_hash"] == rows[0]["protocol_hash"]
@@ -42,7 +42,7 @@ def test_the_readmes_table_is_made_of_the_committed_rows(suite):
 
 def test_the_readme_has_a_place_for_the_sample_suites_table():
     assert insert_table(README, "samples_video", "new").count("\nnew\n") == 1
-    with pytest.raises(ValueError, match="no marks"):
+    with pytest.raises(ValueError, match="no markers"):
         insert_table(README, "nothing", "new")
 
 
@@ -185,7 +185,7 @@ def test_a_score_carries_its_interval_its_mark_and_its_extrapolation(example):
     cell, (low, high) = cells(html, "rfid")[row["title"]], row["intervals"]["rfid"]
     assert f">{row['scores']['rfid']:.1f}<sup>" in cell and f"<small>{low:.1f}{DASH}{high:.1f}</small>" in cell
     assert f"N→∞ {row['extrapolated']['rfid']:.1f}" in cell
-    assert "fewer than 2,000 samples: depends on their number" in html
+    assert "fewer than 2,000 clips or images: depends on their number" in html
     assert len(cells(html, "encoder")) == len(example[0]) - 1  # the row without costs is in the first table only
 
 
