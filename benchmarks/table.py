@@ -24,7 +24,10 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     folder = Path(sys.argv[1])
-    rows = rows_of_folder(folder)
+    try:
+        rows = rows_of_folder(folder)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     if not rows:
         sys.exit(f"error: {folder} has no rows; run benchmarks/run.py first.")
     Console(width=max(150, Console().width)).print(terminal_tables(rows))

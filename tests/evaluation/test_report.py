@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from evaluation.browser import Browser, BrowserError, Page
-from evaluation.running import FOLDER
+from evaluation.running import FOLDER, run_here
 from training.tiny import stripes
 
 from toolkit.data import write_video
@@ -158,6 +158,17 @@ def row(name: str, kind: str = "tokenizer", **rest) -> dict:
 def test_no_results_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="at least one result"):
         write_report([], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"scores": {"psnr": "20.0"}}, r"scores\.psnr needs a number, got '20\.0'"),
+    ({"intervals": {"psnr": None}}, r"intervals\.psnr needs \[low, high\], got None"),
+    ({"intervals": {"psnr": [1, "2"]}}, r"intervals\.psnr needs \[low, high\], got \[1, '2'\]")])
+def test_an_edited_row_is_one_error_that_names_the_file_and_the_row(tmp_path, change, words):
+    file = tmp_path / "edited.json"
+    file.write_text(json.dumps([measured("fine"), measured("bad") | change]))
+    assert re.fullmatch(rf"error: .*edited\.json, row bad: {words}\.", run_here(file, script="report.py"))
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_the_page_names_no_address_on_the_network(example):

@@ -310,6 +310,16 @@ def finished_row(path: Path, fingerprint: str) -> dict[str, Any] | None:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The row, or list of rows, in a JSON file. Version 0.1 called the kind "baseline" "anchor"."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
     rows = content if isinstance(content, list) else [content]
+    for row in rows:
+        for key in ("scores", "intervals", "extrapolated", "parameters", "throughput"):
+            for name, value in (row.get(key) or {}).items():
+                numbers = value if key == "intervals" else [0 if value is None else value, 0]
+                if not isinstance(numbers, list) or [isinstance(n, int | float) for n in numbers] != [True, True]:
+                    raise ValueError(f"{path}, row {row.get('name')}: {key}.{name} needs "
+                                     f"{'[low, high]' if key == 'intervals' else 'a number'}, got {value!r}.")
     return [row | {"kind": "baseline"} if row.get("kind") == "anchor" else row for row in rows]
