@@ -1,8 +1,7 @@
 """Plain versions of the toolkit's computations, for comparison only.
 
 They use the toolkit's weights and return the same numbers. The networks have contiguous (NCDHW) tensors and full
-3-D kernels on single frames, and store every activation. The entropy is a softmax over all codes. The generator
-step also computes the discriminator's gradients.
+3-D kernels on single frames, and store every activation. The entropy is a softmax over all codes.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ def full_softmax_entropies(latents: Tensor, inv_temperature: float) -> tuple[Ten
         per_sample and codebook entropy, () each, in nats.
     """
     bits = latents.shape[1]
-    place = 2 ** torch.arange(bits - 1, -1, -1)
-    codes = ((torch.arange(2**bits)[:, None] & place) > 0).to(latents.dtype) * 2 - 1  # (K, bits)
+    powers = 2 ** torch.arange(bits - 1, -1, -1)
+    codes = ((torch.arange(2**bits)[:, None] & powers) > 0).to(latents.dtype) * 2 - 1  # (K, bits)
     log_probabilities = (2 * inv_temperature * latents @ codes.T).log_softmax(dim=1)  # (N, K)
     probabilities = log_probabilities.exp()
     per_sample = -(probabilities * log_probabilities).sum(1).mean()
@@ -41,10 +40,10 @@ def full_softmax_entropies(latents: Tensor, inv_temperature: float) -> tuple[Ten
 
 
 def convolve(conv: CausalConv3d, x: Tensor) -> Tensor:
-    """Pad time and space by a copy, then convolve."""
+    """Pad with F.pad, which copies the tensor, then convolve."""
     k_t, k_h, k_w = conv.kernel_size
-    sides = ((k_w - 1) // 2, k_w // 2, (k_h - 1) // 2, k_h // 2, k_t - 1, 0)
-    return F.conv3d(F.pad(x, sides, mode=conv.pad_mode), conv.weight, conv.bias, conv.stride)
+    padding = ((k_w - 1) // 2, k_w // 2, (k_h - 1) // 2, k_h // 2, k_t - 1, 0)  # of W, H and T
+    return F.conv3d(F.pad(x, padding, mode=conv.pad_mode), conv.weight, conv.bias, conv.stride)
 
 
 def normalize(norm: nn.GroupNorm, x: Tensor) -> Tensor:
@@ -62,14 +61,14 @@ def res_block(block: ResBlock, x: Tensor) -> Tensor:
 
 
 def upsample(layer: DepthToSpaceUpsample, x: Tensor) -> Tensor:
-    """All channels of all frames, depth to space, then the leading frames are dropped."""
+    """Convolve, move depth to space, then drop the first s_t - 1 frames."""
     s_t, s_h, s_w = layer.stride
     x = rearrange(convolve(layer.conv, x), "b (st sh sw c) t h w -> b c (t st) (h sh) (w sw)", st=s_t, sh=s_h, sw=s_w)
     return x[:, :, s_t - 1:]
 
 
 class PlainTokenizer(nn.Module):
-    """A MAGVIT-v2 tokenizer of the toolkit (per-frame norms, adaptive by position), computed plainly.
+    """A MAGVIT-v2 tokenizer of the toolkit (GroupNorm of each frame, adaptive in the decoder), computed plainly.
 
     Args:
         tokenizer: Its weights are copied.
@@ -111,7 +110,7 @@ class PlainTokenizer(nn.Module):
         return convolve(decoder.conv_out, F.silu(normalize(decoder.norm_out, x)))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels -> reconstruction, latents, and codes by their signs with a straight-through gradient."""
+        """Pixels -> reconstruction, latents, and the latents' signs with a straight-through gradient."""
         latents = self.encode(pixels)
         codes = latents + (torch.where(latents > 0, 1.0, -1.0) - latents).detach()
         return self.decode(codes), latents, codes

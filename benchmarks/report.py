@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from toolkit.evaluation.report import write_report
@@ -21,7 +22,10 @@ def main() -> None:
                         help="default: report.html beside the first; paths of videos are relative to it")
     arguments = parser.parse_args()
     output = arguments.output or arguments.results[0].with_name("report.html")
-    write_report([row for file in arguments.results for row in read_rows(file)], output)
+    try:
+        write_report([row for file in arguments.results for row in read_rows(file)], output)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
     print(output)
 
 

@@ -1,4 +1,4 @@
-"""Compare tokenizers under one protocol, beside untrained codecs with the same bits per pixel.
+"""Compare tokenizers with baselines (a thumbnail, video codecs, no quantizer) under the protocol of each suite.
 
     python benchmarks/run.py
     python benchmarks/run.py --tokenizer work_dirs/a/tokenizer work_dirs/b/tokenizer --suite samples_video
@@ -27,21 +27,24 @@ SWEEP = [ROOT / "configs" / f"demo_video{name}.py" for name in ("", "_bsq", "_fs
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", nargs="+", default=["samples_video"], metavar="NAME",
-                        help="of benchmarks/suites, or a .py file; list shows them (default: samples_video)")
+                        help="suites in benchmarks/suites, or .py files; 'list' prints them (default: samples_video)")
     parser.add_argument("--tokenizer", nargs="+", type=Path, default=[], metavar="DIR", help="trained tokenizers")
     parser.add_argument("--train", nargs="+", type=Path, default=[], metavar="CONFIG",
-                        help="train these first, with the data, the seed and the steps of the first")
-    parser.add_argument("--steps", type=int, help="of training (default: the suite's, else the first config's)")
+                        help="configs to train and to measure, all with the data, seed and steps of the first")
+    parser.add_argument("--steps", type=int,
+                        help="training steps (default: as in --cfg-options, else the suite, else the first config)")
     parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override every config")
-    parser.add_argument("--data", type=Path, help="place of the suite's data (default: the suite's path)")
-    parser.add_argument("--limit", type=int, help="number of samples to use; this is another protocol")
+    parser.add_argument("--data", type=Path, help="folder, list file or glob of the data (default: the suite's path)")
+    parser.add_argument("--limit", type=int,
+                        help="use so many samples, evenly spaced (random clips: the first); this is another protocol")
     parser.add_argument("--metrics", nargs="+", default=[], metavar="TYPE",
                         help="only these metrics of the suite; this is another protocol")
     parser.add_argument("--baseline", nargs="+", action="extend", default=[], metavar="TYPE",
                         help="registered baselines besides Thumbnail, x264 and x265, such as MeanColour")
-    parser.add_argument("--output", type=Path, help="folder of the results (default: work_dirs/benchmark/SUITE)")
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--num-workers", type=int, default=0)
+    parser.add_argument("--output", type=Path,
+                        help="folder of results; of several suites, the parent (default: work_dirs/benchmark/SUITE)")
+    parser.add_argument("--batch-size", type=int, default=4, help="samples per batch in each process (default: 4)")
+    parser.add_argument("--num-workers", type=int, default=0, help="loading processes of each process (default: 0)")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
     return parser.parse_args()
 
@@ -68,7 +71,7 @@ def main() -> None:
     from accelerate.utils import parse_flag_from_env
     from rich.console import Console
 
-    from toolkit.evaluation.benchmark import ERRORS, rows_of, write_summary
+    from toolkit.evaluation.benchmark import ERRORS, measure_entries, write_summary
     from toolkit.evaluation.protocol import load_suite
     from toolkit.evaluation.results import Evaluation, Options
     from toolkit.evaluation.table import terminal_tables
@@ -86,12 +89,12 @@ def main() -> None:
             print(f"error: {subject}: {' '.join(str(error).split())[:600]}", file=sys.stderr)
 
     for suite in arguments.suite:
-        name, folder = Path(suite).stem, arguments.output or Path("work_dirs") / "benchmark"
-        if arguments.output is None or len(arguments.suite) > 1:
-            folder = folder / name
+        name, folder = Path(suite).stem, arguments.output
+        if folder is None or len(arguments.suite) > 1:
+            folder = (folder or Path("work_dirs") / "benchmark") / name
         try:
             evaluation = Evaluation(name, load_suite(suite, SUITES), folder, options, state=state)
-            rows = rows_of(evaluation, on_error)
+            rows = measure_entries(evaluation, on_error)
             if rows and state.is_main_process:
                 Console(width=max(150, Console().width)).print(terminal_tables(rows))
                 write_summary(evaluation, rows)
@@ -101,7 +104,7 @@ def main() -> None:
         except KeyboardInterrupt:
             print("stopped; the same command continues from here.", file=sys.stderr)
             sys.exit(130)
-    state.destroy_process_group()  # a process that ends within its group may be aborted
+    state.destroy_process_group()  # without it, torch may abort a process at exit
     sys.exit(1 if failed else 0)
 
 

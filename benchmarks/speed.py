@@ -1,11 +1,11 @@
-"""Speed and memory of what the toolkit does, each beside a plain version measured in the same run.
+"""Speed and peak memory of parts of the toolkit, beside plain implementations.
 
     python benchmarks/speed.py                       # everything, half an hour on two cores
     python benchmarks/speed.py image video step --rounds 3
 
-Each measurement runs in a new process, the versions in turns; the table shows medians. Machines are noisy: compare
-the ratios. The networks are those of configs/magvit2_video.py at 128 pixels; plain is benchmarks/plain.py. The case
-``widths`` compares small networks of several widths, in turns in one process.
+Each measurement runs in a new process, and the versions alternate; the table shows medians. Machines are noisy: compare
+the ratios. Full-width networks are those of configs/magvit2_video.py, at 128 pixels; plain is benchmarks/plain.py. The
+case ``widths`` compares small networks of several widths, which alternate in one process.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import sys
 import time
 from pathlib import Path
 
-WIDTHS = "widths"  # a table of its own, measured in this process
-NAMES = ("entropy", "image", "stream_100", "stream_1000", "stream_5000", "clip_of_group", "clip_of_file", "video",
-         "encode", "decode", "peak", "step", WIDTHS)
+WIDTHS = "widths"  # this case has its own table and runs in this process
+NAMES = ("entropy", "image", "stream_100", "stream_1000", "stream_5000", "clip_vs_gop", "clip_vs_file", "video",
+         "encode", "decode", "gemm_share", "step", WIDTHS)
 
 
 def measure(name: str, version: str, *, filters: int, side: int) -> None:
-    """Run one version in this process and print its figures as JSON."""
+    """In the subprocess of :func:`compare`: run one version and print its figures as JSON."""
     from speed_cases import REPEATS, cases
 
     run = cases()[name](version, filters=filters, side=side)
     repeats = REPEATS.get(name, 1)
     if version == "plain" and name.startswith("clip"):
-        repeats = 1
+        repeats = 1  # slow, and the same work every time
     if repeats > 1:
         run()
     seconds = []
@@ -44,13 +44,13 @@ def measure(name: str, version: str, *, filters: int, side: int) -> None:
 
 
 def peak_memory() -> float:
-    """Peak memory of this process in GiB. (getrusage would include the parent's.)"""
+    """Peak memory of this process in GiB. (getrusage would include that of the process that started it.)"""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 2**20
 
 
 def compare(name: str, versions: tuple[str, ...], *, rounds: int, filters: int, side: int) -> dict[str, dict]:
-    """Measure the versions in turns; version -> medians."""
+    """Measure the versions alternately, each in a new process; version -> medians."""
     measured: dict[str, list[dict]] = {version: [] for version in versions}
     for number in range(rounds):
         for version, runs in measured.items():
@@ -70,27 +70,28 @@ def compare(name: str, versions: tuple[str, ...], *, rounds: int, filters: int, 
 def rows(name: str, medians: dict[str, dict]) -> list[list[str]]:
     """A row for each version beside the plain one."""
     plain = medians["plain"]
-    rows = []
+    lines = []
     for version, ours in medians.items():
         if version == "plain":
             continue
-        figures = "; ".join(f"{key} {value:.4g} | {plain['values'][key]:.4g}" for key, value in ours["values"].items())
-        rows.append([name if version == "toolkit" else f"{name}, {version}", f"{ours['seconds']:.2f}",
-                     f"{plain['seconds']:.2f}", f"{plain['seconds'] / ours['seconds']:.2f}x", f"{ours['GiB']:.2f}",
-                     f"{plain['GiB']:.2f}", f"{ours['GiB'] / plain['GiB']:.2f}x", figures])
-    return rows
+        figures = "; ".join(f"{key} {value:.4g} / {plain['values'][key]:.4g}" for key, value in ours["values"].items())
+        lines.append([name if version == "toolkit" else f"{name}, {version}", f"{ours['seconds']:.2f}",
+                      f"{plain['seconds']:.2f}", f"{plain['seconds'] / ours['seconds']:.2f}x", f"{ours['GiB']:.2f}",
+                      f"{plain['GiB']:.2f}", f"{ours['GiB'] / plain['GiB']:.2f}x", figures])
+    return lines
 
 
 HEADER = ["", "toolkit (s)", "plain (s)", "faster", "toolkit (GiB)", "plain (GiB)", "memory",
-          "figures, toolkit | plain"]
+          "figures, toolkit / plain"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", nargs="*", help=f"one or more of {', '.join(NAMES)} (default: all)")
-    parser.add_argument("--rounds", type=int, default=1, help="measurements of each version")
+    parser.add_argument("--rounds", type=int, default=1,
+                        help="measurements of each version (default: 1; widths: at least 5)")
     parser.add_argument("--filters", type=int, default=128, help="width of the networks (default: the paper's)")
-    parser.add_argument("--side", type=int, default=128, help="height and width of their pixels")
+    parser.add_argument("--side", type=int, default=128, help="height and width of the networks' input (default: 128)")
     parser.add_argument("--minutes", type=float, default=10, help="length of the video that clips are read from")
     parser.add_argument("--output", type=Path, help="write the table there as markdown too")
     parser.add_argument("--version", help=argparse.SUPPRESS)  # measure one version in this process, and print JSON
@@ -117,20 +118,21 @@ def main() -> None:
             shutil.rmtree(Path(os.environ[LONG_VIDEO]).parent, ignore_errors=True)
     lines = []
     if table:
-        lines = [*markdown(HEADER, table), "",
+        lines = [*markdown_table(HEADER, table), "",
                  *(f"- {name}: {cases()[name].__doc__}" for name in names if name != WIDTHS)]
     if WIDTHS in names:
         import speed_widths
 
-        lines += [""] * bool(lines) + markdown(speed_widths.HEADER, speed_widths.table(max(arguments.rounds, 5)))
+        rows_of_widths = speed_widths.table(max(arguments.rounds, 5))
+        lines += [""] * bool(lines) + markdown_table(speed_widths.HEADER, rows_of_widths)
     print("\n".join(lines))
     if arguments.output:
         arguments.output.write_text("\n".join(lines) + "\n")
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
     """Lines of a markdown table."""
-    lines = ["| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in (header, *rows)]
+    lines = ["| " + " | ".join(line) + " |" for line in (header, *rows)]
     return [lines[0], "| --- " * len(header) + "|", *lines[1:]]
 
 

@@ -1,4 +1,4 @@
-"""The cases of ``speed.py``: each returns, for a version's name, the function whose time and memory are measured.
+"""The cases of ``speed.py``. Each takes the name of a version and returns the function to measure.
 
 The functions return numbers, which agree where the versions compute the same.
 """
@@ -25,8 +25,8 @@ Run = Callable[[], dict[str, float]]
 ROOT = Path(__file__).parents[1]
 
 
-def full_width(filters: int) -> Any:
-    """The video config, with another width for tests."""
+def video_config(filters: int) -> Any:
+    """configs/magvit2_video.py with ``filters`` in all three networks."""
     widths = {f"tokenizer.{component}.filters": filters for component in ("encoder", "decoder")}
     return load_config(ROOT / "configs/magvit2_video.py", widths | {"discriminator.filters": filters})
 
@@ -76,7 +76,7 @@ def decode(version: str, *, filters: int, side: int) -> Run:
 
 def _tokenizer(version: str, filters: int) -> Tokenizer | PlainTokenizer:
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(full_width(filters).tokenizer)
+    tokenizer = build_tokenizer(video_config(filters).tokenizer)
     return tokenizer if version == "toolkit" else PlainTokenizer(tokenizer)
 
 
@@ -86,29 +86,30 @@ def _round_trip(version: str, filters: int, pixels: Tensor) -> Run:
     @torch.no_grad()
     def run() -> dict[str, float]:
         output = tokenizer(pixels)
-        return {"deviation": (output.reconstruction if version == "toolkit" else output[0]).std().item()}
+        return {"std": (output.reconstruction if version == "toolkit" else output[0]).std().item()}
     return run
 
 
 def _half(half: str, version: str, filters: int, tensor: Tensor) -> Run:
     tokenizer = _tokenizer(version, filters).eval()
+    # The toolkit's tokenizer.encoder or tokenizer.decoder; PlainTokenizer.encode or PlainTokenizer.decode.
     network = getattr(tokenizer, f"{half}r") if version == "toolkit" else getattr(tokenizer, half)
 
     @torch.no_grad()
     def run() -> dict[str, float]:
-        return {"deviation": network(tensor).std().item()}
+        return {"std": network(tensor).std().item()}
     return run
 
 
-def peak(version: str, *, filters: int, side: int) -> Run:
-    """The convolutions' share of the best sgemm, counting the toolkit's multiplications: 17 frames, full width."""
+def gemm_share(version: str, *, filters: int, side: int) -> Run:
+    """FLOP/s of the convolutions over those of sgemm, both versions with the toolkit's FLOPs; 17 frames, full width."""
     from torch.profiler import ProfilerActivity, profile
     from torch.utils.flop_counter import FlopCounterMode
 
     pixels = clip(17, side)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         _tokenizer("toolkit", filters).eval()(pixels)
-    needed = sum(count for operation, count in counter.get_flop_counts()["Global"].items() if "conv" in str(operation))
+    flops = sum(count for operation, count in counter.get_flop_counts()["Global"].items() if "conv" in str(operation))
     tokenizer = _tokenizer(version, filters).eval()
 
     def sgemm_rate() -> float:
@@ -122,20 +123,20 @@ def peak(version: str, *, filters: int, side: int) -> Run:
         best = max(best, sgemm_rate())
         seconds = sum(event.cpu_time_total for event in profiler.key_averages()
                       if event.key == "aten::convolution") / 1e6
-        return {"share of sgemm": needed / seconds / best, "sgemm GFLOP/s": best / 1e9, "convolutions s": seconds}
+        return {"share of sgemm": flops / seconds / best, "sgemm GFLOP/s": best / 1e9, "convolutions s": seconds}
     return run
 
 
 def step(version: str, *, filters: int, side: int) -> Run:
     """A training step of 17 frames at full width, batch 1: GAN, LPIPS, entropy, both optimizers."""
-    config = full_width(filters)
+    config = video_config(filters)
     pixels, tokenizer = clip(17, side), _tokenizer("plain" if version == "plain" else "toolkit", filters).train()
     config.discriminator["size"] = tuple(pixels.shape[2:])
     discriminator = build_component(DISCRIMINATORS, config.discriminator)
     components = tokenizer.tokenizer if version == "plain" else tokenizer
     objective = build_objective(config.objective, quantizer=components.quantizer)
     for network in (components.encoder, components.decoder):
-        network.activation_checkpointing = version == "recomputed"
+        network.activation_checkpointing = version == "checkpointed"
     if version != "plain":
         discriminator.to(memory_format=torch.channels_last_3d)
     optimizers = [torch.optim.Adam(network.parameters(), lr=1e-4, betas=(0.0, 0.99), fused=True)
@@ -157,16 +158,17 @@ def step(version: str, *, filters: int, side: int) -> Run:
         update(optimizers[1])
         return {"generator": total.item(), "discriminator": discriminator_total.item()}
 
-    def run_plain() -> dict[str, float]:
+    def run_plain() -> dict[str, float]:  # the generator's step also computes the discriminator's gradients
         reconstruction, latents, codes = tokenizer(pixels)
         entropies = full_softmax_entropies(latents.movedim(1, -1).flatten(0, -2), 100.0)
-        frames = [x.movedim(2, 1).flatten(0, 1) for x in (reconstruction, pixels)]
+        frame_pair = [x.movedim(2, 1).flatten(0, 1) for x in (reconstruction, pixels)]
         adversary = objective.adversaries["video"]
         fake = discriminate(discriminator, reconstruction)
         weights = {"per_sample_entropy": entropies[0], "codebook_entropy": entropies[1],
                    "commitment": (latents - codes.detach()).square().mean()}
+        # The weights 5, 0.1, 0.1 and 0.001 are those of the config.
         total = (5 * (reconstruction - pixels).square().mean() + 0.1 * objective.losses["perceptual"].network(
-            *frames).mean() + 0.1 * adversary.loss.generator(fake) + sum(
+            *frame_pair).mean() + 0.1 * adversary.loss.generator(fake) + sum(
             _at_step_1(objective.quantizer_weights[name]) * loss for name, loss in weights.items()))
         total.backward()
         update(optimizers[0])
@@ -185,8 +187,8 @@ def _at_step_1(weight: Any) -> float:
     return value_at(weight, 1)
 
 
-def stream(frames: int) -> Callable[..., Run]:
-    """The case of a video of ``frames`` frames."""
+def stream_case(frames: int) -> Callable[..., Run]:
+    """The case of a video of ``frames`` frames, with its own network and size."""
     def case(version: str, *, filters: int, side: int) -> Run:
         torch.manual_seed(0)
         network = dict(filters=16, channel_multipliers=(1, 2, 2), num_res_blocks=1, temporal_downsample=(True, True))
@@ -227,8 +229,8 @@ def long_video(minutes: float) -> Path:
     return path
 
 
-def clip_reading(of: str) -> Callable[..., Run]:
-    """The case of a random clip, compared with decoding the whole ``"file"`` or one ``"group"`` of pictures."""
+def clip_reading(plain: str) -> Callable[..., Run]:
+    """The case of reading a random clip. Plain decodes the whole "file", or one group of pictures ("gop")."""
     def case(version: str, *, filters: int, side: int) -> Run:
         import av
 
@@ -241,23 +243,24 @@ def clip_reading(of: str) -> Callable[..., Run]:
             with av.open(path) as container:
                 stream = container.streams.video[0]
                 stream.thread_type = "NONE"
-                if of == "group":
+                if plain == "gop":
                     container.seek(int(stream.duration / 2), stream=stream)
                 count = 0
                 for frame in container.decode(stream):
-                    if of == "group" and count and frame.key_frame:
+                    if plain == "gop" and count and frame.key_frame:
                         break
                     count += 1
             return count
+
+        seeds = iter(range(1000))
 
         def run() -> dict[str, float]:
             if version == "plain":
                 return {"frames": decode_plainly()}
             torch.manual_seed(next(seeds))
             return {"frames": clips[0]["pixels"].shape[1]}
-        seeds = iter(range(1000))
         return run
-    whole = {"file": "the whole file", "group": "one group of pictures"}[of]
+    whole = {"file": "the whole file", "gop": "one group of pictures"}[plain]
     case.__doc__ = f"A random clip of 17 frames of a long 720p video, resized; plain: decoding {whole}."
     return case
 
@@ -265,11 +268,12 @@ def clip_reading(of: str) -> Callable[..., Run]:
 @cache
 def cases() -> dict[str, Callable[..., Run]]:
     """All cases by name, the quick ones first."""
-    streams = {f"stream_{frames}": stream(frames) for frames in (100, 1000, 5000)}
-    reading = {f"clip_of_{of}": clip_reading(of) for of in ("group", "file")}
+    streams = {f"stream_{frames}": stream_case(frames) for frames in (100, 1000, 5000)}
+    reading = {f"clip_vs_{plain}": clip_reading(plain) for plain in ("gop", "file")}
     return dict(entropy=entropy, image=image) | streams | reading | dict(
-        video=video, encode=encode, decode=decode, peak=peak, step=step)
+        video=video, encode=encode, decode=decode, gemm_share=gemm_share, step=step)
 
 
-VERSIONS = {"step": ("toolkit", "recomputed", "plain")}  # of cases that have more than "toolkit" and "plain"
-REPEATS = {"image": 5, "video": 2, "clip_of_group": 10, "clip_of_file": 10}  # runs in one process, after one to warm up
+VERSIONS = {"step": ("toolkit", "checkpointed", "plain")}  # other cases have "toolkit" and "plain"
+# Timed runs in one process, after a run to warm up. The other cases have one run, without a warm-up.
+REPEATS = {"image": 5, "video": 2, "clip_vs_gop": 10, "clip_vs_file": 10}

@@ -1,4 +1,4 @@
-"""Convolutional networks of several widths beside plain ones of the same weights, in turns in one process."""
+"""Convolutional networks of several widths, and plain ones with the same weights, alternately in one process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from toolkit import Tokenizer, build_tokenizer
 
-SIDES = {8: 64, 32: 64, 128: 32}  # of the pixels, by width
-TRAINED = (8, 32)
+SIDES = {8: 64, 32: 64, 128: 32}  # width of the network (channels) -> height and width of its input
+TRAINED = (8, 32)  # widths that have rows of training steps too
 FRAMES = (1, 9, 17)
 HEADER = ["network", "toolkit (ms)", "plain (ms)", "toolkit / plain", "stored activations, toolkit (MiB)",
           "plain (MiB)", "toolkit / plain"]
@@ -46,7 +46,7 @@ def stored_bytes(forward: Callable[[], Tensor], parameters: list[nn.Parameter]) 
 
 
 def forwards(width: int, frames: int) -> dict[str, tuple[nn.Module, Callable[[], Tensor]]]:
-    """version -> its module, and the function from pixels to reconstruction."""
+    """Version -> its module, and a function without arguments that returns the reconstruction."""
     tokenizer, plain = networks(width)
     pixels = torch.rand(1, 3, frames, SIDES[width], SIDES[width], generator=torch.Generator().manual_seed(1)) * 2 - 1
     return {"toolkit": (tokenizer, lambda: tokenizer.decoder(tokenizer.encoder(pixels))),

@@ -2,7 +2,8 @@
 
     python benchmarks/table.py benchmarks/results/samples_video
 
-The table is put between the marks of benchmarks/README.md that name the folder; README.md gets some columns of it.
+The table is put between the markers of benchmarks/README.md that name the folder. README.md gets some columns of it
+if it has these markers.
 """
 
 from __future__ import annotations
@@ -16,20 +17,23 @@ from toolkit.evaluation.table import insert_table, markdown, rows_of_folder, ter
 
 README = Path(__file__).with_name("README.md")
 FRONT = README.parents[1] / "README.md"
-FRONT_HEADS = ("bits/pixel", "PSNR (dB)", "SSIM", "LPIPS (VGG)", "rFID", "rFVD", "codes used (%)")
+FRONT_HEADINGS = ("bits/pixel", "PSNR (dB)", "SSIM", "LPIPS (VGG)", "rFID", "rFVD", "codes used (%)")
 
 
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     folder = Path(sys.argv[1])
-    rows = rows_of_folder(folder)
+    try:
+        rows = rows_of_folder(folder)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     if not rows:
         sys.exit(f"error: {folder} has no rows; run benchmarks/run.py first.")
     Console(width=max(150, Console().width)).print(terminal_tables(rows))
     README.write_text(insert_table(README.read_text(), folder.name, markdown(rows)))
-    if folder.name in FRONT.read_text():
-        FRONT.write_text(insert_table(FRONT.read_text(), folder.name, markdown(rows, FRONT_HEADS)))
+    if f"<!-- results/{folder.name} -->" in FRONT.read_text():
+        FRONT.write_text(insert_table(FRONT.read_text(), folder.name, markdown(rows, FRONT_HEADINGS)))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def measure(entry: Published, tokenizer: Any, sources: list, arguments: argparse
 
     from toolkit.build import build_metrics
     from toolkit.data import ValLoader
-    from toolkit.evaluation.preparation import with_values
+    from toolkit.evaluation.preparation import cast_values
     from toolkit.training.validation import as_codec, evaluate
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -84,7 +84,7 @@ def measure(entry: Published, tokenizer: Any, sources: list, arguments: argparse
 
     def codec(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         reconstruction, indices = plain(pixels)
-        return with_values(reconstruction, entry.protocol.values), indices
+        return cast_values(reconstruction, entry.protocol.values), indices
 
     def batches():
         nonlocal seen

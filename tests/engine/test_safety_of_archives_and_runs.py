@@ -169,10 +169,10 @@ def test_enormous_discriminator_is_refused_before_it_is_made(tmp_path):
 
 
 def test_entry_of_a_benchmark_runs_nothing(tmp_path, marker):
-    from toolkit.evaluation.entries import open_codec
+    from toolkit.evaluation.entries import build_codec
 
     (tmp_path / "tokenizer").mkdir()
     plain(PAYLOADS["os.system"](str(marker)), tmp_path / "tokenizer" / "model.safetensors")
     (tmp_path / "tokenizer" / "config.json").write_text("{}")
     spec = {"type": "tokenizer", "path": str(tmp_path / "tokenizer"), "bypass": False}
-    refused(open_codec, spec, torch.device("cpu"), named=tmp_path / "tokenizer")
+    refused(build_codec, spec, torch.device("cpu"), named=tmp_path / "tokenizer")

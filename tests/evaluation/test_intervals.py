@@ -9,7 +9,7 @@ import torch
 from pooled import Thumbnails, pair
 
 from toolkit.contracts import Metric
-from toolkit.evaluation.intervals import extrapolate, jackknife, union
+from toolkit.evaluation.intervals import extrapolate, jackknife, merge
 from toolkit.metrics import PSNR, Codebook
 from toolkit.metrics.frames import FrameMean
 from toolkit.metrics.frechet import FrechetMetric
@@ -56,7 +56,7 @@ def test_error_of_a_mean_of_equal_blocks_is_that_of_their_means():
     low, high = scipy.stats.t.interval(0.95, 6, means.mean(), scipy.stats.sem(means))
     assert interval.standard_error == pytest.approx(scipy.stats.sem(means), rel=1e-5)
     assert (interval.low, interval.high) == pytest.approx((low, high), rel=1e-5)
-    assert interval.score == pytest.approx(means.mean(), rel=1e-5) and interval.blocks == 7
+    assert interval.score == pytest.approx(means.mean(), rel=1e-5) and interval.num_blocks == 7
 
 
 def test_blocks_of_unequal_size_follow_the_formula():
@@ -84,7 +84,7 @@ def test_every_score_of_a_metric_gets_an_interval_and_blocks_stay_as_they_are():
     intervals = jackknife(blocks)
     assert intervals.keys() == before[0].keys() and [block.compute() for block in blocks] == before
     assert intervals["bits_per_pixel"].standard_error == 0 and intervals["codebook_usage"].standard_error > 0
-    assert {name: interval.score for name, interval in intervals.items()} == union(blocks).compute()
+    assert {name: interval.score for name, interval in intervals.items()} == merge(blocks).compute()
 
 
 def test_empty_blocks_do_not_count_and_one_block_has_no_interval():
@@ -109,7 +109,7 @@ def test_blocks_of_too_few_samples_have_no_interval(caplog):
 
 def test_subsets_give_no_warning(caplog):
     blocks = [updated(Thumbnails(), **pair(31 - seed, 3, 1, 8, 8, seed=seed)) for seed in range(4)]
-    union(blocks).compute()  # 118 samples are enough
+    merge(blocks).compute()  # 118 samples are enough
     for part in blocks, blocks[:1]:
         jackknife(part), extrapolate(part, "pooled")
     assert not [r for r in caplog.records if "singular" in r.message]
@@ -120,7 +120,7 @@ def test_extrapolation_removes_the_bias_of_few_samples(counts):
     generator, raw, limits = torch.Generator().manual_seed(0), [], []
     for _ in range(40):
         blocks = normal_blocks(counts, generator)  # the distance is 0
-        raw.append(union(blocks).compute()["values"])
+        raw.append(merge(blocks).compute()["values"])
         limits.append(extrapolate(blocks, "values"))
     assert np.mean(raw) > 10 * abs(np.mean(limits))
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from evaluation.browser import Browser, BrowserError, Page
-from evaluation.running import FOLDER
+from evaluation.running import FOLDER, run_here
 from training.tiny import stripes
 
 from toolkit.data import write_video
@@ -22,7 +22,7 @@ HALF_A_FRAME = 0.5 / FPS
 DASH = "\N{EN DASH}"
 HOSTILE = '<script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
 FRONT = FOLDER.parent / "README.md"
-FRONT_HEADS = ("bits/pixel", "PSNR (dB)", "SSIM", "LPIPS (VGG)", "rFID", "rFVD", "codes used (%)")
+FRONT_HEADINGS = ("bits/pixel", "PSNR (dB)", "SSIM", "LPIPS (VGG)", "rFID", "rFVD", "codes used (%)")
 README = (FOLDER / "README.md").read_text()
 COMMITTED = sorted(path.name for path in (FOLDER / "results").iterdir() if path.is_dir() and rows_of_folder(path))
 
@@ -32,7 +32,7 @@ def test_the_readmes_table_is_made_of_the_committed_rows(suite):
     rows = rows_of_folder(FOLDER / "results" / suite)
     assert insert_table(README, suite, markdown(rows)) == README
     front = FRONT.read_text()
-    assert suite not in front or insert_table(front, suite, markdown(rows, FRONT_HEADS)) == front
+    assert suite not in front or insert_table(front, suite, markdown(rows, FRONT_HEADINGS)) == front
     for row in rows:
         json.dumps(row, allow_nan=False)
         assert (row["kind"] in ("tokenizer", "baseline")) and row["protocol_hash"] == rows[0]["protocol_hash"]
@@ -42,7 +42,7 @@ def test_the_readmes_table_is_made_of_the_committed_rows(suite):
 
 def test_the_readme_has_a_place_for_the_sample_suites_table():
     assert insert_table(README, "samples_video", "new").count("\nnew\n") == 1
-    with pytest.raises(ValueError, match="no marks"):
+    with pytest.raises(ValueError, match="no markers"):
         insert_table(README, "nothing", "new")
 
 
@@ -160,6 +160,17 @@ def test_no_results_are_an_error(tmp_path):
         write_report([], tmp_path / "report.html")
 
 
+@pytest.mark.parametrize(("change", "words"), [
+    ({"scores": {"psnr": "20.0"}}, r"scores\.psnr needs a number, got '20\.0'"),
+    ({"intervals": {"psnr": None}}, r"intervals\.psnr needs \[low, high\], got None"),
+    ({"intervals": {"psnr": [1, "2"]}}, r"intervals\.psnr needs \[low, high\], got \[1, '2'\]")])
+def test_an_edited_row_is_one_error_that_names_the_file_and_the_row(tmp_path, change, words):
+    file = tmp_path / "edited.json"
+    file.write_text(json.dumps([measured("fine"), measured("bad") | change]))
+    assert re.fullmatch(rf"error: .*edited\.json, row bad: {words}\.", run_here(file, script="report.py"))
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_the_page_names_no_address_on_the_network(example):
     assert set(re.findall(r"\w+://[\w./]+", example[1].read_text())) == {"http://www.w3.org/2000/svg"}
 
@@ -185,7 +196,7 @@ def test_a_score_carries_its_interval_its_mark_and_its_extrapolation(example):
     cell, (low, high) = cells(html, "rfid")[row["title"]], row["intervals"]["rfid"]
     assert f">{row['scores']['rfid']:.1f}<sup>" in cell and f"<small>{low:.1f}{DASH}{high:.1f}</small>" in cell
     assert f"N→∞ {row['extrapolated']['rfid']:.1f}" in cell
-    assert "fewer than 2,000 samples: depends on their number" in html
+    assert "fewer than 2,000 clips or images: depends on their number" in html
     assert len(cells(html, "encoder")) == len(example[0]) - 1  # the row without costs is in the first table only
 
 

@@ -15,8 +15,8 @@ from training.tiny import tiny_config, write_clips, write_config
 from toolkit.baselines.video_codec import X264
 from toolkit.contracts import Baseline, Column
 from toolkit.evaluation import results
-from toolkit.evaluation.entries import Entry, baseline_entries, open_codec, tokenizer_entry
-from toolkit.evaluation.preparation import build_dataset, with_values
+from toolkit.evaluation.entries import Entry, baseline_entries, build_codec, tokenizer_entry
+from toolkit.evaluation.preparation import build_dataset, cast_values
 from toolkit.evaluation.protocol import ALEX, CODEBOOK, I3D, INCEPTION, PSNR, SSIM, Protocol, load_suite
 from toolkit.evaluation.report import write_report
 from toolkit.evaluation.table import cells_of, rows_of_folder
@@ -98,7 +98,7 @@ def test_the_table_and_the_page_have_every_row(sweep, rows):
     table, page = (sweep[1] / "table.md").read_text(), (sweep[1] / "report.html").read_text()
     for row in rows.values():
         assert f"| {row['title']} |" in table and row["title"].split("'")[0] in page
-    assert "LFQ spends 0.9000 bits/pixel, where Thumbnail has" in table and "\N{PLUS-MINUS SIGN}" in table
+    assert "PSNR at the rate of LFQ, 0.9000 bits/pixel: Thumbnail " in table and "\N{PLUS-MINUS SIGN}" in table
 
 
 def test_the_same_command_recomputes_nothing_but_rows_that_are_deleted_or_half_written(sweep, rows, caplog):
@@ -231,15 +231,15 @@ def test_rates_are_counted_from_indices_and_the_thumbnail_has_a_grid_for_a_seque
     sequence = tokenizer_entry(directory, protocol, name="b", title="b")
     assert sequence.rate == 6 * 64 / 32**2
     thumbnail, *_ = baseline_entries(["Thumbnail"], [sequence], protocol)
-    _, indices = open_codec(thumbnail.spec, "cpu")(torch.zeros(1, 3, 1, 32, 32))
+    _, indices = build_codec(thumbnail.spec, "cpu")(torch.zeros(1, 3, 1, 32, 32))
     assert indices.shape == (1, 1, 8, 8, 1)
-    assert indices.numel() * math.log2(open_codec(thumbnail.spec, "cpu").codebook_size) == 6 * 64
+    assert indices.numel() * math.log2(build_codec(thumbnail.spec, "cpu").codebook_size) == 6 * 64
 
 
 def test_values_of_8_bits_reach_the_metrics():
     pixels = torch.rand(1, 3, 1, 4, 4) * 2.2 - 1.1
-    levels = (with_values(pixels, "uint8") + 1) * 127.5
-    assert torch.equal(with_values(pixels, "float"), pixels)
+    levels = (cast_values(pixels, "uint8") + 1) * 127.5
+    assert torch.equal(cast_values(pixels, "float"), pixels)
     assert (levels - levels.round()).abs().max() < 1e-4 and levels.min() >= 0 and levels.max() <= 255
 
 
@@ -303,7 +303,7 @@ def test_frechet_distances_of_few_samples_are_marked_and_targets_are_seen_once(t
         assert row["marks"] == {"rfid": "few samples", "rfvd": "few samples"}
         assert {"weights/inception_2015", "weights/i3d_kinetics400"} <= row["assets"].keys()
     table = (tmp_path / "out" / "table.md").read_text()
-    assert table.count("\N{DAGGER}") == 2 * len(rows) + 1 and "fewer than 2,000 samples" in table
+    assert table.count("\N{DAGGER}") == 2 * len(rows) + 1 and "fewer than 2,000 clips or images" in table
 
 
 @pytest.mark.slow

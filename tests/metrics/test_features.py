@@ -6,7 +6,7 @@ import torch
 from pooled import FewThumbnails, Thumbnails, pair, part_of
 from safetensors.torch import load, save
 
-from toolkit.evaluation.intervals import union
+from toolkit.evaluation.intervals import merge
 from toolkit.metrics.features import FeatureSet, add_products, gaussian, pixel_keys
 
 
@@ -116,7 +116,7 @@ def test_states_of_other_features_and_late_loading_are_refused():
     with pytest.raises(ValueError, match="48 features of each sample"):
         Thumbnails().load_target_state(state | {"features": state["features"][:, :5]})
     with pytest.raises(ValueError, match="merged from 2"):
-        union([metric, Thumbnails()]).target_state()
+        merge([metric, Thumbnails()]).target_state()
 
 
 # merging
@@ -131,7 +131,7 @@ def test_blocks_with_known_targets_merge_as_others(kind):
     for block, other, batch in zip(blocks, again, batches, strict=True):
         other.load_target_state(block.target_state())
         other.update(**batch)
-    assert union(again).compute() == pytest.approx(union(blocks).compute(), rel=1e-9)
+    assert merge(again).compute() == pytest.approx(merge(blocks).compute(), rel=1e-9)
 
 
 def test_merging_changes_neither_side_even_where_only_a_sample_stays():
@@ -139,9 +139,9 @@ def test_merging_changes_neither_side_even_where_only_a_sample_stays():
     for seed, block in enumerate(blocks):
         block.update(**pair(9, 3, 1, 8, 8, seed=seed))
     alone = [block.compute() for block in blocks]
-    merged = union(blocks)
+    merged = merge(blocks)
     expected = merged.compute()
-    again = union(blocks)
+    again = merge(blocks)
     merged.update(**pair(9, 3, 1, 8, 8, seed=7))
     assert merged.num_samples() == 36 and merged.compute() != expected
     assert again.compute() == expected and [block.compute() for block in blocks] == alone
@@ -150,4 +150,4 @@ def test_merging_changes_neither_side_even_where_only_a_sample_stays():
 def test_a_metric_merged_twice_counts_twice():
     metric, twice, batch = Thumbnails(), Thumbnails(), pair(9, 3, 1, 8, 8)
     metric.update(**batch)
-    assert union([metric, metric]).compute() == pytest.approx(scores(twice, batch, batch), rel=1e-9)
+    assert merge([metric, metric]).compute() == pytest.approx(scores(twice, batch, batch), rel=1e-9)

@@ -12,7 +12,7 @@ from torch import nn
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from toolkit.evaluation.intervals import union
+from toolkit.evaluation.intervals import merge
 from toolkit.metrics import RFID, RFVD, frechet_distance, frechet_distance_of_features
 from toolkit.metrics.features import add_products, gaussian
 from toolkit.pretrained import inception_network
@@ -120,8 +120,8 @@ def test_features_and_sums_give_one_score_and_blocks_the_same():
         blocks = [kind(), kind(), kind()]
         for block, part in zip(blocks, (slice(0, 2), slice(2, 30), slice(30, 40)), strict=True):
             block.update(**part_of(batch, part))
-        assert union(blocks).compute()["pooled"] == pytest.approx(from_features, rel=1e-7)
-        assert union(blocks).num_samples() == 40
+        assert merge(blocks).compute()["pooled"] == pytest.approx(from_features, rel=1e-7)
+        assert merge(blocks).num_samples() == 40
 
 
 def test_few_samples_are_warned_of_once(caplog):

@@ -9,7 +9,7 @@ from pooled import FewThumbnails, Thumbnails, features, pair, part_of
 from torch_fidelity.metric_kid import kernel_poly, kid_features_to_metric, mmd2
 from torchmetrics.image.kid import poly_mmd
 
-from toolkit.evaluation.intervals import union
+from toolkit.evaluation.intervals import merge
 from toolkit.metrics import InceptionDistances, VideoDistances, kernel_distance
 
 POLY = dict(kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1)
@@ -70,9 +70,9 @@ def test_metric_is_the_distance_of_its_features_whatever_the_batches_and_blocks(
     expected = kernel_distance(*features(whole, batch))
     assert whole.compute()["kernel"] == pytest.approx(expected, rel=1e-10)
     for _ in range(2):  # the second time from what was kept
-        assert union(blocks).compute()["kernel"] == pytest.approx(expected, rel=1e-10)
+        assert merge(blocks).compute()["kernel"] == pytest.approx(expected, rel=1e-10)
     for some in (blocks, blocks[::-1]):
-        assert union(some).compute() == pytest.approx(whole.compute(), rel=1e-9)
+        assert merge(some).compute() == pytest.approx(whole.compute(), rel=1e-9)
 
 
 def test_beyond_the_kept_features_it_is_the_distance_of_a_sample_of_each_block():
@@ -86,7 +86,7 @@ def test_beyond_the_kept_features_it_is_the_distance_of_a_sample_of_each_block()
     for one, other in zip(*stay, strict=True):  # and each with its own reconstruction
         (row,) = (first == one).all(1).nonzero()[:, 0]
         assert torch.equal(second[row], other)
-    assert union(blocks).compute()["kernel"] == pytest.approx(kernel_distance(*stay), rel=1e-10)
+    assert merge(blocks).compute()["kernel"] == pytest.approx(kernel_distance(*stay), rel=1e-10)
 
 
 def test_an_update_after_computing_counts():

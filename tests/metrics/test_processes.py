@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from pooled import FewThumbnails, Thumbnails, pair, part_of
 
 from toolkit.contracts import Metric
-from toolkit.evaluation.intervals import extrapolate, jackknife, union
+from toolkit.evaluation.intervals import extrapolate, jackknife, merge
 from toolkit.registry import METRICS
 
 CONFIGS = [dict(type="PSNR"), dict(type="SSIM"), dict(type="Codebook", codebook_size=64, num_codebooks=2, fps=8),
@@ -54,10 +54,10 @@ def of_blocks(rank: int = 0, num_processes: int = 1) -> list[list[float]]:
         for some in (blocks, known):
             intervals = jackknife(some)
             found += [list(map(float, astuple(intervals[name]))) for name in sorted(intervals)]
-            found.append([extrapolate(some, "pooled"), float(union(some).num_samples())])
+            found.append([extrapolate(some, "pooled"), float(merge(some).num_samples())])
         if rank == 0:
             blocks[0].update(**pair(3, 3, 1, 8, 8, seed=9))  # one process only, after computing
-        found.append(list(union(blocks).compute().values()))
+        found.append(list(merge(blocks).compute().values()))
     return found
 
 

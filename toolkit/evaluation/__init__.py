@@ -1,5 +1,5 @@
-"""Benchmarks: protocols, entries, scores with intervals, tables and the report page."""
+"""Benchmarks. This package exports the intervals; benchmarks/run.py uses the other modules."""
 
-from toolkit.evaluation.intervals import Interval, extrapolate, jackknife, union
+from toolkit.evaluation.intervals import Interval, extrapolate, jackknife, merge
 
-__all__ = ["Interval", "extrapolate", "jackknife", "union"]
+__all__ = ["Interval", "extrapolate", "jackknife", "merge"]

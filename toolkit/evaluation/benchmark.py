@@ -1,4 +1,4 @@
-"""A benchmark run: trains the configs of a sweep, then measures the entries of a suite; one error does not end it."""
+"""A benchmark run: trains the configs of a sweep, then measures every entry; errors are reported and do not stop it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from toolkit.assets import AssetError
 from toolkit.build import build_component, build_trainer
 from toolkit.config import ConfigError, load_config, parse_overrides
 from toolkit.contracts import DataError
-from toolkit.evaluation.entries import DEFAULT_BASELINES, Entry, baseline_entries, tokenizer_entry, unquantized
+from toolkit.evaluation.entries import DEFAULT_BASELINES, Entry, baseline_entries, latents_entry, tokenizer_entry
 from toolkit.evaluation.report import write_report
 from toolkit.evaluation.results import Evaluation, Row, finished_row, measure
 from toolkit.evaluation.table import markdown
@@ -29,14 +29,14 @@ from toolkit.training.checkpoint import checkpoint_step, checkpoints_in
 
 logger = logging.getLogger(__name__)
 ERRORS = (AssetError, DataError, OSError, PluginError, RuntimeError, TypeError, UnknownComponentError, ValueError)
-UNQUANTIZED = "no_quantizer"  # name of the variant without a quantizer
-OnError = Callable[[object, Exception], None]  # called with what failed
+NO_QUANTIZER = "no_quantizer"  # name of the variant that is trained without a quantizer
+OnError = Callable[[object, Exception], None]  # called with the subject and its error
 
 
-def rows_of(evaluation: Evaluation, on_error: OnError) -> list[dict[str, Any]]:
-    """The row of every entry, baselines last; rows that are already finished are read."""
+def measure_entries(evaluation: Evaluation, on_error: OnError) -> list[dict[str, Any]]:
+    """Train and measure every entry; write and return the rows, baselines last. Finished rows are read."""
     rows = []
-    for order, entry in enumerate(entries_of(evaluation, on_error)):
+    for order, entry in enumerate(train_and_list_entries(evaluation, on_error)):
         path = evaluation.folder / f"{entry.name}.json"
         try:
             row = finished_row(path, evaluation.fingerprint(entry))
@@ -50,12 +50,12 @@ def rows_of(evaluation: Evaluation, on_error: OnError) -> list[dict[str, Any]]:
             else:
                 logger.info("%s is already measured: %s.", entry.title, path)
             rows.append(row)
-            if row["unreadable"]:
-                raise ValueError(f"unreadable files were skipped: {'; '.join(row['unreadable'].values())}")
+            if reasons := "; ".join(row["unreadable"].values()):
+                on_error(entry.title, ValueError(f"unreadable files were skipped: {reasons}"))
         except ERRORS as error:
             on_error(entry.title, error)
         evaluation.state.wait_for_everyone()
-    return sorted(rows, key=lambda row: row["kind"] == "baseline")
+    return rows
 
 
 def write_summary(evaluation: Evaluation, rows: Sequence[Row]) -> None:
@@ -64,23 +64,24 @@ def write_summary(evaluation: Evaluation, rows: Sequence[Row]) -> None:
     write_report(rows, evaluation.folder / "report.html", title=f"Tokenizers on {evaluation.name}")
 
 
-def entries_of(evaluation: Evaluation, on_error: OnError) -> list[Entry]:
-    """The tokenizers (those of a sweep are trained here) and their baselines."""
-    protocol, tokenizers, continuous = evaluation.protocol, [], []
+def train_and_list_entries(evaluation: Evaluation, on_error: OnError) -> list[Entry]:
+    """Train the configs of the sweep; the entries of all tokenizers, then those of their baselines."""
+    protocol, tokenizers, without_quantizer = evaluation.protocol, [], []
     for path in evaluation.options.tokenizer:
         title = path.resolve().parent.name if path.name == "tokenizer" else path.resolve().name
         try:
             tokenizers.append(tokenizer_entry(path, protocol, name=title, title=title))
-            continuous.append(unquantized(tokenizers[-1]))
+            without_quantizer.append(latents_entry(tokenizers[-1]))
         except ERRORS as error:
             on_error(path, error)
     for entry in _trained(evaluation, on_error):
-        if entry.rate is None and entry.name == UNQUANTIZED:
-            continuous.append(dataclasses.replace(entry, kind="baseline"))
+        if entry.rate is None and entry.name == NO_QUANTIZER:
+            without_quantizer.append(dataclasses.replace(entry, kind="baseline"))
         else:
             tokenizers.append(entry)
-    names = list(dict.fromkeys([*DEFAULT_BASELINES, *evaluation.options.baseline]))
-    entries = [*tokenizers, *(baseline_entries(names, tokenizers, protocol) if tokenizers else []), *continuous]
+    types = list(dict.fromkeys([*DEFAULT_BASELINES, *evaluation.options.baseline]))
+    baselines = baseline_entries(types, tokenizers, protocol) if tokenizers else []
+    entries = [*tokenizers, *baselines, *without_quantizer]
     names = [entry.name for entry in entries]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"rows need different names, got two of {', '.join(sorted(repeated))}; rename a folder "
@@ -117,7 +118,7 @@ class Variant:
 
 
 def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str, Any]) -> list[Variant]:
-    """The variants, with data, seed and steps of the first config; the last variant is the first without quantizer."""
+    """One variant of each config, with the first one's data, seed and steps; then the first with Identity."""
     if steps is not None:
         overrides = {**overrides, "training.max_steps": steps}
     configs = [load_config(path, overrides) for path in paths]
@@ -141,7 +142,7 @@ def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str,
     config = copy.deepcopy(first)
     config.tokenizer.quantizer = dict(type="Identity", dim=build_component(QUANTIZERS, first.tokenizer.quantizer).dim)
     title = f"{variants[0].title}'s network, no quantizer"
-    return [*variants, Variant(UNQUANTIZED, title, Path(paths[0]), config)]
+    return [*variants, Variant(NO_QUANTIZER, title, Path(paths[0]), config)]
 
 
 def train(variant: Variant, folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -149,15 +150,15 @@ def train(variant: Variant, folder: Path) -> tuple[Path, dict[str, Any]]:
     source, config = variant.source, variant.config
     work_dir = folder / f"{variant.name}-{hashlib.sha256(config.pretty_text.encode()).hexdigest()[:10]}"
     saved_steps = [checkpoint_step(path) for path in checkpoints_in(work_dir / "checkpoints")]
-    source = source.relative_to(Path.cwd()) if source.is_relative_to(Path.cwd()) else source
+    source = source.relative_to(Path.cwd()) if source.is_relative_to(Path.cwd()) else source  # shorter in the summary
     tokenizer, steps = work_dir / "tokenizer", config.training.max_steps
     summary = {"config": str(source), "steps": steps, "seed": config.get("seed", 0)}
-    if saved_steps[-1:] == [steps] and (tokenizer / "model.safetensors").is_file():
+    if max(saved_steps, default=None) == steps and (tokenizer / "model.safetensors").is_file():
         logger.info("%s is already trained: %s.", variant.title, tokenizer)
         return tokenizer, summary
     logger.info("training %s for %d steps in %s.", variant.title, steps, work_dir)
-    AcceleratorState._reset_state()  # it keeps the precision of the previous variant
+    AcceleratorState._reset_state()  # else it keeps the precision of the previous variant
     trainer = build_trainer(copy.deepcopy(config), work_dir=work_dir, resume=bool(saved_steps))
-    if not trainer.run():
+    if not trainer.run():  # it was interrupted
         raise KeyboardInterrupt
     return tokenizer, summary

@@ -13,48 +13,46 @@ from typing import Any
 
 import numpy as np
 
-MAX_RUNS, MAX_SECONDS = 5, 3.0  # of one measurement; no run starts after MAX_SECONDS
+MAX_RUNS, MAX_SECONDS = 5, 3.0  # limits of one measurement; no run starts after MAX_SECONDS
 
 
 def measure_cost(spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads: int) -> dict[str, Any]:
     """Frames per second of encoding and decoding one batch, and the peak memory of both in GiB.
 
-    Speeds are medians of repeated runs after a warm-up. Memory is that of tensors on a GPU; on a CPU it is that of
-    the whole process with Python and torch.
+    Speeds are medians of repeated runs after a warm-up. GPU memory is the peak of allocated tensors; CPU memory is the
+    peak resident memory of the process, with Python and torch.
     """
-    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
-    if forkserver:
-        context.set_forkserver_preload(["torch", "toolkit.build", "toolkit.networks", "toolkit.baselines"])
+    context = multiprocessing.get_context("forkserver")  # "spawn" would count the parent's peak, which outlives exec
+    context.set_forkserver_preload(["torch", "toolkit.build", "toolkit.networks", "toolkit.baselines"])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sender, spec, pixels, device, num_threads))
+    process = context.Process(target=_child, args=(sender, spec, pixels, device, num_threads))
     process.start()
     sender.close()
     try:
-        result = receiver.recv()
+        cost, problem = receiver.recv()
     except EOFError:
-        result = "the process ended without an answer, perhaps because there was not enough memory"
+        problem = "the process ended without an answer, perhaps because there was not enough memory"
     process.join()
-    if isinstance(result, str):
-        raise RuntimeError(f"measuring speed and memory failed: {result}")
-    return result
+    if problem:
+        raise RuntimeError(f"measuring speed and memory failed: {problem}")
+    return cost
 
 
-def _work(sender: Connection, spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads: int) -> None:
+def _child(sender: Connection, spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads: int) -> None:
     try:
-        sender.send(_measure(spec, pixels, device, num_threads))
-    except Exception as error:  # any: the parent waits for an answer
-        sender.send(f"{type(error).__name__}: {error}")
+        sender.send((_measure_in_child(spec, pixels, device, num_threads), None))
+    except Exception as error:  # every error is sent, as the parent waits
+        sender.send((None, f"{type(error).__name__}: {error}"))
 
 
-def _measure(spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads: int) -> dict[str, Any]:
+def _measure_in_child(spec: dict[str, Any], pixels: np.ndarray, device: str, num_threads: int) -> dict[str, Any]:
     import torch
 
-    from toolkit.evaluation.entries import open_codec
+    from toolkit.evaluation.entries import build_codec
 
     torch.set_num_threads(num_threads)
     batch = torch.from_numpy(pixels).to(device)
-    codec, cuda = open_codec(spec, device), torch.device(device).type == "cuda"
+    codec, cuda = build_codec(spec, device), torch.device(device).type == "cuda"
     frames, size = batch.shape[0] * batch.shape[2], tuple(batch.shape[2:])
 
     def frames_per_second(run: Callable[[], Any]) -> float:

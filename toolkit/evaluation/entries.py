@@ -22,8 +22,8 @@ from toolkit.tokenizer import Tokenizer
 from toolkit.training.validation import bits_per_pixel
 
 DEFAULT_BASELINES = ("Thumbnail", "x264", "x265")
-CURVE_FACTORS = (0.5, 2.0)  # times the reference rate: other points of a baseline's rate-distortion curve
-NOT_ARGUMENTS = ("reference", "curve")  # in the spec of a baseline: the reference rate, and the other rates
+CURVE_FACTORS = (0.5, 2.0)  # a baseline is also measured at these multiples of its rate
+NOT_ARGUMENTS = ("reference", "curve")  # in a baseline's spec, but not for its constructor: its rate, and others
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,22 @@ class Entry:
 
     name: str  # in file names
     title: str  # in tables
-    kind: str  # "tokenizer" or "baseline"
-    spec: dict[str, Any]  # JSON values from which open_codec builds the codec
+    kind: str  # "tokenizer", or "baseline": what tokenizers are compared with
+    spec: dict[str, Any]  # JSON values from which build_codec builds the codec
     rate: float | None = None  # bits per pixel of a tokenizer; None without a codebook
     notes: tuple[str, ...] = ()
     training: dict[str, Any] | None = None  # summary of the training, if the run trained it
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that the scores depend on: hashes of files instead of their paths."""
+        """What identifies the codec: its spec with the hashes of its files, or with FFmpeg's versions."""
         spec = {key: value for key, value in self.spec.items() if key != "path"}
         if "path" in self.spec:
             return spec | {"weights": {
                 name: hashlib.sha256(Path(self.spec["path"], name).read_bytes()).hexdigest()
                 for name in ("config.json", "model.safetensors")}}
-        uses_libraries = issubclass(BASELINES.get(self.spec["type"]), VideoCodec)
-        return spec | {"codecs": av.library_versions if uses_libraries else None}
+        is_video_codec = issubclass(BASELINES.get(self.spec["type"]), VideoCodec)
+        return spec | {"codecs": av.library_versions if is_video_codec else None}  # FFmpeg's
 
 
 def tokenizer_entry(path: Path, protocol: Protocol, *, name: str, title: str,
@@ -58,32 +58,32 @@ def tokenizer_entry(path: Path, protocol: Protocol, *, name: str, title: str,
     return Entry(name, title, "tokenizer", spec, rate=rate, training=training)
 
 
-def unquantized(entry: Entry) -> Entry:
-    """The entry of the same tokenizer without its quantizer: the latents are decoded."""
-    note = "latents that the decoder never saw in training: no strict bound"
+def latents_entry(entry: Entry) -> Entry:
+    """The entry of a trained tokenizer whose latents are decoded without quantization."""
+    note = "the decoder was trained on codes, so this is not a strict upper bound"
     return Entry(f"{entry.name}_unquantized", f"{entry.title}, not quantized", "baseline",
                  entry.spec | {"bypass": True}, notes=(note,))
 
 
 def baseline_entries(names: list[str], tokenizers: list[Entry], protocol: Protocol) -> list[Entry]:
-    """Baselines at the most common rate of the tokenizers (of equally common ones the highest).
+    """Baselines at the most common rate of the tokenizers; of two equally common rates, the higher one.
 
-    Their curves include the rates of all tokenizers.
+    Their curves have the rates of all tokenizers, and CURVE_FACTORS times their own rate.
     """
-    rates = Counter(round(entry.rate, 9) for entry in tokenizers if entry.rate)
+    rates = Counter(round(entry.rate, 9) for entry in tokenizers if entry.rate)  # rounded: equal rates compare equal
     if not rates:
         raise ValueError("baselines need the rate of a discrete tokenizer, got none; add one.")
     rate = max(rates, key=lambda rate: (rates[rate], rate))
-    reference = next(entry for entry in tokenizers if entry.rate and round(entry.rate, 9) == rate)
-    curve = sorted({*rates, *(round(factor * reference.rate, 9) for factor in CURVE_FACTORS)} - {rate})
-    tokenizer, size = load_tokenizer(reference.spec["path"]), protocol.sample_size
-    known = {"bits_per_pixel": reference.rate, "size": size, "grid": tokenizer.grid(size),
-             "first_frame_alone": tokenizer.encoder.first_frame_alone}
+    chosen = next(entry for entry in tokenizers if entry.rate and round(entry.rate, 9) == rate)
+    curve = sorted({*rates, *(round(factor * chosen.rate, 9) for factor in CURVE_FACTORS)} - {rate})
+    tokenizer, size = load_tokenizer(chosen.spec["path"]), protocol.sample_size
+    arguments = {"bits_per_pixel": chosen.rate, "size": size, "grid": tokenizer.grid(size),
+                 "first_frame_alone": tokenizer.encoder.first_frame_alone}
     entries = []
     for name in names:
         parameters = constructor_parameters(BASELINES.get(name))
         spec = {"type": name, "reference": rate, "curve": curve if "bits_per_pixel" in parameters else []}
-        spec |= {key: value for key, value in known.items() if key in parameters}
+        spec |= {key: value for key, value in arguments.items() if key in parameters}
         entries.append(Entry(name.lower(), name, "baseline", spec))
     return entries
 
@@ -114,11 +114,11 @@ class TokenizerCodec:
 Codec = TokenizerCodec | Baseline
 
 
-def open_codec(spec: dict[str, Any], device: torch.device | str) -> Codec:
+def build_codec(spec: dict[str, Any], device: torch.device | str) -> Codec:
     """The codec of an entry's spec."""
     if spec["type"] != "tokenizer":
         return build_component(BASELINES, {key: value for key, value in spec.items() if key not in NOT_ARGUMENTS})
     tokenizer = load_tokenizer(spec["path"])
-    if spec["bypass"]:
+    if spec["bypass"]:  # decode the latents
         tokenizer = Tokenizer(tokenizer.encoder, Identity(dim=tokenizer.quantizer.dim), tokenizer.decoder)
     return TokenizerCodec(tokenizer.to(device))

@@ -17,7 +17,7 @@ import torch
 from toolkit.contracts import Metric
 
 logger = logging.getLogger(__name__)
-SHARES = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)  # of all blocks in each subset of an extrapolation
+SHARES = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)  # sizes of subsets for an extrapolation, as fractions of the blocks
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Interval:
     """A score with its 95 % confidence interval.
 
     Example:
-        >>> interval = Interval(score=20.0, standard_error=0.5, low=19.0, high=21.0, blocks=20)
+        >>> interval = Interval(score=20.0, standard_error=0.5, low=19.0, high=21.0, num_blocks=20)
         >>> interval.high - interval.score
         1.0
     """
@@ -34,21 +34,21 @@ class Interval:
     standard_error: float
     low: float
     high: float
-    blocks: int  # number of blocks with samples
+    num_blocks: int  # with samples
 
 
 def jackknife(blocks: Sequence[Metric]) -> dict[str, Interval]:
     """Delete-one-block jackknife (Efron & Stein, Annals of Statistics 9 (1981), 586-596) of every score of a metric.
 
     The standard error is ``sqrt((g - 1) / g * sum((s_i - mean(s))^2))``; s_i is the score without the i-th of g blocks.
-    The half-width is Student's t (g - 1 degrees of freedom) times it. Blocks of unequal size have equal weight.
+    The half-width is the standard error times the 0.975 quantile of Student's t(g - 1). All blocks have equal weight.
 
     Args:
-        blocks: Metrics of one class with the same arguments, one for each block. Every process of a group calls this
-            with its samples of the same blocks.
+        blocks: Metrics of one class with the same arguments, one for each block. In a distributed run every process
+            calls this; a metric then has the samples that this process has of its block.
 
     Returns:
-        Name -> interval; empty (logged) if the metric cannot be merged, or if too few blocks or samples are left.
+        Name -> interval; empty with fewer than two blocks, or (logged) if not mergeable or with too few samples.
 
     Example:
         >>> from toolkit.metrics import PSNR
@@ -64,10 +64,10 @@ def jackknife(blocks: Sequence[Metric]) -> dict[str, Interval]:
         blocks = [block for block in blocks if block.num_samples()]
         if len(blocks) < 2:
             return {}
-        scores = union(blocks).compute()
-        with _no_sample_warnings():
-            without_block = [union([*blocks[:i], *blocks[i + 1:]]).compute() for i in range(len(blocks))]
-    except (NotImplementedError, ValueError) as error:  # it cannot be merged; such as a covariance of one sample
+        scores = merge(blocks).compute()
+        with _without_few_samples_warning():
+            without_block = [merge([*blocks[:i], *blocks[i + 1:]]).compute() for i in range(len(blocks))]
+    except (NotImplementedError, ValueError) as error:  # not mergeable; or too few samples
         logger.warning("%s has no interval: %s", type(blocks[0]).__name__, error)
         return {}
     g = len(blocks)
@@ -84,17 +84,17 @@ def jackknife(blocks: Sequence[Metric]) -> dict[str, Interval]:
 def extrapolate(blocks: Sequence[Metric], name: str) -> float | None:
     """A score for infinitely many samples (Chong & Forsyth, arXiv:1911.07023, sec. 3).
 
-    Fréchet distances of N samples are too large by about a constant over N. A line is fitted to the scores of subsets
-    against 1 / N. Subsets have a quarter to all of the blocks: consecutive blocks in a fixed random circular order, so
-    that every block is in about equally many. Scores of subsets of one size are averaged.
+    The bias of a Fréchet distance of N samples is about c / N. A line is fitted to the scores of subsets over 1 / N. A
+    subset has a quarter to all of the blocks. They are consecutive in a fixed random circular order, so that each
+    block is in about as many subsets as every other. The scores of equally large subsets are averaged.
 
     Args:
         blocks: As in :func:`jackknife`.
         name: The score.
 
     Returns:
-        The value of the line at 1 / N = 0, which may be negative; None (logged) if the metric cannot be merged, with
-        fewer than four blocks, or if a quarter of them has too few samples for a score.
+        The value of the line at 1 / N = 0, which may be negative. None with fewer than four blocks, or (logged) if the
+        metric cannot be merged or a subset has too few samples for a score.
 
     Example:
         >>> from toolkit.metrics import PSNR
@@ -114,18 +114,18 @@ def extrapolate(blocks: Sequence[Metric], name: str) -> float | None:
             count = 1 if size == g else min(g, 2 * math.ceil(g / size))  # each block is in about two subsets
             starts = [number * g // count for number in range(count)]
             circular = order + order
-            subsets = [union(blocks[i] for i in sorted(circular[start:start + size])) for start in starts]
+            subsets = [merge(blocks[i] for i in sorted(circular[start:start + size])) for start in starts]
             inverses.append(statistics.fmean(1 / subset.num_samples() for subset in subsets))
-            with _no_sample_warnings():
+            with _without_few_samples_warning():
                 scores.append(statistics.fmean(subset.compute()[name] for subset in subsets))
-    except (NotImplementedError, ValueError) as error:  # it cannot be merged; such as a covariance of one sample
+    except (NotImplementedError, ValueError) as error:  # not mergeable; or too few samples
         logger.warning("%s of %s is not extrapolated: %s", name, type(blocks[0]).__name__, error)
         return None
     return statistics.linear_regression(inverses, scores).intercept
 
 
 @contextmanager
-def _no_sample_warnings() -> Iterator[None]:
+def _without_few_samples_warning() -> Iterator[None]:
     frechet_logger = logging.getLogger("toolkit.metrics.frechet")  # which warns of few samples
     before, frechet_logger.disabled = frechet_logger.disabled, True
     try:
@@ -134,7 +134,7 @@ def _no_sample_warnings() -> Iterator[None]:
         frechet_logger.disabled = before
 
 
-def union(blocks: Iterable[Metric]) -> Metric:
+def merge(blocks: Iterable[Metric]) -> Metric:
     """One metric of the samples of all blocks; the blocks do not change.
 
     Raises:
@@ -144,7 +144,7 @@ def union(blocks: Iterable[Metric]) -> Metric:
         >>> from toolkit.metrics import PSNR
         >>> blocks, grey = [PSNR(), PSNR()], torch.zeros(1, 3, 1, 4, 4)
         >>> for block in blocks: block.update(target=grey, reconstruction=grey + 0.2)
-        >>> union(blocks).num_samples()
+        >>> merge(blocks).num_samples()
         2
     """
     first, *others = blocks

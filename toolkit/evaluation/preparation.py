@@ -30,11 +30,11 @@ def _bilinear(frames: Tensor, *, size: tuple[int, int]) -> Tensor:
 
 
 def _by_pillow(frames: Tensor, *, size: tuple[int, int], filter_: Image.Resampling) -> Tensor:
-    resized = [np.asarray(Image.fromarray(frame.numpy()).resize(size[::-1], filter_)) for frame in frames]
-    return torch.from_numpy(np.stack(resized))
+    arrays = [np.asarray(Image.fromarray(frame.numpy()).resize(size[::-1], filter_)) for frame in frames]
+    return torch.from_numpy(np.stack(arrays))
 
 
-_FILTERS: dict[str, Callable[..., Tensor]] = {  # of each of RESIZES
+_FILTERS: dict[str, Callable[..., Tensor]] = {  # name in RESIZES -> the last resize
     "short edge, bicubic": bicubic, "squash, bicubic": bicubic,
     "short edge, Lanczos": partial(_by_pillow, filter_=Image.Resampling.LANCZOS),
     "short edge, bilinear without antialiasing": _bilinear,
@@ -49,26 +49,26 @@ def prepare(frames: Sequence[Tensor], protocol: Protocol) -> Tensor:
         frames = _by_pillow(frames, size=half, filter_=Image.Resampling.BOX)
     height, width = frames.shape[1:3]
     scale = size / min(height, width)
-    resized = max(size, round(height * scale)), max(size, round(width * scale))
+    target_size = max(size, round(height * scale)), max(size, round(width * scale))
     if resize.startswith("squash"):
-        resized = size, size
-    check_enlargement(height, width, resized=resized, side=size)
-    frames = _FILTERS[resize](frames, size=resized)
-    # The loader seeds torch's generator for each sample.
+        target_size = size, size
+    check_enlargement(height, width, resized=target_size, side=size)
+    frames = _FILTERS[resize](frames, size=target_size)
+    # A random crop is the same in every run: the loader seeds torch for each sample.
     top, left = (int(torch.randint(side - size + 1, ())) if protocol.crop == "random" else (side - size) // 2
-                 for side in resized)
+                 for side in target_size)
     return to_pixels(frames[:, top:top + size, left:left + size])
 
 
-def with_values(reconstruction: Tensor, values: str) -> Tensor:
-    """The reconstruction in [-1, 1], for ``values="uint8"`` clamped and rounded to 8 bits."""
-    if values == "float":
+def cast_values(reconstruction: Tensor, value_type: str) -> Tensor:
+    """The reconstruction; for the type "uint8" clamped to [-1, 1] and rounded to 8 bits."""
+    if value_type == "float":
         return reconstruction
     return ((reconstruction.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
 class Subset(Dataset, torch.utils.data.Dataset):
-    """Samples of a dataset by index; if indices repeat, a number makes every key unique."""
+    """The samples at some indices of a dataset; if indices repeat, "#position" is added to every key."""
 
     def __init__(self, dataset: Any, *, indices: list[int]):
         self.dataset, self.indices, self.modality = dataset, indices, dataset.modality
@@ -84,21 +84,21 @@ class Subset(Dataset, torch.utils.data.Dataset):
 
 def build_dataset(protocol: Protocol, path: str | Path | None, *, limit: int | None = None,
                   exact: bool = True) -> Dataset:
-    """The samples of a protocol in a fixed order; with ``limit`` so many of them, evenly spaced.
+    """The samples of a protocol in a fixed order; with ``limit`` so many, evenly spaced (random clips: the first).
 
-    With ``exact`` another number of samples than the protocol's raises a DataError.
+    With ``exact`` and without ``limit``, another number of spread clips or images than the protocol's is a DataError.
     """
     options: dict[str, Any] = {"path": None if path is None else str(path), "size": protocol.size, "samples": "full"}
-    random = protocol.clip_choice == "random"
+    random_clips = protocol.clip_choice == "random"
     if protocol.modality == "video":
         dataset = VideoClips(**options, num_frames=protocol.num_frames, frame_stride=protocol.frame_stride,
-                             fps=protocol.fps, clips_per_video=protocol.clips_per_video, train=random)
+                             fps=protocol.fps, clips_per_video=protocol.clips_per_video, train=random_clips)
         if path is None:  # the evaluation split of the sample clips
             dataset.files = VideoClips(**options, train=False).files
     else:
         dataset = Images(**options, train=False)
-    dataset.framing = partial(prepare, protocol=protocol)
-    if random:
+    dataset.framing = partial(prepare, protocol=protocol)  # replaces the data set's own resize and crop
+    if random_clips:
         count, total = len(dataset.files), protocol.num_samples
         repeated = [mix("protocol", "file", number) % count for number in range(count, total)]
         return Subset(dataset, indices=[*range(min(count, total)), *repeated][:limit])
@@ -117,20 +117,20 @@ def sources_of(dataset: Any) -> list[str]:
 
 
 def source_of(key: str, sources: Collection[str]) -> str:
-    """The file of a sample: the part of its key before the last "#"."""
+    """The file of a sample: its key without the suffixes "#number"."""
     while key not in sources and "#" in key:
         key = key.rpartition("#")[0]
     return key
 
 
 def block_numbers(sources: list[str], *, max_blocks: int = 20) -> dict[str, int]:
-    """Source -> number of its block: one block per source, or up to ``max_blocks`` of consecutive sources."""
+    """Source -> number of its block; more than ``max_blocks`` sources share blocks in sorted order."""
     count = min(len(sources), max_blocks)
     return {source: number * count // len(sources) for number, source in enumerate(sorted(sources))}
 
 
 def frame_rate(protocol: Protocol, sources: list[str]) -> float | None:
-    """Mean frames per second of the clips; None for images, or if no file has a frame rate."""
+    """Frames per second of the clips, a harmonic mean over the files; None for images, or if no file has a rate."""
     if protocol.modality == "image":
         return None
     if protocol.fps is not None:

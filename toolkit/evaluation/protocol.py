@@ -13,7 +13,7 @@ from typing import Any
 
 PSNR, SSIM, MSSSIM, RFVD = ({"type": name} for name in ("PSNR", "SSIM", "MSSSIM", "RFVD"))
 ALEX, VGG = ({"type": "LPIPS", "net": net} for net in ("alex", "vgg"))
-RFID = {"type": "RFID", "value_type": "float"}  # the protocol's ``values`` rounds instead
+RFID = {"type": "RFID", "value_type": "float"}  # does not round; ``Protocol.values`` does
 INCEPTION = {"type": "InceptionDistances", "value_type": "uint8"}
 I3D, CODEBOOK = {"type": "VideoDistances"}, {"type": "Codebook"}
 RESIZES = (
@@ -32,7 +32,7 @@ def json_hash(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a score is measured; ValueError for an unknown choice.
+    """How a score is measured. An unknown choice raises a ValueError.
 
     ``clip_choice`` "spread" uses ``clips_per_video`` evenly spaced clips of each file; a single clip is in the middle.
     "random" chooses one random clip per sample, the same in every run; files repeat up to ``num_samples``.
@@ -84,11 +84,11 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Suite:
-    """A protocol with settings that scores do not depend on, such as the path of the data."""
+    """A protocol, and settings that are not in its hash, such as the path of the data."""
 
     protocol: Protocol
     path: str | None  # folder, list file or glob, relative to the working directory; None: the sample clips
-    shown: tuple[str, ...] = ()  # names without suffix of the files that a report may show; empty: any
+    shown: tuple[str, ...] = ()  # stems of the files whose videos a report may show; empty: any file
     steps: int | None = None  # training steps of each variant of a sweep, unless the command sets them
 
 
@@ -98,7 +98,7 @@ def suite_names(folder: Path) -> list[str]:
 
 
 def load_suite(name: str, folder: Path) -> Suite:
-    """``SUITE`` of the file ``NAME.py`` in ``folder``, or of the file at the path ``name``."""
+    """``SUITE`` of the file ``folder/NAME.py``, or of the file ``name`` if it ends in ".py"."""
     file = Path(name) if name.endswith(".py") else folder / f"{name}.py"
     if not file.is_file():
         if name.endswith(".py"):

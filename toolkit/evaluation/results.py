@@ -28,36 +28,29 @@ from toolkit.contracts import Baseline, DataError, Metric
 from toolkit.data import Batch, Source, ValLoader, write_video
 from toolkit.data.datasets.files import SPLITS
 from toolkit.evaluation.cost import measure_cost
-from toolkit.evaluation.entries import Codec, Entry, TokenizerCodec, open_codec
-from toolkit.evaluation.intervals import extrapolate, jackknife, union
-from toolkit.evaluation.preparation import (
-    block_numbers,
-    build_dataset,
-    frame_rate,
-    source_of,
-    sources_of,
-    with_values,
-)
+from toolkit.evaluation.entries import Codec, Entry, TokenizerCodec, build_codec
+from toolkit.evaluation.intervals import extrapolate, jackknife, merge
+from toolkit.evaluation.preparation import block_numbers, build_dataset, cast_values, frame_rate, source_of, sources_of
 from toolkit.evaluation.protocol import Protocol, Suite, json_hash
 from toolkit.io.atomic_write import atomic_write
 from toolkit.layers.distributed import gather_objects_over_processes
 from toolkit.metrics import Codebook
 from toolkit.metrics.columns import columns_of
 
-SCORES_VERSION = "0.1.0"  # the toolkit version that last changed scores: rows of later versions stay valid
-FEW_SAMPLES = 2_000  # Fréchet distances of fewer samples are marked
+SCORES_VERSION = "0.1.0"  # in the fingerprint; the toolkit's version when the computation of scores last changed
+FEW_SAMPLES = 2_000  # Fréchet distances of fewer clips or images are marked
 FRECHET = ("rfid", "rfvd")
-CURVE = ({"type": "PSNR"}, {"type": "SSIM"}, {"type": "LPIPS", "net": "alex"})
+CURVE_METRICS = ({"type": "PSNR"}, {"type": "SSIM"}, {"type": "LPIPS", "net": "alex"})
 NUM_VIDEOS, MAX_HISTOGRAM_ENTRIES = 2, 512
-WEIGHTS = {("LPIPS", "alex"): "lpips_alexnet", ("LPIPS", "vgg"): "lpips_vgg16",
+WEIGHTS = {("LPIPS", "alex"): "lpips_alexnet", ("LPIPS", "vgg"): "lpips_vgg16",  # (type, net) -> name in ASSETS
            ("RFID", None): "inception_2015", ("InceptionDistances", None): "inception_2015",
-           ("RFVD", None): "i3d_kinetics400", ("VideoDistances", None): "i3d_kinetics400"}  # (type, net) of a metric
+           ("RFVD", None): "i3d_kinetics400", ("VideoDistances", None): "i3d_kinetics400"}
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a run; the help of benchmarks/run.py explains them."""
+    """Command-line options of benchmarks/run.py, which explains them."""
 
     tokenizer: Sequence[Path] = ()
     train: Sequence[Path] = ()
@@ -73,7 +66,7 @@ class Options:
 
 
 class Evaluation:
-    """A suite with its data and the options of a run, shared by all entries; every process of a group makes one."""
+    """A suite, its data and the options of a run, shared by all entries. Every process makes one."""
 
     def __init__(self, name: str, suite: Suite, folder: Path, options: Options, *, state: PartialState):
         self.name, self.suite, self.folder, self.options, self.state = name, suite, folder, options, state
@@ -83,31 +76,29 @@ class Evaluation:
         self.dataset = build_dataset(self.protocol, path, limit=options.limit)
         sources = sources_of(self.dataset)
         self.fps = frame_rate(self.protocol, sources)
-        self.numbers = block_numbers(sources)
+        self.block_of = block_numbers(sources)
         files = [(Path(source).name, os.path.getsize(source) if os.path.exists(source) else None)
                  for source in sources]
         self.data_identity = {"files": len(files), "sha256": json_hash(files)}
-        build_metrics(list(self.protocol.metrics), Baseline)  # fails early if a file is missing
-        self.num_blocks = len(set(self.numbers.values()))
-        names = [f"clips/{clip}" for clip in SPLITS["full"]["eval"]] if path is None else []
-        kinds = [(config["type"], config.get("net")) for config in self.protocol.metrics]
-        names += [f"weights/{WEIGHTS[kind]}" for kind in kinds if kind in WEIGHTS]
-        self.assets = {name: ASSETS[name].sha256 for name in names}  # pinned files that scores depend on
+        build_metrics(list(self.protocol.metrics), Baseline)  # fails early; Baseline: any codec without a codebook
+        assets = [f"clips/{clip}" for clip in SPLITS["full"]["eval"]] if path is None else []
+        assets += [f"weights/{WEIGHTS[kind]}" for config in self.protocol.metrics
+                   if (kind := (config["type"], config.get("net"))) in WEIGHTS]
+        self.assets = {name: ASSETS[name].sha256 for name in assets}  # pinned files that scores depend on
         key = json_hash([self.protocol.hash, self.data_identity, self.assets, toolkit.__version__, torch.__version__])
-        place = f"{state.process_index}-of-{state.num_processes}"
-        self.targets_file = folder / "targets" / f"{key[:20]}-{place}.safetensors"
-        self.targets: dict[str, Tensor] | None = None  # their features, from an earlier pass
+        rank = f"{state.process_index}-of-{state.num_processes}"
+        self.features_file = folder / "targets" / f"{key[:20]}-{rank}.safetensors"
+        self.features: dict[str, Tensor] | None = None  # of the targets, from an earlier pass
         with contextlib.suppress(OSError, SafetensorError):  # missing or damaged
-            self.targets = load_file(self.targets_file)
+            self.features = load_file(self.features_file)
 
     def _protocol(self) -> Protocol:
         """The suite's protocol with the ``limit`` and ``metrics`` of the options."""
         protocol, options = self.suite.protocol, self.options
         if options.metrics:
-            known = [config["type"] for config in protocol.metrics]
-            unknown = [metric for metric in options.metrics if metric not in known]
-            if unknown:
-                raise ValueError(f"suite {self.name} has no metric {', '.join(unknown)}; it has {', '.join(known)}.")
+            available = [config["type"] for config in protocol.metrics]
+            if unknown := ", ".join(metric for metric in options.metrics if metric not in available):
+                raise ValueError(f"suite {self.name} has no metric {unknown}; it has {', '.join(available)}.")
             metrics = tuple(config for config in protocol.metrics if config["type"] in options.metrics)
             protocol = dataclasses.replace(protocol, metrics=metrics)
         if options.limit is not None:
@@ -122,66 +113,65 @@ class Evaluation:
         return ValLoader([source], rank=self.state.process_index, world_size=self.state.num_processes)
 
     def fingerprint(self, entry: Entry) -> str:
-        """Hash of everything that scores depend on; a row with an equal fingerprint is not measured again."""
+        """Hash of protocol, data, entry and SCORES_VERSION; a row with an equal hash is not measured again."""
         return json_hash([self.protocol.hash, self.data_identity, entry.identity, entry.name, entry.title,
                           SCORES_VERSION])
 
 
 def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, Any]:
     """The row of an entry. Every process calls this and gets all scores; only process 0 gets the costs."""
-    codec, protocol = open_codec(entry.spec, evaluation.device), evaluation.protocol
+    codec, protocol = build_codec(entry.spec, evaluation.device), evaluation.protocol
     config, parameters = None, dict.fromkeys(("encoder", "quantizer", "decoder"), 0)
     if isinstance(codec, TokenizerCodec):
         config = codec.tokenizer.config
         parameters = {name: sum(map(Tensor.numel, getattr(codec.tokenizer, name).parameters())) for name in parameters}
-    measured = _evaluate(evaluation, codec, list(protocol.metrics), title=entry.title)
-    scores, intervals, limits, columns, codebook = measured.scores(), {}, {}, {}, None
-    for blocks in measured.metrics:
-        directions = blocks[0].higher_is_better
+    measurement = _evaluate(evaluation, codec, list(protocol.metrics), title=entry.title)
+    scores, intervals, extrapolated, columns, codebook = measurement.scores(), {}, {}, {}, None
+    for copies in measurement.metrics:
+        directions = copies[0].higher_is_better
         columns |= {name: dataclasses.asdict(column) | {"higher_is_better": directions.get(name)}
-                    for name, column in columns_of(blocks[0]).items()}
-        if isinstance(blocks[0], Codebook):  # its scores grow with the data, so they have no interval
-            codebook = _codebook_use(union(blocks))
+                    for name, column in columns_of(copies[0]).items()}
+        if isinstance(copies[0], Codebook):  # the number of used codes depends on that of samples: no interval
+            codebook = _codebook_use(merge(copies))
             continue
-        intervals |= {name: [interval.low, interval.high] for name, interval in jackknife(blocks).items()}
-        limits |= {name: extrapolate(blocks, name) for name in FRECHET if name in directions}
-    if measured.rate is not None:
-        scores["bits_per_pixel"] = measured.rate
+        intervals |= {name: [interval.low, interval.high] for name, interval in jackknife(copies).items()}
+        extrapolated |= {name: extrapolate(copies, name) for name in FRECHET if name in directions}
+    if measurement.rate is not None:
+        scores["bits_per_pixel"] = measurement.rate
         if evaluation.fps is not None:
-            scores["bits_per_second"] = measured.rate * protocol.size**2 * evaluation.fps
-    videos = _write_videos(evaluation, entry.name, measured.shown) if protocol.modality == "video" else ([], [])
+            scores["bits_per_second"] = measurement.rate * protocol.size**2 * evaluation.fps
+    videos, originals = _write_videos(evaluation, entry.name, measurement) if protocol.modality == "video" else ([], [])
     row = {
         "name": entry.name, "kind": entry.kind, "title": entry.title, "order": order, "suite": evaluation.name,
         "protocol": dataclasses.asdict(protocol), "protocol_hash": protocol.hash,
         "fingerprint": evaluation.fingerprint(entry), "config": config, "training": entry.training,
-        "notes": list(entry.notes), "scores": _finite_or_none(scores),
+        "notes": list(entry.notes), "scores": _finite_or_none(scores), "columns": columns,
         "intervals": {name: ends for name, ends in intervals.items() if all(map(math.isfinite, ends))},
-        "extrapolated": _finite_or_none({name: limit for name, limit in limits.items() if limit is not None}),
-        "columns": columns,
-        "marks": {name: "few samples" for name in FRECHET if name in scores and measured.num_samples < FEW_SAMPLES},
-        "num_samples": measured.num_samples, "num_blocks": len(measured.blocks), "unreadable": measured.unreadable,
-        "codebook": codebook, "parameters": parameters, "data": evaluation.data_identity,
-        "assets": evaluation.assets,
+        "extrapolated": _finite_or_none({name: score for name, score in extrapolated.items() if score is not None}),
+        "marks": {name: "few samples" for name in FRECHET if name in scores and measurement.num_samples < FEW_SAMPLES},
+        "num_samples": measurement.num_samples, "num_blocks": len(measurement.block_numbers),
+        "unreadable": measurement.unreadable, "codebook": codebook, "parameters": parameters,
+        "data": evaluation.data_identity, "assets": evaluation.assets,
         "versions": {"toolkit": toolkit.__version__, "torch": torch.__version__, "av": av.__version__,
                      "python": platform.python_version()},
         "hardware": hardware(evaluation.device, evaluation.state.num_processes),
-        "curve": _curve(evaluation, entry, scores), "videos": videos[0], "original_videos": videos[1]}
+        "curve": _curve(evaluation, entry, scores), "videos": videos, "original_videos": originals}
     if evaluation.state.is_main_process and (batch := next(iter(evaluation.loader()), None)) is not None:
         row |= measure_cost(entry.spec, batch.pixels.numpy(), str(evaluation.device), torch.get_num_threads())
     return row
 
 
-class _Pass:
-    """A pass over the data: the metrics of each block, and what this process (at the end all) has seen."""
+class _Measurement:
+    """The metrics of each block and the counts of one pass over the data; first of this process, then of all."""
 
     def __init__(self, evaluation: Evaluation, codec: Codec, configs: list[dict[str, Any]]):
         self.evaluation, self.codec = evaluation, codec
-        by_block = [build_metrics(configs, codec) for _ in range(evaluation.num_blocks)]
-        self.metrics = [list(blocks) for blocks in zip(*by_block, strict=True)]  # the blocks of each
+        metrics_by_block = [build_metrics(configs, codec) for _ in set(evaluation.block_of.values())]
+        self.metrics = [list(copies) for copies in zip(*metrics_by_block, strict=True)]  # of each a copy per block
         self.num_samples = self.num_pixels = 0
         self.bits: float | None = None  # None for a continuous codec
-        self.blocks: set[int] = set()  # with samples
-        self.shown: dict[str, tuple[Tensor, Tensor]] = {}  # key -> a target for a report and its reconstruction
+        self.block_numbers: set[int] = set()  # with samples
+        self.examples: dict[str, tuple[Tensor, Tensor]] = {}  # key -> a target for a report and its reconstruction
         self.rate: float | None = None  # bits per pixel over all processes
         self.unreadable: dict[str, str] = {}  # of all processes: name of a file -> reason
 
@@ -190,104 +180,105 @@ class _Pass:
         """Add a batch."""
         pixels = batch.pixels.to(self.evaluation.device)
         reconstruction, indices = self.codec(pixels)
-        reconstruction = with_values(reconstruction, self.evaluation.protocol.values)
+        reconstruction = cast_values(reconstruction, self.evaluation.protocol.values)
         self.num_samples += len(batch.keys)
         self.num_pixels += pixels[:, 0].numel()
         if indices is not None:
             self.bits = (self.bits or 0.0) + indices.numel() * math.log2(self.codec.codebook_size)
         if self.codec.bits_per_pixel is not None:
-            self.bits = self.codec.bits_per_pixel * self.num_pixels
-        sources = [source_of(key, self.evaluation.numbers) for key in batch.keys]
-        blocks, names = [self.evaluation.numbers[source] for source in sources], self.evaluation.suite.shown
-        self.blocks.update(blocks)
-        for block in sorted(set(blocks)):
-            chosen = [place for place, number in enumerate(blocks) if number == block]
-            for metrics in self.metrics:
-                metrics[block].update(target=pixels[chosen], reconstruction=reconstruction[chosen],
-                                      indices=None if indices is None else indices[chosen])
+            self.bits = self.codec.bits_per_pixel * self.num_pixels  # bits_per_pixel is of all pixels so far
+        sources = [source_of(key, self.evaluation.block_of) for key in batch.keys]
+        numbers, stems = [self.evaluation.block_of[source] for source in sources], self.evaluation.suite.shown
+        self.block_numbers.update(numbers)
+        for block in sorted(set(numbers)):
+            chosen = [position for position, number in enumerate(numbers) if number == block]
+            for copies in self.metrics:
+                copies[block].update(target=pixels[chosen], reconstruction=reconstruction[chosen],
+                                     indices=None if indices is None else indices[chosen])
         for key, source, target, output in zip(batch.keys, sources, batch.pixels, reconstruction, strict=True):
-            if len(self.shown) < NUM_VIDEOS and (not names or Path(source).stem in names):
-                self.shown[key] = target.cpu(), output.cpu()
+            if len(self.examples) < NUM_VIDEOS and (not stems or Path(source).stem in stems):
+                self.examples[key] = target.cpu(), output.cpu()
 
-    def prefixed(self) -> Iterator[tuple[str, Metric]]:
-        """Every metric with the prefix of its targets' features."""
-        for metrics in self.metrics:  # by config: without a codebook there is one metric less, so positions differ
-            for block, metric in enumerate(metrics):
+    def metrics_with_prefixes(self) -> Iterator[tuple[str, Metric]]:
+        """(prefix, metric) of every metric; the names of its targets' features begin with the prefix."""
+        for copies in self.metrics:
+            for block, metric in enumerate(copies):  # the key has the config: without a codebook positions differ
                 yield f"{block}\n{json.dumps(metric.config, sort_keys=True, default=str)}\n", metric
 
     def scores(self) -> dict[str, float]:
         """The scores of all blocks."""
-        return {name: value for blocks in self.metrics for name, value in union(blocks).compute().items()}
+        return {name: value for copies in self.metrics for name, value in merge(copies).compute().items()}
 
 
-def _evaluate(evaluation: Evaluation, codec: Codec, configs: list[dict[str, Any]], *, title: str) -> _Pass:
+def _evaluate(evaluation: Evaluation, codec: Codec, configs: list[dict[str, Any]], *, title: str) -> _Measurement:
     """One pass of all processes over the data; an error in one process is raised in all."""
-    loader, measured = evaluation.loader(), _Pass(evaluation, codec, configs)
-    state, targets, no_data, problem = evaluation.state, evaluation.targets, None, None
-    total = len(range(state.process_index, len(evaluation.dataset), state.num_processes))
+    loader, measurement = evaluation.loader(), _Measurement(evaluation, codec, configs)
+    state, features, error, no_data_error = evaluation.state, evaluation.features, None, None
+    total = len(range(state.process_index, len(evaluation.dataset), state.num_processes))  # samples of this process
     try:
-        for prefix, metric in measured.prefixed() if targets else ():
-            if features := {key.removeprefix(prefix): targets[key] for key in targets if key.startswith(prefix)}:
-                metric.load_target_state(features)
+        for prefix, metric in measurement.metrics_with_prefixes() if features is not None else ():
+            if own := {key.removeprefix(prefix): features[key] for key in features if key.startswith(prefix)}:
+                metric.load_target_state(own)
         with tqdm(total=total, desc=title, unit="sample", leave=False, disable=not state.is_main_process) as progress:
             for batch in loader:
-                measured.update(batch)
+                measurement.update(batch)
                 progress.update(len(batch.keys))
-    except DataError as error:  # no readable sample in this process; others may have some
-        no_data = str(error)
-    except (OSError, RuntimeError, ValueError) as error:
-        problem = f"{type(error).__name__}: {error}"
-    shares = gather_objects_over_processes((problem, no_data, measured.num_samples, measured.num_pixels, measured.bits,
-                                            measured.blocks, loader.unreadable))
-    problems, errors, num_samples, num_pixels, bits, blocks, unreadable = zip(*shares, strict=True)
-    if any(problems):
-        raise RuntimeError(next(filter(None, problems)))
+    except DataError as caught:  # this process has no readable sample; another process may have some
+        no_data_error = str(caught)
+    except (OSError, RuntimeError, ValueError) as caught:
+        error = f"{type(caught).__name__}: {caught}"
+    gathered = gather_objects_over_processes((error, no_data_error, measurement.num_samples, measurement.num_pixels,
+                                              measurement.bits, measurement.block_numbers, loader.unreadable))
+    errors, no_data_errors, num_samples, num_pixels, bits, numbers, unreadable = zip(*gathered, strict=True)
+    if any(errors):
+        raise RuntimeError(next(filter(None, errors)))
     if not any(num_samples):
-        raise DataError(next(filter(None, errors)))
-    if targets is None:
-        evaluation.targets = {f"{prefix}{name}": tensor.contiguous() for prefix, metric in measured.prefixed()
-                              for name, tensor in (metric.target_state() or {}).items()}
-        if evaluation.targets:
-            evaluation.targets_file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(evaluation.targets_file) as partial:
-                save_file(evaluation.targets, partial)
-    measured.num_samples, measured.blocks = sum(num_samples), set().union(*blocks)
+        raise DataError(next(filter(None, no_data_errors)))
+    if features is None:
+        evaluation.features = {f"{prefix}{name}": tensor.contiguous()
+                               for prefix, metric in measurement.metrics_with_prefixes()
+                               for name, tensor in (metric.target_state() or {}).items()}
+        if evaluation.features:
+            evaluation.features_file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(evaluation.features_file) as partial:
+                save_file(evaluation.features, partial)
+    measurement.num_samples, measurement.block_numbers = sum(num_samples), set().union(*numbers)  # of all processes
     if any(number is not None for number in bits):
-        measured.rate = sum(number or 0.0 for number in bits) / sum(num_pixels)
-    for path, reason in sorted(item for share in unreadable for item in share.items()):
-        measured.unreadable[Path(path).name] = reason.replace(path, Path(path).name)
-    return measured
+        measurement.rate = sum(number or 0.0 for number in bits) / sum(num_pixels)
+    for path, reason in sorted(item for reasons in unreadable for item in reasons.items()):
+        measurement.unreadable[Path(path).name] = reason.replace(path, Path(path).name)
+    return measurement
 
 
 def _curve(evaluation: Evaluation, entry: Entry, scores: dict[str, float]) -> list[dict[str, float]]:
-    """Points of rate and distortion: several for a baseline with the argument ``bits_per_pixel``."""
+    """Rate-distortion points: one, or several of a baseline whose constructor takes ``bits_per_pixel``."""
     names = ("bits_per_pixel", "psnr", "ssim", "lpips_alex")
     points = [{name: scores[name] for name in names if name in scores}] if "bits_per_pixel" in scores else []
-    configs = [config for config in CURVE if config in evaluation.protocol.metrics]
+    configs = [config for config in CURVE_METRICS if config in evaluation.protocol.metrics]
     for rate in entry.spec.get("curve", ()) if configs else ():
-        codec = open_codec(entry.spec | {"bits_per_pixel": rate}, evaluation.device)
-        measured = _evaluate(evaluation, codec, configs, title=f"{entry.title} at {rate:.4f} bits/pixel")
-        points.append(_finite_or_none({"bits_per_pixel": measured.rate} | measured.scores()))
+        codec = build_codec(entry.spec | {"bits_per_pixel": rate}, evaluation.device)
+        measurement = _evaluate(evaluation, codec, configs, title=f"{entry.title} at {rate:.4f} bits/pixel")
+        points.append(_finite_or_none({"bits_per_pixel": measurement.rate} | measurement.scores()))
     return sorted(points, key=lambda point: point["bits_per_pixel"])
 
 
 def _codebook_use(codebook: Codebook) -> dict[str, Any]:
-    """Sizes, counts of the most used codes, and the entropy of each digit in nats."""
+    """Sizes, counts of the most used codes, and the entropy in nats of each digit (a bit, or a level of FSQ)."""
     counts = torch.cat(codebook.counts()).sort(descending=True).values
     return {"size": codebook.codebook_size, "num_codebooks": codebook.num_codebooks, "digits": list(codebook.digits),
             "num_indices": int(counts.sum()),
             "histogram": counts[:MAX_HISTOGRAM_ENTRIES].tolist(), "digit_entropies": codebook.digit_entropies()}
 
 
-def _write_videos(evaluation: Evaluation, name: str,
-                  samples: dict[str, tuple[Tensor, Tensor]]) -> tuple[list[str], list[str]]:
-    """Write videos of samples and of their originals; returns both lists of paths, relative to the folder."""
-    keys = sorted(key for share in gather_objects_over_processes(list(samples)) for key in share)[:NUM_VIDEOS]
+def _write_videos(evaluation: Evaluation, name: str, measurement: _Measurement) -> tuple[list[str], list[str]]:
+    """Write videos of the examples and of their originals; returns both lists of paths, relative to the folder."""
+    gathered = gather_objects_over_processes(list(measurement.examples))
+    keys = sorted(key for keys_of_process in gathered for key in keys_of_process)[:NUM_VIDEOS]
     files = [(f"videos/{name}_{number}.mp4", f"videos/original_{number}.mp4") for number in range(len(keys))]
     (evaluation.folder / "videos").mkdir(parents=True, exist_ok=True)
     for key, (video, original) in zip(keys, files, strict=True):
-        if key in samples:  # else another process writes them
-            target, output = samples[key]
+        if key in measurement.examples:  # else another process writes them
+            target, output = measurement.examples[key]
             write_video(evaluation.folder / video, output, fps=evaluation.fps)
             write_video(evaluation.folder / original, target, fps=evaluation.fps)
     return [video for video, _ in files], [original for _, original in files]
@@ -309,7 +300,7 @@ def hardware(device: torch.device, num_processes: int) -> dict[str, Any]:
 
 
 def finished_row(path: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The row in a file, if it is complete and has this fingerprint."""
+    """The row in a file; None if the file is missing or broken, or if the row has another fingerprint."""
     try:
         rows = read_rows(path)
     except (FileNotFoundError, ValueError):
@@ -318,7 +309,17 @@ def finished_row(path: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON file with a row or a list; the kind "anchor" of version 0.1 becomes "baseline"."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    """The row, or list of rows, in a JSON file. Version 0.1 called the kind "baseline" "anchor"."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
     rows = content if isinstance(content, list) else [content]
+    for row in rows:
+        for key in ("scores", "intervals", "extrapolated", "parameters", "throughput"):
+            for name, value in (row.get(key) or {}).items():
+                numbers = value if key == "intervals" else [0 if value is None else value, 0]
+                if not isinstance(numbers, list) or [isinstance(n, int | float) for n in numbers] != [True, True]:
+                    raise ValueError(f"{path}, row {row.get('name')}: {key}.{name} needs "
+                                     f"{'[low, high]' if key == 'intervals' else 'a number'}, got {value!r}.")
     return [row | {"kind": "baseline"} if row.get("kind") == "anchor" else row for row in rows]

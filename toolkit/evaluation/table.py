@@ -31,7 +31,7 @@ def rows_of_folder(folder: Path) -> list[dict[str, Any]]:
 
 
 def score_columns(rows: Sequence[Row]) -> dict[str, Column]:
-    """Score name -> column, rates first: the stored column of the rows, else that of the registered metric."""
+    """Score name -> its column, stored in a row or else declared by a registered metric. Rates come first."""
     stored = {name: _column(fields) for row in rows for name, fields in (row.get("columns") or {}).items()}
     declared = registered_columns() | stored
     names = dict.fromkeys([*RATES, *(name for row in rows for name in row.get("scores") or {})])
@@ -46,7 +46,7 @@ def _column(fields: Mapping[str, Any]) -> Column:
 
 
 def values_of(row: Row) -> dict[str, float]:
-    """The scores, costs and numbers of parameters of a row that are numbers (infinity counts)."""
+    """The scores, costs and parameter counts of a row, without None and NaN."""
     parameters = row.get("parameters") or {}
     values = {"peak_memory_gib": row.get("peak_memory_gib"), **parameters, **(row.get("throughput") or {}),
               **(row.get("scores") or {})}
@@ -55,15 +55,15 @@ def values_of(row: Row) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None and not math.isnan(value)}
 
 
-def cells_of(rows: Sequence[Row], heads: Collection[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of text: the columns with these headings (default: all) that have a value."""
-    values = [values_of(row) for row in rows]
+def cells_of(rows: Sequence[Row], headings: Collection[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """Header and cells as text. Columns: those with a value in some row and, if given, with one of the headings."""
+    values_by_row = [values_of(row) for row in rows]
     columns = {name: column for name, column in (score_columns(rows) | COSTS).items()
-               if (not heads or heading(column) in heads) and any(name in known for known in values)}
+               if (not headings or heading(column) in headings) and any(name in values for values in values_by_row)}
     return ["", *map(heading, columns.values())], [
         [str(row["title"]) + "*" * bool(row.get("unreadable")),
-         *(_cell(row, name, known.get(name), column) for name, column in columns.items())]
-        for row, known in zip(rows, values, strict=True)]
+         *(_cell(row, name, values.get(name), column) for name, column in columns.items())]
+        for row, values in zip(rows, values_by_row, strict=True)]
 
 
 def _cell(row: Row, name: str, value: float | None, column: Column) -> str:
@@ -72,8 +72,8 @@ def _cell(row: Row, name: str, value: float | None, column: Column) -> str:
     text = format(value * column.factor, column.format)
     if name in row.get("marks", {}):
         text += DAGGER
-    if (limit := row.get("extrapolated", {}).get(name)) is not None:
-        text += f" ({INFINITY}: {format(limit * column.factor, column.format)})"
+    if (extrapolated := row.get("extrapolated", {}).get(name)) is not None:
+        text += f" ({INFINITY}: {format(extrapolated * column.factor, column.format)})"
     if name in row.get("intervals", {}):
         low, high = row["intervals"][name]
         text += f" {PLUS_MINUS} {format((high - low) / 2 * column.factor, column.format)}"
@@ -88,13 +88,13 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
     notes = [f"Protocol {first['protocol_hash']}: {protocol['dataset']}, {protocol['split']}, {first['num_samples']} "
              f"samples, {frames}{protocol['size']}x{protocol['size']}, {protocol['resize']}, {protocol['crop']} crop."]
     if any(row.get("intervals") for row in rows):
-        notes.append(f"{PLUS_MINUS}: half of a 95 % interval, by excluding one at a time of {first['num_blocks']} "
-                     "blocks of whole sources.")
+        notes.append(f"{PLUS_MINUS}: half-width of a 95 % jackknife interval over {first['num_blocks']} blocks of "
+                     "whole sources.")
     if any(row.get("extrapolated") for row in rows):
         notes.append(f"{INFINITY}: extrapolated to infinitely many samples from the same blocks (arXiv:1911.07023).")
     if any(row.get("marks") for row in rows):
-        notes.append(f"{DAGGER} Fréchet distances of fewer than 2,000 samples depend on their number: compare within "
-                     "this table only.")
+        notes.append(f"{DAGGER} Fréchet distances of fewer than 2,000 clips or images depend on their number: compare "
+                     "within this table only.")
     notes += [f"* {row['title']}: {len(row['unreadable'])} unreadable files were skipped: "
               f"{', '.join(row['unreadable'])}." for row in rows if row.get("unreadable")]
     notes += [f"{row['title']}: {note}." for row in rows for note in row.get("notes", ())]
@@ -102,7 +102,7 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
 
 
 def _other_rates(rows: Sequence[Row]) -> list[str]:
-    """PSNR of the baselines at the rates of tokenizers with another rate than the reference."""
+    """PSNR of the baselines at the nearest point to each tokenizer whose rate differs from theirs by 2 % or more."""
     notes = []
     codecs = [row for row in rows if row["kind"] == "baseline" and len(row.get("curve", ())) > 1]
     for row in rows if codecs else ():
@@ -110,24 +110,24 @@ def _other_rates(rows: Sequence[Row]) -> list[str]:
         if row["kind"] == "tokenizer" and rate and abs(rate / codecs[0]["scores"]["bits_per_pixel"] - 1) >= 0.02:
             points = [(codec["title"], min(codec["curve"], key=lambda point: abs(point["bits_per_pixel"] - rate)))
                       for codec in codecs]
-            notes.append(f"{row['title']} spends {rate:.4f} bits/pixel, where " + ", ".join(
-                f"{title} has {point['psnr']:.2f} dB" for title, point in points if "psnr" in point) + ".")
+            notes.append(f"PSNR at the rate of {row['title']}, {rate:.4f} bits/pixel: " + ", ".join(
+                f"{title} {point['psnr']:.2f} dB" for title, point in points if "psnr" in point) + ".")
     return notes
 
 
-def markdown(rows: Sequence[Row], heads: Sequence[str] = ()) -> str:
+def markdown(rows: Sequence[Row], headings: Sequence[str] = ()) -> str:
     """The table and its footnotes; with headings, only those columns."""
-    header, cells = cells_of(rows, heads)
+    header, cells = cells_of(rows, headings)
     lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *cells)]
     return "\n".join([*lines, "", *(f"{note}  " for note in footnotes(rows))]).rstrip()
 
 
 def terminal_tables(rows: Sequence[Row]) -> Group:
-    """Two tables for rich's console, quality and codebook use with costs, and the footnotes."""
+    """Two tables for rich's console (quality; codebook use and costs), and the footnotes."""
     columns, tables = score_columns(rows) | COSTS, []
     costs = {heading(columns[name]) for name in columns if name in COSTS or name.startswith("codebook")}
-    for heads in (set(map(heading, columns.values())) - costs, costs):
-        header, cells = cells_of(rows, heads)
+    for headings in (set(map(heading, columns.values())) - costs, costs):
+        header, cells = cells_of(rows, headings)
         tables.append(Table(*header, title=f"suite {rows[0]['suite']}"))
         for title, *texts in cells:
             tables[-1].add_row(title, *(text.replace(f" {PLUS_MINUS} ", f"\n{PLUS_MINUS}") for text in texts))
@@ -139,5 +139,5 @@ def insert_table(text: str, suite: str, table: str) -> str:
     start, end = f"<!-- results/{suite} -->", f"<!-- end of results/{suite} -->"
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.S)
     if not pattern.search(text):
-        raise ValueError(f"README.md has no marks {start} and {end} to put the table between.")
+        raise ValueError(f"the README has no markers {start} and {end}; add them where the table belongs.")
     return pattern.sub(lambda _: f"{start}\n{table}\n{end}", text)

@@ -14,8 +14,8 @@ from toolkit.profiling.cost import DTYPES, matrix_rate
 from toolkit.profiling.dry_run import RunCost, SourceCost
 from toolkit.training.validation import markdown_table, score_rows
 
-# Share of the matrix products' rate that training reaches: on a CPU measured by benchmarks/speed.py peak, on a GPU an
-# assumption.
+# Share of the matrix products' rate that training reaches: on a CPU measured by benchmarks/speed.py gemm_share, on a
+# GPU an assumption.
 SHARE_OF_RATE = {"cpu": 1.0, "cuda": 0.35}
 
 

@@ -127,18 +127,18 @@ function histogram(book) {
   const x = scale(LOG, 1, ranks, box.left, box.right, logTicks(1, ranks));
   const y = scale(LOG, counts[0], counts[1], box.bottom, box.top, logTicks(counts[0], counts[1]));
   const svg = make("svg", { viewBox: "0 0 284 166", role: "img",
-    "aria-label": `Use of the codebook of ${row.title}: ${show(book.used)} of ${show(book.size)} entries` });
+    "aria-label": `Use of the codebook of ${row.title}: ${show(book.used)} of ${show(book.entries)} entries` });
   frame(svg, x, y, box, "entry, most used first", (tick) => (tick >= 10000 ? `1e${Math.round(Math.log10(tick))}` : show(tick)));
-  svg.append(make("line", { class: "even", x1: box.left, x2: x.at(book.reach), y1: y.at(book.even), y2: y.at(book.even) }),
+  svg.append(make("line", { class: "even", x1: box.left, x2: x.at(book.max_used), y1: y.at(book.uniform_count), y2: y.at(book.uniform_count) }),
     make("path", { class: "curve counts", stroke: colour(row), d: path(book.points.map(([rank, count]) => [x.at(rank), y.at(count)])) }));
   const meter = make("i");
-  meter.style.width = `${Math.min(100, (100 * book.entropy) / (book.bound || 1))}%`;
+  meter.style.width = `${Math.min(100, (100 * book.entropy) / (book.entropy_bound || 1))}%`;
   meter.style.background = colour(row);
   const figure = make("figure", { class: "codebook" }, make("h3", {}, row.title), svg,
-    make("p", {}, `entropy ${show(book.entropy)} of at most ${show(book.bound)} bits`),
+    make("p", {}, `entropy ${show(book.entropy)} of at most ${show(book.entropy_bound)} bits`),
     make("div", { class: "meter" }, meter));
   const many = book.num_codebooks > 1 ? `, ${book.num_codebooks} codebooks` : "";
-  figure.append(make("p", { class: "quiet" }, `${show(book.used)} of ${show(book.size)} entries used${many}`));
+  figure.append(make("p", { class: "quiet" }, `${show(book.used)} of ${show(book.entries)} entries used${many}`));
   for (const digits of book.digits) figure.append(digitBars(row, digits));
   return figure;
 }
