@@ -63,7 +63,7 @@ class StyleGANDiscriminator(Discriminator):
             temporal_kernel > 1, T.
         size: (T, H, W) of the pixels; it fixes the first linear layer.
         temporal_kernel: 3 for clips; with 1 only the linear layers join the frames.
-        blur_padding: "reflect" (O2-MAGVIT2) or "same" (Google's code); see :func:`blur_pool`.
+        blur_padding: "reflect" (O2-MAGVIT2) or "same" (praxis); see :func:`blur_pool`.
 
     Raises:
         ValueError: If ``size`` cannot be halved once per block, or ``blur_padding`` is unknown.
