@@ -123,7 +123,7 @@ def main() -> None:
     if WIDTHS in names:
         import speed_widths
 
-        rows_of_widths = speed_widths.table(max(arguments.rounds, 5))
+        rows_of_widths = speed_widths.table(max(arguments.rounds, 15))
         lines += [""] * bool(lines) + markdown_table(speed_widths.HEADER, rows_of_widths)
     print("\n".join(lines))
     if arguments.output:
