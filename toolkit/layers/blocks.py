@@ -20,12 +20,6 @@ def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation
     Args:
         activation_checkpointing: True: all levels. False: none. A number n: the n finest levels (1 is not True).
         level: The block's level; 0 is the finest.
-
-    Example:
-        >>> x = torch.ones(1, 2, requires_grad=True)
-        >>> run_block(nn.Identity(), x, activation_checkpointing=True, level=3).sum().backward()
-        >>> x.grad.tolist()
-        [[1.0, 1.0]]
     """
     if (activation_checkpointing is True or level < activation_checkpointing) and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)

@@ -10,12 +10,7 @@ from torch import Tensor, nn
 
 
 def num_groups_for(channels: int, num_groups: int = 32) -> int:
-    """The largest number of groups up to ``num_groups`` that divides ``channels``.
-
-    Example:
-        >>> num_groups_for(128), num_groups_for(48), num_groups_for(40)
-        (32, 24, 20)
-    """
+    """The largest number of groups up to ``num_groups`` that divides ``channels``."""
     return max(groups for groups in range(1, min(num_groups, channels) + 1) if channels % groups == 0)
 
 

@@ -122,10 +122,10 @@ class VQGANEncoder(Encoder):
         super().__init__()
         attends = _attention_levels("VQGANEncoder", channel_multipliers, attention)
         norm = partial(FrameGroupNorm, num_groups=num_groups, eps=norm_eps)
-        side = 2 ** (len(channel_multipliers) - 1)
+        last = len(channel_multipliers) - 1
+        side = 2**last
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (1, side, side)
         widths = [filters, *(filters * m for m in channel_multipliers)]
-        last = len(channel_multipliers) - 1
         self.conv_in = _conv3x3(in_channels, filters)
         self.levels = nn.ModuleList(
             _Level(widths[i], widths[i + 1], num_res_blocks=num_res_blocks, attends=attends[i], norm=norm,
@@ -178,11 +178,11 @@ class VQGANDecoder(Decoder):
         super().__init__()
         attends = _attention_levels("VQGANDecoder", channel_multipliers, attention)[::-1]
         norm = partial(FrameGroupNorm, num_groups=num_groups, eps=norm_eps)
-        side = 2 ** (len(channel_multipliers) - 1)
+        last = len(channel_multipliers) - 1
+        side = 2**last
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (1, side, side)
         coarse_to_fine = [filters * m for m in reversed(channel_multipliers)]
         widths = [coarse_to_fine[0], *coarse_to_fine]
-        last = len(channel_multipliers) - 1
         self.post_quant_conv = _conv1x1(in_channels, z_channels)
         self.conv_in = _conv3x3(z_channels, widths[0])
         self.mid = _middle(widths[0], norm)

@@ -66,10 +66,7 @@ class Progress:
 
 @contextmanager
 def progress_bar(*, visible: bool = True) -> Iterator[Callable[[Progress], None]]:
-    """A bar on stderr if that is a terminal; pass what it yields as ``on_progress``.
-
-    Args:
-        visible: False in all processes but one.
+    """A bar on stderr if that is a terminal and it is ``visible``; pass what it yields as ``on_progress``.
 
     Example:
         >>> with progress_bar() as show:
