@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Convolution -> (frames to prepend to the next chunk, frames to skip after that: more than 0 only if s_t > k_t).
+# Convolution -> (frames to prepend to the next chunk, number of its first frames to skip: 0 unless s_t > k_t).
 StreamCache = dict[nn.Module, tuple[Tensor, int]]
 PADDINGS = ("zeros", "replicate")
 IM2COL_LIMIT = 20_480  # PyTorch convolves a single clip of at most this C * T * H on a CPU by im2col, not by oneDNN
@@ -25,7 +25,7 @@ class CausalConv3d(nn.Conv3d):
         kernel_size: (k_t, k_h, k_w).
         stride: (s_t, s_h, s_w).
         bias: Whether to add a bias.
-        padding: "zeros", or "replicate" to repeat the first frame and the border (praxis).
+        padding: "zeros", or "replicate" to repeat the first frame and the border (Google's praxis).
 
     Raises:
         ValueError: If ``padding`` is unknown.
@@ -65,8 +65,8 @@ class CausalConv3d(nn.Conv3d):
 
     def _convolve(self, x: Tensor, frames_before: int = 0) -> Tensor:
         x = self._pad(x, (*self.space_padding, frames_before, 0))
-        if x.device.type == "cpu" and not torch.compiler.is_compiling() and max(self.kernel_size) > 1 \
-                and len(x) == 1 and x[0, ..., 0].numel() <= IM2COL_LIMIT:
+        small_clip = len(x) == 1 and x[0, ..., 0].numel() <= IM2COL_LIMIT
+        if small_clip and x.device.type == "cpu" and max(self.kernel_size) > 1 and not torch.compiler.is_compiling():
             return self._convolve_halves(x)
         return F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
 
