@@ -11,7 +11,7 @@ from training.tiny import write_clips, write_images
 
 from toolkit.contracts import DataError
 from toolkit.data import Source, ValLoader
-from toolkit.evaluation.preparation import block_numbers, build_dataset, frame_rate, prepare, source_of, sources_of
+from toolkit.evaluation.preparation import block_numbers, build_dataset, file_of, files_of, frame_rate, prepare
 from toolkit.evaluation.protocol import PSNR, RESIZES, Protocol, load_suite, suite_names
 from toolkit.registry import METRICS
 
@@ -99,21 +99,21 @@ def test_random_clips_repeat_files_up_to_the_number_and_are_the_same_every_time(
     dataset = build_dataset(protocol, clips)
     first, again = (next(iter(ValLoader([Source(dataset, batch_size=7)]))).pixels for _ in range(2))
     assert len(dataset) == 7 and torch.equal(first, again)
-    sources, found = set(sources_of(dataset)), keys(protocol, clips)
+    files, found = set(files_of(dataset)), keys(protocol, clips)
     assert len(set(found)) == 7
-    assert {source_of(key, sources) for key in found} == sources == {str(f) for f in clips.iterdir()}
+    assert {file_of(key, files) for key in found} == files == {str(f) for f in clips.iterdir()}
 
 
-def test_blocks_are_whole_sources_numbered_over_the_sorted_list():
+def test_blocks_are_whole_files_numbered_over_the_sorted_list():
     many = [f"{number:02}.mp4" for number in range(50)]
     assert block_numbers(many[19::-1]) == {name: number for number, name in enumerate(many[:20])}
     assert block_numbers(many) == {name: number * 20 // 50 for number, name in enumerate(many)}
 
 
 def test_a_key_belongs_to_its_file_even_if_names_have_hashes():
-    sources = {"a#1.mp4", "a"}
-    assert source_of("a#1.mp4#3", sources) == "a#1.mp4"
-    assert source_of("a#1#2", sources) == "a"
+    files = {"a#1.mp4", "a"}
+    assert file_of("a#1.mp4#3", files) == "a#1.mp4"
+    assert file_of("a#1#2", files) == "a"
 
 
 def test_images_are_prepared_too(tmp_path):

@@ -1,4 +1,4 @@
-"""A benchmark run: trains the configs of a sweep, then measures every entry; errors are reported and do not stop it."""
+"""A benchmark run: trains a sweep, then measures every entry. A failed training or entry is reported and skipped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OnError = Callable[[object, Exception], None]  # called with the subject and its
 
 
 def measure_entries(evaluation: Evaluation, on_error: OnError) -> list[dict[str, Any]]:
-    """Train and measure every entry; write and return the rows, baselines last. Finished rows are read."""
+    """Train the sweep and measure every entry; write and return the rows, baselines last. Finished rows are read."""
     rows = []
     for order, entry in enumerate(train_and_list_entries(evaluation, on_error)):
         path = evaluation.folder / f"{entry.name}.json"
@@ -84,8 +84,8 @@ def train_and_list_entries(evaluation: Evaluation, on_error: OnError) -> list[En
     entries = [*tokenizers, *baselines, *without_quantizer]
     names = [entry.name for entry in entries]
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"rows need different names, got two of {', '.join(sorted(repeated))}; rename a folder "
-                         "of a tokenizer.")
+        raise ValueError(f"rows need different names, got two of {', '.join(sorted(repeated))}; rename a "
+                         "tokenizer's folder or a config's file.")
     return entries
 
 

@@ -1,6 +1,6 @@
 """Confidence intervals by jackknife, and extrapolation of scores to infinitely many samples.
 
-Data is divided into blocks of whole source videos or photos, because frames of one video are not independent.
+Data is divided into blocks of whole videos or photos, because frames of one video are not independent.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def extrapolate(blocks: Sequence[Metric], name: str) -> float | None:
     """A score for infinitely many samples (Chong & Forsyth, arXiv:1911.07023, sec. 3).
 
     The bias of a Fréchet distance of N samples is about c / N. A line is fitted to the scores of subsets over 1 / N. A
-    subset has a quarter to all of the blocks. They are consecutive in a fixed random circular order, so that each
+    subset has a quarter to all of the blocks, consecutive ones in a fixed random circular order, so that each
     block is in about as many subsets as every other. The scores of equally large subsets are averaged.
 
     Args:

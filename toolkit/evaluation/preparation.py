@@ -110,33 +110,33 @@ def build_dataset(protocol: Protocol, path: str | Path | None, *, limit: int | N
     return dataset
 
 
-def sources_of(dataset: Any) -> list[str]:
-    """The files of the samples, sorted. Files are independent of each other; clips of one file are not."""
+def files_of(dataset: Any) -> list[str]:
+    """All files of the dataset, sorted, also those a limit leaves out. Files are independent; clips of one are not."""
     dataset = getattr(dataset, "dataset", dataset)
     return sorted(str(file) for file in dataset.files or dataset.clips)
 
 
-def source_of(key: str, sources: Collection[str]) -> str:
+def file_of(key: str, files: Collection[str]) -> str:
     """The file of a sample: its key without the suffixes "#number"."""
-    while key not in sources and "#" in key:
+    while key not in files and "#" in key:
         key = key.rpartition("#")[0]
     return key
 
 
-def block_numbers(sources: list[str], *, max_blocks: int = 20) -> dict[str, int]:
-    """Source -> number of its block; more than ``max_blocks`` sources share blocks in sorted order."""
-    count = min(len(sources), max_blocks)
-    return {source: number * count // len(sources) for number, source in enumerate(sorted(sources))}
+def block_numbers(files: list[str], *, max_blocks: int = 20) -> dict[str, int]:
+    """File -> number of its block; more than ``max_blocks`` files share blocks in sorted order."""
+    count = min(len(files), max_blocks)
+    return {file: number * count // len(files) for number, file in enumerate(sorted(files))}
 
 
-def frame_rate(protocol: Protocol, sources: list[str]) -> float | None:
+def frame_rate(protocol: Protocol, files: list[str]) -> float | None:
     """Frames per second of the clips, a harmonic mean over the files; None for images, or if no file has a rate."""
     if protocol.modality == "image":
         return None
     if protocol.fps is not None:
         return protocol.fps
     periods = []
-    for source in sources:
-        with contextlib.suppress(DataError), VideoFile(source) as video:  # reported when its clips are read
+    for file in files:
+        with contextlib.suppress(DataError), VideoFile(file) as video:  # reported when its clips are read
             periods.append(protocol.frame_stride / video.info.fps)
     return len(periods) / sum(periods) if periods else None

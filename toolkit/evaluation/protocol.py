@@ -13,7 +13,7 @@ from typing import Any
 
 PSNR, SSIM, MSSSIM, RFVD = ({"type": name} for name in ("PSNR", "SSIM", "MSSSIM", "RFVD"))
 ALEX, VGG = ({"type": "LPIPS", "net": net} for net in ("alex", "vgg"))
-RFID = {"type": "RFID", "value_type": "float"}  # does not round; ``Protocol.values`` does
+RFID = {"type": "RFID", "value_type": "float"}  # the metric does not round; ``values="uint8"`` rounds before it
 INCEPTION = {"type": "InceptionDistances", "value_type": "uint8"}
 I3D, CODEBOOK = {"type": "VideoDistances"}, {"type": "Codebook"}
 RESIZES = (

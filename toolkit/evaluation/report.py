@@ -29,7 +29,7 @@ HIGHER_IS_BETTER = {"bits_per_pixel": False, "bits_per_second": False, "peak_mem
                     "encode_frames_per_second": True, "decode_frames_per_second": True}
 NOTES = {"few samples": "fewer than 2,000 clips or images: depends on their number"}
 DICT_KEYS = ("columns", "scores", "intervals", "extrapolated", "marks", "protocol", "hardware", "versions", "assets")
-LIST_KEYS = ("curve", "videos", "original_videos")  # as DICT_KEYS, empty by default in a row
+LIST_KEYS = ("curve", "videos", "original_videos")  # a row may lack DICT_KEYS and LIST_KEYS: empty by default
 Columns = dict[str, tuple[Column, bool | None]]  # key in a row's values -> (column, whether higher is better)
 
 

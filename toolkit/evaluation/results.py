@@ -30,7 +30,7 @@ from toolkit.data.datasets.files import SPLITS
 from toolkit.evaluation.cost import measure_cost
 from toolkit.evaluation.entries import Codec, Entry, TokenizerCodec, build_codec
 from toolkit.evaluation.intervals import extrapolate, jackknife, merge
-from toolkit.evaluation.preparation import block_numbers, build_dataset, cast_values, frame_rate, source_of, sources_of
+from toolkit.evaluation.preparation import block_numbers, build_dataset, cast_values, file_of, files_of, frame_rate
 from toolkit.evaluation.protocol import Protocol, Suite, json_hash
 from toolkit.io.atomic_write import atomic_write
 from toolkit.layers.distributed import gather_objects_over_processes
@@ -74,12 +74,11 @@ class Evaluation:
         path = str(options.data) if options.data else suite.path
         self.device = torch.device(options.device) if options.device else state.device
         self.dataset = build_dataset(self.protocol, path, limit=options.limit)
-        sources = sources_of(self.dataset)
-        self.fps = frame_rate(self.protocol, sources)
-        self.block_of = block_numbers(sources)
-        files = [(Path(source).name, os.path.getsize(source) if os.path.exists(source) else None)
-                 for source in sources]
-        self.data_identity = {"files": len(files), "sha256": json_hash(files)}
+        files = files_of(self.dataset)
+        self.fps = frame_rate(self.protocol, files)
+        self.block_of = block_numbers(files)
+        sizes = [(Path(file).name, os.path.getsize(file) if os.path.exists(file) else None) for file in files]
+        self.data_identity = {"files": len(files), "sha256": json_hash(sizes)}
         build_metrics(list(self.protocol.metrics), Baseline)  # fails early; Baseline: any codec without a codebook
         assets = [f"clips/{clip}" for clip in SPLITS["full"]["eval"]] if path is None else []
         assets += [f"weights/{WEIGHTS[kind]}" for config in self.protocol.metrics
@@ -162,15 +161,15 @@ def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, An
 
 
 class _Measurement:
-    """The metrics of each block and the counts of one pass over the data; first of this process, then of all."""
+    """Metrics of each block and counts of one pass over the data, of this process unless a comment says otherwise."""
 
     def __init__(self, evaluation: Evaluation, codec: Codec, configs: list[dict[str, Any]]):
         self.evaluation, self.codec = evaluation, codec
         metrics_by_block = [build_metrics(configs, codec) for _ in set(evaluation.block_of.values())]
         self.metrics = [list(copies) for copies in zip(*metrics_by_block, strict=True)]  # of each a copy per block
-        self.num_samples = self.num_pixels = 0
+        self.num_samples = self.num_pixels = 0  # num_samples: after the pass, of all processes
         self.bits: float | None = None  # None for a continuous codec
-        self.block_numbers: set[int] = set()  # with samples
+        self.block_numbers: set[int] = set()  # of blocks with samples; after the pass, of all processes
         self.examples: dict[str, tuple[Tensor, Tensor]] = {}  # key -> a target for a report and its reconstruction
         self.rate: float | None = None  # bits per pixel over all processes
         self.unreadable: dict[str, str] = {}  # of all processes: name of a file -> reason
@@ -187,22 +186,22 @@ class _Measurement:
             self.bits = (self.bits or 0.0) + indices.numel() * math.log2(self.codec.codebook_size)
         if self.codec.bits_per_pixel is not None:
             self.bits = self.codec.bits_per_pixel * self.num_pixels  # bits_per_pixel is of all pixels so far
-        sources = [source_of(key, self.evaluation.block_of) for key in batch.keys]
-        numbers, stems = [self.evaluation.block_of[source] for source in sources], self.evaluation.suite.shown
+        files = [file_of(key, self.evaluation.block_of) for key in batch.keys]
+        numbers, stems = [self.evaluation.block_of[file] for file in files], self.evaluation.suite.shown
         self.block_numbers.update(numbers)
         for block in sorted(set(numbers)):
             chosen = [position for position, number in enumerate(numbers) if number == block]
             for copies in self.metrics:
                 copies[block].update(target=pixels[chosen], reconstruction=reconstruction[chosen],
                                      indices=None if indices is None else indices[chosen])
-        for key, source, target, output in zip(batch.keys, sources, batch.pixels, reconstruction, strict=True):
-            if len(self.examples) < NUM_VIDEOS and (not stems or Path(source).stem in stems):
+        for key, file, target, output in zip(batch.keys, files, batch.pixels, reconstruction, strict=True):
+            if len(self.examples) < NUM_VIDEOS and (not stems or Path(file).stem in stems):
                 self.examples[key] = target.cpu(), output.cpu()
 
     def metrics_with_prefixes(self) -> Iterator[tuple[str, Metric]]:
         """(prefix, metric) of every metric; the names of its targets' features begin with the prefix."""
         for copies in self.metrics:
-            for block, metric in enumerate(copies):  # the key has the config: without a codebook positions differ
+            for block, metric in enumerate(copies):  # by config, not by place: codecs without a codebook skip metrics
                 yield f"{block}\n{json.dumps(metric.config, sort_keys=True, default=str)}\n", metric
 
     def scores(self) -> dict[str, float]:
@@ -251,7 +250,7 @@ def _evaluate(evaluation: Evaluation, codec: Codec, configs: list[dict[str, Any]
 
 
 def _curve(evaluation: Evaluation, entry: Entry, scores: dict[str, float]) -> list[dict[str, float]]:
-    """Rate-distortion points: one, or several of a baseline whose constructor takes ``bits_per_pixel``."""
+    """Rate-distortion points: none without a rate, several of a baseline that takes ``bits_per_pixel``, else one."""
     names = ("bits_per_pixel", "psnr", "ssim", "lpips_alex")
     points = [{name: scores[name] for name in names if name in scores}] if "bits_per_pixel" in scores else []
     configs = [config for config in CURVE_METRICS if config in evaluation.protocol.metrics]
@@ -309,7 +308,7 @@ def finished_row(path: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The row, or list of rows, in a JSON file. Version 0.1 called the kind "baseline" "anchor"."""
+    """The row, or list of rows, in a JSON file. Version 0.1 wrote the kind "anchor" for "baseline"."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -89,7 +89,7 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
              f"samples, {frames}{protocol['size']}x{protocol['size']}, {protocol['resize']}, {protocol['crop']} crop."]
     if any(row.get("intervals") for row in rows):
         notes.append(f"{PLUS_MINUS}: half-width of a 95 % jackknife interval over {first['num_blocks']} blocks of "
-                     "whole sources.")
+                     "whole files.")
     if any(row.get("extrapolated") for row in rows):
         notes.append(f"{INFINITY}: extrapolated to infinitely many samples from the same blocks (arXiv:1911.07023).")
     if any(row.get("marks") for row in rows):
@@ -102,7 +102,7 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
 
 
 def _other_rates(rows: Sequence[Row]) -> list[str]:
-    """PSNR of the baselines at the nearest point to each tokenizer whose rate differs from theirs by 2 % or more."""
+    """For each tokenizer 2 % or more off the baselines' rate: each baseline's PSNR at its point nearest in rate."""
     notes = []
     codecs = [row for row in rows if row["kind"] == "baseline" and len(row.get("curve", ())) > 1]
     for row in rows if codecs else ():

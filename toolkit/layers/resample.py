@@ -12,7 +12,7 @@ KEPT_FRAMES = ("last", "first")  # and "all" inside a stream
 
 
 def _drop_frames(x: Tensor, s_t: int, kept_frame: str) -> Tensor:
-    """Drop all but one of the first s_t frames of ``x`` (B, C, t * s_t, H, W)."""
+    """Keep one of the first s_t frames of ``x`` (B, C, t * s_t, H, W), or with "all" every frame."""
     if s_t == 1 or kept_frame == "all":
         return x
     return x[:, :, s_t - 1:] if kept_frame == "last" else torch.cat([x[:, :, :1], x[:, :, s_t:]], dim=2)
@@ -21,7 +21,7 @@ def _drop_frames(x: Tensor, s_t: int, kept_frame: str) -> Tensor:
 def depth_to_space(x: Tensor, stride: tuple[int, int, int], kept_frame: str = "last") -> Tensor:
     """(B, s_t * s_h * s_w * C, t, h, w) -> (B, C, 1 + (t - 1) * s_t, h * s_h, w * s_w).
 
-    Channels are ordered (s_t, s_h, s_w, C), C fastest.
+    Channels are ordered (s_t, s_h, s_w, C), C fastest. With ``kept_frame="all"`` there are t * s_t frames.
 
     Args:
         x: Features with s_t * s_h * s_w * C channels.

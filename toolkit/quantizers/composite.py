@@ -27,8 +27,9 @@ class Composite(Quantizer):
         if not quantizers or not all(isinstance(child, Quantizer) for child in quantizers):
             raise ValueError(f"{name} needs one or more quantizers, got {quantizers!r}; set quantizers=[...].")
         for child in quantizers:
-            if not child.codebook_size or type(child).quantize_grid is not Quantizer.quantize_grid:  # own positions
-                raise ValueError(f"{name} needs quantizers with one index per position, got {type(child).__name__}.")
+            if not child.codebook_size or type(child).quantize_grid is not Quantizer.quantize_grid:
+                raise ValueError(f"{name} needs discrete quantizers with indices on the grid, got "
+                                 f"{type(child).__name__}.")
         if len(sizes := {child.codebook_size for child in quantizers}) > 1:
             raise ValueError(f"{name} needs quantizers of one codebook_size, got {sorted(sizes)}.")
         self.quantizers = nn.ModuleList(quantizers)

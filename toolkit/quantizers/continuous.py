@@ -10,7 +10,7 @@ from toolkit.registry import QUANTIZERS
 
 
 class _Continuous(Quantizer):
-    """A bottleneck without codes: its indices are None and its codebook_size is 0."""
+    """A bottleneck without a codebook: its indices are None and its codebook_size is 0."""
 
     codebook_size = 0
 

@@ -21,8 +21,8 @@ class LFQ(DigitQuantizer):
     the batch of all processes. A negative weight maximises a loss.
 
     Digit order: a positive sign is bit 1. The first channel of a codebook is the most significant bit of its index
-    (cofe-ai's O2-MAGVIT2), or the least significant one with ``bit_order="lsb_first"`` (praxis, Open-MAGVIT2).
-    Codebook g has channels g * bits to (g + 1) * bits.
+    (cofe-ai's O2-MAGVIT2), or the least significant one with ``bit_order="lsb_first"`` (Google's praxis,
+    Open-MAGVIT2). Codebook g has channels g * bits to (g + 1) * bits.
 
     Args:
         bits: Bits per codebook, at most 62; K = 2^bits.
@@ -31,7 +31,7 @@ class LFQ(DigitQuantizer):
         inv_temperature: Sharpness of the soft assignment.
         entropy_groups: Number of equal groups of bits per codebook whose entropies are summed; 1: the joint entropy.
         bit_order: "msb_first" or "lsb_first".
-        sign_of_zero: -1, or 1 as in Google's praxis.
+        sign_of_zero: -1, or 1 as in praxis.
         rotation_trick: Pass gradients rotated, codebook by codebook (arXiv:2410.06424), instead of straight through.
 
     Raises:

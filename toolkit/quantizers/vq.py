@@ -52,7 +52,7 @@ def kmeans(z: Tensor, codebook_size: int, *, num_iters: int, normalize: bool = F
         counts, sums = count_and_sum(z, nearest_codes(z, means), len(means))
         new_means = sums / counts.clamp(min=1).unsqueeze(1)
         means = torch.where(counts.unsqueeze(1) > 0, F.normalize(new_means, dim=1) if normalize else new_means, means)
-    return from_first_process(means)  # rounding differs between processors
+    return from_first_process(means)  # rounding may differ between devices
 
 
 @QUANTIZERS.register_module()

@@ -1,4 +1,4 @@
-// The page's data, its elements, the tables' order, and what lights up together.
+// The page's data, its elements, the tables' order, tooltips and highlighting.
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -11,7 +11,7 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-function show(number, digits = 4) {
+function formatNumber(number, digits = 4) {
   if (number === null || number === undefined) return "–";
   return Math.abs(number) >= 10000 ? Math.round(number).toLocaleString("en") : String(Number(number.toPrecision(digits)));
 }
@@ -29,8 +29,8 @@ function shape(row, x, y) {
   return make("path", { class: "shape", d: SHAPES[row.order % SHAPES.length], transform: `translate(${x} ${y})`, ...style });
 }
 
-/** The sign of a row in the legend and in the tables. */
-function sign(row) {
+/** The symbol of a row in the legend and in the tables. */
+function legendKey(row) {
   const svg = make("svg", { viewBox: "0 0 18 12", width: 18, height: 12, "aria-hidden": "true" });
   if (row.form === "point") svg.append(shape(row, 9, 6));
   else svg.append(make("line", { x1: 0, x2: 18, y1: 6, y2: 6, stroke: colour(row), "stroke-width": 2,
@@ -40,30 +40,30 @@ function sign(row) {
 
 const tip = document.getElementById("tip");
 
-function tell(text, x, y) {
+function showTip(text, x, y) {
   tip.textContent = text;
   tip.hidden = false;
   tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - tip.offsetWidth - 8))}px`;
   tip.style.top = `${Math.max(4, Math.min(y + 14, innerHeight - tip.offsetHeight - 8))}px`;
 }
 
-function light(row) {
+function highlight(row) {
   document.body.classList.toggle("lit", row !== null);
   for (const node of document.querySelectorAll("[data-row]")) node.classList.toggle("on", node.dataset.row === String(row));
 }
 
-/** Say ``text`` while the pointer is on ``node``, or the focus if it takes any. */
+/** Show ``text`` as a tooltip while ``node`` has the pointer or, if focusable, the focus. */
 function explain(node, row, text, focusable) {
   if (focusable) node.setAttribute("tabindex", "0");
   node.setAttribute("role", "img");
   node.setAttribute("aria-label", text);
-  node.addEventListener("pointermove", (event) => tell(text, event.clientX, event.clientY));
-  node.addEventListener("focus", () => { const box = node.getBoundingClientRect(); tell(text, box.right, box.top); light(row); });
-  node.addEventListener("pointerenter", () => light(row));
-  for (const end of ["pointerleave", "blur"]) node.addEventListener(end, () => { tip.hidden = true; light(null); });
+  node.addEventListener("pointermove", (event) => showTip(text, event.clientX, event.clientY));
+  node.addEventListener("focus", () => { const box = node.getBoundingClientRect(); showTip(text, box.right, box.top); highlight(row); });
+  node.addEventListener("pointerenter", () => highlight(row));
+  for (const end of ["pointerleave", "blur"]) node.addEventListener(end, () => { tip.hidden = true; highlight(null); });
 }
 
-/** Order the rows by a column: its better end first, then the other; rows without a value stay last. */
+/** Sort the rows by a column: the best first, reversed at the next click; rows without a value stay last. */
 function sortBy(head) {
   const table = head.closest("table");
   const [column, body] = [[...head.parentNode.children].indexOf(head), table.tBodies[0]];
@@ -82,8 +82,8 @@ function sortBy(head) {
 }
 
 for (const head of document.querySelectorAll("thead th")) head.querySelector("button").addEventListener("click", () => sortBy(head));
-for (const place of document.querySelectorAll(".key")) place.append(sign(DATA.rows[place.closest("[data-row]").dataset.row]));
+for (const place of document.querySelectorAll(".key")) place.append(legendKey(DATA.rows[place.closest("[data-row]").dataset.row]));
 for (const line of document.querySelectorAll("tbody tr")) {
-  line.addEventListener("pointerenter", () => light(Number(line.dataset.row)));
-  line.addEventListener("pointerleave", () => light(null));
+  line.addEventListener("pointerenter", () => highlight(Number(line.dataset.row)));
+  line.addEventListener("pointerleave", () => highlight(null));
 }

@@ -29,7 +29,7 @@ function plainTicks(low, high) {
   return ticks;
 }
 
-function frame(svg, x, y, box, xLabel, format = show) {
+function frame(svg, x, y, box, xLabel, format = formatNumber) {
   for (const tick of y.ticks) {
     svg.append(make("line", { class: "grid", x1: box.left, x2: box.right, y1: y.at(tick), y2: y.at(tick) }),
       make("text", { x: box.left - 7, y: y.at(tick) + 4, "text-anchor": "end" }, format(tick)));
@@ -45,7 +45,7 @@ function frame(svg, x, y, box, xLabel, format = show) {
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 const path = (points) => points.map(([x, y], n) => `${n ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
 
-/** What of a row a plot of ``score`` shows: points [rate, value, interval], or a level. */
+/** {row, points [rate, value, interval]} in a plot of ``score``; a level is one point without a rate. */
 function marks(row, score) {
   if (row.form === "line") {
     const points = row.curve.filter((p) => p.bits_per_pixel > 0 && known(p[score])).map((p) => [p.bits_per_pixel, p[score], null]);
@@ -56,11 +56,11 @@ function marks(row, score) {
 }
 
 function words(row, score, [rate, value, interval]) {
-  const range = interval ? ` (${show(interval[0])} to ${show(interval[1])})` : "";
-  return `${row.title}\n${score.label} ${show(value)}${score.unit}${range}` + (row.form === "level" ? "" : `\n${show(rate)} bits/pixel`);
+  const range = interval ? ` (${formatNumber(interval[0])} to ${formatNumber(interval[1])})` : "";
+  return `${row.title}\n${score.label} ${formatNumber(value)}${score.unit}${range}` + (row.form === "level" ? "" : `\n${formatNumber(rate)} bits/pixel`);
 }
 
-/** How far to move points sideways so that none covers another, as little as can be: variants often have one rate. */
+/** Mark -> sideways shift in pixels, so that no mark covers another; variants often have the same rate. */
 function apart(points, place) {
   const [shift, taken] = [new Map(), []];
   for (const mark of points) {
@@ -127,18 +127,18 @@ function histogram(book) {
   const x = scale(LOG, 1, ranks, box.left, box.right, logTicks(1, ranks));
   const y = scale(LOG, counts[0], counts[1], box.bottom, box.top, logTicks(counts[0], counts[1]));
   const svg = make("svg", { viewBox: "0 0 284 166", role: "img",
-    "aria-label": `Use of the codebook of ${row.title}: ${show(book.used)} of ${show(book.entries)} entries` });
-  frame(svg, x, y, box, "entry, most used first", (tick) => (tick >= 10000 ? `1e${Math.round(Math.log10(tick))}` : show(tick)));
+    "aria-label": `Use of the codebook of ${row.title}: ${formatNumber(book.used)} of ${formatNumber(book.entries)} entries` });
+  frame(svg, x, y, box, "entry, most used first", (tick) => (tick >= 10000 ? `1e${Math.round(Math.log10(tick))}` : formatNumber(tick)));
   svg.append(make("line", { class: "even", x1: box.left, x2: x.at(book.max_used), y1: y.at(book.uniform_count), y2: y.at(book.uniform_count) }),
     make("path", { class: "curve counts", stroke: colour(row), d: path(book.points.map(([rank, count]) => [x.at(rank), y.at(count)])) }));
   const meter = make("i");
   meter.style.width = `${Math.min(100, (100 * book.entropy) / (book.entropy_bound || 1))}%`;
   meter.style.background = colour(row);
   const figure = make("figure", { class: "codebook" }, make("h3", {}, row.title), svg,
-    make("p", {}, `entropy ${show(book.entropy)} of at most ${show(book.entropy_bound)} bits`),
+    make("p", {}, `entropy ${formatNumber(book.entropy)} of at most ${formatNumber(book.entropy_bound)} bits`),
     make("div", { class: "meter" }, meter));
   const many = book.num_codebooks > 1 ? `, ${book.num_codebooks} codebooks` : "";
-  figure.append(make("p", { class: "quiet" }, `${show(book.used)} of ${show(book.entries)} entries used${many}`));
+  figure.append(make("p", { class: "quiet" }, `${formatNumber(book.used)} of ${formatNumber(book.entries)} entries used${many}`));
   for (const digits of book.digits) figure.append(digitBars(row, digits));
   return figure;
 }
@@ -151,7 +151,7 @@ function digitBars(row, digits) {
   digits.forEach(([entropy, most], n) => {
     const height = Math.max(0.5, 26 * Math.min(1, entropy / most));
     const bar = make("g", { class: "digit" }, make("rect", { x: 44 + n * width, y: 29 - height, width: Math.max(1, width - 2), height, fill: colour(row) }));
-    explain(bar, row.index, `${row.title}\ndigit ${n + 1}: ${show(entropy)} of ${show(most)} bits`, false);
+    explain(bar, row.index, `${row.title}\ndigit ${n + 1}: ${formatNumber(entropy)} of ${formatNumber(most)} bits`, false);
     svg.append(bar);
   });
   return svg;
@@ -161,9 +161,9 @@ const plots = DATA.plots.map(plot).filter(Boolean);
 document.getElementById("plots").append(...plots);
 document.getElementById("plots-section").hidden = !plots.length;
 for (const row of DATA.rows) {
-  const name = make("span", { "data-row": row.index }, make("span", { class: "key" }, sign(row)), row.title);
-  name.addEventListener("pointerenter", () => light(row.index));
-  name.addEventListener("pointerleave", () => light(null));
+  const name = make("span", { "data-row": row.index }, make("span", { class: "key" }, legendKey(row)), row.title);
+  name.addEventListener("pointerenter", () => highlight(row.index));
+  name.addEventListener("pointerleave", () => highlight(null));
   document.getElementById("legend").append(name);
 }
 document.getElementById("codebooks").append(...DATA.codebooks.map(histogram));

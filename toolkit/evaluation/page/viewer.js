@@ -27,7 +27,7 @@ function display(frame) {
   readout.textContent = `frame ${frame + 1} of ${state.frames} · ${(frame / state.fps).toFixed(2)} s`;
 }
 
-/** Put every video into the middle of a frame's time, where no rounding can show its neighbour (the last may be put at its end). */
+/** Seek every video to the middle of a frame's time, so that rounding cannot show a neighbouring frame. */
 function seek(frame) {
   state.wanted = Math.max(0, Math.min(state.frames - 1, frame));
   for (const video of state.videos) video.currentTime = (state.wanted + 0.5) / state.fps;
@@ -67,7 +67,7 @@ async function play() {
   await Promise.all(state.videos.map(settled));
   if (turn !== state.turn) return;
   state.videos = state.videos.filter((video) => !video.error);
-  // A start takes each video its own time: all run first at a crawl, where that time is little of the clip's.
+  // Videos start after different delays. They start at CRAWL speed, so that the delays hardly separate them.
   for (const video of state.videos) video.playbackRate = CRAWL;
   const begin = state.videos.map((video) => video.currentTime);
   try {
@@ -84,7 +84,7 @@ async function play() {
   follow(turn);
 }
 
-/** Small drifts are made good by speed, larger ones than a frame by a jump. */
+/** A drift of up to one frame is corrected by the speed, a larger one by a jump. */
 function follow(turn) {
   if (turn !== state.turn) return;
   const [clock, ...others] = state.videos;
