@@ -232,8 +232,8 @@ class Trainer:
         suspect = [path.name for path in checkpoints[len(good):]]
         if not suspect:
             return f"{good[-1]} is good." if good else "There is no checkpoint yet."
-        return (f"Training from {suspect[-1]} skipped every step: if --resume fails again, delete it and "
-                f"{f'resume from {good[-1]}' if good else 'start again'}.")
+        return (f"Training from {' and '.join(suspect)} skipped every step: if --resume fails again, delete "
+                f"{'it' if len(suspect) == 1 else 'them'} and {f'resume from {good[-1]}' if good else 'start again'}.")
 
     def _active_discriminator(self, modality: str) -> TrainableNetwork | None:
         """The discriminator that is trained in this step, or None."""
