@@ -162,19 +162,19 @@ def step(version: str, *, filters: int, side: int) -> Run:
         reconstruction, latents, codes = tokenizer(pixels)
         entropies = full_softmax_entropies(latents.movedim(1, -1).flatten(0, -2), 100.0)
         frame_pair = [x.movedim(2, 1).flatten(0, 1) for x in (reconstruction, pixels)]
-        adversary = objective.adversaries["video"]
+        terms = objective.adversaries["video"]
         fake = discriminate(discriminator, reconstruction)
         weights = {"per_sample_entropy": entropies[0], "codebook_entropy": entropies[1],
                    "commitment": (latents - codes.detach()).square().mean()}
         # The weights 5, 0.1, 0.1 and 0.001 are those of the config.
         total = (5 * (reconstruction - pixels).square().mean() + 0.1 * objective.losses["perceptual"].network(
-            *frame_pair).mean() + 0.1 * adversary.loss.generator(fake) + sum(
+            *frame_pair).mean() + 0.1 * terms.loss.generator(fake) + sum(
             _at_step_1(objective.quantizer_weights[name]) * loss for name, loss in weights.items()))
         total.backward()
         update(optimizers[0])
         reconstruction = reconstruction.detach()
         real, fake = discriminate(discriminator, torch.cat([pixels, reconstruction])).chunk(2)
-        discriminator_total = adversary.loss.discriminator(real, fake) + 0.001 * adversary.lecam(real, fake)
+        discriminator_total = terms.loss.discriminator(real, fake) + 0.001 * terms.lecam(real, fake)
         discriminator_total.backward()
         update(optimizers[1])
         return {"generator": total.item(), "discriminator": discriminator_total.item()}

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_component(registry: Registry, config: Mapping[str, Any], **defaults: Any) -> Any:
-    """Build a component and its nested components; ``defaults`` are arguments that the config does not set.
+    """Build a component and its nested components; arguments in the config override ``defaults``.
 
     Arguments with a ``type``, also in lists, are built first, from the same registry.
     """
@@ -75,13 +75,13 @@ def build_tokenizer(config: Mapping[str, Any]) -> Tokenizer:
 def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> list[contracts.Metric]:
     """Build metrics; the arguments codebook_size, num_codebooks and digits default to the tokenizer's.
 
-    With a continuous bottleneck, metrics without a codebook_size of their own are skipped; the log names them.
+    Without a codebook, metrics that take a codebook_size are skipped unless their config sets it; the log names them.
     """
     metrics = []
     for config in configs:
         arguments = contracts.constructor_parameters(METRICS.get(config["type"])) if "type" in config else {}
         if "codebook_size" in arguments and not tokenizer.codebook_size and "codebook_size" not in config:
-            logger.info("metric %s is skipped: the bottleneck is continuous and has no codebook.", config["type"])
+            logger.info("metric %s is skipped: there is no codebook.", config["type"])
             continue
         defaults = {key: getattr(tokenizer, key) for key in ("codebook_size", "num_codebooks", "digits")
                     if key in arguments}
@@ -226,8 +226,8 @@ def initial_tokenizer(config: Config, settings: Settings, *, resumed: Path | Non
     ``init_from`` weights are unused without ``weights``, or if a checkpoint in the work dir ``resumed`` replaces them.
     """
     if "tokenizer" not in config and not settings.init_from:
-        raise ConfigError("training needs the config section tokenizer, or training.init_from=DIR to train on a "
-                          "tokenizer that exists.")
+        raise ConfigError("training needs the config section tokenizer, or training.init_from=DIR to start from "
+                          "an existing tokenizer.")
     if resumed and "tokenizer" not in config:
         config.tokenizer = read_component_config(resumed / NETWORK_FILE)
     source = None
@@ -272,7 +272,7 @@ def build_run(config: Config, *, num_processes: int, resumed: Path | None = None
 def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False) -> Trainer:
     """Build everything a config describes, and write the run's metadata to ``work_dir``.
 
-    With ``resume`` the run continues from the newest checkpoint in ``work_dir``.
+    With ``resume`` the run continues from the newest readable checkpoint in ``work_dir``.
 
     Raises:
         ConfigError: If the config is inconsistent, or ``work_dir`` holds a run that is not to be resumed.

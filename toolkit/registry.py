@@ -158,15 +158,15 @@ class Registry(MMRegistry):
         rows += [(name, cls.__module__, "", (cls.__doc__ or "").split("\n")[0]) for name, cls in classes.items()]
         return sorted(rows)
 
-    def build(self, cfg: Mapping[str, Any], **built: Any) -> Any:
-        """Construct a component from its config; ``built`` are arguments that are objects already.
+    def build(self, cfg: Mapping[str, Any], **overrides: Any) -> Any:
+        """Construct a component from its config; keyword arguments override the config's.
 
         An unknown type raises UnknownComponentError. An unusable plugin raises PluginError. A missing type raises
         TypeError. Wrong arguments raise one TypeError that lists them.
         """
         if not isinstance(cfg, Mapping) or not isinstance(cfg.get("type"), str):
             raise TypeError(f"a {self.name} is configured as dict(type='Name', ...), got {cfg!r}.")
-        arguments = {key: value for key, value in cfg.items() if key != "type"} | built
+        arguments = {key: value for key, value in cfg.items() if key != "type"} | overrides
         cls = self.get(cfg["type"])
         self._check_arguments(cls, cfg["type"], arguments)
         try:
@@ -182,7 +182,7 @@ class Registry(MMRegistry):
 
     def _check_arguments(self, cls: type, name: str, arguments: Mapping[str, Any]) -> None:
         known = contracts.constructor_parameters(cls)
-        own_parameters = inspect.signature(cls.__init__).parameters  # the class may pass on arguments of its parents
+        own_parameters = inspect.signature(cls.__init__).parameters  # a subclass may set its parents' arguments itself
         unexpected = [repr(a) for a in arguments if a not in known]
         missing = [repr(p.name) for p in known.values()
                    if p.default is p.empty and p.name in own_parameters and p.name not in arguments]

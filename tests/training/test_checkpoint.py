@@ -1,5 +1,7 @@
 """Checkpoints are complete or absent."""
 
+import errno
+import os
 import random
 
 import numpy as np
@@ -32,13 +34,15 @@ def test_keep_bounds_the_number_and_the_newest_stay(tmp_path, steps, keep, left)
 
 class Unwritable:
     def __reduce__(self):
-        raise OSError("disk full")
+        raise OSError(f"disk full: {os.strerror(errno.ENOSPC)}")
 
 
 def test_a_half_written_checkpoint_is_removed(tmp_path):
     write(tmp_path, 3)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match=r"^the checkpoint of step 4 .*disk full") as caught, \
+            store(tmp_path).explaining_full_disk():
         store(tmp_path).write(4, modules={"layer": nn.Linear(2, 2)}, shared={"bad": Unwritable()}, process_state={})
+    assert str(caught.value).count("--resume") == 1
     assert [path.name for path in checkpoints_in(tmp_path)] == ["step_3"]
     write(tmp_path, 4)  # after the failed attempt
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_3", "step_4"]

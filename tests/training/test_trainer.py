@@ -104,6 +104,15 @@ def test_a_divergence_names_the_last_checkpoint_with_good_steps(clips, tmp_path)
     assert train(config, tmp_path, resume=True).finite_check.num_skipped == 0
 
 
+def test_a_divergence_names_all_checkpoints_of_skipped_steps(gan_config, tmp_path):
+    trainer = build(gan_config, tmp_path)
+    trainer.step, trainer.finite_check.in_a_row = 6, 4  # interrupted and resumed at step 5, during the skips
+    for step in (2, 3, 5):
+        (tmp_path / "checkpoints" / f"step_{step}").mkdir(parents=True)
+    assert "from step_3 and step_5 skipped every" in trainer._checkpoint_advice()
+    assert trainer._checkpoint_advice().endswith("delete them and resume from step_2.")
+
+
 def test_checkpoints_load_as_data_only(undisturbed):
     checkpoint = undisturbed / "checkpoints" / "step_4"
     assert sorted(path.name for path in checkpoint.iterdir()) == [

@@ -146,7 +146,7 @@ class CheckpointStore:
             yield
         except (OSError, SafetensorError) as error:  # safetensors has its own error class
             full = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
-            if not any(words in str(error) for words in full):
+            if self._resume_advice() in str(error) or not any(words in str(error) for words in full):
                 raise
             raise OSError(f"{self.directory.parent} cannot be written to: {error}. {self._resume_advice()}") from error
 

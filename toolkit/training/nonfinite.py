@@ -1,4 +1,4 @@
-"""Skips optimizer steps with losses or gradients that are not finite."""
+"""Finds optimizer steps with losses or gradients that are not finite, and undoes their side effects."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class DivergenceError(ValueError):
 
 
 class FiniteCheck:
-    """Skips a step on all processes if a loss or a gradient on any of them is not finite.
+    """Finds steps with a nonfinite loss or gradient on any process; the trainer skips them on all.
 
-    A skipped step changes no weight. It also restores what its forward passes changed: buffers (averages of logits,
+    A skipped step changes no weight. The check restores what its forward passes changed: buffers (averages of logits,
     codebooks, batch statistics) and revived codebook entries.
     """
 

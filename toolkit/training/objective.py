@@ -1,8 +1,8 @@
 """The training objective: every term with its weight.
 
-The tokenizer's total is ``sum(weight * loss) + sum(weight * quantizer loss) + weight * adversarial``; an
-adaptive weight multiplies the last term. The discriminator's total is ``weight * adversarial + weight * LeCAM +
-weight * every * R1``. Losses, LeCAM, R1 and the generator's adversarial loss are not computed at weight zero.
+The tokenizer's total is ``sum(weight * loss) + sum(weight * quantizer loss) + weight * adversarial``; an adaptive
+weight multiplies the last term. The discriminator's total is ``weight * adversarial + weight * LeCAM + weight * every *
+R1``. A term of weight zero is not computed, except the quantizer's losses and the discriminator's adversarial loss.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class AdversarialTerms(nn.Module):
         if weight == 0:
             return reconstruction.new_zeros((), dtype=torch.float32), {}
         with no_parameter_gradients(discriminator):
-            adversarial = loss_with_early_gradient(  # frees the discriminator's graph early
+            adversarial = loss_with_early_gradient(  # except in fp16, frees the discriminator's graph early
                 lambda pixels: self.loss.generator(discriminator(pixels).float()), reconstruction)
         scalars = {"adversarial": adversarial.detach()}
         if self.adaptive is not None:
@@ -128,8 +128,8 @@ class AdversarialTerms(nn.Module):
                            ) -> tuple[Tensor, Scalars]:
         """Weighted scalar loss of the discriminator on real pixels and their reconstruction, both (B, C, T, H, W).
 
-        One forward pass on the concatenation of both (DDP needs a single one). With ``batch_statistics`` two passes,
-        real pixels first. R1 runs in float32 on the unwrapped module.
+        One forward pass on the concatenation of both; with ``batch_statistics`` two passes, real pixels first. R1 runs
+        in float32 on the unwrapped module.
         """
         plain = extract_model_from_parallel(discriminator)
         fake_pixels = reconstruction.detach().to(target.dtype)
@@ -159,7 +159,7 @@ class Objective(nn.Module):
 
     Args:
         losses: name -> (loss of the tokenizer's output, weight or schedule); their parameters learn with the tokenizer.
-        adversaries: modality -> its GAN terms; empty without a GAN.
+        adversaries: modality -> its AdversarialTerms; empty without a GAN.
         quantizer_weights: name of a quantizer's loss -> weight or schedule.
 
     Example:
@@ -184,7 +184,7 @@ class Objective(nn.Module):
 
     def check_last_layer(self, last_layer: nn.Parameter | None) -> None:
         """Raise a ConfigError if there is an adaptive weight and ``last_layer`` is None or frozen."""
-        if all(adversary.adaptive is None for adversary in self.adversaries.values()):
+        if all(terms.adaptive is None for terms in self.adversaries.values()):
             return
         if last_layer is None or not last_layer.requires_grad:
             raise ConfigError("objective.adversarial.adaptive needs the gradient at the decoder's last layer, got "
@@ -234,7 +234,7 @@ class Objective(nn.Module):
 
 
 def _loss_value(loss: Loss, output: TokenizerOutput, target: Tensor) -> Tensor:
-    """The loss; its gradient is computed at once, unless the loss has parameters to train."""
+    """The loss; its gradient is computed at once, except in fp16 or if the loss has parameters to train."""
     if any(parameter.requires_grad for parameter in loss.parameters()):
         return loss(output, target)
     names = list(output.losses)

@@ -64,7 +64,7 @@ class TrainableNetwork(NetworkHandle):
     def clip_gradients(self) -> Tensor:
         """Average ``extra``'s gradients, unscale and clip all; returns the norm before clipping. Call it once per step.
 
-        fp16 overflows, possible at scales above 1, count as 0: the scaler skips the step and halves its scale.
+        In fp16 a nonfinite norm at a scale above 1 counts as 0: the scaler skips the step and halves its scale.
         """
         self._average_extra()
         self.scaler.unscale_(self.optimizer)
@@ -76,7 +76,7 @@ class TrainableNetwork(NetworkHandle):
     def _average_extra(self) -> None:
         """Average the gradients of the extra parameters over processes, as the wrapper does for the network's.
 
-        Parameters without a gradient on every process, as those of a loss of weight 0, are left out.
+        Parameters that have no gradient on any process, as those of a loss of weight 0, are left out.
         """
         if not self.extra:
             return

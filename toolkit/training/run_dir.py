@@ -44,7 +44,7 @@ REPEAT_SECONDS = 2.0 if "TORCHELASTIC_RUN_ID" in os.environ else 0.1
 def die_with_launcher() -> None:
     """On Linux, let the kernel kill this process when torchrun or ``accelerate launch`` is killed.
 
-    A launcher killed by SIGKILL cannot end its processes, because each has its own session.
+    A launcher killed by SIGKILL cannot end its processes, and no signal of the terminal reaches their sessions.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -31,7 +31,7 @@ from toolkit.training.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-IndicesAndSize = tuple[Tensor | None, tuple[int, ...]]  # (B, *positions, num_codebooks) or None; the pixels' size
+IndicesAndShape = tuple[Tensor | None, tuple[int, ...]]  # (B, *positions, num_codebooks) or None; the pixels' shape
 
 
 class LogStatistics:
@@ -47,15 +47,15 @@ class LogStatistics:
             Codebook, codebook_size=tokenizer.codebook_size, num_codebooks=tokenizer.num_codebooks,
             digits=tokenizer.digits))
 
-    def add(self, modality: str, scalars: Iterable[Mapping[str, Tensor]], *, indices: Iterable[IndicesAndSize],
+    def add(self, modality: str, scalars: Iterable[Mapping[str, Tensor]], *, indices: Iterable[IndicesAndShape],
             ) -> None:
         """Add the scalars, and the indices, of a step's micro-batches."""
         for losses in scalars:
             for name, value in losses.items():
                 self._scalars[modality][name].append(value)
-        for micro_indices, size in indices:
+        for micro_indices, shape in indices:
             if micro_indices is not None:
-                pixels = torch.empty(size, device="meta")  # the metric uses only the shape
+                pixels = torch.empty(shape, device="meta")  # the metric uses only the shape
                 self._codebooks[modality].update(target=pixels, reconstruction=pixels, indices=micro_indices)
 
     def means(self) -> Iterator[tuple[str, dict[str, float]]]:
@@ -72,7 +72,7 @@ class LogStatistics:
         return scores
 
     def state_dict(self) -> dict[str, Any]:
-        """State in types that load with ``weights_only``."""
+        """State in types that load with ``weights_only``; "use" is that of the codebook scores."""
         return {"scalars": {modality: {name: [value.cpu() for value in values] for name, values in scalars.items()}
                             for modality, scalars in self._scalars.items()},
                 "use": {modality: codebook.state_dict() for modality, codebook in self._codebooks.items()}}
@@ -116,7 +116,7 @@ def _add_clip(events: SummaryWriter, name: str, pixels: Tensor, step: int, *, fp
 
 
 def _start_tracker(name: str, work_dir: Path, *, step: int) -> GeneralTracker:
-    """Start a tracker. A local one writes to ``work_dir/events``; others use the work dir's name as project."""
+    """Start a tracker: TensorBoard in ``work_dir/events``, Aim in ``work_dir``; others take its name as project."""
     tracker_class = LOGGER_TYPE_TO_CLASS[name]
     options = {"purge_step": step + 1} if name == "tensorboard" and step else {}
     tracker = (tracker_class("events", str(work_dir), **options) if tracker_class.requires_logging_directory
@@ -165,7 +165,7 @@ class RunLog:
             self.bar.set_postfix(postfix, refresh=False)
 
     def write_skipped(self, modality: str, step: int, reason: str, keys: list[str]) -> None:
-        """Write a line for a skipped step, with the keys of its samples."""
+        """Write a line for a skipped step, with the keys of its suspect samples."""
         self._write({"step": step, "split": "skipped", "modality": modality, "reason": reason, "keys": keys})
 
     def _write(self, line: dict[str, Any]) -> None:

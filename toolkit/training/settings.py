@@ -54,8 +54,8 @@ class Settings:
 
     Attributes:
         max_steps: Optimizer steps.
-        learning_rate: Learning rate of the tokenizer after ``warmup_steps`` of linear warm-up; it then follows a cosine
-            to ``min_learning_rate``.
+        learning_rate: Learning rate of the tokenizer's cosine at step 0; it falls to ``min_learning_rate`` at
+            ``max_steps``. In the first ``warmup_steps`` a linear warm-up from 0 to ``learning_rate`` replaces it.
         discriminator_learning_rate: Learning rate of the discriminators; None: as the tokenizer's.
         betas, eps, weight_decay: Arguments of the optimizer, if it has them.
         optimizer: Arguments of timm's ``create_optimizer_v2``, such as dict(opt="adamw", weight_decay=0.01); they take
@@ -63,10 +63,10 @@ class Settings:
         schedule: Arguments of timm's ``create_scheduler_v2``, such as dict(sched="step", decay_epochs=1000); an "epoch"
             is one optimizer step. They take precedence over warmup_steps and min_learning_rate. Default: cosine.
         trackers: accelerate's names of experiment trackers, such as ["tensorboard", "wandb"].
-        gradient_accumulation_steps: Micro-batches per optimizer step. Equal to a larger batch only for means over
-            samples. These use one micro-batch of all processes at a time: codebook_entropy, lecam, AdaptiveWeight,
-            PatchGANDiscriminator's batch norm, and the quantizer options update="ema", kmeans_iters, revive_below and
-            quantize_dropout.
+        gradient_accumulation_steps: Micro-batches per optimizer step. Accumulation equals a larger batch only for means
+            over samples. The following use one micro-batch of all processes at a time: codebook_entropy, lecam,
+            AdaptiveWeight, PatchGANDiscriminator's batch norm, and the quantizer options update="ema", kmeans_iters,
+            revive_below and quantize_dropout.
         global_batch_size: Samples per optimizer step, of all processes and micro-batches together. If set, it
             determines the number of micro-batches.
         mixed_precision: "no", "bf16" or "fp16".
@@ -121,7 +121,7 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:
-        """Read the section; a ConfigError names the first unknown key or wrong value."""
+        """Read the section; a ConfigError names all unknown keys, or the first wrong value."""
         check_keys("training", config, [f.name for f in fields(cls)], required=["max_steps"])
         checkpoints = config.get("checkpoints", {})
         check_keys("training.checkpoints", checkpoints, [f.name for f in fields(CheckpointSettings)])

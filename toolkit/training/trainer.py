@@ -30,7 +30,7 @@ from toolkit.training.nonfinite import DivergenceError, FiniteCheck
 from toolkit.training.objective import Objective, Scalars
 from toolkit.training.optimizer import TrainableNetwork
 from toolkit.training.run_dir import catch_interrupts
-from toolkit.training.run_log import IndicesAndSize, LogStatistics, RunLog
+from toolkit.training.run_log import IndicesAndShape, LogStatistics, RunLog
 from toolkit.training.settings import Settings
 from toolkit.training.step import discriminator_pass, prepare_step, tokenizer_pass
 from toolkit.training.validation import as_codec, baseline_scores, evaluate
@@ -44,7 +44,7 @@ class RunComponents:
 
     settings: Settings
     tokenizer: Tokenizer  # unwrapped; the trainer wraps it in DDP
-    objective: Objective  # with an adversary for each discriminator
+    objective: Objective  # with AdversarialTerms for each discriminator
     discriminators: Mapping[str, Discriminator]  # by modality; empty for training without a GAN
     train: list[Source]
     val: list[Source]
@@ -153,7 +153,7 @@ class Trainer:
         partial.rmdir()
 
     def _check_metrics_early(self) -> None:
-        """Run the metrics on one batch before training, so that a metric that does not fit the data fails early."""
+        """Run the metrics on one batch of each modality, so that a metric that does not fit the data fails early."""
         tokenizer = self.tokenizer.network
         for batches in self.val_batches().values():
             for batch in islice(batches(), 1):
@@ -185,24 +185,24 @@ class Trainer:
             for modality, means in self.log_statistics.means():
                 log.write_scalars("train", modality, self.step, means | status)
 
-    def _micro_batch(self, batch: Batch, *, loss_factor: float, last: bool) -> tuple[Scalars, IndicesAndSize]:
+    def _micro_batch(self, batch: Batch, *, loss_factor: float, last: bool) -> tuple[Scalars, IndicesAndShape]:
         """Add a micro-batch's gradients to both networks; returns its scalars and its indices."""
         pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
         discriminator = self._active_discriminator(batch.modality)
         options = {"step": self.step, "modality": batch.modality, "loss_factor": loss_factor,
                    "autocast": self.accelerator.autocast}
-        with self._synchronised(self.tokenizer, last):
+        with self._sync_if_last(self.tokenizer, last):
             output, scalars = tokenizer_pass(pixels, self.tokenizer, self.objective, discriminator, **options)
         if discriminator is not None:
-            with self._synchronised(discriminator, last):
+            with self._sync_if_last(discriminator, last):
                 scalars |= discriminator_pass(pixels, output, self.objective, discriminator, **options)
         return scalars, (output.indices, tuple(pixels.shape))
 
-    def _synchronised(self, network: TrainableNetwork, last: bool) -> contextlib.AbstractContextManager:
-        """Context of a micro-batch's passes: gradients are averaged over processes only in the last one."""
+    def _sync_if_last(self, network: TrainableNetwork, last: bool) -> contextlib.AbstractContextManager:
+        """Context of a micro-batch's passes; only a step's last micro-batch averages gradients over processes."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(network.wrapped)
 
-    def _update(self, modality: str, results: list[tuple[Scalars, IndicesAndSize]], *, keys: list[str],
+    def _update(self, modality: str, results: list[tuple[Scalars, IndicesAndShape]], *, keys: list[str],
                 log: RunLog) -> None:
         """Update the tokenizer and the active discriminator, or skip the step if a value is not finite."""
         networks = {"gradient_norm": self.tokenizer}
@@ -232,8 +232,8 @@ class Trainer:
         suspect = [path.name for path in checkpoints[len(good):]]
         if not suspect:
             return f"{good[-1]} is good." if good else "There is no checkpoint yet."
-        return (f"Training from {suspect[-1]} skipped every step: if --resume fails again, delete it and "
-                f"{f'resume from {good[-1]}' if good else 'start again'}.")
+        return (f"Training from {' and '.join(suspect)} skipped every step: if --resume fails again, delete "
+                f"{'it' if len(suspect) == 1 else 'them'} and {f'resume from {good[-1]}' if good else 'start again'}.")
 
     def _active_discriminator(self, modality: str) -> TrainableNetwork | None:
         """The discriminator that is trained in this step, or None."""
@@ -294,15 +294,15 @@ class Trainer:
 
     def save_checkpoint(self) -> None:
         """Write ``checkpoints/step_N`` from which a run continues exactly."""
-        shared = {"step": self.step, "finite_check": self.finite_check.state_dict(),  # step: for readers
+        shared = {"step": self.step, "finite_check": self.finite_check.state_dict(),  # step: not read by --resume
                   "optimizers": {name: network.state_dict() for name, network in self._networks().items()}}
         process_state = {"random": checkpoint.random_state(), "data": self.train_loader.state_dict(),
-                         "running_means": self.log_statistics.state_dict()}
+                         "running_means": self.log_statistics.state_dict()}  # an old name of log_statistics
         self.checkpoints.write(self.step, modules=self._modules(), shared=shared, process_state=process_state)
         self._last_saved_step = self.step
 
     def resume(self) -> None:
-        """Continue from the newest readable checkpoint in ``work_dir``, or from the start if there is none."""
+        """Continue from the newest readable checkpoint in ``work_dir``; start anew only if there is no checkpoint."""
         newest = self.checkpoints.read_newest(modules=self._modules())
         if newest is None:
             logger.warning("nothing to resume in %s: starting from the first step.", self.checkpoints.directory)
@@ -331,7 +331,7 @@ class Trainer:
                     seconds, seconds / max(steps, 1), peak)
         if self.finite_check.num_skipped:
             logger.warning("%d steps were skipped, because a loss or a gradient was not finite; metrics.jsonl names "
-                           "their samples.", self.finite_check.num_skipped)
+                           "the suspect samples.", self.finite_check.num_skipped)
         if self.train_loader.unreadable:
             logger.warning("%d unreadable files were skipped; they are listed in %s.",
                            len(self.train_loader.unreadable), self.work_dir / "unreadable.txt")

@@ -53,7 +53,7 @@ def bits_per_pixel(tokenizer: Tokenizer, size: tuple[int, int, int]) -> float | 
 
 def baseline_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]],
                     make_metrics: Callable[[Any], list[Metric]]) -> dict[str, dict[str, float]]:
-    """Scores of two untrained baselines; the thumbnail has the tokenizer's grid and bits."""
+    """Scores of a thumbnail of about the tokenizer's grid and bits, and of the mean colour; {} without a codebook."""
     if not tokenizer.codebook_size:
         return {}
     sizes = [tuple(batch.pixels.shape[2:]) for batch in islice(batches(), 1)]
