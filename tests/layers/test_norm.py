@@ -13,8 +13,8 @@ from toolkit.layers import (
     ClipGroupNorm,
     FrameGroupNorm,
     PooledAdaptiveGroupNorm,
-    num_groups_for,
 )
+from toolkit.layers.norm import num_groups_for
 
 
 @pytest.mark.parametrize("channels", range(1, 131))

@@ -18,11 +18,10 @@ from toolkit.layers.norm import (
     ClipGroupNorm,
     FrameGroupNorm,
     PooledAdaptiveGroupNorm,
-    num_groups_for,
 )
 from toolkit.layers.resample import DepthToSpaceUpsample, depth_to_space, repeat_nearest
 
 __all__ = ["ADAPTIVE_NORMS", "NORMS", "AdaptiveGroupNorm", "CausalConv3d", "ClipGroupNorm", "DepthToSpaceUpsample",
            "FrameAttention", "FrameGroupNorm", "JointBatchNorm", "PooledAdaptiveGroupNorm", "ResBlock", "StreamCache",
            "depth_to_space", "from_first_process", "gather_over_processes", "mean_over_processes", "norm_silu_conv",
-           "num_groups_for", "num_processes", "repeat_nearest", "run_block", "sum_over_processes"]
+           "num_processes", "repeat_nearest", "run_block", "sum_over_processes"]

@@ -20,6 +20,10 @@ def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation
     Args:
         activation_checkpointing: True: all levels. False: none. A number n: the n finest levels (1 is not True).
         level: The block's level; 0 is the finest.
+
+    Example:
+        >>> run_block(nn.Tanh(), torch.zeros(1, requires_grad=True), activation_checkpointing=2, level=1)
+        tensor([0.], grad_fn=<TanhBackward0>)
     """
     if (activation_checkpointing is True or level < activation_checkpointing) and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)
