@@ -26,13 +26,7 @@ from toolkit.plugins import load as load_plugin
 
 
 class UnknownComponentError(LookupError):
-    """No component of that kind has that name.
-
-    Example:
-        >>> QUANTIZERS.get("os.getcwd")
-        Traceback (most recent call last):
-        UnknownComponentError: no quantizer is called 'os.getcwd'. There are: ...
-    """
+    """No component of that kind has that name."""
 
 
 class Registry(MMRegistry):

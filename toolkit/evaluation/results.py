@@ -314,8 +314,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
     rows = content if isinstance(content, list) else [content]
+    keys = ("scores", "intervals", "extrapolated", "parameters", "throughput")
     for row in rows:
-        for key in ("scores", "intervals", "extrapolated", "parameters", "throughput"):
+        if not isinstance(row, dict) or not all(isinstance(row.get(key) or {}, dict) for key in keys):
+            raise ValueError(f"{path} needs rows with objects as {', '.join(keys)}, got {str(row)[:80]}.")
+        for key in keys:
             for name, value in (row.get(key) or {}).items():
                 numbers = value if key == "intervals" else [0 if value is None else value, 0]
                 if not isinstance(numbers, list) or [isinstance(n, int | float) for n in numbers] != [True, True]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 # Convolution -> (frames to prepend to the next chunk, number of its first frames to skip: 0 unless s_t > k_t).
 StreamCache = dict[nn.Module, tuple[Tensor, int]]
 PADDINGS = ("zeros", "replicate")
-IM2COL_LIMIT = 20_480  # PyTorch convolves a single clip of at most this C * T * H on a CPU by im2col, not by oneDNN
+IM2COL_LIMIT = 20_480  # PyTorch convolves one float32 clip of at most this C * T * H on a CPU by im2col, not by oneDNN
 
 
 class CausalConv3d(nn.Conv3d):
@@ -65,10 +65,16 @@ class CausalConv3d(nn.Conv3d):
 
     def _convolve(self, x: Tensor, frames_before: int = 0) -> Tensor:
         x = self._pad(x, (*self.space_padding, frames_before, 0))
-        small_clip = len(x) == 1 and x[0, ..., 0].numel() <= IM2COL_LIMIT
-        if small_clip and x.device.type == "cpu" and max(self.kernel_size) > 1 and not torch.compiler.is_compiling():
+        if self._is_slow(x):
             return self._convolve_halves(x)
         return F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
+
+    def _is_slow(self, x: Tensor) -> bool:
+        """Whether PyTorch convolves ``x`` by im2col. False when compiling, and for the fake tensors of a dry run."""
+        return (type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32
+                and len(x) == 1 and x.shape[1] == self.in_channels and x[0, ..., 0].numel() <= IM2COL_LIMIT
+                and max(self.kernel_size) > 1 and min(self.kernel_size[1:]) <= 3
+                and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu"))
 
     def _convolve_halves(self, x: Tensor) -> Tensor:
         """Convolve the upper and the lower half of one clip as a batch of two, for which PyTorch uses oneDNN."""

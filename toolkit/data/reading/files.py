@@ -45,15 +45,11 @@ def path_in_errors(path: str | os.PathLike) -> Iterator[None]:
 def list_files(path: Paths, *, suffixes: tuple[str, ...]) -> list[Path]:
     """All files that ``path`` stands for, in an order that depends on their names only.
 
-    Args:
-        path: A folder (searched recursively; links are followed, hidden names and folders without permission are
-            skipped), a list file (``.txt`` or ``.list``: one path per line, relative to the list file; blank
-            lines and those that start with ``#`` are skipped), a glob, a pattern in braces such as
-            ``shard-{000..099}.tar`` (every file must exist), a single file, or a list of those.
-        suffixes: Lower-case suffixes to look for in a folder or a glob; single and listed files may have any.
-
-    Raises:
-        DataError: If there is nothing at ``path``, or no file with these suffixes.
+    ``path`` is a folder (searched recursively; links are followed, hidden names and folders without permission are
+    skipped), a list file (``.txt`` or ``.list``: one path per line, relative to the list file; blank lines and those
+    that start with ``#`` are skipped), a glob, a pattern in braces such as ``shard-{000..099}.tar`` (every file must
+    exist), a single file, or a list of those. Folders and globs are searched for the lower-case ``suffixes``; single
+    and listed files may have any. It raises a DataError if no file is found.
     """
     if not isinstance(path, str | os.PathLike):
         if not path:
