@@ -15,7 +15,7 @@ import pytest
 import torch
 from interop.foreign import Tensors, foreign, lightning, llamagen, o2_trainer, patchgan, praxis, taming_names
 
-from toolkit.interop import CheckpointError, convert_tensors
+from toolkit.interop import CheckpointError, convert_tensors, layout
 
 Sections = dict[str, Tensors]
 
@@ -105,6 +105,19 @@ def complaint(checkpoint: str, sections: Sections) -> str:
     return "!! converted"
 
 
+@pytest.fixture
+def build_once(monkeypatch):
+    """A network without values is built once for each config: its names and shapes are all that is looked at."""
+    build, networks = layout.build, {}
+
+    def build_or_reuse(family, config):
+        key = family.type_name, repr(config)
+        if key not in networks:
+            networks[key] = build(family, config)
+        return networks[key]
+    monkeypatch.setattr(layout, "build", build_or_reuse)
+
+
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 def test_undamaged_checkpoint_converts(checkpoint):
     assert complaint(checkpoint, sections_of(checkpoint)) == "!! converted"
@@ -112,7 +125,7 @@ def test_undamaged_checkpoint_converts(checkpoint):
 
 @pytest.mark.parametrize("share", [0.02, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize(("checkpoint", "section"), PLACES)
-def test_single_damages_are_refused_with_the_tensors_name_in_one_line(checkpoint, section, share):
+def test_single_damages_are_refused_with_the_tensors_name_in_one_line(checkpoint, section, share, build_once):
     draw, sections, silent = random.Random(f"{checkpoint} {section}"), sections_of(checkpoint), []
     for name in sections[section]:
         kept = [damage for damage in damages(name, sections[section]) if draw.random() < share]
