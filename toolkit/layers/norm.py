@@ -89,6 +89,7 @@ class AdaptiveGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, codes: Tensor) -> Tensor:
         """(B, C, T, H, W) features and (B, d, T, H, W) codes of the same grid -> (B, C, T, H, W)."""
+        codes = codes.contiguous(memory_format=torch.channels_last_3d)  # at most one copy, stored for both layers
         scale, shift = self._linear(self.gamma, codes, bias_offset=1.0), self._linear(self.beta, codes)
         return torch.addcmul(shift, self.norm(x), scale)
 
