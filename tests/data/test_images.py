@@ -7,7 +7,7 @@ import unusual_files as make
 from PIL import Image
 
 from toolkit.contracts import DataError
-from toolkit.data import Images, read_image, write_image
+from toolkit.data import Images, read_image, read_video, sample_clips, write_image
 from toolkit.registry import DATASETS
 
 
@@ -57,3 +57,5 @@ def test_without_a_path_frames_of_the_sample_clips_are_used():
     images = Images(size=(144, 176), train=False)
     keys = [images[index]["key"].split("#")[1] for index in (0, 7, 15)]
     assert len(images) == 16 and keys == ["0", "55", "119"]  # of carphone's 120 frames
+    frames, _ = read_video(sample_clips("eval")[0], start=55, num_frames=1)  # (1, H, W, 3) uint8
+    torch.testing.assert_close(images[7]["pixels"], frames.movedim(-1, 0) / 127.5 - 1)

@@ -3,9 +3,12 @@
 import pytest
 import torch
 from accelerate import tracking
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training.tiny import build, metric_lines, tiny_config, train
 
 from toolkit.config import ConfigError
+from toolkit.data import read_image
+from toolkit.training.run_log import RunLog
 
 
 class Recorder(tracking.GeneralTracker):
@@ -47,6 +50,18 @@ def test_tensorboard_is_the_default_and_none_is_possible(clips, tmp_path):
         train(tiny_config(clips, training__max_steps=1, **changes), tmp_path / name)
     assert list((tmp_path / "default" / "events").glob("events.out.tfevents*"))
     assert not (tmp_path / "none" / "events").exists() and metric_lines(tmp_path / "none")
+
+
+def test_samples_are_clamped_and_inputs_are_above_reconstructions(clips, tmp_path):
+    trainer = build(tiny_config(clips), tmp_path)
+    target, reconstruction = torch.full((1, 3, 1, 4, 4), -1.5), torch.full((1, 3, 1, 4, 4), 3.0)
+    log = RunLog(tmp_path, trainer.settings, step=0, active=True)
+    log.write_samples("x", 1, target, reconstruction)
+    log.close()
+    expected = torch.cat([torch.full((3, 1, 4, 4), -1.0), torch.ones(3, 1, 4, 4)], dim=2)
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    for image in (tmp_path / "samples" / "x_step_1.png", events.Images("samples/x")[0].encoded_image_string):
+        assert torch.equal(read_image(image), expected)
 
 
 @pytest.mark.parametrize(("names", "words"), [

@@ -177,8 +177,7 @@ class RunLog:
         """Write the first inputs above their reconstructions (B, C, T, H, W): the middle frame as PNG, clips as mp4."""
         if not self.active:
             return
-        pair = torch.stack([clips[:self.settings.num_samples].cpu().float().clamp(-1, 1)
-                            for clips in (target, reconstruction)])
+        pair = torch.stack([clips[:self.settings.num_samples].cpu().float() for clips in (target, reconstruction)])
         pixels = rearrange(pair, "two b c t h w -> c t (two h) (b w)")
         folder = self.work_dir / "samples"
         folder.mkdir(exist_ok=True)
