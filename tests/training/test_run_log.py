@@ -54,13 +54,14 @@ def test_tensorboard_is_the_default_and_none_is_possible(clips, tmp_path):
 
 def test_samples_are_clamped_and_inputs_are_above_reconstructions(clips, tmp_path):
     trainer = build(tiny_config(clips), tmp_path)
-    target, reconstruction = torch.full((1, 3, 1, 4, 4), -1.5), torch.full((1, 3, 1, 4, 4), 3.0)
+    target, reconstruction = torch.full((1, 3, 2, 4, 4), -1.5), torch.full((1, 3, 2, 4, 4), 3.0)
     log = RunLog(tmp_path, trainer.settings, step=0, active=True)
     log.write_samples("x", 1, target, reconstruction)
     log.close()
     expected = torch.cat([torch.full((3, 1, 4, 4), -1.0), torch.ones(3, 1, 4, 4)], dim=2)
     events = EventAccumulator(str(tmp_path / "events")).Reload()
-    for image in (tmp_path / "samples" / "x_step_1.png", events.Images("samples/x")[0].encoded_image_string):
+    pictures = [events.Images(f"samples/{name}")[0].encoded_image_string for name in ("x", "x_clip")]
+    for image in (tmp_path / "samples" / "x_step_1.png", *pictures):
         assert torch.equal(read_image(image), expected)
 
 

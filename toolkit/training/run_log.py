@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from toolkit.config import ConfigError
 from toolkit.data import write_image, write_video
+from toolkit.data.reading.transforms import to_frames
 from toolkit.io.atomic_write import atomic_write
 from toolkit.layers import mean_over_processes
 from toolkit.metrics import Codebook
@@ -101,8 +102,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 def _pil_frames(pixels: Tensor) -> list[Image.Image]:
     """The frames of a clip (C, T, H, W) in [-1, 1]."""
-    frames = rearrange(((pixels + 1) * 127.5).round().to(torch.uint8).cpu(), "c t h w -> t h w c").numpy()
-    return [Image.fromarray(frame) for frame in frames]
+    return [Image.fromarray(frame.numpy()) for frame in to_frames(pixels)]
 
 
 def _add_clip(events: SummaryWriter, name: str, pixels: Tensor, step: int, *, fps: float) -> None:
