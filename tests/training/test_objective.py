@@ -143,6 +143,20 @@ def test_a_discriminator_with_batch_statistics_judges_real_and_fake_pixels_apart
     assert scalars["logits_fake"].item() == pytest.approx(output.reconstruction.mean().item(), abs=1e-6)
 
 
+def test_r1_of_a_compiled_discriminator_is_that_of_the_plain_one():
+    objective = build_objective(adversarial(r1=dict(weight=0.5)))
+    net = nn.Sequential(nn.Conv3d(3, 2, 1), nn.Tanh(), nn.Conv3d(2, 1, 1))
+    net.batch_statistics = False
+    losses = []
+    for compiled in (False, True):
+        if compiled:
+            net.compile(backend="aot_eager")
+        total, scalars = objective.discriminator_loss(an_output(), a_clip(), step=1, discriminator=net)
+        losses.append((scalars["r1"], *torch.autograd.grad(total, net.parameters())))
+    for ours, plain in zip(losses[1], losses[0], strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
 def test_lazy_r1_is_computed_at_multiples_and_scaled_by_its_interval():
     net, output, target = Linear(), an_output(), a_clip()
     plain = build_objective(adversarial())

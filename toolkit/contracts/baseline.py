@@ -19,7 +19,7 @@ class Baseline(Component, ABC):
 
     Attributes:
         bits_per_pixel: Bits per pixel (T * H * W) of everything coded so far, or None if counted from the indices.
-        codebook_size, num_codebooks, digits: Of its indices, as a quantizer's; 0 if there are none.
+        codebook_size, num_codebooks, digits: Of its indices, as a quantizer's; codebook_size 0: no indices.
 
     Example:
         >>> import torch

@@ -36,8 +36,8 @@ class Component:
     """An object in a registry; :attr:`config` has the arguments it was constructed with.
 
     Arguments that reach a parent's constructor through ``**kwargs`` are recorded under the parent's names. What
-    cannot be recorded (``*args``, names that no constructor declares, values that JSON would change) raises TypeError
-    at construction.
+    cannot be recorded (``*args``, names that no constructor declares, values that JSON cannot hold) raises TypeError
+    at construction. Tuples are recorded as lists, paths as text.
 
     Example:
         >>> class Scale(Component):
@@ -80,7 +80,7 @@ class Component:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The component as a config: its ``type`` and every constructor argument, children included."""
+        """The component as a config: its ``type``, the given arguments and its own defaults, children included."""
         return {"type": type(self).__dict__.get("type_name") or type(self).__name__,
                 **{name: _as_config(value) for name, value in self._arguments.items()}}
 

@@ -13,7 +13,7 @@ from toolkit.contracts.component import Component
 
 
 class DataError(Exception):
-    """A file that cannot be read as what it should be; the message names its path.
+    """Data that cannot be read; the message names the file if one is the cause.
 
     Example:
         >>> raise DataError("clip.mp4: no video stream.")
@@ -54,7 +54,7 @@ class Metric(Component, ABC):
 
     Attributes:
         higher_is_better: name of a score -> whether more of it is better.
-        columns: name of a score -> its column in tables, which show no other; empty: every score under its name.
+        columns: name of a score -> its column in tables; a benchmark's tables show no other. Empty: each name.
 
     Example:
         >>> Metric.__abstractmethods__ == {"update", "compute", "reset"}   # what an author writes

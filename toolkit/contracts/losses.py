@@ -14,8 +14,8 @@ class Loss(Component, nn.Module, ABC):
     """An unweighted distance of a reconstruction from its target.
 
     A loss may have parameters: they learn with the tokenizer, by its optimizer, and are in checkpoints, not in the
-    exported tokenizer. Every parameter needs a gradient in every step; a frozen network goes into
-    :class:`toolkit.pretrained.Frozen`.
+    exported tokenizer. Every parameter needs a gradient whenever the loss is computed; a frozen network
+    goes into :class:`toolkit.pretrained.Frozen`.
 
     Example:
         >>> import torch

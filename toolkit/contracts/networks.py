@@ -74,7 +74,7 @@ class Decoder(Component, nn.Module, ABC):
         in_channels: d.
         out_channels: C.
         stride, first_frame_alone, causal, activation_checkpointing: As the encoder's.
-        last_layer: The weight of the layer that makes the pixels (adaptive GAN weights need it).
+        last_layer: The weight of the layer that makes the pixels, for adaptive GAN weights and the dtype of codes.
 
     Example:
         >>> Decoder.__abstractmethods__ == {"forward", "last_layer"}   # what an author writes

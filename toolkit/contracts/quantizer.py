@@ -41,7 +41,7 @@ class TokenizerOutput:
     Attributes:
         reconstruction: (B, C, T, H, W), the input's own shape, about [-1, 1], not clamped.
         latents: (B, d, t, h, w), the encoder's output.
-        codes: (B, d, t, h, w), the quantized latents.
+        codes: (B, d, t, h, w), the decoder's input: the quantized latents (a mixture while training anneals to them).
         indices: (B, *positions, G) int64, or None for a continuous bottleneck.
         losses: the quantizer's losses, name -> () float32.
 
@@ -69,7 +69,7 @@ class Quantizer(Component, nn.Module, ABC):
         codebook_size: K of one codebook; 0 for a continuous bottleneck, whose indices are None.
         num_codebooks: G.
         loss_weights: The paper's weight of each loss that :meth:`quantize` returns.
-        frozen: Whether only an optimizer may change the codebook: running averages then stay in train mode.
+        frozen: Whether only an optimizer may change the codebook; a forward pass then changes nothing.
 
     Example:
         >>> class Rounded(Quantizer):

@@ -172,7 +172,7 @@ class CheckpointStore:
         return shared, process_state
 
     def read_newest(self, *, modules: dict[str, nn.Module]) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
-        """Restore the newest checkpoint that all processes can read: (path, *result of read); None: no checkpoints."""
+        """Restore the newest checkpoint that all processes can read -> (path, *read(path)), or None without any."""
         for checkpoint in reversed(checkpoints := checkpoints_in(self.directory)):
             damage = None
             try:

@@ -160,7 +160,7 @@ class RunLog:
         self._write({"step": step, "split": split, "modality": modality, **values})
         for tracker in self.trackers:
             tracker.log({f"{split}/{modality}/{name}": value for name, value in values.items()}, step=step)
-        if split == "train":
+        if split == "train" and "total" in values:  # not the scores of codebooks
             postfix = {name: f"{values[name]:.4f}" for name in ("reconstruction", "total") if name in values}
             self.bar.set_postfix(postfix, refresh=False)
 
