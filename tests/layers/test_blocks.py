@@ -57,6 +57,17 @@ def test_checkpointing_computes_the_block_twice_with_gradients_enabled_and_chang
     assert len(calls) == 4
 
 
+def test_checkpointing_changes_no_gradient_of_a_stream():
+    block, x = ResBlock(4, 4, temporal_kernel=3), torch.randn(1, 4, 4, 4, 4, requires_grad=True)
+    gradients = []
+    for activation_checkpointing in (False, True):
+        cache = {}
+        chunks = [run_block(block, chunk, cache, activation_checkpointing=activation_checkpointing)
+                  for chunk in x.split(2, dim=2)]
+        gradients.append(torch.autograd.grad(torch.cat(chunks, dim=2).square().sum(), x)[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 @torch.no_grad()
 def test_attention_is_torchs_with_one_head_on_each_frame():
     layer = FrameAttention(8, norm=partial(FrameGroupNorm, num_groups=2))

@@ -14,7 +14,7 @@ from toolkit.registry import QUANTIZERS
 
 # Slope a of tanh(a z). iFSQ's 2 sigmoid(1.6 z) - 1 is tanh(0.8 z); it uses the levels more evenly.
 BOUNDS = {"tanh": 1.0, "ifsq": 0.8}
-_EPS = 1e-3  # finite latents reach the outermost integers before rounding too
+_EPS = 1e-3  # lets finite latents reach the outermost integers even before rounding
 
 
 @QUANTIZERS.register_module()
