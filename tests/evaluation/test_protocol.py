@@ -91,6 +91,8 @@ def test_samples_are_spread_and_a_limit_takes_some_of_all(tmp_path):
     assert keys(protocol, clips, limit=2) == [f"{clips / '0.mp4'}#0", f"{clips / '2.mp4'}#0"]
     with pytest.raises(DataError, match="needs 8 samples, got 4 at"):
         keys(BASE, clips)
+    with pytest.raises(DataError, match="needs 9 samples, got 8 at"):
+        keys(dataclasses.replace(protocol, num_samples=9), clips, limit=9)
 
 
 def test_random_clips_repeat_files_up_to_the_number_and_are_the_same_every_time(tmp_path):

@@ -9,17 +9,20 @@ import av
 import pytest
 import torch
 from evaluation.running import FOLDER, command_of, rows_in, run_here, run_in_processes, save_tokenizer, write_suite
+from safetensors.torch import load_file, save_file
 from training import tiny
 from training.tiny import tiny_config, write_clips, write_config
 
 from toolkit.baselines.video_codec import X264
+from toolkit.config import ConfigError
 from toolkit.contracts import Baseline, Column
 from toolkit.evaluation import results
+from toolkit.evaluation.benchmark import variants_of
 from toolkit.evaluation.entries import Entry, baseline_entries, build_codec, tokenizer_entry
 from toolkit.evaluation.preparation import build_dataset, cast_values
 from toolkit.evaluation.protocol import ALEX, CODEBOOK, I3D, INCEPTION, PSNR, SSIM, Protocol, load_suite
 from toolkit.evaluation.report import write_report
-from toolkit.evaluation.table import cells_of, rows_of_folder
+from toolkit.evaluation.table import cells_of, footnotes, rows_of_folder
 from toolkit.metrics import frames, frechet
 from toolkit.metrics.frames import FrameMean
 from toolkit.networks import MAGVIT2Encoder
@@ -101,6 +104,13 @@ def test_the_table_and_the_page_have_every_row(sweep, rows):
     assert "PSNR at the rate of LFQ, 0.9000 bits/pixel: Thumbnail " in table and "\N{PLUS-MINUS SIGN}" in table
 
 
+def test_rates_are_not_compared_without_the_baselines_psnr(rows):
+    assert any("PSNR at the rate" in note for note in footnotes([*rows.values()]))
+    for row in rows.values():
+        row["curve"] = [point | {"psnr": None} for point in row["curve"]]
+    assert not any("PSNR at the rate" in note for note in footnotes([*rows.values()]))
+
+
 def test_the_same_command_recomputes_nothing_but_rows_that_are_deleted_or_half_written(sweep, rows, caplog):
     command, output = sweep
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.suffix in (".json", ".safetensors")}
@@ -139,6 +149,24 @@ def test_latents_stand_beside_a_tokenizer_whatever_else_fails_and_another_limit_
     limited = rows_in(tmp_path / "out")["mine"]
     assert limited["num_samples"] == 2 and limited["num_blocks"] == 2
     assert limited["protocol_hash"] != rows["mine"]["protocol_hash"]
+
+
+def test_a_score_that_is_not_a_number_is_missing_from_a_row(clips, tmp_path):
+    command = [*command_of(tmp_path, clips), "--metrics", "PSNR"]
+    weights = tmp_path / "mine" / "tokenizer" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["decoder.conv_out.bias"].fill_(math.nan)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert run_here(*command) == 0
+    row = rows_in(tmp_path / "out")["mine"]
+    assert row["scores"]["psnr"] is None and [point["psnr"] for point in row["curve"]] == [None]
+
+
+def test_a_config_without_a_number_of_steps_is_refused(clips, tmp_path):
+    config = tiny_config(clips)
+    del config["training"]["max_steps"]
+    with pytest.raises(ConfigError, match=r"cannot be trained: it lacks training\.max_steps\."):
+        variants_of([write_config(tmp_path / "endless.py", config)], steps=None, overrides={})
 
 
 def test_x264_of_a_row_is_what_the_codec_gives_clip_by_clip(sweep, rows, clips):

@@ -125,6 +125,7 @@ def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str,
     first = configs[0]
     for path, config in zip(paths, configs, strict=True):
         missing = [key for key in ("tokenizer", "objective", "data", "training") if key not in config]
+        missing = missing or ["training.max_steps"] * ("max_steps" not in config.training)
         if missing:
             raise ConfigError(f"config {path} cannot be trained: it lacks {', '.join(missing)}.")
         if config is first:

@@ -53,6 +53,7 @@ def _measure_in_child(spec: dict[str, Any], pixels: np.ndarray, device: str, num
     torch.set_num_threads(num_threads)
     batch = torch.from_numpy(pixels).to(device)
     codec, cuda = build_codec(spec, device), torch.device(device).type == "cuda"
+    wait = (lambda: torch.cuda.synchronize(device)) if cuda else (lambda: None)
     frames, size = batch.shape[0] * batch.shape[2], tuple(batch.shape[2:])
 
     def frames_per_second(run: Callable[[], Any]) -> float:
@@ -60,8 +61,7 @@ def _measure_in_child(spec: dict[str, Any], pixels: np.ndarray, device: str, num
         while len(seconds) < MAX_RUNS and (not seconds or time.perf_counter() - started < MAX_SECONDS):
             before = time.perf_counter()
             run()
-            if cuda:
-                torch.cuda.synchronize()
+            wait()
             seconds.append(time.perf_counter() - before)
         return frames / statistics.median(seconds)
 
@@ -69,13 +69,12 @@ def _measure_in_child(spec: dict[str, Any], pixels: np.ndarray, device: str, num
         try:
             codes = codec.encode(batch)
             codec.decode(codes, size)  # warm-up
+            wait()
             speeds = {"encode_frames_per_second": frames_per_second(lambda: codec.encode(batch)),
                       "decode_frames_per_second": frames_per_second(lambda: codec.decode(codes, size))}
         except NotImplementedError:  # a baseline without encode and decode
             codec(batch)
             speeds = {}
-    if cuda:
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = torch.cuda.max_memory_allocated(device) if cuda else resident
     return {"throughput": speeds, "peak_memory_gib": peak / 2**30}

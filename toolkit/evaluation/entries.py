@@ -23,7 +23,7 @@ from toolkit.training.validation import bits_per_pixel
 
 DEFAULT_BASELINES = ("Thumbnail", "x264", "x265")
 CURVE_FACTORS = (0.5, 2.0)  # a baseline is also measured at these multiples of its rate
-NOT_ARGUMENTS = ("reference", "curve")  # in a baseline's spec only: the rate it matches, and its curve's other rates
+NOT_ARGUMENTS = ("reference", "curve")  # keys of a spec that no constructor takes: the rate to match, other rates
 
 
 @dataclass(frozen=True)

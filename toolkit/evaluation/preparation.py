@@ -86,7 +86,7 @@ def build_dataset(protocol: Protocol, path: str | Path | None, *, limit: int | N
                   exact: bool = True) -> Dataset:
     """The samples of a protocol in a fixed order; with ``limit`` so many, evenly spaced (random clips: the first).
 
-    With ``exact`` and without ``limit``, another number of spread clips or images than the protocol's is a DataError.
+    With ``exact``, a number of spread clips or images other than the protocol's, or below ``limit``, is a DataError.
     """
     options: dict[str, Any] = {"path": None if path is None else str(path), "size": protocol.size, "samples": "full"}
     random_clips = protocol.clip_choice == "random"
@@ -104,7 +104,7 @@ def build_dataset(protocol: Protocol, path: str | Path | None, *, limit: int | N
         return Subset(dataset, indices=[*range(min(count, total)), *repeated][:limit])
     if limit is not None and limit < len(dataset):
         return Subset(dataset, indices=[number * len(dataset) // limit for number in range(limit)])
-    if exact and limit is None and protocol.num_samples not in (None, len(dataset)):
+    if exact and (limit is None or limit > len(dataset)) and protocol.num_samples not in (None, len(dataset)):
         raise DataError(f"{protocol} needs {protocol.num_samples} samples, got {len(dataset)} at {path}; set --data to "
                         f"the whole split, or --limit {len(dataset)}, which is another protocol.")
     return dataset

@@ -154,7 +154,7 @@ def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, An
         "versions": {"toolkit": toolkit.__version__, "torch": torch.__version__, "av": av.__version__,
                      "python": platform.python_version()},
         "hardware": hardware(evaluation.device, evaluation.state.num_processes),
-        "curve": _curve(evaluation, entry, scores), "videos": videos, "original_videos": originals}
+        "curve": _curve(evaluation, entry, _finite_or_none(scores)), "videos": videos, "original_videos": originals}
     if evaluation.state.is_main_process and (batch := next(iter(evaluation.loader()), None)) is not None:
         row |= measure_cost(entry.spec, batch.pixels.numpy(), str(evaluation.device), torch.get_num_threads())
     return row
@@ -262,7 +262,7 @@ def _curve(evaluation: Evaluation, entry: Entry, scores: dict[str, float]) -> li
 
 
 def _codebook_use(codebook: Codebook) -> dict[str, Any]:
-    """Sizes, counts of the most used codes, and the entropy in nats of each digit (a bit, or a level of FSQ)."""
+    """Sizes, counts of the most used codes, and the entropy in nats of each digit (a bit, or a channel of FSQ)."""
     counts = torch.cat(codebook.counts()).sort(descending=True).values
     return {"size": codebook.codebook_size, "num_codebooks": codebook.num_codebooks, "digits": list(codebook.digits),
             "num_indices": int(counts.sum()),

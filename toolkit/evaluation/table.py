@@ -104,14 +104,15 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
 def _other_rates(rows: Sequence[Row]) -> list[str]:
     """For each tokenizer 2 % or more off the baselines' rate: each baseline's PSNR at its point nearest in rate."""
     notes = []
-    codecs = [row for row in rows if row["kind"] == "baseline" and len(row.get("curve", ())) > 1]
+    codecs = [row for row in rows if row["kind"] == "baseline" and len(row.get("curve", ())) > 1
+              and all(point.get("psnr") is not None for point in row["curve"])]
     for row in rows if codecs else ():
         rate = row["scores"].get("bits_per_pixel")
         if row["kind"] == "tokenizer" and rate and abs(rate / codecs[0]["scores"]["bits_per_pixel"] - 1) >= 0.02:
-            points = [(codec["title"], min(codec["curve"], key=lambda point: abs(point["bits_per_pixel"] - rate)))
-                      for codec in codecs]
+            nearest = [(codec["title"], min(codec["curve"], key=lambda point: abs(point["bits_per_pixel"] - rate)))
+                       for codec in codecs]
             notes.append(f"PSNR at the rate of {row['title']}, {rate:.4f} bits/pixel: " + ", ".join(
-                f"{title} {point['psnr']:.2f} dB" for title, point in points if "psnr" in point) + ".")
+                f"{title} {point['psnr']:.2f} dB" for title, point in nearest) + ".")
     return notes
 
 
