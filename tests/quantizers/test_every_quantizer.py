@@ -66,8 +66,9 @@ REFUSED = [
         dict(bits=4, entropy_groups=0), dict(bits=4, entropy_groups=-1))],
     *[(BSQ, "needs equal entropy groups of at most 24 bits", arguments) for arguments in (
         dict(bits=36, entropy_groups=1), dict(bits=4, entropy_groups=0))],
-    *[(LFQ, "needs num_codebooks >= 1, scale > 0 and inv_temperature > 0", arguments) for arguments in (
-        dict(num_codebooks=0), dict(scale=-1.0), dict(inv_temperature=0.0))],
+    *[(LFQ, "needs num_codebooks >= 1, and finite scale > 0 and inv_temperature > 0", arguments) for arguments in (
+        dict(num_codebooks=0), dict(scale=0.0), dict(scale=math.nan), dict(inv_temperature=0.0),
+        dict(inv_temperature=math.inf))],
     (LFQ, "needs bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1", dict(bits=2, bit_order="big")),
     (LFQ, "needs bit_order 'msb_first' or 'lsb_first' and sign_of_zero -1 or 1", dict(bits=2, sign_of_zero=0)),
     *[(FSQ, "needs one or more levels", dict(levels=levels)) for levels in ([], [8, 2], [2**21] * 3, [2**25])],

@@ -48,8 +48,8 @@ class LFQ(DigitQuantizer):
     def __init__(self, *, bits: int = 18, num_codebooks: int = 1, scale: float = 1.0,
                  inv_temperature: float = 100.0, entropy_groups: int = 1, bit_order: str = "msb_first",
                  sign_of_zero: int = -1, rotation_trick: bool = False):
-        if num_codebooks < 1 or scale <= 0 or inv_temperature <= 0:
-            raise ValueError("LFQ needs num_codebooks >= 1, scale > 0 and inv_temperature > 0, got "
+        if num_codebooks < 1 or not all(0 < value < float("inf") for value in (scale, inv_temperature)):
+            raise ValueError("LFQ needs num_codebooks >= 1, and finite scale > 0 and inv_temperature > 0, got "
                              f"{num_codebooks}, {scale} and {inv_temperature}.")
         check_bits("LFQ", bits, entropy_groups)
         if bit_order not in ("msb_first", "lsb_first") or sign_of_zero not in (-1, 1):
