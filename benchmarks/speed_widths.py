@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from toolkit import Tokenizer, build_tokenizer
 
 SIDES = {8: 64, 32: 64, 128: 32}  # width of the network (channels) -> height and width of its input
-TRAINED = (8, 32)  # widths that have rows of training steps too
+TRAINING_WIDTHS = (8, 32)  # widths that have rows of training steps too
 FRAMES = (1, 9, 17)
 HEADER = ["network", "toolkit (ms)", "plain (ms)", "toolkit / plain", "stored activations, toolkit (MiB)",
           "plain (MiB)", "toolkit / plain"]
@@ -64,11 +64,11 @@ def step(module: nn.Module, forward: Callable[[], Tensor]) -> Callable[[], None]
     return run
 
 
-def medians(versions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each version, measured in turns after a first run."""
-    seconds: dict[str, list[float]] = {name: [] for name in versions}
+def medians(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Seconds of each version, measured alternately after a first run."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
-        for name, run in versions.items():
+        for name, run in runs.items():
             started = time.perf_counter()
             run()
             if number:
@@ -97,7 +97,7 @@ def table(rounds: int) -> list[list[str]]:
     """All widths and lengths: eval at each width, training steps at the smaller ones."""
     rows = []
     for train in (False, True):
-        for width in TRAINED if train else SIDES:
+        for width in TRAINING_WIDTHS if train else SIDES:
             for frames in FRAMES:
                 print(f"width {width}, T = {frames}, {'training step' if train else 'eval'}", file=sys.stderr)
                 rows.append(row(width, frames, train=train, rounds=rounds))
