@@ -89,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", nargs="*", help=f"one or more of {', '.join(NAMES)} (default: all)")
     parser.add_argument("--rounds", type=int, default=1,
-                        help="measurements of each version (default: 1; widths: at least 5)")
+                        help="measurements of each version (default: 1; widths: at least 15)")
     parser.add_argument("--filters", type=int, default=128, help="width of the networks (default: the paper's)")
     parser.add_argument("--side", type=int, default=128, help="height and width of the networks' input (default: 128)")
     parser.add_argument("--minutes", type=float, default=10, help="length of the video that clips are read from")

@@ -23,9 +23,9 @@ from toolkit.saving import load_component, read_component_config, tokenizer_dire
 from toolkit.tokenizer import Tokenizer
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.initialization import freeze_all_but, initialize, initialize_discriminators
+from toolkit.training.logging import check_trackers
 from toolkit.training.objective import AdversarialTerms, LeCAM, Objective, merged_quantizer_weights
 from toolkit.training.run_dir import NETWORK_FILE, lock_work_dir, write_run_metadata
-from toolkit.training.run_log import check_trackers
 from toolkit.training.settings import Settings
 from toolkit.training.trainer import RunComponents, Trainer
 

@@ -6,8 +6,7 @@ A component registers with a decorator and one import line in its folder's ``__i
     class L1(Loss): ...
 
 Differences from mmengine's registries: A registered name cannot be replaced. A class must subclass its contract.
-Dotted paths do not resolve. One error lists all wrong arguments.
-A plugin (:mod:`toolkit.plugins`) is imported when one of its components is requested.
+Dotted paths do not resolve. One error lists all wrong arguments. A plugin is imported when its component is requested.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from toolkit.build import build_objective
 from toolkit.contracts import TokenizerOutput
 from toolkit.networks import PatchGANDiscriminator
 from toolkit.training.objective import LeCAM
-from toolkit.training.optimizer import TrainableNetwork
+from toolkit.training.optimizer import OptimizerState
 from toolkit.training.settings import Settings
 
 STEPS = 3
@@ -70,7 +70,7 @@ def learned_loss_step(share: slice) -> dict[str, torch.Tensor]:
     pixels, codes = torch.randn(4, 3, 2, 8, 8)[share], torch.randn(4, 4, 2, 8, 8)[share]
     objective = build_objective(dict(losses=dict(learned=TERM)))
     scale = objective.losses["learned"].log_scale
-    state = TrainableNetwork(decoder, learning_rate=0.1, settings=Settings(max_steps=10, eps=1e-2),
+    state = OptimizerState(decoder, learning_rate=0.1, settings=Settings(max_steps=10, eps=1e-2),
                              accelerator=Accelerator(cpu=True), extra=objective.losses.parameters())
     output = TokenizerOutput(state.wrapped(codes), latents=codes, codes=codes, indices=None)
     state.backward(objective.generator_loss(output, pixels, step=0)[0])

@@ -9,12 +9,12 @@ from timm.optim import Lion
 from torch import nn
 
 from toolkit.config import ConfigError
-from toolkit.training.optimizer import TrainableNetwork, optimizer_state_ratio
+from toolkit.training.optimizer import OptimizerState, optimizer_state_ratio
 from toolkit.training.settings import Settings
 
 
-def trained(layer: nn.Module | None = None, *, learning_rate: float = 1e-2, **settings) -> TrainableNetwork:
-    return TrainableNetwork(nn.Linear(1, 1) if layer is None else layer, learning_rate=learning_rate,
+def trained(layer: nn.Module | None = None, *, learning_rate: float = 1e-2, **settings) -> OptimizerState:
+    return OptimizerState(nn.Linear(1, 1) if layer is None else layer, learning_rate=learning_rate,
                             settings=Settings(**{"max_steps": 100} | settings), accelerator=Accelerator(cpu=True))
 
 

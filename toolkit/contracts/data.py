@@ -54,7 +54,7 @@ class Metric(Component, ABC):
 
     Attributes:
         higher_is_better: name of a score -> whether more of it is better.
-        columns: name of a score -> its column in tables; a benchmark's tables show no other. Empty: each name.
+        columns: name of a score -> its column; a benchmark's tables show only these scores. Empty: all scores.
 
     Example:
         >>> Metric.__abstractmethods__ == {"update", "compute", "reset"}   # what an author writes

@@ -47,7 +47,7 @@ class Entry:
                 name: hashlib.sha256(Path(self.spec["path"], name).read_bytes()).hexdigest()
                 for name in ("config.json", "model.safetensors")}}
         is_video_codec = issubclass(BASELINES.get(self.spec["type"]), VideoCodec)
-        return spec | {"codecs": av.library_versions if is_video_codec else None}  # FFmpeg's
+        return spec | {"codecs": av.library_versions if is_video_codec else None}  # FFmpeg's versions
 
 
 def tokenizer_entry(path: Path, protocol: Protocol, *, name: str, title: str,

@@ -111,7 +111,7 @@ def build_dataset(protocol: Protocol, path: str | Path | None, *, limit: int | N
 
 
 def files_of(dataset: Any) -> list[str]:
-    """All files of the dataset, sorted, also those a limit leaves out. Files are independent; clips of one are not."""
+    """All files of the dataset, sorted, whatever the limit. Files are independent; clips of one file are not."""
     dataset = getattr(dataset, "dataset", dataset)
     return sorted(str(file) for file in dataset.files or dataset.clips)
 

@@ -10,6 +10,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -320,8 +321,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path} needs rows with objects as {', '.join(keys)}, got {str(row)[:80]}.")
         for key in keys:
             for name, value in (row.get(key) or {}).items():
-                numbers = value if key == "intervals" else [0 if value is None else value, 0]
-                if not isinstance(numbers, list) or [isinstance(n, int | float) for n in numbers] != [True, True]:
-                    raise ValueError(f"{path}, row {row.get('name')}: {key}.{name} needs "
-                                     f"{'[low, high]' if key == 'intervals' else 'a number'}, got {value!r}.")
+                if key == "intervals":
+                    needed = "[low, high]"
+                    fits = isinstance(value, list) and len(value) == 2 and all(isinstance(end, Real) for end in value)
+                else:
+                    needed, fits = "a number", value is None or isinstance(value, Real)
+                if not fits:
+                    raise ValueError(f"{path}, row {row.get('name')}: {key}.{name} needs {needed}, got {value!r}.")
     return [row | {"kind": "baseline"} if row.get("kind") == "anchor" else row for row in rows]

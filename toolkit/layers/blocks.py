@@ -25,8 +25,9 @@ def run_block(block: nn.Module, *inputs: Tensor | StreamCache | None, activation
         >>> run_block(nn.Tanh(), torch.zeros(1, requires_grad=True), activation_checkpointing=2, level=1)
         tensor([0.], grad_fn=<TanhBackward0>)
     """
-    trains = torch.is_grad_enabled() and not any(isinstance(value, dict) for value in inputs)  # a cache advances
-    if trains and (activation_checkpointing is True or level < activation_checkpointing):
+    selected = activation_checkpointing is True or level < activation_checkpointing
+    in_stream = any(isinstance(value, dict) for value in inputs)  # recomputation would advance the cache twice
+    if selected and torch.is_grad_enabled() and not in_stream:
         return checkpoint(block, *inputs, use_reentrant=False)
     return block(*inputs)
 

@@ -70,7 +70,7 @@ class CausalConv3d(nn.Conv3d):
         return F.conv3d(x, self.weight, self.bias, self.stride, self.padding)
 
     def _is_slow(self, x: Tensor) -> bool:
-        """Whether PyTorch convolves ``x`` by im2col. False when compiling, and for the fake tensors of a dry run."""
+        """Whether PyTorch uses im2col for ``x``. False when compiling, and for the fake tensors of a dry run."""
         return (type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32
                 and len(x) == 1 and x.shape[1] == self.in_channels and x[0, ..., 0].numel() <= IM2COL_LIMIT
                 and max(self.kernel_size) > 1 and min(self.kernel_size[1:]) <= 3

@@ -12,7 +12,7 @@ KEPT_FRAMES = ("last", "first")  # and "all" inside a stream
 
 
 def _drop_frames(x: Tensor, s_t: int, kept_frame: str) -> Tensor:
-    """Of the first s_t frames of ``x`` (B, C, t * s_t, H, W) keep one (with "all" each), and keep all later ones."""
+    """Drop s_t - 1 of the first s_t frames of ``x`` (B, C, t * s_t, H, W); with "all" drop none."""
     if s_t == 1 or kept_frame == "all":
         return x
     return x[:, :, s_t - 1:] if kept_frame == "last" else torch.cat([x[:, :, :1], x[:, :, s_t:]], dim=2)

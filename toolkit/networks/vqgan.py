@@ -123,8 +123,7 @@ class VQGANEncoder(Encoder):
         attends = _attention_levels("VQGANEncoder", channel_multipliers, attention)
         norm = partial(FrameGroupNorm, num_groups=num_groups, eps=norm_eps)
         last = len(channel_multipliers) - 1
-        side = 2**last
-        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (1, side, side)
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (1, 2**last, 2**last)
         widths = [filters, *(filters * m for m in channel_multipliers)]
         self.conv_in = _conv3x3(in_channels, filters)
         self.levels = nn.ModuleList(
@@ -179,8 +178,7 @@ class VQGANDecoder(Decoder):
         attends = _attention_levels("VQGANDecoder", channel_multipliers, attention)[::-1]
         norm = partial(FrameGroupNorm, num_groups=num_groups, eps=norm_eps)
         last = len(channel_multipliers) - 1
-        side = 2**last
-        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (1, side, side)
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (1, 2**last, 2**last)
         coarse_to_fine = [filters * m for m in reversed(channel_multipliers)]
         widths = [coarse_to_fine[0], *coarse_to_fine]
         self.post_quant_conv = _conv1x1(in_channels, z_channels)

@@ -22,16 +22,15 @@ class FSQ(DigitQuantizer):
     """Finite scalar quantization: each channel is bounded and rounded to one of its levels (arXiv:2309.15505).
 
     A channel of L levels is bounded to f(z) = tanh(a z + s) (L - 1) (1 + eps) / 2 - o and rounded to one of L integers.
-    ``bound`` sets the slope a; o is 1/2 for an even L and 0 for an odd L; s makes f(0) = 0. The code is the integer
-    over floor(L / 2), in [-1, 1]. There are no parameters and no losses.
+    The slope a depends on ``bound``. The offset o is 1/2 for an even L and 0 for an odd L. The shift s makes f(0) = 0.
+    The code is the integer over floor(L / 2), in [-1, 1]. There are no parameters and no losses.
 
     Digit order: the lowest level is digit 0; the first channel is the least significant digit (the paper's code).
 
     Args:
         levels: The number of levels L of each channel, 3 to 2^24. K is their product, d how many there are.
         bound: "tanh", or "ifsq" for iFSQ's 2 sigmoid(1.6 z) - 1 (arXiv:2601.17124).
-        rotation_trick: Pass gradients from codes to bounded latents rotated (arXiv:2410.06424) instead of
-            straight through.
+        rotation_trick: Pass gradients to the bounded latents rotated (arXiv:2410.06424) instead of straight through.
 
     Raises:
         ValueError: If ``levels`` is empty or a number in it out of range, K is 2^63 or more, or ``bound`` is unknown.

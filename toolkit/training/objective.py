@@ -42,9 +42,8 @@ class LeCAM(nn.Module):
     """Penalises distances of logits from the other side's running average (Tseng et al., arXiv:2104.03310, eq. 5).
 
     ``relu(real - average_fake)^2 + relu(average_real - fake)^2``. The averages are updated first, with ``decay``,
-    over the global batch of all processes. They are buffers, so checkpoints have them.
-    ``per_logit``: penalise each logit and average (the paper, Open-MAGVIT2); otherwise penalise the mean logit of the
-    batch (O2-MAGVIT2).
+    over the global batch of all processes. They are buffers, so checkpoints have them. ``per_logit``: penalise each
+    logit and average (the paper, Open-MAGVIT2); otherwise penalise the mean logit of the batch (O2-MAGVIT2).
     """
 
     def __init__(self, *, decay: float = 0.999, per_logit: bool = False):
@@ -148,7 +147,7 @@ class AdversarialTerms(nn.Module):
         if (weight := value_at(self.r1_weight, step)) and step % self.r1_every == 0:
             with torch.autocast(target.device.type, enabled=False):
                 pixels = target.detach().float().requires_grad_()
-                penalty = r1_penalty(plain.forward(pixels), pixels)  # not compiled: compiled code has one derivative
+                penalty = r1_penalty(plain.forward(pixels), pixels)  # torch.compile has no double backward
             total = total + weight * self.r1_every * penalty
             scalars["r1"] = penalty.detach()
         return total, scalars

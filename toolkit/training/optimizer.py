@@ -29,8 +29,8 @@ class NetworkHandle:
         loss.backward()
 
 
-class TrainableNetwork(NetworkHandle):
-    """A network with its data-parallel wrapper, optimizer, gradient scaler and learning rate schedule.
+class OptimizerState(NetworkHandle):
+    """The optimizer, gradient scaler and learning rate schedule of a network, with the network and its wrapper.
 
     The optimizer also updates ``extra``: parameters of other modules, such as those of losses.
     """
@@ -76,7 +76,7 @@ class TrainableNetwork(NetworkHandle):
     def _average_extra(self) -> None:
         """Average the gradients of the extra parameters over processes, as the wrapper does for the network's.
 
-        Parameters that have no gradient on any process, as those of a loss of weight 0, are left out.
+        Parameters that have no gradient on any process, as those of a loss of weight 0, are skipped.
         """
         if not self.extra:
             return
@@ -145,7 +145,7 @@ def create_optimizer(parameters: list[nn.Parameter], settings: Settings, *, lear
 def create_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> Scheduler | None:
     """timm's learning rate schedule, with one of timm's epochs per optimizer step; None for a constant rate.
 
-    :class:`TrainableNetwork` steps it: a scheduler prepared by accelerate would step once per process.
+    :class:`OptimizerState` steps it: a scheduler prepared by accelerate would step once per process.
     """
     options = dict(sched="cosine", num_epochs=settings.max_steps, warmup_epochs=settings.warmup_steps, warmup_lr=0.0,
                    min_lr=settings.min_learning_rate) | dict(settings.schedule)

@@ -26,11 +26,11 @@ from toolkit.layers.distributed import any_process
 from toolkit.metrics import collapse_of
 from toolkit.tokenizer import Tokenizer
 from toolkit.training import checkpoint
+from toolkit.training.logging import IndicesAndShape, RunLog, RunningMeans
 from toolkit.training.nonfinite import DivergenceError, FiniteCheck
 from toolkit.training.objective import Objective, Scalars
-from toolkit.training.optimizer import TrainableNetwork
+from toolkit.training.optimizer import OptimizerState
 from toolkit.training.run_dir import catch_interrupts
-from toolkit.training.run_log import IndicesAndShape, LogStatistics, RunLog
 from toolkit.training.settings import Settings
 from toolkit.training.step import discriminator_pass, prepare_step, tokenizer_pass
 from toolkit.training.validation import as_codec, baseline_scores, evaluate
@@ -87,7 +87,7 @@ class Trainer:
         # ModelEmaV3 copies the tokenizer, and must do so before DDP wraps it.
         self.ema = None if settings.ema_decay is None else ModelEmaV3(
             tokenizer.to(accelerator.device), decay=settings.ema_decay, use_warmup=settings.ema_warmup)
-        make_network = functools.partial(TrainableNetwork, settings=settings, accelerator=accelerator)
+        make_network = functools.partial(OptimizerState, settings=settings, accelerator=accelerator)
         rate, clipping = settings.discriminator_learning_rate, settings.gradient_clipping
         rate = settings.learning_rate if rate is None else rate
         self.tokenizer = make_network(tokenizer, learning_rate=settings.learning_rate,
@@ -98,7 +98,7 @@ class Trainer:
         self.step = 0
         self._last_saved_step: int | None = None  # a checkpoint is not written twice
         self._checked_sizes: set[tuple[str, tuple[int, ...]]] = set()
-        self.log_statistics = LogStatistics(tokenizer)
+        self.running_means = RunningMeans(tokenizer)
         self.finite_check = FiniteCheck([tokenizer, self.objective, *discriminators.values()],
                                         max_in_a_row=settings.max_skipped_in_a_row)
         self.scores: dict[str, dict[str, float]] = {}
@@ -182,7 +182,7 @@ class Trainer:
             status = {"learning_rate": self.tokenizer.learning_rate, "seconds_per_step": time.time() - started}
             if self.settings.quantization != 1:
                 status["quantization"] = self.tokenizer.network.quantization
-            for modality, means in self.log_statistics.means():
+            for modality, means in self.running_means.means():
                 log.write_scalars("train", modality, self.step, means | status)
 
     def _micro_batch(self, batch: Batch, *, loss_factor: float, last: bool) -> tuple[Scalars, IndicesAndShape]:
@@ -198,7 +198,7 @@ class Trainer:
                 scalars |= discriminator_pass(pixels, output, self.objective, discriminator, **options)
         return scalars, (output.indices, tuple(pixels.shape))
 
-    def _sync_if_last(self, network: TrainableNetwork, last: bool) -> contextlib.AbstractContextManager:
+    def _sync_if_last(self, network: OptimizerState, last: bool) -> contextlib.AbstractContextManager:
         """Context of a micro-batch's passes; only a step's last micro-batch averages gradients over processes."""
         return contextlib.nullcontext() if last else self.accelerator.no_sync(network.wrapped)
 
@@ -222,7 +222,7 @@ class Trainer:
             return
         if self.ema:  # its steps exclude skipped ones; step 1 copies the weights
             self.ema.update(self.tokenizer.network, step=self.step - self.finite_check.num_skipped)
-        self.log_statistics.add(modality, [*scalars, norms], indices=[indices for _, indices in results])
+        self.running_means.add(modality, [*scalars, norms], indices=[indices for _, indices in results])
 
     def _checkpoint_advice(self) -> str:
         """Advice which checkpoint to resume from. After a good checkpoint at least one step was not skipped."""
@@ -235,7 +235,7 @@ class Trainer:
         return (f"Training from {' and '.join(suspect)} skipped every step: if --resume fails again, delete "
                 f"{'it' if len(suspect) == 1 else 'them'} and {f'resume from {good[-1]}' if good else 'start again'}.")
 
-    def _active_discriminator(self, modality: str) -> TrainableNetwork | None:
+    def _active_discriminator(self, modality: str) -> OptimizerState | None:
         """The discriminator that is trained in this step, or None."""
         discriminator = self.discriminators.get(modality)
         active = discriminator is not None and self.objective.adversaries[modality].is_active(self.step)
@@ -264,7 +264,7 @@ class Trainer:
             self.scores[modality] = evaluate(as_codec(tokenizer), batches(), self.make_metrics(tokenizer),
                                              device=self.accelerator.device,
                                              on_first=functools.partial(log.write_samples, modality, self.step))
-        codebook_scores = self.log_statistics.codebook_scores()
+        codebook_scores = self.running_means.codebook_scores()
         for split, period, scores_by_modality in (("val", "validation", self.scores),
                                                   ("train", "training since the last validation", codebook_scores)):
             for modality, scores in scores_by_modality.items():
@@ -283,7 +283,7 @@ class Trainer:
                            **baseline_scores(self.evaluated_tokenizer, batches, self.make_metrics)}
                 for modality, batches in self.val_batches().items()}
 
-    def _networks(self) -> dict[str, TrainableNetwork]:
+    def _networks(self) -> dict[str, OptimizerState]:
         return {"tokenizer": self.tokenizer,
                 **{f"discriminator_{modality}": network for modality, network in self.discriminators.items()}}
 
@@ -297,7 +297,7 @@ class Trainer:
         shared = {"step": self.step, "finite_check": self.finite_check.state_dict(),  # step: not read by --resume
                   "optimizers": {name: network.state_dict() for name, network in self._networks().items()}}
         process_state = {"random": checkpoint.random_state(), "data": self.train_loader.state_dict(),
-                         "running_means": self.log_statistics.state_dict()}  # an old name of log_statistics
+                         "running_means": self.running_means.state_dict()}
         self.checkpoints.write(self.step, modules=self._modules(), shared=shared, process_state=process_state)
         self._last_saved_step = self.step
 
@@ -316,7 +316,7 @@ class Trainer:
             network.load_state_dict(shared["optimizers"][name])
         self.finite_check.load_state_dict(shared["finite_check"])
         self.train_loader.load_state_dict(process_state["data"])
-        self.log_statistics.load_state_dict(process_state["running_means"], device=self.accelerator.device)
+        self.running_means.load_state_dict(process_state["running_means"], device=self.accelerator.device)
         checkpoint.set_random_state(process_state["random"])
         logger.info("resumed from %s.", path)
 

@@ -66,7 +66,7 @@ def baseline_scores(tokenizer: Tokenizer, batches: Callable[[], Iterable[Batch]]
 
 
 def score_rows(codecs: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
-    """Scores as a header and rows of text; undeclared scores with "codebook" in their name are left out."""
+    """Scores as a header and rows of text; undeclared scores with "codebook" in their name are omitted."""
     names = dict.fromkeys(name for scores in codecs.values() for name in scores)
     declared = registered_columns()
     columns = {name: declared.get(name, Column(name)) for name in names if name in declared or "codebook" not in name}

@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 IndicesAndShape = tuple[Tensor | None, tuple[int, ...]]  # (B, *positions, num_codebooks) or None; the pixels' shape
 
 
-class LogStatistics:
-    """Means of scalars since the last log line, and codebook scores since the last validation.
+class RunningMeans:
+    """Running means of scalars since the last log line, and codebook scores since the last validation.
 
     Their state is in checkpoints, so the log of a resumed run equals that of an uninterrupted one.
     """

@@ -8,7 +8,7 @@ from training.tiny import build, metric_lines, tiny_config, train
 
 from toolkit.config import ConfigError
 from toolkit.data import read_image
-from toolkit.training.run_log import RunLog
+from toolkit.training.logging import RunLog
 
 
 class Recorder(tracking.GeneralTracker):
