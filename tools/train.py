@@ -14,6 +14,8 @@ import sys
 import warnings
 from pathlib import Path
 
+STOPPED = "stopped at once; --resume goes on from the last checkpoint, if there is one."
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -26,17 +28,13 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def show(table: object) -> None:
-    from rich.console import Console
-
-    Console(width=max(100, Console().width)).print(table)
-
-
 def run(arguments: argparse.Namespace) -> None:
     main_process = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*set_vital.*")  # torchdata calls what torch deprecates
+    from rich.console import Console
+
     from toolkit import load_config
     from toolkit.assets import AssetError
     from toolkit.config import parse_overrides
@@ -47,7 +45,10 @@ def run(arguments: argparse.Namespace) -> None:
     from toolkit.run import train
     from toolkit.training.run_dir import die_with_launcher
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # where training itself does not answer
     die_with_launcher()
+    show = Console(width=max(100, Console().width)).print
     work_dir = arguments.work_dir or Path("work_dirs") / Path(arguments.config).stem
     try:
         config = load_config(arguments.config, parse_overrides(arguments.cfg_options))
@@ -65,13 +66,19 @@ def run(arguments: argparse.Namespace) -> None:
         sys.exit(f"error: {error}")
 
 
+def exit_at_once(*_: object) -> None:
+    os.write(2, f"{STOPPED}\n".encode())
+    os._exit(130)
+
+
 def main() -> None:
     arguments = parse()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # where training itself does not answer
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, exit_at_once)  # an exception within the import of torch may abort the process
     try:
         run(arguments)
     except KeyboardInterrupt:
-        print("stopped at once; --resume goes on from the last checkpoint, if there is one.", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         sys.exit(130)
 
 
