@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -35,9 +33,17 @@ def finish(process: subprocess.Popen, *, timeout: float = 120) -> tuple[int, str
         _, error = process.communicate(timeout=timeout)
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            kill(process)
     return process.returncode, error
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kill -9, with all its descendants: one in a session of its own would keep the pipes open."""
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    for each in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.communicate(timeout=60)
 
 
 def run_to_end(command: list[str]) -> str:
@@ -64,8 +70,7 @@ def kill_at_random(command: list[str], work_dir: Path, *, after_step: int, draw:
     wait_for(process, work_dir, step=after_step)
     time.sleep(draw.uniform(0, 0.5))
     assert process.poll() is None, finish(process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()  # until the last of them has closed its pipes
+    kill(process)
     assert not (work_dir / "tokenizer").exists()  # the run had not ended
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from data.tars import write_shard
-from engine.runs import assert_same_run, finish, kill_at_random, run_to_end, start, train_command, wait_for
+from engine.runs import assert_same_run, finish, kill, kill_at_random, run_to_end, start, train_command, wait_for
 from training.tiny import IMAGE_DISCRIMINATOR, tiny_config, write_clips, write_config, write_images
 
 from toolkit.training.checkpoint import checkpoints_in
@@ -74,8 +74,7 @@ def test_no_checkpoint_is_half_written_after_a_kill(tmp_path):
         folder = tmp_path / "run" / "checkpoints"
         while not list(folder.glob(".step_*.partial/*")):
             assert process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        kill(process)
         newest = checkpoints_in(folder)[-1]
         assert {path.name for path in newest.iterdir()} == {
             "tokenizer.safetensors", "ema.safetensors", "objective.safetensors", "discriminator_video.safetensors",
