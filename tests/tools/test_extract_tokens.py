@@ -111,7 +111,7 @@ def shards_in(folder: Path) -> list[Path]:
 
 @pytest.mark.slow
 def test_an_interrupted_command_ends_with_one_line_and_continues_when_repeated(tokenizer, tmp_path):
-    write_video(tmp_path / "long.mp4", stripes(1, num_frames=1000, height=32, width=32), fps=24)
+    write_video(tmp_path / "long.mp4", stripes(1, num_frames=8000, height=32, width=32), fps=24)
     arguments = ["--tokenizer", tokenizer, "--output", tmp_path / "tokens"]
     process = subprocess.Popen(command("extract_tokens", tmp_path / "long.mp4", *arguments), stderr=subprocess.PIPE,
                                env=ENVIRONMENT, text=True)
