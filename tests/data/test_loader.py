@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 from itertools import chain, islice
 
 import pytest
@@ -199,3 +201,30 @@ def test_the_report_of_unreadable_files_has_one_line_per_file_whatever_its_name(
         assert list(unreadable_files.reasons) == paths
     lines = (tmp_path / "unreadable.txt").read_bytes().splitlines()
     assert lines == [b"%s\t%s: torn\\nfor good" % (name, name) for name in NAMES.values()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="loader workers are forked on Linux only")
+def test_a_worker_does_not_wait_for_the_threads_of_a_codec_that_its_parent_left(tmp_path):
+    images_of(tmp_path / "images")
+    program = f"""
+import gc
+import numpy as np
+from av import VideoFrame
+from av.video.reformatter import VideoReformatter
+from toolkit.data import Images, Source, ValLoader
+
+class Collecting(Images):
+    def __getitem__(self, number):
+        gc.collect()
+        return super().__getitem__(number)
+
+gc.disable()
+converter = VideoReformatter()
+converter.reformat(VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8)), format="yuv420p", threads=2)
+cycle = [converter]
+cycle.append(cycle)
+del cycle, converter
+images = Collecting(path={str(tmp_path / "images")!r}, size=8, train=False)
+assert len(list(ValLoader([Source(images, batch_size=4, num_workers=1)]))) > 0
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

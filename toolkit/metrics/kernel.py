@@ -67,8 +67,7 @@ def _stored_sums(first: FeatureBlock, second: FeatureBlock) -> tuple[float, floa
 class WithKernelDistance(FrechetMetric):
     """A Fréchet metric that also gives the kernel distance of its features; one pass of the network serves both.
 
-    All pairs of the features that stay are compared: of every sample up to ``kept``, beyond that of a
-    sample of them.
+    All pairs of the features that stay are compared: of every sample up to ``kept``, beyond that of a sample of them.
     """
 
     kernel_name: str  # of the second score in compute's result

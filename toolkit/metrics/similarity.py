@@ -18,11 +18,10 @@ SMALLEST = 161  # whose fourth half, rounded up each time, is the window's 11
 class SSIM(FrameMean):
     """Structural similarity (Wang et al., 2004), per frame, then averaged.
 
-    Gaussian 11 x 11 window of sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance, the mean over
-    channels and over the positions where the window lies inside the frame (5 pixels at each border
-    are excluded), as in Wang's code and in scikit-image with ``gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False``. (torchmetrics averages over the reflected borders too, which
-    changes the third digit.)
+    Gaussian 11 x 11 window of sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance, the mean over channels and over
+    the positions where the window lies inside the frame (5 pixels at each border are excluded), as in Wang's code and
+    in scikit-image with ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False``. (torchmetrics averages over
+    the reflected borders too, which changes the third digit.)
 
     Example:
         >>> ssim, x = SSIM(), torch.rand(1, 3, 1, 16, 16)

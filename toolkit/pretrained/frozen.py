@@ -14,9 +14,8 @@ from torch import Tensor, nn
 class Frozen(nn.Module):
     """A network that is never trained and never saved.
 
-    It stays in eval mode when its parent is set to train mode. Its parameters are not in the parent's
-    ``parameters()`` and ``state_dict()``. It computes in float32 outside autocast, on its input's device. Gradients
-    flow to the input.
+    It stays in eval mode when its parent is set to train mode. Its parameters are not in the parent's ``parameters()``
+    and ``state_dict()``. It computes in float32 outside autocast, on its input's device. Gradients flow to the input.
 
     Example:
         >>> parent = nn.ModuleDict({"perceptual": Frozen(nn.Linear(2, 2))}).train()

@@ -25,10 +25,9 @@ def check_quantizer(quantizer: Quantizer, *, grids: Sequence[Grid] = GRIDS, dtyp
                     processes: Sequence[int] = (1, 2)) -> None:
     """Check that a quantizer meets its contract; raise ContractViolation if not.
 
-    Attributes, config and messages; shapes and dtypes; exact codes of stored indices; indices decided in
-    float32; gradients; losses; eval and frozen mode; saving; and two processes that train as one. A quantizer
-    that draws random numbers in training is compared where they do not matter, a continuous bottleneck by what
-    applies to it.
+    Attributes, config and messages; shapes and dtypes; exact codes of stored indices; indices decided in float32;
+    gradients; losses; eval and frozen mode; saving; and two processes that train as one. A quantizer that draws random
+    numbers in training is compared where they do not matter, a continuous bottleneck by what applies to it.
 
     Args:
         grids: Latent grids (t, h, w) to try; the last one should have several positions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -48,7 +49,11 @@ def read_batches(loader: DataLoader) -> Iterator[Any]:
     has_sigchld = sys.platform != "win32"
     before = signal.getsignal(signal.SIGCHLD) if has_sigchld else None
     try:
-        batches = iter(loader)
+        gc.freeze()  # a worker that freed a codec of this process would wait for its threads, which fork does not copy
+        try:
+            batches = iter(loader)
+        finally:
+            gc.unfreeze()
         if has_sigchld and signal.getsignal(signal.SIGCHLD) is not before:
             signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
         yield from batches
