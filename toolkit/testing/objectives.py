@@ -20,8 +20,8 @@ _ATTACHED = "do not detach, round or convert to numpy on the way"
 def check_loss(loss: Loss, *, size: Size = (2, 32, 32)) -> None:
     """Check that a loss on reconstructions meets its contract; raise ContractViolation if not.
 
-    A finite () float32 whatever the reconstruction's dtype; a gradient at the reconstruction, the latents or the codes;
-    a gradient at each of its own parameters; no state changed in eval mode; frozen networks in no checkpoint; saving.
+    A finite float32 scalar for any input dtype; a gradient at the reconstruction, the latents or the codes; a gradient
+    at each of its own parameters; no state changed in eval mode; frozen networks in no checkpoint; saving.
 
     Args:
         size: (T, H, W) of the pixels.
