@@ -28,12 +28,16 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", nargs="+", default=["samples_video"], metavar="NAME",
                         help="suites in benchmarks/suites, or .py files; 'list' prints them (default: samples_video)")
-    parser.add_argument("--tokenizer", nargs="+", type=Path, default=[], metavar="DIR", help="trained tokenizers")
+    parser.add_argument("--tokenizer", nargs="+", type=Path, default=[], metavar="DIR",
+                        help="trained tokenizers: folders or hub ids")
+    parser.add_argument("--revision", help="of the hub ids: a branch, a tag or a commit; the results record the commit")
+    parser.add_argument("--subfolder", metavar="DIR", help="the folder of each tokenizer within its folder or hub id")
     parser.add_argument("--train", nargs="+", type=Path, default=[], metavar="CONFIG",
                         help="configs to train and to measure, all with the data, seed and steps of the first")
     parser.add_argument("--steps", type=int,
                         help="training steps (default: as in --cfg-options, else the suite, else the first config)")
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override every config")
+    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="override every config")
     parser.add_argument("--data", type=Path, help="folder, list file or glob of the data (default: the suite's path)")
     parser.add_argument("--limit", type=int,
                         help="use so many samples, evenly spaced (random clips: the first); this is another protocol")

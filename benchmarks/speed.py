@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 WIDTHS = "widths"  # this case has its own table and runs in this process
-NAMES = ("entropy", "image", "stream_100", "stream_1000", "stream_5000", "clip_vs_gop", "clip_vs_file", "video",
-         "encode", "decode", "gemm_share", "step", WIDTHS)
+NAMES = ("entropy", "image", "stream_100", "stream_1000", "stream_5000", "clip_vs_gop", "clip_vs_file", "clip_index",
+         "video", "encode", "decode", "gemm_share", "step", WIDTHS)
 
 
 def measure(name: str, version: str, *, filters: int, side: int) -> None:

@@ -229,34 +229,35 @@ def long_video(minutes: float) -> Path:
     return path
 
 
+def decode_plainly(path: str, *, one_group: bool = False) -> int:
+    """Decode a file, or one group of pictures in its middle; the number of frames."""
+    import av
+
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        if one_group:
+            container.seek(int(stream.duration / 2), stream=stream)
+        count = 0
+        for frame in container.decode(stream):
+            if one_group and count and frame.key_frame:
+                break
+            count += 1
+    return count
+
+
 def clip_reading(plain: str) -> Callable[..., Run]:
     """The case of reading a random clip. Plain decodes the whole "file", or one group of pictures ("gop")."""
     def case(version: str, *, filters: int, side: int) -> Run:
-        import av
-
         from toolkit.data import VideoClips
 
         path = os.environ[LONG_VIDEO]
         clips = VideoClips(path=path, num_frames=17, size=128)
-
-        def decode_plainly() -> int:
-            with av.open(path) as container:
-                stream = container.streams.video[0]
-                stream.thread_type = "NONE"
-                if plain == "gop":
-                    container.seek(int(stream.duration / 2), stream=stream)
-                count = 0
-                for frame in container.decode(stream):
-                    if plain == "gop" and count and frame.key_frame:
-                        break
-                    count += 1
-            return count
-
         seeds = iter(range(1000))
 
         def run() -> dict[str, float]:
             if version == "plain":
-                return {"frames": decode_plainly()}
+                return {"frames": decode_plainly(path, one_group=plain == "gop")}
             torch.manual_seed(next(seeds))
             return {"frames": clips[0]["pixels"].shape[1]}
         return run
@@ -265,15 +266,30 @@ def clip_reading(plain: str) -> Callable[..., Run]:
     return case
 
 
+def clip_index(version: str, *, filters: int, side: int) -> Run:
+    """The index of a long 720p video, which its first clip waits for; plain: decoding the whole file."""
+    from toolkit.data.reading.video_file import INDEXES, VideoFile
+
+    path = os.environ[LONG_VIDEO]
+
+    def run() -> dict[str, float]:
+        if version == "plain":
+            return {"frames": decode_plainly(path)}
+        INDEXES.clear()
+        with VideoFile(path) as video:
+            return {"frames": len(video.times)}
+    return run
+
+
 @cache
 def cases() -> dict[str, Callable[..., Run]]:
     """All cases by name, the quick ones first."""
     streams = {f"stream_{frames}": stream_case(frames) for frames in (100, 1000, 5000)}
-    reading = {f"clip_vs_{plain}": clip_reading(plain) for plain in ("gop", "file")}
+    reading = {f"clip_vs_{plain}": clip_reading(plain) for plain in ("gop", "file")} | dict(clip_index=clip_index)
     return dict(entropy=entropy, image=image) | streams | reading | dict(
         video=video, encode=encode, decode=decode, gemm_share=gemm_share, step=step)
 
 
 VERSIONS = {"step": ("toolkit", "checkpointed", "plain")}  # other cases have "toolkit" and "plain"
 # Timed runs in one process, after a run to warm up. The other cases have one run, without a warm-up.
-REPEATS = {"image": 5, "video": 2, "clip_vs_gop": 10, "clip_vs_file": 10}
+REPEATS = {"image": 5, "video": 2, "clip_vs_gop": 10, "clip_vs_file": 10, "clip_index": 3}

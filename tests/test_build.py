@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_cache import add_commit, answering, use_cache
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from toolkit import build_tokenizer, load_tokenizer
@@ -15,6 +17,7 @@ from toolkit.config import ConfigError
 from toolkit.contracts import Quantizer
 from toolkit.quantizers import LFQ
 from toolkit.registry import Registry, UnknownComponentError
+from toolkit.tokens import tokenizer_hash
 
 NETWORK = dict(filters=4, channel_multipliers=(1, 2), num_res_blocks=1, temporal_downsample=(True,))
 
@@ -92,14 +95,14 @@ def test_saved_tokenizer_gives_the_same_tokens_and_pixels_bit_for_bit(saved, mak
     original = make_tokenizer()
     original.save_pretrained(saved)
     loaded = load_tokenizer(saved)
-    pixels = torch.randn(2, 3, 5, 16, 16)
+    pixels = torch.rand(2, 3, 5, 16, 16) * 2 - 1
     assert not loaded.training and loaded.config == original.config
     assert torch.equal(loaded.tokenize(pixels), original.tokenize(pixels))
     assert torch.equal(loaded(pixels).reconstruction, original(pixels).reconstruction)
 
 
 def test_another_process_with_no_config_reads_the_same_tokens(saved, tmp_path):
-    pixels = torch.randn(1, 3, 3, 8, 8)
+    pixels = torch.rand(1, 3, 3, 8, 8) * 2 - 1
     save_file({"pixels": pixels}, tmp_path / "pixels.safetensors")
     code = ("import sys, toolkit\nfrom safetensors.torch import load_file\n"
             "print(toolkit.load_tokenizer(sys.argv[1]).tokenize(load_file(sys.argv[2])['pixels']).flatten().tolist())")
@@ -168,6 +171,110 @@ def test_path_that_is_neither_a_directory_nor_on_the_hub_is_one_clear_error(tmp_
             load_tokenizer(path)
 
 
+@pytest.fixture
+def hub(tmp_path, monkeypatch, make_tokenizer) -> dict[str, Path]:
+    """A cached repository user/name: main and v1 are other commits, v1 has a tokenizer in sub/deep too."""
+    cache, folders = use_cache(tmp_path / "hub", monkeypatch), {}
+    for bits in (5, 6, 7):
+        make_tokenizer(bits=bits).save_pretrained(tmp_path / f"{bits}")
+        folders[bits] = tmp_path / f"{bits}"
+    add_commit(cache, "user/name", "a" * 40, folders[5], refs=("main",))
+    add_commit(cache, "user/name", "b" * 40, folders[6], refs=("v1",))
+    add_commit(cache, "user/name", "b" * 40, folders[7], subfolder="sub/deep")
+    return folders
+
+
+@pytest.mark.parametrize(("options", "bits", "commit"), [
+    ({}, 5, "a"), (dict(revision="main"), 5, "a"), (dict(revision="v1"), 6, "b"), (dict(revision="b" * 40), 6, "b"),
+    (dict(revision="v1", subfolder="sub/deep"), 7, "b"), (dict(revision="v1", subfolder="sub/deep/"), 7, "b"),
+    (dict(subfolder=""), 5, "a"), (dict(revision="v1", token="hf_x"), 6, "b")])
+def test_hub_id_takes_a_revision_and_a_subfolder_and_keeps_the_commit(hub, options, bits, commit):
+    tokenizer = load_tokenizer("user/name", **options)
+    assert tokenizer.codebook_size == 2**bits
+    subfolder = "sub/deep" if bits == 7 else None
+    assert tokenizer.source.metadata == {
+        "repo": "user/name", "revision": options.get("revision"), "subfolder": subfolder, "commit": commit * 40}
+    assert tokenizer_hash(tokenizer.source.directory) == tokenizer_hash(hub[bits])
+    assert load_tokenizer(tokenizer.source.directory).config == tokenizer.config
+
+
+@pytest.mark.parametrize(("path", "options", "words"), [
+    ("user/name@v1", {}, r"user/name@v1: .*no hub id.*; a revision is given as revision='v1' \(--revision v1, "),
+    ("user/name/sub/deep", {}, r"no hub id.*; a subfolder is given as subfolder='sub/deep' \(--subfolder sub/deep"),
+    ("https://huggingface.co/user/name", {}, r"no hub id \(USER/NAME\); .* is given without the address before it"),
+    ("hf://user/name", {}, "without the address before it"),
+    ("user/name/sub@v1", {}, r"revision='v1' .*; a subfolder is given as subfolder='sub'"),
+    ("user/name", dict(revision="v2"), r"user/name at revision 'v2': no such directory, and the hub did not give it"),
+    ("user/name", dict(revision="c" * 40), r"at revision 'c+': no such directory, and the hub did not give it"),
+    ("user/name", dict(subfolder="no"), r"commit a+ has no config.json and model.safetensors in its subfolder 'no'"),
+    ("user/other", {}, r"user/other: no such directory, and the hub did not give it .*HF_HUB_OFFLINE")])
+def test_what_a_cached_hub_repository_lacks_is_one_clear_error(hub, path, options, words):
+    with pytest.raises(FileNotFoundError, match=f"^no tokenizer at {words}" if path in words else words) as caught:
+        load_tokenizer(path, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_revision_is_not_the_default_branch(hub):
+    with pytest.raises(ValueError, match="revision of user/name is a branch, a tag or a commit, got ''; name one"):
+        load_tokenizer("user/name", revision="")
+
+
+def test_a_repository_with_its_tokenizer_in_a_subfolder_says_how_to_name_it(hub, tmp_path):
+    add_commit(tmp_path / "hub", "user/deep", "d" * 40, hub[5], subfolder="tokenizer", refs=("main",))
+    with pytest.raises(FileNotFoundError, match=r"in its top folder; a subfolder is given as subfolder="):
+        load_tokenizer("user/deep")
+    assert load_tokenizer("user/deep", subfolder="tokenizer").source.commit == "d" * 40
+
+
+@pytest.mark.parametrize(("status", "code", "words"), [
+    (404, "RepoNotFound", "the hub has no such repository, or a private one; .*hf auth login"),
+    (401, "RepoNotFound", "the hub has no such repository, or a private one; .*hf auth login"),
+    (401, "", "the hub did not give it .*401"),
+    (404, "RevisionNotFound", "user/none at revision 'v3': the repository has no such revision; name a branch"),
+    (403, "GatedRepo", "it is gated; accept its terms at https://huggingface.co/user/none, then hf auth login"),
+    (403, "", "the hub did not give it .*403")])
+def test_an_error_of_the_hub_is_one_clear_error(tmp_path, monkeypatch, status, code, words):
+    use_cache(tmp_path, monkeypatch, offline=False)
+    with answering(status, code, monkeypatch) as tokens, pytest.raises(FileNotFoundError, match=words) as caught:
+        load_tokenizer("user/none", revision="v3", token="hf_secret")
+    assert tokens and set(tokens) == {"Bearer hf_secret"}
+    assert "\n" not in str(caught.value) and "hf_secret" not in str(caught.value)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_clear_error_unless_the_tokenizer_is_cached(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing listens
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer at user/other: .*the hub did not give it .*connection"):
+        load_tokenizer("user/other")
+    assert load_tokenizer("user/name", revision="v1").source.commit == "b" * 40
+
+
+def test_a_local_folder_takes_a_subfolder_and_the_home_sign_but_no_revision_or_token(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path, subfolder in (("~/tokenizer", None), ("~", "tokenizer"), (tmp_path, "tokenizer/")):
+        loaded = load_tokenizer(path, subfolder=subfolder)
+        assert loaded.source.directory == saved and loaded.source.metadata is None
+    assert tokenizer_hash("~/tokenizer") == tokenizer_hash("~", subfolder="tokenizer") == tokenizer_hash(saved)
+    for options in (dict(revision="main"), dict(token="hf_x"), dict(token=False)):
+        with pytest.raises(ValueError, match="is a local folder, and only a tokenizer of the hub has a revision"):
+            load_tokenizer(saved, **options)
+    with pytest.raises(FileNotFoundError, match=r"tokenizer/other: it is no directory with config.json"):
+        load_tokenizer(saved, subfolder="other")
+
+
+@pytest.mark.parametrize("subfolder", ["../tokenizer", "/etc", "a/../../b"])
+def test_a_subfolder_outside_of_the_folder_is_refused(hub, saved, subfolder):
+    for path in (saved, "user/name"):
+        with pytest.raises(ValueError, match="the subfolder of a tokenizer is a folder below"):
+            load_tokenizer(path, subfolder=subfolder)
+
+
 def test_two_metrics_with_one_score_are_refused(make_tokenizer):
     with pytest.raises(ConfigError, match="compute the score 'psnr': PSNR and PSNR; remove one"):
         build_metrics([dict(type="PSNR"), dict(type="PSNR")], make_tokenizer())
+
+
+@pytest.mark.parametrize("config", ["dict(type=PSNR)", "PSNR", None, ["type"], {"net": "alex"}])
+def test_a_metric_that_is_no_dict_with_a_type_is_refused_in_words(make_tokenizer, config):
+    with pytest.raises(TypeError, match=r"a metric is configured as dict\(type='Name', ...\), got"):
+        build_metrics([config], make_tokenizer())

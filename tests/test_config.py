@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import DictAction
 
 import toolkit
-from toolkit.build import build_discriminators, build_tokenizer
+from toolkit.build import build_discriminators, build_sources, build_tokenizer
 from toolkit.config import TOP_LEVEL, ConfigError, load_config, parse_overrides
 
 CONFIGS = Path(toolkit.__file__).parent.parent / "configs"
@@ -110,6 +111,51 @@ def test_missing_file_is_named_with_its_neighbours(write):
     ("a=/data/my clips", "/data/my clips"), ("a=__import__('os').getcwd()", "__import__('os').getcwd()")])
 def test_command_line_values_are_literals_or_else_text(word, value):
     assert parse_overrides([word]) == {"a": value}
+
+
+@pytest.mark.parametrize("text", [
+    "1,2,3", "a,b", "a,", "[a,b]", "[a, b, c]", "(a,b)", "(1)", "[(a,b),(c,d)]", "[(1, 2, 3), [a, b], c]", "x,(1,2)",
+    "[1,2.5,x]", "[[1,2],[3,4]]", "[]", "()", "[ ]", "[(),[]]", "[a,]", "[a,,b]", "[1e-4,true,False,None]", "'[a,b]'",
+    '"(1,2)"', "'[1,[2,x]]'", "[tr/1.mp4,tr/2.mp4]", "-1", "+1", ".5", "1e-4", "inf", "1_000", "FALSE", "it's",
+    "[0-9]*.mp4", ""])
+def test_lists_on_the_command_line_are_those_of_mmengine(text):
+    mmengine = DictAction._parse_iterable(text)
+    assert repr(parse_overrides([f"a={text}"])["a"]) == repr(mmengine)
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("007", "007"), ("[007,0.5,0]", ["007", 0.5, 0]), ("'a,b'", "a,b"),
+    ("['a, b',c]", ["a, b", "c"]), ('["it\'s", \'1\']', ["it's", "1"]), ("/my clips,b c", ["/my clips", "b c"]),
+    ("{a,b}.mp4", "{a,b}.mp4"), ("x-{000..127}.tar,y.tar", ["x-{000..127}.tar", "y.tar"]), ("null", None),
+    ("[0-9][0-9]", "[0-9][0-9]"), ("clip (1", "clip (1"), ("{'a': [1, 2], 'b': 'x,]y'}", {"a": [1, 2], "b": "x,]y"}),
+    ("[{'type': 'PSNR'}, {'type': 'SSIM'}]", [{"type": "PSNR"}, {"type": "SSIM"}]), ("'tis", "'tis"),
+    ("{[a]}", "{[a]}")])
+def test_values_that_mmengine_would_change_stay_as_they_are_typed(text, value):
+    assert parse_overrides([f"a={text}"]) == {"a": value}
+
+
+@pytest.mark.parametrize("word", ["a=[", "a=[b", "a=b,c]", "a=(b]", "a=[b,(c]", "a=['b, c]", "a=b,'c", "a={'b': 1",
+                                  r"a='\x'"])
+def test_brackets_and_quotes_that_do_not_match_are_refused_with_the_word(word):
+    with pytest.raises(ConfigError, match=re.escape(f"matching brackets and quotes, got {word!r} (")):
+        parse_overrides([word])
+
+
+def test_numbers_stay_text_where_the_setting_is_a_path_or_text(write):
+    path = write(BASE + "data = dict(train=[dict(dataset=dict(root='/data', files=['a', 'b'], size=8))])")
+    config = load_config(path, {"seed": 1}, options=[
+        "data.val.dataset.path=2024", "data.train.0.dataset.path=[2023,2024.10]", "data.train.0.dataset.root=1e5",
+        "data.train.0.dataset.files=1,2", "data.train.0.dataset.size=16", "tokenizer.encoder.type=7", "seed=3"])
+    assert config.data.val.dataset.path == "2024"
+    assert config.data.train[0].dataset == dict(path=["2023", "2024.10"], root="1e5", files=["1", "2"], size=16)
+    assert config.tokenizer.encoder.type == "7"
+    assert config.seed == 1  # overrides come after the words
+
+
+@pytest.mark.parametrize("path", [2024, True, ["a.mp4", 2024]])
+def test_a_data_path_that_is_no_text_is_refused_with_its_key(path):
+    with pytest.raises(ConfigError, match=r"data\.train\.dataset\.path is text.*, got (.*); quote it: path='\1'"):
+        build_sources("data.train", dict(dataset=dict(type="VideoClips", path=path), batch_size=1))
 
 
 def test_settings_of_the_guide_work_on_the_command_line():

@@ -45,7 +45,7 @@ def test_reconstruction_has_the_size_of_the_input(tokenizer, t, h, w):
 
 @torch.no_grad()
 def test_odd_sizes_are_padded_by_their_last_frame_row_and_column(tokenizer):
-    pixels = torch.randn(2, 3, 4, 6, 7)
+    pixels = torch.rand(2, 3, 4, 6, 7) * 2 - 1
     padded = torch.cat([pixels, pixels[:, :, -1:]], dim=2)
     padded = torch.cat([padded, padded[..., -1:, :].expand(-1, -1, -1, 2, -1)], dim=3)
     padded = torch.cat([padded, padded[..., -1:]], dim=4)
@@ -57,7 +57,7 @@ def test_odd_sizes_are_padded_by_their_last_frame_row_and_column(tokenizer):
 @pytest.mark.parametrize("size", [(1, 4, 4), (3, 8, 12), (5, 16, 4)])
 @torch.no_grad()
 def test_sizes_that_fit_are_not_padded(tokenizer, size):
-    pixels, seen = torch.randn(1, 3, *size), []
+    pixels, seen = torch.rand(1, 3, *size) * 2 - 1, []
     tokenizer.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     tokenizer(pixels)
     tokenizer.encode(pixels)
@@ -75,7 +75,7 @@ def test_fitting_size_is_the_smallest_that_fits(paper_tokenizer, size):
 
 @torch.no_grad()
 def test_image_is_the_first_frame_of_a_clip(tokenizer):
-    clip = torch.randn(1, 3, 5, 8, 8)
+    clip = torch.rand(1, 3, 5, 8, 8) * 2 - 1
     torch.testing.assert_close(tokenizer.encode(clip[:, :, :1]).codes, tokenizer.encode(clip).codes[:, :, :1])
     assert torch.equal(tokenizer.tokenize(clip[:, :, :1]), tokenizer.tokenize(clip)[:, :1])
     torch.testing.assert_close(tokenizer(clip[:, :, :1]).reconstruction, tokenizer(clip).reconstruction[:, :, :1],
@@ -86,7 +86,7 @@ def test_image_is_the_first_frame_of_a_clip(tokenizer):
 @torch.no_grad()
 def test_decoding_indices_equals_decoding_codes(make_tokenizer, num_codebooks):
     tokenizer = make_tokenizer(bits=4, num_codebooks=num_codebooks)
-    pixels = torch.randn(2, 3, 3, 8, 8)
+    pixels = torch.rand(2, 3, 3, 8, 8) * 2 - 1
     encoded = tokenizer.encode(pixels)
     assert torch.equal(tokenizer.tokenize(pixels), encoded.indices)
     torch.testing.assert_close(tokenizer.detokenize(encoded.indices), tokenizer.decode(encoded.codes))
@@ -134,7 +134,7 @@ def test_codebook_that_is_not_finite_is_named(make_tokenizer):
 
 
 def test_tokenizing_keeps_no_graph_and_training_does(tokenizer):
-    pixels = torch.randn(1, 3, 1, 8, 8, requires_grad=True)
+    pixels = torch.rand(1, 3, 1, 8, 8, requires_grad=True)
     assert not tokenizer.detokenize(tokenizer.tokenize(pixels)).requires_grad
     tokenizer.train()(pixels).reconstruction.sum().backward()
     assert pixels.grad.abs().sum() > 0  # straight through the quantizer
@@ -177,7 +177,7 @@ def test_config_builds_the_same_tokenizer_again_and_follows_an_exchanged_part(to
     again = build_tokenizer(tokenizer.config).eval()
     assert again.config == tokenizer.config
     again.load_state_dict(tokenizer.state_dict())
-    pixels = torch.randn(1, 3, 3, 8, 8)
+    pixels = torch.rand(1, 3, 3, 8, 8) * 2 - 1
     assert torch.equal(again(pixels).reconstruction, tokenizer(pixels).reconstruction)
     tokenizer.quantizer = LFQ(bits=3, num_codebooks=2)
     assert tokenizer.config["quantizer"]["bits"] == 3
@@ -187,7 +187,7 @@ def test_config_builds_the_same_tokenizer_again_and_follows_an_exchanged_part(to
 def test_deep_copy_keeps_its_config_and_is_independent(tokenizer):
     twin = copy.deepcopy(tokenizer)
     assert twin.config == tokenizer.config
-    pixels = torch.randn(1, 3, 1, 8, 8)
+    pixels = torch.rand(1, 3, 1, 8, 8) * 2 - 1
     before = tokenizer(pixels).reconstruction
     for parameter in twin.parameters():
         parameter.zero_()
@@ -199,7 +199,7 @@ def test_deep_copy_keeps_its_config_and_is_independent(tokenizer):
 @torch.no_grad()
 def test_bfloat16_tokenizer_stays_in_bfloat16(make_tokenizer, size):
     tokenizer = make_tokenizer().to(torch.bfloat16)
-    pixels = torch.randn(1, 3, *size, dtype=torch.bfloat16)
+    pixels = torch.rand(1, 3, *size, dtype=torch.bfloat16) * 2 - 1
     output = tokenizer(pixels)
     assert {output.reconstruction.dtype, output.latents.dtype, output.codes.dtype} == {torch.bfloat16}
     assert torch.equal(output.indices, tokenizer.tokenize(pixels))

@@ -19,7 +19,7 @@ from toolkit import contracts
 from toolkit.config import TOP_LEVEL, ConfigError, check_keys
 from toolkit.data import Source, TrainLoader, ValLoader
 from toolkit.registry import DATASETS, DECODERS, DISCRIMINATORS, ENCODERS, LOSSES, METRICS, QUANTIZERS, Registry
-from toolkit.saving import load_component, read_component_config, tokenizer_directory
+from toolkit.saving import find_tokenizer, load_component, read_component_config
 from toolkit.tokenizer import Tokenizer
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.initialization import freeze_all_but, initialize, initialize_discriminators
@@ -79,7 +79,8 @@ def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> lis
     """
     metrics = []
     for config in configs:
-        arguments = contracts.constructor_parameters(METRICS.get(config["type"])) if "type" in config else {}
+        is_component = isinstance(config, Mapping) and "type" in config  # build_component refuses others
+        arguments = contracts.constructor_parameters(METRICS.get(config["type"])) if is_component else {}
         if "codebook_size" in arguments and not tokenizer.codebook_size and "codebook_size" not in config:
             logger.info("metric %s is skipped: there is no codebook.", config["type"])
             continue
@@ -93,26 +94,37 @@ def build_metrics(configs: list[Mapping[str, Any]], tokenizer: Tokenizer) -> lis
     return metrics
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
+def load_tokenizer(path: str | Path, *, revision: str | None = None, subfolder: str | None = None,
+                   token: str | bool | None = None) -> Tokenizer:
     """Load a tokenizer written by ``save_pretrained``, in eval mode, on the CPU.
 
-    ``path`` is its directory, one of its two files, or a Hugging Face hub id (``user/name``). Nothing in the files is
-    executed: the config is JSON, the weights are safetensors, and only registered components are built. A config whose
-    tensors exceed the weights file is rejected.
+    Nothing in the files is executed: the config is JSON, the weights are safetensors, and only registered components
+    are built. A config whose tensors exceed the weights file is rejected.
+
+    Args:
+        path: Its directory (``~`` is the home folder), one of its two files, or a Hugging Face hub id (``user/name``).
+        revision: Of a hub id: a branch, a tag or a commit. The tokenizer's ``source.commit`` is the commit loaded.
+        subfolder: The folder of the tokenizer within ``path``, such as "tokenizer".
+        token: Of a hub id that is private or gated, as of ``huggingface_hub.snapshot_download``.
 
     Raises:
-        FileNotFoundError: If there is no such directory, file or hub repository.
+        FileNotFoundError: If there is no such directory, file, hub repository, revision or subfolder, or a token is
+            needed.
         UnknownComponentError: If the config names a component that neither this package nor a plugin has.
         PluginError: If a component's plugin cannot be used.
         TypeError: If a component does not take its arguments.
-        ValueError: If a file is damaged, or weights and config do not fit each other.
+        ValueError: If a file is damaged, weights and config do not fit each other, or a local folder is given with a
+            revision or token.
 
     Example:
         >>> load_tokenizer("no/such/place/at/all")
         Traceback (most recent call last):
         FileNotFoundError: no tokenizer at no/such/place/at/all: it is no directory with config.json and ...
     """
-    return load_component(tokenizer_directory(path), f"tokenizer {path}", build_tokenizer)
+    source = find_tokenizer(path, revision=revision, subfolder=subfolder, token=token)
+    tokenizer = load_component(source.directory, f"tokenizer {path}", build_tokenizer)
+    tokenizer.source = source
+    return tokenizer
 
 
 def load_discriminator(directory: str | Path) -> contracts.Discriminator:
@@ -197,6 +209,11 @@ def build_sources(section: str, config: Mapping[str, Any] | list[Mapping[str, An
     for source in config if isinstance(config, list | tuple) else [config]:
         check_keys(section, source, ("dataset", "batch_size", "num_workers", "weight"),
                    required=("dataset", "batch_size"))
+        paths = source["dataset"].get("path") if isinstance(source["dataset"], Mapping) else None
+        for path in paths if isinstance(paths, list | tuple) else [paths]:
+            if isinstance(path, bool | int | float):
+                raise ConfigError(f"{section}.dataset.path is text, or a list of texts, got {path!r}; quote it: "
+                                  f"path={str(path)!r}, after --cfg-options \"{section}.dataset.path='{path}'\".")
         options = {key: value for key, value in source.items() if key != "dataset"}
         sources.append(Source(build_component(DATASETS, source["dataset"]), **options))
     return sources
@@ -232,11 +249,12 @@ def initial_tokenizer(config: Config, settings: Settings, *, resumed: Path | Non
         config.tokenizer = read_component_config(resumed / NETWORK_FILE)
     source = None
     if settings.init_from and not resumed and (weights or "tokenizer" not in config):
-        source = load_tokenizer(settings.init_from)
+        source = load_tokenizer(settings.init_from, revision=settings.init_revision, subfolder=settings.init_subfolder)
     if "tokenizer" in config:
         tokenizer = build_tokenizer(config.tokenizer)
         if source is not None:
             initialize(tokenizer, source)
+            tokenizer.source = source.source
     else:
         tokenizer, config.tokenizer = source, source.config  # the run's saved config shows what it trained
     if settings.trainable is not None:
@@ -291,9 +309,11 @@ def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False)
         raise ConfigError("training.mixed_precision='fp16' needs a GPU; a CPU trains in 'no' or 'bf16'.")
     set_seed(seed)
     run = build_run(config, num_processes=accelerator.num_processes, resumed=work_dir if has_checkpoints else None)
-    source = Path(settings.init_from or ".") / "discriminator"  # beside the tokenizer of a converted checkpoint
-    if settings.init_from and not has_checkpoints and run.discriminators and source.is_dir():
-        initialize_discriminators(run.discriminators.values(), load_discriminator(source), name=str(source))
+    source = run.tokenizer.source  # of training.init_from
+    if source is not None and source.repo is None and run.discriminators:
+        folder = source.directory / "discriminator"  # beside the tokenizer of a converted checkpoint
+        if folder.is_dir():
+            initialize_discriminators(run.discriminators.values(), load_discriminator(folder), name=str(folder))
     loader_options = {"rank": accelerator.process_index, "world_size": accelerator.num_processes,
                       "report": work_dir / "unreadable.txt", "pin_memory": accelerator.device.type == "cuda"}
     train_loader = TrainLoader(run.train, seed=seed, batches_per_choice=run.settings.gradient_accumulation_steps,

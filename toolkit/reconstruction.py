@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from toolkit.contracts import DataError
-from toolkit.data.reading.files import unreadable
+from toolkit.data.reading.files import unreadable, unwritable
 from toolkit.data.reading.media import MAX_FRAMES, Media, frames_per_chunk, open_media
-from toolkit.data.reading.writing import MediaWriter
+from toolkit.data.reading.writing import MediaWriter, frame_rate
+from toolkit.io.atomic_write import check_name
 from toolkit.io.progress import FrameBar
 from toolkit.metrics import PSNR, SSIM, Codebook
 from toolkit.tokenizer import Tokenizer
@@ -53,6 +54,7 @@ def reconstruct(tokenizer: Tokenizer, media: Media, *, path: Path | None = None,
 
     Raises:
         DataError: If the file cannot be read to its end; then nothing is written.
+        OSError: If the results cannot be written.
         ValueError: If the tokenizer is continuous, takes other channels or sizes, or is not finite.
 
     Example:
@@ -75,8 +77,10 @@ def reconstruct(tokenizer: Tokenizer, media: Media, *, path: Path | None = None,
         writers = []
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            writers = [files.enter_context(MediaWriter(path.with_name(f"{path.name}_{kind}"), fps=media.fps))
-                       for kind in ("reconstruction", "side_by_side")]
+            outputs = [path.with_name(f"{path.name}_{kind}") for kind in ("reconstruction", "side_by_side")]
+            for output in outputs:  # before the work
+                check_name(f"{output}.png")
+            writers = [files.enter_context(MediaWriter(output, fps=media.fps)) for output in outputs]
         for target, output, indices in _round_trip(tokenizer, media):
             codebook.update(target=target, reconstruction=output, indices=indices)
             for metric in filter(None, (psnr, ssim)):
@@ -138,10 +142,11 @@ def codebook_use(results: Iterable[Reconstruction]) -> dict[str, float]:
 def reconstruct_files(tokenizer: Tokenizer, files: dict[Path, Path], *, num_frames: int | None = None,
                       frame_stride: int = 1, short_edge: int | None = None,
                       ) -> Iterator[tuple[Path, Reconstruction | DataError]]:
-    """Reconstruct files (from ``find_files``) one by one: (file, its result, or the error of an unreadable file).
+    """Reconstruct files (from ``find_files``) one by one: (file, its result or its error).
 
-    By default all frames of a video, but at most ``MAX_FRAMES`` where the tokenizer cannot be streamed; see
-    :func:`toolkit.data.open_media` for the options.
+    A file that cannot be read, or whose results cannot be written, gives an error. By default all frames of a video
+    are used, but at most ``MAX_FRAMES`` where the tokenizer cannot be streamed; see :func:`toolkit.data.open_media` for
+    the options.
     """
     limit = num_frames if tokenizer.why_not_streamed is None or num_frames is not None else MAX_FRAMES
     with FrameBar(len(files)) as bar:
@@ -151,10 +156,13 @@ def reconstruct_files(tokenizer: Tokenizer, files: dict[Path, Path], *, num_fram
                     bar.begin(file.name, num_frames=media.num_frames)
                     try:
                         tokenizer.grid((max(1, media.num_frames), *media.size))
-                    except ValueError as error:  # of a network that takes some sizes only
+                        if media.fps is not None and media.num_frames > 1:
+                            frame_rate(media.fps, path=f"{path.name}_reconstruction.mp4")
+                    except ValueError as error:  # of a network that takes some sizes only, and a rate that no mp4 holds
                         raise unreadable(file, str(error)) from error
                     result = reconstruct(tokenizer, media, path=path, on_frames=bar.add_frames)
-            except DataError as error:
+            except (DataError, OSError) as failure:
+                error = failure if isinstance(failure, DataError) else unwritable(file, failure)
                 if len(files) > 1:  # the caller reports a single file
                     logger.warning("skipped, unreadable: %s", file)
                 yield file, error

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -84,12 +87,13 @@ def load_component(directory: Path, who: str, build: Callable[[Mapping[str, Any]
 
 def read_component_config(file: Path) -> Any:
     """A component's JSON; a ValueError if text in it would be code in a config file, where training writes it."""
-    def named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if invalid := [key for key, _ in pairs if repr(key) != f"'{key}'"]:  # as a config file writes it
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        # a config file writes a key in quotes, so one that needs escapes could end the text and begin code
+        if invalid := [key for key, _ in pairs if repr(key) != f"'{key}'"]:
             raise ValueError(f"{invalid[0]!r} is the name of no argument")
         return dict(pairs)
 
-    config = json.loads(file.read_text(), object_pairs_hook=named)
+    config = json.loads(file.read_text(), object_pairs_hook=checked)
     if "{{" in json.dumps(config):
         raise ValueError("it has {{, which is a template in a config file")
     return config
@@ -105,12 +109,13 @@ def _read_plugins(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Budget(TorchDispatchMode):
-    """Limits the tensors made within by the size of the weights: a third-party config must not fill the memory.
+    """Limits the size of the tensors that a config makes by that of its weights, so that it cannot fill the memory.
 
     A tensor that is made from a size counts before it is made.
     """
 
-    _spare, _per_tensor = 2**26, 2**14  # numbers for tables that are not saved; and for the objects of each tensor
+    _spare = 2**26  # numbers, for tables that are not saved
+    _per_tensor = 2**14  # numbers, for a tensor's Python objects
 
     def __init__(self, weights: Mapping[str, Tensor]):
         super().__init__()
@@ -126,20 +131,104 @@ class _Budget(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def tokenizer_directory(path: str | Path) -> Path:
-    """The folder of a tokenizer: a local folder, a file in it, or a download of a hub id such as ``"user/name"``."""
-    local = Path(path)
-    local = local.parent if local.is_file() else local
-    if not local.exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+@dataclass(frozen=True)
+class TokenizerSource:
+    """Where a tokenizer was loaded from.
 
-        try:
-            local = Path(snapshot_download(str(path), allow_patterns=["config.json", "model.safetensors"]))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-            raise FileNotFoundError(f"no tokenizer at {path}: no such directory, and the hub did not give "
-                                    f"it ({error}).") from error
-    if (local / "config.json").is_file() and (local / "model.safetensors").is_file():
-        return local
-    raise FileNotFoundError(f"no tokenizer at {path}: it is no directory with config.json and "
-                            "model.safetensors (a run writes them to work_dir/tokenizer/) and no hub id.")
+    Attributes:
+        directory: The local folder of its two files; a folder of the hub's cache for a hub id.
+        repo: The hub id; None for a local folder.
+        revision: The branch, tag or commit that was asked for; None: the default branch.
+        subfolder: The folder within the repository; None: its top.
+        commit: Hash of the commit that was loaded.
+
+    Example:
+        >>> TokenizerSource(Path("cache/0a1b"), repo="user/name", commit="0a1b").metadata
+        {'repo': 'user/name', 'revision': None, 'subfolder': None, 'commit': '0a1b'}
+    """
+
+    directory: Path
+    repo: str | None = None
+    revision: str | None = None
+    subfolder: str | None = None
+    commit: str | None = None
+
+    @property
+    def metadata(self) -> dict[str, str | None] | None:
+        """What runs, results and token sets record of a hub id; None for a local folder."""
+        if self.repo is None:
+            return None
+        return {"repo": self.repo, "revision": self.revision, "subfolder": self.subfolder, "commit": self.commit}
+
+
+def find_tokenizer(path: str | Path, *, revision: str | None = None, subfolder: str | None = None,
+                   token: str | bool | None = None) -> TokenizerSource:
+    """The files of a tokenizer; arguments and errors as of :func:`toolkit.load_tokenizer`. A hub id is downloaded.
+
+    Example:
+        >>> find_tokenizer("user/name@main")
+        Traceback (most recent call last):
+        FileNotFoundError: no tokenizer at user/name@main: it is ...; a revision is given as revision='main' ...
+    """
+    local, folder = Path(os.path.expanduser(path)), PurePosixPath(subfolder or ".")
+    if folder.is_absolute() or ".." in folder.parts:
+        raise ValueError(f"the subfolder of a tokenizer is a folder below {path}, got {subfolder!r}; name one, such as "
+                         "'tokenizer'.")
+    if revision is not None and not revision:
+        raise ValueError(f"the revision of {path} is a branch, a tag or a commit, got ''; name one or leave it out.")
+    local = local.parent if local.is_file() else local
+    is_hub_id = not local.exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/", "~"))
+    if is_hub_id and "@" not in str(path):
+        return _download(str(path), revision=revision, folder=folder, token=token)
+    if local.exists() and (revision is not None or token is not None):
+        raise ValueError(f"{path} is a local folder, and only a tokenizer of the hub has a revision or needs a token; "
+                         "leave them out, or work in another folder if the hub's is meant.")
+    if _has_tokenizer(local / folder):
+        return TokenizerSource(local / folder)
+    raise FileNotFoundError(f"no tokenizer at {Path(path) / folder if subfolder else path}: it is no directory with "
+                            "config.json and model.safetensors (a run writes them to work_dir/tokenizer/) and no hub "
+                            f"id (USER/NAME){'' if local.exists() else _hints(str(path))}.")
+
+
+def _has_tokenizer(directory: Path) -> bool:
+    return (directory / "config.json").is_file() and (directory / "model.safetensors").is_file()
+
+
+def _hints(path: str) -> str:
+    """How to pass the revision or subfolder that a hub id has after an @ or a second slash."""
+    if "://" in path:
+        return "; a hub id is given without the address before it"
+    path, _, revision = path.partition("@")
+    parts = path.split("/") if not path.startswith((".", "/", "~")) else []
+    hints = [("revision", revision), ("subfolder", "/".join(parts[2:]))]
+    return "".join(f"; a {name} is given as {name}={value!r} (--{name} {value}, training.init_{name}={value})"
+                   for name, value in hints if value)
+
+
+def _download(repo: str, *, revision: str | None, folder: PurePosixPath, token: str | bool | None) -> TokenizerSource:
+    """The two files of a folder of a hub repository, and no others; a FileNotFoundError says what is missing."""
+    from huggingface_hub import errors, snapshot_download
+
+    at = f" at revision {revision!r}" if revision else ""
+    patterns = [glob.escape(str(folder / name)) for name in ("config.json", "model.safetensors")]
+    try:
+        snapshot = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, token=token))
+    except (errors.HfHubHTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError,
+            errors.LocalTokenNotFoundError) as error:
+        problem = "no such directory, and the hub did not give it"
+        if isinstance(error, errors.GatedRepoError):
+            problem = f"it is gated; accept its terms at https://huggingface.co/{repo}, then hf auth login, or token="
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            problem = ("no such directory, and the hub has no such repository, or a private one; correct the id, or "
+                       "hf auth login, or token=")
+        elif isinstance(error, errors.RevisionNotFoundError):
+            problem = "the repository has no such revision; name a branch, a tag or a whole commit hash of it"
+        raise FileNotFoundError(f"no tokenizer at {repo}{at}: {problem} ({in_one_line(error)}).") from error
+    commit = snapshot.name if snapshot.parent.name == "snapshots" else None
+    if not _has_tokenizer(snapshot / folder):
+        where = "its top folder; a subfolder is given as subfolder=" if folder == PurePosixPath(".") else (
+            f"its subfolder {str(folder)!r}; name another subfolder")
+        raise FileNotFoundError(f"no tokenizer at {repo}{at}: commit {commit} has no config.json and model.safetensors "
+                                f"in {where}, or, if the hub is offline, download them once.")
+    return TokenizerSource(snapshot / folder, repo=repo, revision=revision,
+                           subfolder=None if folder == PurePosixPath(".") else str(folder), commit=commit)

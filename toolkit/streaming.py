@@ -28,6 +28,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             child.training = training
 
 
+def check_size(who: str, size: Any) -> None:
+    """Raise ValueError unless ``size`` is None or three whole numbers."""
+    if size is not None and not (isinstance(size, Iterable) and not isinstance(size, str)
+                                 and [hasattr(side, "__index__") for side in size] == [True] * 3):
+        raise ValueError(f"{who} takes a size of three whole numbers (T, H, W), got {size!r}; tokenize(pixels, "
+                         "return_size=True) returns it.")
+
+
 class StreamingMixin:
     """The streaming half of :class:`toolkit.Tokenizer`.
 
@@ -57,13 +65,13 @@ class StreamingMixin:
             Indices (B, t, h, w, G); joined along t they are those of the whole video.
 
         Raises:
-            ValueError: If the encoder or quantizer cannot be streamed, or a value is not finite.
+            ValueError: If the encoder or quantizer cannot be streamed, or :meth:`tokenize` does not take a chunk.
         """
         self._check_streamed(self.encoder)
         cache: dict[Any, Any] = {}
         frames, last = 0, None
         for clip in clips:
-            if clip.ndim != 5 or clip.shape[2]:
+            if getattr(clip, "ndim", None) != 5 or clip.shape[2]:  # chunks without frames are skipped
                 self._check_pixels(clip)
                 if last is not None and clip[:, :, -1:].shape != last.shape:
                     raise ValueError(f"Tokenizer.tokenize_stream takes chunks of one video, got {tuple(clip.shape)} "
@@ -82,19 +90,32 @@ class StreamingMixin:
             size: (T, H, W) of the video, with which the padding is cropped off.
 
         Raises:
-            ValueError: If the decoder or quantizer cannot be streamed.
+            ValueError: If the decoder or quantizer cannot be streamed, :meth:`detokenize` does not take a chunk, pixels
+                are not finite, or all chunks do not fill ``size``.
         """
         self._check_streamed(self.decoder)
+        check_size("Tokenizer.detokenize_stream", size)
         cache: dict[Any, Any] = {}
-        frames = 0
+        frames, first = 0, None  # (B, h, w, G) of the first chunk
         for chunk in indices:
+            if getattr(chunk, "ndim", None) == 5:
+                first = first or (chunk.shape[0], *chunk.shape[2:])
+                if (chunk.shape[0], *chunk.shape[2:]) != first:
+                    raise ValueError(f"Tokenizer.detokenize_stream takes chunks of one video, got {tuple(chunk.shape)} "
+                                     f"after (B, h, w, G) = {first}.")
             with evaluating(self):
-                pixels = self.decoder(self._codes(chunk), cache)
+                pixels = self._decoded(self.decoder(self._codes(chunk), cache))
             if size is not None:
-                pixels = pixels[:, :, :size[0] - frames, :size[1], :size[2]]
+                if not (0 < size[1] <= pixels.shape[3] and 0 < size[2] <= pixels.shape[4]):
+                    raise ValueError(f"Tokenizer.detokenize_stream makes (H, W) = {tuple(pixels.shape[3:])} of indices "
+                                     f"{tuple(chunk.shape)}, which cannot be cropped to {tuple(size[1:])}.")
+                pixels = pixels[:, :, :max(0, size[0] - frames), :size[1], :size[2]]
             frames += pixels.shape[2]
             if pixels.shape[2]:
                 yield pixels
+        if size is not None and frames != size[0]:
+            raise ValueError(f"Tokenizer.detokenize_stream made {frames} frames of the {size[0]} of the size; give all "
+                             "chunks of the video.")
 
     @property
     def why_not_streamed(self) -> str | None:

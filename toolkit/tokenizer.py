@@ -11,8 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.contracts import Component, Decoder, Encoder, Quantizer, QuantizerOutput, TokenizerOutput
-from toolkit.saving import save_component
-from toolkit.streaming import Size, StreamingMixin, evaluating
+from toolkit.contracts.pixels import check_finite, check_float_pixels, check_pixel_values, describe
+from toolkit.saving import TokenizerSource, save_component
+from toolkit.streaming import Size, StreamingMixin, check_size, evaluating
+
+_ADVICE = "look for NaN in the weights, and for overflow in half precision"
 
 
 class Tokenizer(StreamingMixin, Component, nn.Module):
@@ -22,6 +25,10 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
     border. Outputs are cropped back. :meth:`tokenize`, :meth:`detokenize` and the streams run in eval mode, whatever
     the mode of the module.
 
+    Pixels are tensors of the weights' dtype (under autocast :meth:`encode` and ``forward`` take half precision too).
+    Integers, NaN and values beyond +-8, as of 0 to 255, raise ValueError; resizing may leave [-1, 1] a little. The
+    values are not checked by ``forward`` in train mode, nor in compiled code.
+
     Args:
         encoder: (B, C, T, H, W) -> (B, d, t, h, w).
         quantizer: Its ``dim`` is d.
@@ -30,6 +37,7 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
     Attributes:
         quantization: Interpolates the decoder's input in training from latents (0, a bypass) to codes (1); eval mode
             always decodes the codes.
+        source: Where :func:`toolkit.load_tokenizer` loaded it from; None if it was built.
 
     Raises:
         ValueError: If the channels, strides or framing of the three do not agree.
@@ -54,6 +62,7 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
                              f"{shapes[1][0]} (first frame alone: {shapes[0][1]} and {shapes[1][1]}).")
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
         self.quantization = 1.0
+        self.source: TokenizerSource | None = None
 
     @property
     def stride(self) -> Size:
@@ -85,19 +94,29 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
         """Pixels (B, C, T, H, W) in [-1, 1] -> codes (B, d, t, h, w), indices (B, *positions, G), losses.
 
         Raises:
-            ValueError: If the pixels are not 5-D with the encoder's channels.
+            ValueError: If the pixels are not 5-D with the encoder's channels, float, finite and about [-1, 1].
         """
-        return self.quantizer(self._latents(pixels))
+        self._check_pixels(pixels, autocast=True)
+        return self.quantizer(self.encoder(self._pad(pixels)))
 
     def decode(self, codes: Tensor, size: Size | None = None) -> Tensor:
-        """Codes (B, d, t, h, w) -> pixels (B, C, T, H, W), not clamped, cropped to ``size`` if given."""
+        """Codes (B, d, t, h, w) -> pixels (B, C, T, H, W), not clamped, cropped to ``size`` if given.
+
+        Raises:
+            ValueError: If the codes are of another type or shape, or cannot fill ``size``.
+        """
+        if not (isinstance(codes, Tensor) and codes.is_floating_point() and codes.ndim == 5
+                and codes.shape[1] == self.quantizer.dim and 0 not in codes.shape):
+            raise ValueError(f"Tokenizer.decode takes float codes (B, {self.quantizer.dim}, t, h, w), got "
+                             f"{describe(codes)}; detokenize takes indices.")
+        check_size("Tokenizer.decode", size)
         pixels = self.decoder(codes)
         if size is None:
             return pixels
-        t, h, w = size
-        if t > pixels.shape[2] or h > pixels.shape[3] or w > pixels.shape[4]:
+        if not all(0 < cropped <= whole for cropped, whole in zip(size, pixels.shape[2:], strict=True)):
             raise ValueError(f"Tokenizer.decode makes (T, H, W) = {tuple(pixels.shape[2:])} of codes "
                              f"{tuple(codes.shape)}, which cannot be cropped to {tuple(size)}.")
+        t, h, w = size
         return pixels[:, :, :t, :h, :w]
 
     @torch.no_grad()
@@ -109,7 +128,8 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
             return_size: Also return (T, H, W), with which :meth:`detokenize` crops the padding off.
 
         Raises:
-            ValueError: If the quantizer is continuous, or pixels, latents or codes are not finite.
+            ValueError: If the quantizer is continuous, the pixels are not 5-D float about [-1, 1], or latents or codes
+                are not finite.
         """
         self._check_pixels(pixels)
         with evaluating(self):
@@ -118,13 +138,28 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
 
     @torch.no_grad()
     def detokenize(self, indices: Tensor, size: Size | None = None) -> Tensor:
-        """Indices (B, *positions, G) -> pixels (B, C, T, H, W), not clamped, cropped to ``size`` if given."""
+        """Indices (B, *positions, G) -> pixels (B, C, T, H, W), not clamped, cropped to ``size`` if given.
+
+        Args:
+            indices: Of any integer dtype, on the weights' device.
+            size: (T, H, W), as :meth:`tokenize` returns it.
+
+        Raises:
+            ValueError: If the indices are no such tensor, empty, not of this codebook or too few for ``size``, or the
+                pixels are not finite.
+        """
+        check_size("Tokenizer.detokenize", size)
         with evaluating(self):
-            return self.decode(self._codes(indices, size), size)
+            codes = self._codes(indices, size)
+            if not codes.numel():
+                raise ValueError(f"Tokenizer.detokenize takes indices of one position at least, got none in "
+                                 f"{tuple(indices.shape)}.")
+            return self._decoded(self.decode(codes, size))
 
     def forward(self, pixels: Tensor) -> TokenizerOutput:
         """Pixels (B, C, T, H, W) in [-1, 1] -> reconstruction of that shape, latents, codes, indices, losses."""
-        latents = self._latents(pixels)
+        self._check_pixels(pixels, autocast=True, values=not self.training)
+        latents = self.encoder(self._pad(pixels))
         quantized = self.quantizer(latents)
         codes = quantized.codes
         if self.training and self.quantization < 1:
@@ -153,12 +188,10 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
         if self.codebook_size == 0:
             raise ValueError(f"Tokenizer.tokenize needs a discrete quantizer, got {type(self.quantizer).__name__}; "
                              "use encode.")
-        _check_finite(pixels, "Tokenizer needs finite pixels", "read them again and look at how they were scaled")
         latents = self.encoder(pixels, cache)
-        do = "look for NaN in the weights, and for overflow in half precision"
-        _check_finite(latents, f"Tokenizer needs finite latents of {type(self.encoder).__name__}", do)
+        check_finite(latents, f"Tokenizer needs finite latents of {type(self.encoder).__name__}", _ADVICE)
         out = self.quantizer(latents)
-        _check_finite(out.codes, f"Tokenizer needs finite codes of {type(self.quantizer).__name__}", do)
+        check_finite(out.codes, f"Tokenizer needs finite codes of {type(self.quantizer).__name__}", _ADVICE)
         return out.indices
 
     def _codes(self, indices: Tensor, size: Size | None = None) -> Tensor:
@@ -166,15 +199,39 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
         codes = self.quantizer.codes_from_indices(indices, None if size is None else self.grid(size))
         return codes.to(self.decoder.last_layer.dtype)
 
-    def _latents(self, pixels: Tensor) -> Tensor:
-        self._check_pixels(pixels)
-        return self.encoder(self._pad(pixels))
+    def _decoded(self, pixels: Tensor) -> Tensor:
+        """The decoder's pixels, if they are finite."""
+        check_finite(pixels, f"Tokenizer needs finite pixels of {type(self.decoder).__name__}", _ADVICE)
+        return pixels
 
-    def _check_pixels(self, pixels: Tensor) -> None:
+    def _check_pixels(self, pixels: Tensor, *, autocast: bool = False, values: bool = True) -> None:
+        """Raise ValueError for invalid pixels; ``autocast``: the encoder runs under the caller's autocast."""
+        check_float_pixels("Tokenizer", pixels, role=" of the weights' dtype")
         channels = self.encoder.in_channels
         if pixels.ndim != 5 or pixels.shape[1] != channels or 0 in pixels.shape:
             raise ValueError(f"Tokenizer takes pixels (B, {channels}, T, H, W), got {tuple(pixels.shape)}; "
                              "an image is T = 1.")
+        if torch.compiler.is_compiling():
+            return
+        self._check_encoders_dtype(pixels, autocast=autocast)
+        if values:
+            check_pixel_values("Tokenizer", pixels)
+
+    def _check_encoders_dtype(self, pixels: Tensor, *, autocast: bool) -> None:
+        """Raise ValueError unless some weight has the pixels' dtype and device; a network may have several dtypes."""
+        device = pixels.device.type
+        any_dtype = (autocast and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+                     and pixels.dtype != torch.float64)  # which autocast does not convert
+        first = next(self.encoder.parameters(), None)
+        if first is None or any(weight.device == pixels.device and (any_dtype or weight.dtype == pixels.dtype)
+                                for weight in self.encoder.parameters()):
+            return
+        do = "float()" if first.dtype == torch.float32 else f"to({first.dtype})"
+        if first.device != pixels.device:
+            do = f"to({str(first.device)!r}, {first.dtype})"
+        raise ValueError("Tokenizer takes float pixels in [-1, 1] of the weights' dtype on their device, "
+                         f"{first.dtype} on {first.device}, got {pixels.dtype} on {pixels.device}; convert them by "
+                         f"pixels.{do}.")
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` (float32), all that :func:`load_tokenizer` needs."""
@@ -189,9 +246,3 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
         with tempfile.TemporaryDirectory() as directory:
             self.save_pretrained(directory)
             return str(api.upload_folder(repo_id=repo_id, folder_path=directory))
-
-
-def _check_finite(values: Tensor, who_needs: str, do: str) -> None:
-    if not (finite := values.isfinite()).all():
-        raise ValueError(f"{who_needs}, got NaN or infinity at {int((~finite).sum())} of {values.numel()} places; "
-                         f"{do}.")

@@ -19,6 +19,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("input", help="images, videos and tars of them: a folder, a list file, a pattern or a file")
     parser.add_argument("--decode", action="store_true", help="the input is tokens: write NAME_reconstruction of each")
     parser.add_argument("--tokenizer", required=True, help="a run's tokenizer/ folder, or a hub id")
+    parser.add_argument("--revision", help="of a hub id: a branch, a tag or a commit, which is stored with the tokens")
+    parser.add_argument("--subfolder", metavar="DIR", help="the folder of the tokenizer within its folder or hub id")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--short-edge", type=int, metavar="N", help="resize the shorter side to N pixels first")
     parser.add_argument("--frames", type=int, metavar="N", help="frames of a video to use (default: all)")
@@ -41,20 +43,19 @@ def main() -> None:
     from toolkit.tokens import decode_tokens, extract_tokens, progress_bar, tokenizer_hash
 
     process = get_cpu_distributed_information()
-    main_process = process.rank == 0
-    logging.basicConfig(level=logging.INFO if main_process else logging.ERROR, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.ERROR if process.rank else logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and process.world_size > 1:
         device = f"cuda:{process.local_rank % torch.cuda.device_count()}"
     try:
-        tokenizer = load_tokenizer(arguments.tokenizer)
+        tokenizer = load_tokenizer(arguments.tokenizer, revision=arguments.revision, subfolder=arguments.subfolder)
         try:
             tokenizer.to(device)
         except (AssertionError, RuntimeError) as error:  # what torch raises for a missing device
             sys.exit(f"error: --device {device}: {str(error).splitlines()[0]}")
-        with progress_bar(visible=main_process) as show:
-            shared = dict(tokenizer_hash=tokenizer_hash(arguments.tokenizer), output=arguments.output,
+        with progress_bar(visible=process.rank == 0) as show:
+            shared = dict(tokenizer_hash=tokenizer_hash(tokenizer.source.directory), output=arguments.output,
                           process_index=process.rank, num_processes=process.world_size, on_progress=show)
             if arguments.decode:
                 print(f"{decode_tokens(tokenizer, arguments.input, **shared)} files written to {arguments.output}")
@@ -69,7 +70,7 @@ def main() -> None:
         sys.exit("stopped; the same command continues from here.")
     if done.complete and not done.num_samples:
         sys.exit("error: " + "\n  ".join(reason for _, reason in done.unreadable))
-    if done.complete or main_process:
+    if done.complete or process.rank == 0:
         print(f"{arguments.output}: {done.num_done} of {done.num_shards} shards, {done.num_samples} samples, "
               f"{done.num_tokens} tokens; {len(done.unreadable)} inputs could not be read"
               + ("" if done.complete else "; other processes continue"))

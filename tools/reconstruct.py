@@ -18,6 +18,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", help="an image, a video, or a folder of them (searched recursively)")
     parser.add_argument("--tokenizer", required=True, help="a run's tokenizer/ folder, or a hub id")
+    parser.add_argument("--revision", help="of a hub id: a branch, a tag or a commit")
+    parser.add_argument("--subfolder", metavar="DIR", help="the folder of the tokenizer within its folder or hub id")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to; an input folder is mirrored")
     parser.add_argument("--short-edge", type=int, metavar="N", help="resize the shorter side to N pixels first")
     parser.add_argument("--frames", type=int, metavar="N", help="frames of a video to use (default: all)")
@@ -52,7 +54,7 @@ def main() -> None:
     from toolkit.registry import PluginError, UnknownComponentError
 
     try:
-        tokenizer = load_tokenizer(arguments.tokenizer)
+        tokenizer = load_tokenizer(arguments.tokenizer, revision=arguments.revision, subfolder=arguments.subfolder)
         try:
             tokenizer.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         except (AssertionError, RuntimeError) as error:  # what torch raises for a missing device

@@ -23,8 +23,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work-dir", type=Path, help="where the run is written (default: work_dirs/CONFIG)")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint in the work dir")
     parser.add_argument("--dry-run", action="store_true", help="only say what the run would cost; nothing is written")
-    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE",
-                        help="settings on top of the config, such as training.max_steps=100")
+    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="settings on top of the config, such as training.max_steps=100 training.betas=[0.9,0.95]")
     return parser.parse_args()
 
 
@@ -37,7 +37,6 @@ def run(arguments: argparse.Namespace) -> None:
 
     from toolkit import load_config
     from toolkit.assets import AssetError
-    from toolkit.config import parse_overrides
     from toolkit.contracts import DataError
     from toolkit.profiling.dry_run import run_cost
     from toolkit.profiling.tables import cost_tables, write_results
@@ -51,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     show = Console(width=max(100, Console().width)).print
     work_dir = arguments.work_dir or Path("work_dirs") / Path(arguments.config).stem
     try:
-        config = load_config(arguments.config, parse_overrides(arguments.cfg_options))
+        config = load_config(arguments.config, options=arguments.cfg_options)
         if arguments.dry_run:
             cost = run_cost(config, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
             return show(cost_tables(cost)) if main_process else None

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from toolkit import Quantizer
-from toolkit.quantizers import straight_through
+from toolkit.quantizers import straight_through, unit_length
 from toolkit.quantizers.entropy import check_bits, grouped_binary_entropies
 
 Grid = tuple[int, int, int]
@@ -100,7 +100,7 @@ class MultiScaleBSQ(Quantizer):
         if not self.training:
             return total, indices, {}
         # The code's size goes into the logits of the soft assignment.
-        units = F.normalize(torch.cat(residuals, dim=1), dim=-1) * self.dim**-0.5  # (B, L, d)
+        units = unit_length(torch.cat(residuals, dim=1)) * self.dim**-0.5  # (B, L, d)
         per_sample, codebook = grouped_binary_entropies(units, self.inv_temperature, groups=self.entropy_groups,
                                                         eps=1e-8)
         losses = {"commitment": F.mse_loss(latents, total), "per_sample_entropy": per_sample,

@@ -1,10 +1,12 @@
 import logging
 import os
+import socket
 
 import pytest
 
 from toolkit.contracts import DataError
-from toolkit.data.reading.files import list_files
+from toolkit.data import Images, VideoClips, open_media, read_image, read_video
+from toolkit.data.reading.files import find_files, list_files
 
 
 @pytest.fixture
@@ -70,3 +72,76 @@ def test_a_folder_that_cannot_be_listed_is_skipped_with_a_warning(folder, monkey
     finally:
         os.seteuid(user)
     assert caplog.messages == ["skipped, a folder that cannot be listed: ./deep/er (Permission denied)."]
+
+
+@pytest.mark.parametrize(("path", "counts"), [
+    ("", "skipped 3 files with other endings: 1 without an ending, 1 .md, 1 .png"),
+    ("deep/*", "skipped 2 files with other endings: 1 .md, 1 .png"),
+    ("*.mp4", None), ("{deep,deep/*}", "skipped 4 files with other endings: 2 .md, 2 .png")])
+def test_one_line_counts_the_visible_files_that_are_skipped(folder, caplog, path, counts):
+    for name in ("deep/a.png", "deep/b.mp4", "LICENSE", "deep/.hidden.md"):
+        (folder / name).touch()
+    with caplog.at_level(logging.INFO):
+        names(folder / path)
+    assert caplog.messages == ([] if counts is None else [f"{counts} (in {folder / path})."])
+
+
+def test_files_of_the_output_folder_and_those_beside_are_not_counted(folder, caplog):
+    (folder / "deep" / "out").mkdir()
+    (folder / "deep" / "out" / "a.json").touch()
+    with caplog.at_level(logging.INFO):
+        find_files(folder, output=folder / "deep" / "out", suffixes=(".mp4",))
+        list_files(folder / "deep", suffixes=(".mp4",), beside=(".md", ".json"))
+    assert caplog.messages == [f"skipped 1 file with other endings: 1 .md (in {folder})."]
+
+
+@pytest.fixture
+def special(folder):
+    """The folder, with a pipe, a socket and a link to a device that have a video's ending, and a link to itself."""
+    os.mkfifo(folder / "pipe.mp4")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "socket.mp4"))
+    (folder / "device.mp4").symlink_to("/dev/zero")
+    (folder / "lost.mp4").symlink_to(folder / "lost.mp4")
+    return folder
+
+
+@pytest.mark.parametrize(("path", "expected"), [
+    ("", ["a.MP4", "b.mp4", "c.mp4", "lost.mp4"]), ("*", ["a.MP4", "b.mp4", "lost.mp4"]),
+    ("{.,deep/er}/*.mp4", ["b.mp4", "c.mp4", "lost.mp4"]), ("list.txt", ["a.MP4", "b.mp4", "lost.mp4"])])
+def test_pipes_sockets_and_devices_are_skipped_with_a_line(special, caplog, path, expected):
+    (special / "list.txt").write_text("a.MP4\nb.mp4\ndevice.mp4\nlost.mp4\npipe.mp4\nsocket.mp4\n")
+    assert sorted(names(special / path)) == expected
+    assert sorted(caplog.messages) == [f"skipped, no regular file: {special / name} ({kind})." for name, kind in (
+        ("device.mp4", "a device"), ("pipe.mp4", "a named pipe"), ("socket.mp4", "a socket"))]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("pipe.mp4", "a named pipe"), ("socket.mp4", "a socket"),
+                                            ("device.mp4", "a device"), ("deep", "a folder")])
+def test_a_single_path_that_is_no_regular_file_is_refused_at_once(special, name, kind):
+    readers = [open_media, read_image, read_video]
+    if name != "deep":
+        readers += [names, lambda path: Images(path=path), lambda path: VideoClips(path=path)]
+    for read in readers:
+        with pytest.raises(DataError, match=f"{name}: needed a regular file, got {kind};") as caught:
+            read(special / name)
+        assert caught.value.path == str(special / name)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_list_file_may_come_from_any_editor(folder, mark, end):
+    lines = ["b.mp4", "  deep/er/c.mp4\t", "", "# a comment", "caf\u00e9.mp4"]
+    (folder / "list.txt").write_bytes(mark + end.join(lines).encode())
+    assert names(folder / "list.txt") == ["b.mp4", "c.mp4", "caf\u00e9.mp4"]
+
+
+def test_only_line_feeds_end_a_line_of_a_list_file(folder):
+    wanted = [f"a{character}b.mp4" for character in "\x0b\x0c\x1c\x85\u2028\u2029\r"]
+    (folder / "list.txt").write_bytes("\n".join(wanted).encode())
+    assert names(folder / "list.txt") == wanted
+
+
+def test_a_pattern_longer_than_a_path_may_be_is_expanded(folder):
+    pattern = "{" + ",".join(["b.mp4"] * 2000) + "}"
+    assert len(names(folder / pattern)) == 2000

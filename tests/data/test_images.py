@@ -1,14 +1,24 @@
+import io
+import logging
+import struct
+import zlib
 from functools import partial
 
+import icc
 import numpy as np
 import pytest
 import torch
 import unusual_files as make
-from PIL import Image
+from PIL import Image, ImageCms, features
+from tars import noise
 
 from toolkit.contracts import DataError
 from toolkit.data import Images, read_image, read_video, sample_clips, write_image
+from toolkit.data.reading.images import image_frame, rgb_of
 from toolkit.registry import DATASETS
+
+P3 = dict(gamma=2.2, primaries=icc.DISPLAY_P3)
+ADOBE = dict(gamma=563 / 256, primaries=icc.ADOBE_RGB)
 
 
 def test_images_are_clips_of_one_frame(tmp_path):
@@ -59,3 +69,124 @@ def test_without_a_path_frames_of_the_sample_clips_are_used():
     assert len(images) == 16 and keys == ["0", "55", "119"]  # of carphone's 120 frames
     frames, _ = read_video(sample_clips("eval")[0], start=55, num_frames=1)  # (1, H, W, 3) uint8
     torch.testing.assert_close(images[7]["pixels"], frames.movedim(-1, 0) / 127.5 - 1)
+
+
+def shown(image: Image.Image, kind: str = "png", **options) -> np.ndarray:
+    """The (H, W, 3) pixels of an image that is written and read."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return image_frame(file.getvalue(), name=f"x.{kind}")[0].numpy()
+
+
+@pytest.mark.parametrize(("profile", "expected"), [(P3, (0, 205, 72)), (ADOBE, (0, 201, 80))], ids=["P3", "Adobe"])
+@pytest.mark.parametrize(("kind", "mode"), [("png", "RGB"), ("png", "RGBA"), ("png", "P"), ("tiff", "RGB"),
+                                            ("webp", "RGB")])
+def test_a_colour_profile_is_converted_to_srgb(profile, expected, kind, mode):
+    image = Image.new("RGB", (4, 4), (60, 200, 90)).convert(mode, palette=Image.Palette.ADAPTIVE)
+    options = {"lossless": True} if kind == "webp" else {}
+    assert shown(image, kind, icc_profile=icc.profile(**profile), **options)[2, 1].tolist() == list(expected)
+    assert shown(image, kind, **options)[2, 1].tolist() == [60, 200, 90]
+
+
+@pytest.mark.parametrize("profile", [P3, ADOBE, dict(gamma=1.8, primaries=icc.SRGB)], ids=["P3", "Adobe", "gamma"])
+def test_profiles_agree_with_the_formula(profile):
+    colours = noise(1, height=32, width=32)
+    seen = shown(Image.fromarray(colours), icc_profile=icc.profile(**profile))
+    assert np.abs(seen - icc.to_srgb(colours, **profile)).max() <= 1.5
+
+
+def test_a_profile_of_grey_is_converted_and_transparency_kept():
+    grey, opacity = noise(2)[..., 0], noise(3)[..., 0]
+    expected = icc.encoded((grey / 255.0) ** 1.8)
+    profile = icc.profile(gamma=1.8)
+    assert np.abs(shown(Image.fromarray(grey), icc_profile=profile)[..., 0] - expected).max() <= 1.5
+    with_opacity = shown(Image.fromarray(np.stack([grey, opacity], -1)), icc_profile=profile)
+    assert np.abs(with_opacity[..., 1] - (255 - (255 - expected) * (opacity / 255))).max() <= 2
+    # an RGB profile of a grey image: its curve alone counts
+    in_rgb = shown(Image.fromarray(grey), icc_profile=icc.profile(gamma=1.8, primaries=icc.SRGB))
+    assert np.abs(in_rgb[..., 2] - expected).max() <= 1.5
+
+
+def test_a_profile_of_inks_is_converted():
+    inks = np.concatenate([noise(8), noise(9)[..., :1]], -1)
+    darkness = (20, 10, 5, 60)
+    lightness = 100 - inks @ np.array(darkness) / 255  # all above 8, where the curve of L* is a cube
+    image = Image.fromarray(inks, mode="CMYK")
+    seen = shown(image, "tiff", icc_profile=icc.ink_profile(darkness))
+    expected = icc.encoded(((lightness + 16) / 116) ** 3)[..., None]
+    assert np.abs(seen - expected).max() <= 10  # the perceptual intent makes dark greys a little darker
+    without = shown(image, "tiff")
+    assert np.array_equal(without, np.array(image.convert("RGB"))) and np.abs(without - expected).max() > 100
+
+
+def test_an_srgb_profile_changes_nothing(caplog):
+    colours = noise(4, height=64, width=64)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert np.array_equal(shown(Image.fromarray(colours), icc_profile=profile), colours)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("profile", "problem"), [
+    (b"no profile", "cannot open profile"), (icc.profile(**P3)[:300], "cannot build transform"),
+    (icc.profile(gamma=1.8), "it is of GRAY, and the image of RGB")], ids=["text", "torn", "grey"])
+def test_a_profile_that_cannot_be_used_is_ignored_with_one_line(caplog, tmp_path, profile, problem):
+    Image.fromarray(noise(5)).save(tmp_path / "x.png", icc_profile=profile)
+    for _ in range(2):
+        assert np.array_equal(image_frame(tmp_path / "x.png")[0].numpy(), noise(5))
+    line, = caplog.messages
+    assert line.startswith(f"{tmp_path / 'x.png'}: its ICC profile cannot be used ({problem}")
+
+
+@pytest.mark.parametrize(("kind", "options", "tolerance"), [
+    ("webp", {"lossless": True, "exact": True}, 1), ("tiff", {}, 1), ("jpeg2000", {}, 1), ("tga", {}, 1),
+    ("ico", {"sizes": [(16, 12)]}, 1), ("dds", {}, 1),
+    *([("avif", {"quality": 100, "subsampling": "4:4:4"}, 3)] if features.check("avif") else [])])
+def test_transparency_of_other_formats_is_on_white(kind, options, tolerance):
+    colour, opacity = noise(5), noise(6)[..., :1]
+    image = Image.fromarray(np.concatenate([colour, opacity], -1))
+    expected = 255 - (255 - colour.astype(float)) * (opacity / 255)
+    assert np.abs(shown(image, kind, **options) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("mode", ["RGBa", "La", "PA", "LA"])
+def test_transparency_of_every_mode_is_on_white(mode):
+    colour, opacity = noise(5)[..., :1].repeat(3, -1), noise(6)[..., :1] | 64
+    image = Image.fromarray(np.concatenate([colour, opacity], -1))
+    if mode == "PA":
+        image = Image.fromarray(colour[..., 0]).convert("P").convert("PA")
+        image.putalpha(Image.fromarray(opacity[..., 0]))
+    else:
+        image = image.convert("LA").convert(mode) if mode in ("LA", "La") else image.convert(mode)
+    expected = 255 - (255 - colour.astype(float)) * (opacity / 255)
+    assert image.mode == mode and np.abs(rgb_of(image, path="x").numpy() - expected).max() <= 3
+
+
+def test_one_transparent_colour_of_16_bits_is_on_white(tmp_path):
+    wide = np.random.default_rng(7).integers(0, 2**16, (12, 16, 3), dtype=np.uint16)
+    wide[3, 5] = wide[8, 2] = 0x1234, 0x5678, 0x9abc
+    wide[4, 4] = 0x3401, 0x7801, 0xbc01  # whose high bytes are the other's low bytes
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in wide)
+    (tmp_path / "x.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">II5B", 16, 12, 16, 2, 0, 0, 0))
+        + chunk(b"tRNS", struct.pack(">3H", 0x1234, 0x5678, 0x9abc)) + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b""))
+    expected = np.round(wide / 257)
+    expected[3, 5] = expected[8, 2] = 255
+    assert np.abs(image_frame(tmp_path / "x.png")[0].numpy() - expected).max() <= 1
+
+
+def test_a_folder_of_images_has_every_ending_that_pillow_reads(tmp_path, caplog):
+    for name in ("a.jfif", "a.jp2", "a.tga", "a.jpe", "a.png", "notes.txt", "x.json", "y.json"):
+        if name.startswith("a"):
+            Image.fromarray(noise(0)).save(tmp_path / name)
+        else:
+            (tmp_path / name).touch()
+    with caplog.at_level(logging.INFO):
+        images = Images(path=tmp_path, size=8)
+    assert [file.suffix for file in images.files] == [".jfif", ".jp2", ".jpe", ".png", ".tga"]
+    assert all(sample["pixels"].shape == (3, 1, 8, 8) for sample in (images[index] for index in range(5)))
+    assert caplog.messages == [f"skipped 3 files with other endings: 2 .json, 1 .txt (in {tmp_path})."]

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -123,6 +124,111 @@ def test_a_torn_or_empty_tar_is_an_error(samples, tmp_path):
     for file in (tmp_path / f"{name}.tar" for name in ("torn", "no_end", "empty", "missing")):
         with pytest.raises(DataError, match=f"{file.name}: needed a tar of tokens"):
             list(read_tokens(file))
+
+
+BOUNDARY = tarfile.BLOCKSIZE
+
+
+def cuts_of(content: bytes) -> list[int]:
+    """Lengths at, beside and between the boundaries of all blocks, so in headers, contents, padding and the end."""
+    near = [start + shift for start in range(0, len(content), BOUNDARY) for shift in (0, 1, BOUNDARY - 1)]
+    return [cut for cut in near if 0 < cut < len(content)]
+
+
+def test_a_token_tar_cut_anywhere_gives_whole_samples_and_says_where_it_is_cut(samples, tmp_path):
+    content, cut_tar = write_shard(tmp_path / "tokens.tar", samples).read_bytes(), tmp_path / "cut.tar"
+    with tarfile.open(tmp_path / "tokens.tar") as tar:
+        ends = {member.name: member.offset_data + member.size for member in tar}
+        end_of_members = tar.offset
+    for cut in cuts_of(content):
+        cut_tar.write_bytes(content[:cut])
+        keys, reader = [], read_tokens(cut_tar)
+        with pytest.raises(DataError) if cut < end_of_members + BOUNDARY else nullcontext() as caught:
+            for key, indices, _ in reader:
+                np.testing.assert_array_equal(indices, samples[key], strict=True)
+                keys.append(key)
+        assert keys == [key for key in samples if max(ends[f"{key}.indices.npy"], ends[f"{key}.json"]) <= cut]
+        if caught:
+            assert f"cut.tar: needed a tar of tokens, got an incomplete one: the tar is cut off at byte {cut}" in str(
+                caught.value)
+
+
+def test_a_media_tar_cut_anywhere_gives_whole_files_and_says_where_it_is_cut(tmp_path):
+    members = {f"{'deep/' * 40 if n == 1 else ''}{n}.png": bytes([n + 1]) * (300 * n + 10) for n in range(4)}
+    content, cut_tar = write_tar(tmp_path / "a.tar", members).read_bytes(), tmp_path / "cut.tar"
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        ends = [member.offset_data + member.size for member in tar]
+        end_of_members = tar.offset
+    for cut in cuts_of(content):
+        cut_tar.write_bytes(content[:cut])
+        expected, message = list(members.items())[:sum(end <= cut for end in ends)], f"the tar is cut off at byte {cut}"
+        indexed, error = index_tar(cut_tar, suffixes=(".png",))
+        assert [(member.name, member.read(cut_tar)) for member in indexed] == expected
+        found = []
+        with pytest.raises(DataError, match=message) if cut < end_of_members + BOUNDARY else nullcontext() as caught:
+            found.extend(media_in_tar(cut_tar, suffixes=(".png",)))
+        assert not found or found == expected
+        assert message in str(error) if caught else error is None
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_compressed_tar_cut_anywhere_says_where_it_is_cut(mode, tmp_path):
+    members = {f"{n}.png": np.random.default_rng(n).bytes(40 * n + 1) for n in range(3)}
+    content, cut_tar = write_tar(tmp_path / "a.tar.x", members, mode).read_bytes(), tmp_path / "cut.tar"
+    for cut in {*range(1, len(content), 5), len(content) - 1}:
+        cut_tar.write_bytes(content[:cut])
+        found = []
+        with pytest.raises(DataError, match=f"got an incomplete one: the tar is cut off at byte {cut}, in its"):
+            for member in media_in_tar(cut_tar, suffixes=(".png",)):
+                found.append(member)
+        assert found == list(members.items())[:len(found)]
+
+
+def test_a_cut_tar_that_was_compressed_afterwards_is_cut_off_too(tmp_path):
+    content = write_tar(tmp_path / "a.tar", {f"{n}.png": bytes(700) for n in range(3)}).read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(content[:3000]))
+    with pytest.raises(DataError, match=r"the tar is cut off at byte 3000 of its unpacked content"):
+        list(media_in_tar(tmp_path / "a.tar.gz", suffixes=(".png",)))
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"<!DOCTYPE html>" * 99, "got a file that does not begin as a tar"), (b"", "got an empty file"),
+    (b"version https://git-lfs.github.com/spec/v1", "cut off at byte 42, in its first header; or it is no tar"),
+    (b"PK\3\4" + bytes(600), "got a zip file; unpack it"), (b"\x28\xb5\x2f\xfd" * 200, "got a zstd file; unpack it"),
+    (b"7z\xbc\xaf" * 200, "got a 7z file; unpack it")], ids=["html", "empty", "pointer", "zip", "zstd", "7z"])
+def test_a_file_that_is_no_tar_is_named_as_what_it_is(content, words, tmp_path):
+    (tmp_path / "a.tar").write_bytes(content)
+    _, error = index_tar(tmp_path / "a.tar", suffixes=(".png",))
+    assert f"a.tar: needed an uncompressed tar, {words}" in str(error) or words in str(error)
+    for read in (read_tokens, lambda path: media_in_tar(path, suffixes=(".png",))):
+        with pytest.raises(DataError, match=rf"a\.tar: needed a tar.*{words}"):
+            list(read(tmp_path / "a.tar"))
+
+
+def test_a_compressed_tar_is_refused_where_its_bytes_are_sought(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"0.png": b"1"}, "w:gz")
+    assert "needed an uncompressed tar, got a gzip file; unpack it" in str(index_tar(path, suffixes=(".png",))[1])
+    with pytest.raises(DataError, match=r"needed a tar of tokens, got a gzip file; unpack it"):
+        list(read_tokens(path))
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda tar: tar[:1536] + b"x" * 512, "no header at byte 1536"), (lambda tar: tar + b"x", "more data after"),
+    (lambda tar: tar[:1536] + b"x" * 512 + tar[2048:], "no header at byte 1536"),
+    (lambda tar: tar + tar, "more data after its end at byte 3072")])
+def test_what_tarfile_would_read_as_the_end_is_an_error(change, words, tmp_path):
+    content = write_tar(tmp_path / "a.tar", {"0.png": bytes(1000), "1.png": bytes(1000)}).read_bytes()[:3072 + 1024]
+    (tmp_path / "b.tar").write_bytes(change(content))
+    with pytest.raises(DataError, match=f"b.tar: needed a tar, got {words}"):
+        list(media_in_tar(tmp_path / "b.tar", suffixes=(".png",)))
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 20])
+def test_one_block_of_zeros_is_the_end_of_a_tar(blocks, tmp_path):
+    content = write_tar(tmp_path / "a.tar", {"0.png": bytes(512)}).read_bytes()[:1024]
+    (tmp_path / "a.tar").write_bytes(content + bytes(BOUNDARY * blocks))
+    assert [name for name, _ in media_in_tar(tmp_path / "a.tar", suffixes=(".png",))] == ["0.png"]
+    assert index_tar(tmp_path / "a.tar", suffixes=(".png",))[1] is None
 
 
 def header(name: str, *, size: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:

@@ -1,13 +1,16 @@
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
-from numbered import encode, numbers_of
+from numbered import encode, number_of, numbers_of
 from tars import write_shard
 
 from toolkit.contracts import DataError
 from toolkit.data import InMemoryClips, VideoClips, VideoShards, read_video, sample_clips, write_video
 from toolkit.data.reading.transforms import to_pixels
+from toolkit.data.reading.video_file import VideoFile
 from toolkit.registry import DATASETS
 
 
@@ -90,7 +93,8 @@ def test_a_clip_as_long_as_the_file_is_read_and_a_longer_one_is_refused(tmp_path
     (VideoShards, {"num_frames": 0}, "at least 1"),
     (VideoClips, {"short_edge": 32, "size": 64}, "short_edge 32 cannot cover size"),
     (VideoShards, {"short_edge": 8, "size": 32}, "cannot cover size"),
-    (VideoClips, {"samples": "all", "path": None}, "samples takes one of")])
+    (VideoClips, {"samples": "all", "path": None}, "samples takes one of"),
+    (VideoClips, {"index_dir": __file__}, "index_dir takes a folder, got .*test_videos.py")])
 def test_numbers_that_do_not_fit_are_refused_at_construction(short_video, kind, options, message):
     with pytest.raises(ValueError, match=message):
         kind(**{"path": str(short_video)} | options)
@@ -137,3 +141,54 @@ def test_a_file_in_memory_is_decoded_once_and_named_if_too_short(folder):
     first = clips[0]["key"]
     (folder / "0.mp4").unlink()
     assert clips[0]["key"] == first
+
+
+@pytest.mark.parametrize("thread_type", ["NONE", "AUTO"])
+def test_one_file_is_read_at_several_places_in_turn(tmp_path, thread_type):
+    path = encode(tmp_path / "a.mp4", num_frames=40, b_frames=2)
+    with VideoFile(path, thread_type=thread_type) as video:
+        runs = [video.rgb_frames(start=start) for start in (0, 20, 33)]
+        shown = [[number_of(next(run)) for run in runs] for _ in range(7)]
+        assert shown == [[place, 20 + place, 33 + place] for place in range(7)]
+        assert [next(run, None) is None for run in runs] == [False, False, True]
+        assert number_of(video.read([3])[0]) == 3 and number_of(next(runs[0])) == 8
+        assert [number_of(frame) for frame in runs[1]] == list(range(28, 40))
+    with VideoFile(path, thread_type=thread_type) as video:
+        frames = video.rgb_frames()
+        next(frames)
+        assert len(video.times) == 40  # reads all packets
+        assert [number_of(frame) for frame in frames] == list(range(1, 40))
+
+
+def test_a_closed_file_is_not_read(tmp_path):
+    with VideoFile(encode(tmp_path / "a.mp4", num_frames=40)) as video:
+        next(frames := video.rgb_frames())
+    for read in (lambda: next(frames), lambda: video.read([3]), lambda: next(video.rgb_frames())):
+        with pytest.raises(ValueError, match="is closed; read its frames inside the with block"):
+            read()
+
+
+def test_a_file_that_is_removed_before_it_is_read_is_named(tmp_path):
+    path = encode(tmp_path / "a.mp4", num_frames=5)
+    with VideoFile(path) as video:
+        path.unlink()
+        with pytest.raises(DataError, match=r"a\.mp4: needed a file, got No such file or directory"):
+            video.times  # noqa: B018
+
+
+def test_closing_does_not_wait_for_threads_that_log(tmp_path):
+    """With ``av.logging.set_level``, which libraries call, FFmpeg's threads need the interpreter to log."""
+    path = encode(tmp_path / "a.mp4", num_frames=60, b_frames=2)
+    program = f"""
+import av
+from toolkit.data.reading.video_file import VideoFile
+av.logging.set_level(av.logging.TRACE)
+for _ in range(3):
+    with VideoFile({str(path)!r}, thread_type="AUTO") as video:
+        for number in (5, 1, 7, 0):
+            next(video.frames_from(number))
+    dropped = VideoFile({str(path)!r}, thread_type="AUTO").frames_from()
+    next(dropped)
+    del dropped, video
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, capture_output=True)

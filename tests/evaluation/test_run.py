@@ -9,6 +9,7 @@ import av
 import pytest
 import torch
 from evaluation.running import FOLDER, command_of, rows_in, run_here, run_in_processes, save_tokenizer, write_suite
+from hub_cache import add_commit, use_cache
 from safetensors.torch import load_file, save_file
 from training import tiny
 from training.tiny import tiny_config, write_clips, write_config
@@ -160,6 +161,19 @@ def test_a_score_that_is_not_a_number_is_missing_from_a_row(clips, tmp_path):
     assert run_here(*command) == 0
     row = rows_in(tmp_path / "out")["mine"]
     assert row["scores"]["psnr"] is None and [point["psnr"] for point in row["curve"]] == [None]
+
+
+def test_a_row_of_a_hub_id_has_its_commit(clips, tmp_path, monkeypatch):
+    add_commit(use_cache(tmp_path / "hub", monkeypatch), "user/name", "f" * 40, save_tokenizer(tmp_path / "mine"),
+               subfolder="tokenizer", refs=("v1",))
+    monkeypatch.setattr(results, "measure_cost", lambda *_: {})  # takes seconds
+    suite = write_suite(tmp_path / "stripes.py", clips, clips_per_video=1)
+    assert run_here("--suite", suite, "--tokenizer", "user/name", "--revision", "v1", "--subfolder", "tokenizer",
+                    "--metrics", "PSNR", "--output", tmp_path / "out", "--device", "cpu") == 0
+    rows = rows_in(tmp_path / "out")
+    assert rows["name"]["source"] == {"repo": "user/name", "revision": "v1", "subfolder": "tokenizer",
+                                      "commit": "f" * 40}
+    assert rows["x264"]["source"] is None
 
 
 def test_a_config_without_a_number_of_steps_is_refused(clips, tmp_path):

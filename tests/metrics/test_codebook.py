@@ -8,6 +8,8 @@ import torch
 
 from toolkit.metrics import Codebook, collapse_of
 
+PIXEL = torch.zeros(1, 3, 1, 4, 4)
+
 
 def score(indices: torch.Tensor, *, pixels: tuple[int, ...] = (1, 3, 1, 8, 8), **options) -> dict[str, float]:
     codebook, clip = Codebook(**options), torch.zeros(pixels)
@@ -127,3 +129,26 @@ def test_warning_tells_one_dead_codebook_among_living_ones():
     even, constant = torch.arange(64), torch.zeros(64, dtype=torch.long)
     scores = score(torch.stack([even, even, constant], -1).reshape(1, 1, 8, 8, 3), codebook_size=64, num_codebooks=3)
     assert collapse_of(scores)
+
+
+@pytest.mark.parametrize("indices", [
+    [[1]], np.zeros((1, 1, 1, 1, 1), int), torch.full((1, 1, 1, 1, 1), 0.5), torch.ones(1, 1, 1, 1, 1).bool(),
+    torch.ones(1, 1, 1, 1, 1).half(), torch.zeros(1, 1, 1, 1, 1, dtype=torch.complex64)],
+    ids=["list", "NumPy", "float32", "bool", "float16", "complex64"])
+def test_what_is_no_tensor_of_integers_is_refused(indices):
+    with pytest.raises(ValueError, match=r"Codebook takes integer indices as a torch.Tensor, got"):
+        Codebook(codebook_size=8).update(target=PIXEL, reconstruction=PIXEL, indices=indices)
+
+
+def test_a_single_index_and_a_clip_without_batch_are_refused():
+    with pytest.raises(ValueError, match=r"Codebook takes indices \(B, \*positions, 1\), got \(\)"):
+        Codebook(codebook_size=8).update(target=PIXEL, reconstruction=PIXEL, indices=torch.tensor(1))
+    with pytest.raises(ValueError, match=r"Codebook takes a target \(B, C, T, H, W\), got \(3, 1, 4, 4\)"):
+        Codebook(codebook_size=8).update(target=PIXEL[0], reconstruction=PIXEL[0], indices=torch.ones(1, 1).long())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32])
+def test_stored_indices_of_every_integer_dtype_count_alike(dtype):
+    codebook, indices = Codebook(codebook_size=8), torch.tensor([0, 5, 5, 7]).reshape(1, 1, 2, 2, 1)
+    codebook.update(target=PIXEL, reconstruction=PIXEL, indices=indices.to(dtype))
+    assert [counts.tolist() for counts in codebook.counts()] == [[2, 1, 1]]

@@ -139,3 +139,26 @@ def test_training_on_nonfinite_latents_changes_no_state_and_is_visible_in_codes_
         assert not all(tensor.isfinite().all() for tensor in (output.codes, *output.losses.values()))
     if output.indices is not None:  # what counts codes in training must not fail
         assert 0 <= output.indices.min() <= output.indices.max() < quantizer.codebook_size
+
+
+BSQ4 = dict(type="BSQ", bits=4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("config", [
+    *[pytest.param(dict(arguments, type=name), id=f"{name}-{number}")
+      for name, choices in TINY["quantizer"].items() for number, arguments in enumerate(choices)],
+    dict(type="BSQ", bits=18), dict(type="BSQ", bits=18, rotation_trick=True), dict(LFQ2, rotation_trick=True),
+    dict(type="VQ", codebook_size=8, dim=4, normalize=True, rotation_trick=True),
+    dict(type="Grouped", quantizers=[BSQ4, BSQ4]), dict(type="Residual", quantizers=[BSQ4, BSQ4])], ids=str)
+def test_latents_of_every_size_have_finite_gradients(config, dtype):
+    quantizer = build_component(QUANTIZERS, config)
+    directions = torch.randn(2, quantizer.dim, 2, 3, 3)
+    for scale in (0.0, 1e-20, 6e-8, 1e-6, 1e-4, 1.0, 1e4):  # 6e-8 is float16's smallest number
+        for share in (1.0, 0.5, 0.0):  # of the positions; the others are 0
+            is_zero = torch.rand(2, 1, 2, 3, 3) >= share
+            latents = (scale * directions).masked_fill(is_zero, 0.0).to(dtype).requires_grad_()
+            output = quantizer(latents)
+            (output.codes.float().sum() + sum(output.losses.values())).backward()
+            assert all(tensor.isfinite().all() for tensor in (latents.grad, output.codes, *output.losses.values()))
+

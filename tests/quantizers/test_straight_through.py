@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from toolkit.quantizers import straight_through
+from toolkit.quantizers import straight_through, unit_length
 
 
 @pytest.mark.parametrize("rotation_trick", [False, True])
@@ -46,3 +46,27 @@ def test_code_gets_no_gradient():
     codes = torch.randn(3, 2, requires_grad=True)
     assert torch.autograd.grad(straight_through(torch.randn(3, 2, requires_grad=True), codes).sum(), codes,
                                allow_unused=True) == (None,)
+
+
+@pytest.mark.parametrize("length", [1e4, 1.0, 3e-3])
+def test_unit_length_has_the_gradient_of_the_quotient(length):
+    z, upstream = F.normalize(torch.randn(20, 5, dtype=torch.float64), dim=1) * length, torch.randn(20, 5)
+    z.requires_grad_()
+    unit_length(z).backward(upstream.double())
+    for gradient, x, g in zip(z.grad, z.detach(), upstream.double(), strict=True):
+        u = x / length
+        torch.testing.assert_close(gradient, (torch.eye(5) - torch.outer(u, u)).double() @ g / length)
+
+
+def test_unit_length_of_tiny_latents_keeps_its_value_and_bounds_the_gradient():
+    z = torch.tensor([[0.0, 0.0], [3e-5, 4e-5], [-3e-7, 0.0]], requires_grad=True)
+    unit, upstream = unit_length(z), torch.tensor([[1.0, -2.0]] * 3)
+    torch.testing.assert_close(unit, torch.tensor([[0.0, 0.0], [0.6, 0.8], [-0.3, 0.0]]))  # by 1e-6 at least
+    unit.backward(upstream)
+    assert torch.equal(z.grad, 512 * upstream)
+
+
+def test_rotation_stretches_gradients_of_tiny_latents_by_at_most_512():
+    z = torch.tensor([[3e-6, 4e-6], [3e-3, 4e-3]], requires_grad=True)
+    straight_through(z, torch.tensor([[0.6, 0.8]] * 2), rotation_trick=True).backward(torch.tensor([[0.6, 0.8]] * 2))
+    torch.testing.assert_close(z.grad.norm(dim=1), torch.tensor([512.0, 200.0]))  # 1 / 5e-6 and 1 / 5e-3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import random
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import webdataset
 from data.test_shards import write_tar
+from hub_cache import add_commit, use_cache
 from tools.commands import ENVIRONMENT, command, error_of, files_of, run, run_here, succeed
 from training.tiny import stripes, write_clips, write_images
 
@@ -145,3 +148,46 @@ def test_a_list_file_gives_its_files(tokenizer, folder, tmp_path, capsys):
     assert "2 of 2 shards, 2 samples" in capsys.readouterr().out
     sample, = webdataset.WebDataset(str(tmp_path / "tokens" / "tokens-000000.tar"), shardshuffle=False).decode()
     assert sample["json"]["source"] == "deep/1.png" and sample["indices.npy"].dtype == np.int32
+
+
+@pytest.mark.parametrize("tool", ["extract_tokens", "reconstruct"])
+def test_a_tool_takes_a_revision_and_a_subfolder_of_the_hub_and_names_what_is_missing(
+        tokenizer, folder, tmp_path, monkeypatch, tool):
+    cache = use_cache(tmp_path / "hub", monkeypatch)
+    add_commit(cache, "user/name", "e" * 40, tokenizer, subfolder="sub", refs=("v1",))
+    command = (tool, folder / "deep" / "0.png", "--output", tmp_path / "out", "--tokenizer")
+    assert run_here(*command, "user/name", "--revision", "v1", "--subfolder", "sub") is None
+    assert any((tmp_path / "out").iterdir())
+    if tool == "extract_tokens":
+        assert json.loads((tmp_path / "out" / "dataset.json").read_text())["tokenizer_source"] == {
+            "repo": "user/name", "revision": "v1", "subfolder": "sub", "commit": "e" * 40}
+    assert "user/name at revision 'v2': no such directory" in error_of(*command, "user/name", "--revision", "v2")
+    assert "(--revision v1, " in error_of(*command, "user/name@v1")
+    assert "is a local folder" in error_of(*command, tokenizer, "--revision", "v1")
+    monkeypatch.setenv("HOME", str(tokenizer.parent))
+    assert run_here(tool, folder / "deep" / "0.png", "--output", tmp_path / "home", "--tokenizer",
+                    f"~/{tokenizer.name}") is None
+
+
+def test_long_names_become_tokens_and_those_that_fit_become_files(tokenizer, folder, tmp_path, capsys, caplog):
+    (tmp_path / "in").mkdir()
+    long, too_long = "x" * 236, "y" * 250
+    for name in ("a", long, too_long, "z"):
+        (tmp_path / "in" / f"{name}.png").write_bytes((folder / "deep" / "0.png").read_bytes())
+    os.mkfifo(tmp_path / "in" / "pipe.mp4")
+    os.mkfifo(tmp_path / "in" / "pipe.tar")
+    (tmp_path / "in" / "notes.json").touch()
+    with caplog.at_level(logging.INFO):
+        assert run_here("extract_tokens", tmp_path / "in", "--tokenizer", tokenizer, "--output", tmp_path / "t") is None
+    assert "4 samples" in capsys.readouterr().out
+    assert [message for message in caplog.messages if "with other endings" in message] == [
+        f"skipped 1 file with other endings: 1 .json (in {tmp_path / 'in'})."]
+    assert sum("skipped, no regular file" in message for message in caplog.messages) == 2
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert run_here("extract_tokens", tmp_path / "t", "--decode", "--tokenizer", tokenizer,
+                        "--output", tmp_path / "files") is None
+    assert "3 files written" in capsys.readouterr().out
+    assert set(files_of(tmp_path / "files")) == {f"{name}_reconstruction.png" for name in ("a", long, "z")}
+    line, = (message for message in caplog.messages if message.startswith("skipped"))
+    assert too_long in line and "File name too long" in line

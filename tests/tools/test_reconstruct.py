@@ -1,5 +1,6 @@
 """tools/reconstruct.py as its users run it."""
 
+import errno
 import os
 import pty
 import re
@@ -10,6 +11,7 @@ from contextlib import suppress
 
 import pytest
 import torch
+from PIL import Image
 from pooled import scores_by_scikit_image
 from tools.commands import ENVIRONMENT, command, files_of, run_here, save_tokenizer, succeed
 from training.tiny import stripes, write_clips
@@ -115,7 +117,7 @@ def test_frames_and_stride_choose_the_frames_and_the_rate(tokenizer, tmp_path, c
                         *options) is None
         assert rows(capsys.readouterr().out)["clip"][0] == size
     with VideoFile(tmp_path / "out" / "clip_side_by_side.mp4") as video:
-        assert (video.info.fps, video.info.num_frames) == (6.0, 3)
+        assert (video.fps, len(video.times)) == (6.0, 3)
 
 
 @torch.no_grad()
@@ -221,6 +223,69 @@ def test_names_do_not_collide(tmp_path):
     assert len({target.casefold() for target in targets.values()}) == len(targets)
     assert targets["b.png"] == "out/b" and targets["sub/a.png"] == "out/sub/a"
     assert targets["a.png"] == "out/a.png" and targets["sub/c.mov"] == "out/sub/c.mov"
+
+
+def test_long_names_are_done_or_reported_and_pipes_are_skipped(tokenizer, tmp_path, capsys, caplog):
+    (tmp_path / "in").mkdir()
+    long, too_long = "x" * 235, "\u00e9" * 123  # with _reconstruction.png 254 and 265 bytes
+    write_image(tmp_path / "in" / "a.png", stripes(1, num_frames=1, height=16, width=16))
+    for name in (f"{long}.png", f"{too_long}.png", "z.png"):
+        shutil.copy(tmp_path / "in" / "a.png", tmp_path / "in" / name)
+    write_video(tmp_path / "in" / f"{'v' * 236}.mp4", stripes(1, num_frames=3, height=16, width=16), fps=8)
+    os.mkfifo(tmp_path / "in" / "pipe.mp4")
+    arguments = ["--tokenizer", tokenizer, "--output", tmp_path / "out"]
+    assert run_here("reconstruct", tmp_path / "in", *arguments) is None
+    assert sorted(files_of(tmp_path / "out")) == sorted(
+        f"{name}_{kind}.{ending}" for name, ending in (("a", "png"), (long, "png"), ("v" * 236, "mp4"), ("z", "png"))
+        for kind in ("reconstruction", "side_by_side"))
+    printed = capsys.readouterr().out
+    assert "skipped 1 of 5 files" in printed and "File name too long" in printed
+    assert f"skipped, no regular file: {tmp_path / 'in' / 'pipe.mp4'} (a named pipe)." in caplog.messages
+    message = run_here("reconstruct", tmp_path / "in" / "pipe.mp4", *arguments)
+    assert message.startswith("error: ") and "needed a regular file, got a named pipe" in message
+
+
+def test_a_file_in_the_way_of_one_result_does_not_end_the_run(tokenizer, tmp_path):
+    for name in ("a/x.png", "b/x.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True)
+        write_image(tmp_path / "in" / name, stripes(1, num_frames=1, height=16, width=16))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").write_text("a file where a folder is needed")
+    results = dict(reconstruct_files(load_tokenizer(tokenizer), find_files(tmp_path / "in", output=tmp_path / "out")))
+    error, result = results.values()
+    assert isinstance(error, DataError) and "x.png: needed a place for its results, got" in str(error)
+    assert result.size == (1, 16, 16) and (tmp_path / "out" / "b" / "x_reconstruction.png").exists()
+
+
+def test_a_rate_that_no_mp4_holds_does_not_end_the_run(tokenizer, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, fps in (("a_slow.mp4", 1.2e-5), ("b.mp4", 25)):
+        write_video(tmp_path / "in" / name, stripes(1, num_frames=4, height=16, width=16), fps=fps)
+    files = find_files(tmp_path / "in", output=tmp_path / "out")
+    error, result = dict(reconstruct_files(load_tokenizer(tokenizer), files, frame_stride=2)).values()
+    assert isinstance(error, DataError) and "a_slow.mp4: " in str(error) and "got 6e-06; choose a rate" in str(error)
+    assert result.size == (2, 16, 16)
+    assert sorted(files_of(tmp_path / "out")) == ["b_reconstruction.mp4", "b_side_by_side.mp4"]
+
+
+def test_a_full_disk_ends_the_run(tokenizer, tmp_path, monkeypatch):
+    write_image(tmp_path / "a.png", stripes(1, num_frames=1, height=16, width=16))
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("toolkit.io.atomic_write.os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        dict(reconstruct_files(load_tokenizer(tokenizer), find_files(tmp_path / "a.png", output=tmp_path / "out")))
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_an_animation_becomes_a_video(tokenizer, tmp_path, capsys, kind):
+    first, *others = [Image.new("RGB", (16, 16), (level, 0, 0)) for level in (0, 99, 255)]
+    first.save(tmp_path / f"x.{kind}", save_all=True, append_images=others, duration=200)
+    assert run_here("reconstruct", tmp_path / f"x.{kind}", "--tokenizer", tokenizer, "--output", tmp_path) is None
+    assert rows(capsys.readouterr().out)["x"][0] == "3 x 16 x 16"
+    assert read_video(tmp_path / "x_reconstruction.mp4")[1] == 5.0
 
 
 def test_a_folder_of_unreadable_files_only_is_an_error_that_lists_them(tokenizer, tmp_path):

@@ -148,6 +148,19 @@ def test_a_malformed_option_is_one_error(clips, tmp_path):
     config = write_config(tmp_path / "tiny.py", tiny_config(clips))
     message = error_of("train", config, "--work-dir", tmp_path / "run", "--cfg-options", "training.max_steps")
     assert message == "error: --cfg-options takes KEY=VALUE words, got 'training.max_steps'."
+    message = error_of("train", config, "--work-dir", tmp_path / "run", "--cfg-options", "data.train.dataset.path=[a,b")
+    assert "got 'data.train.dataset.path=[a,b' (no closing ])" in message
+
+
+@pytest.mark.parametrize("path", ["2024", "[2024/0.mp4,2024/1.mp4]", "2024/0.mp4,2024/1.mp4"])
+def test_a_folder_that_looks_like_a_number_and_lists_are_data_paths(clips, tmp_path, monkeypatch, capsys, path):
+    config = write_config(tmp_path / "tiny.py", tiny_config(clips))
+    (tmp_path / "2024").symlink_to(clips)
+    monkeypatch.chdir(tmp_path)
+    options = [f"data.{split}.dataset.path={path}" for split in ("train", "val")]
+    assert run_here("train", config, "--dry-run", "--cfg-options", *options, "training.max_steps=3",
+                    "--cfg-options", "training.eps=1e-7") is None
+    assert "time for 3 steps" in capsys.readouterr().out
 
 
 def test_an_error_writes_no_checkpoint_and_the_work_dir_can_be_used_again(tmp_path):

@@ -1,11 +1,14 @@
 """Training from an existing tokenizer: inflation, frozen components, discriminators."""
 
 import copy
+import json
 import logging
+import shutil
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from hub_cache import add_commit, use_cache
 from training import tiny
 from training.tiny import assert_equal, build, tensors_of, tiny_config, train
 
@@ -14,6 +17,7 @@ from toolkit.config import ConfigError
 from toolkit.networks import StyleGANDiscriminator
 from toolkit.saving import save_component
 from toolkit.training.initialization import initialize
+from toolkit.training.settings import Settings
 
 OPTIONS = {
     "o2": ({}, {}, {}, {}),
@@ -161,3 +165,29 @@ def test_discriminator_of_the_source_is_loaded_if_its_tensors_match(clips, tmp_p
                if tensor.shape == expected.state_dict()[name].shape)
     assert same == fits and ("starts from" in caplog.text) == fits
     assert ("keeps its random weights" in caplog.text) != fits
+
+
+def test_the_commit_that_a_run_starts_from_is_in_its_metadata_also_after_a_resume(
+        clips, tmp_path, monkeypatch, make_tokenizer):
+    cache = use_cache(tmp_path / "hub", monkeypatch)
+    make_tokenizer().save_pretrained(tmp_path / "source")
+    add_commit(cache, "user/name", "c" * 40, tmp_path / "source", subfolder="007", refs=("1.0",))
+    config = tiny_config(clips, training__init_from="user/name", training__init_revision="1.0",
+                         training__init_subfolder="007", training__max_steps=1)
+    config.pop("tokenizer")
+    train(copy.deepcopy(config), tmp_path / "run")
+    expected = {"repo": "user/name", "revision": "1.0", "subfolder": "007", "commit": "c" * 40}
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["init_source"] == expected
+    shutil.rmtree(cache)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert build(config, tmp_path / "run", resume=True).step == 1
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["init_source"] == expected
+    build(tiny_config(clips), tmp_path / "plain")
+    assert json.loads((tmp_path / "plain" / "run.json").read_text())["init_source"] is None
+
+
+@pytest.mark.parametrize("changes", [dict(init_revision=1.0, init_from="user/name"), dict(init_subfolder="a")])
+def test_a_revision_that_is_no_text_or_without_its_tokenizer_is_refused(changes):
+    name = next(iter(changes))
+    with pytest.raises(ConfigError, match=rf"training\.{name} must be text, with init_from"):
+        Settings(max_steps=1, **changes)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
+import torch.export
 from einops import rearrange
 from torch import Tensor, nn
 
 from toolkit.contracts.component import Component
+from toolkit.contracts.pixels import describe
 
 Grid = tuple[int, int, int]
 
@@ -55,6 +58,10 @@ class TokenizerOutput:
     codes: Tensor
     indices: Tensor | None
     losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+for _output in (QuantizerOutput, TokenizerOutput):  # so that torch.export takes modules that return them
+    torch.export.register_dataclass(_output, serialized_type_name=f"toolkit.{_output.__name__}")
 
 
 class Quantizer(Component, nn.Module, ABC):
@@ -121,7 +128,10 @@ class Quantizer(Component, nn.Module, ABC):
         return rearrange(codes, "b (t h w) d -> b d t h w", t=grid[0], h=grid[1], w=grid[2])
 
     def forward(self, latents: Tensor) -> QuantizerOutput:
-        """Quantize latents (B, d, t, h, w) of any float dtype; another shape raises ValueError."""
+        """Quantize latents (B, d, t, h, w) of any float dtype; another shape or type raises ValueError."""
+        if not isinstance(latents, Tensor) or not latents.is_floating_point():
+            raise ValueError(f"{type(self).__name__} needs latents of a float dtype, got {describe(latents)}; give the "
+                             "encoder's output.")
         if latents.ndim != 5 or latents.shape[1] != self.dim:
             raise ValueError(f"{type(self).__name__} needs latents (B, {self.dim}, t, h, w), got "
                              f"{tuple(latents.shape)}; set the encoder's out_channels to {self.dim}.")
@@ -130,28 +140,36 @@ class Quantizer(Component, nn.Module, ABC):
             codes, indices, losses = self.quantize_grid(latents.float())
         if indices is not None:
             positions = self.positions(tuple(latents.shape[2:]))
-            indices = indices.reshape(len(latents), *positions, self.num_codebooks)
+            indices = indices.reshape(latents.shape[0], *positions, self.num_codebooks)
         return QuantizerOutput(codes.to(latents.dtype), indices, losses if self.training else {})
 
     def codes_from_indices(self, indices: Tensor, grid: Grid | None = None) -> Tensor:
         """Stored indices (B, *positions, G) of any integer dtype in [0, K) -> codes (B, d, t, h, w) float32.
 
         ``grid`` is the (t, h, w) of the codes, for a quantizer whose positions are not the grid. Indices of another
-        shape or outside the codebook raise ValueError.
+        shape or outside the codebook, other types and booleans raise ValueError.
         """
         name = type(self).__name__
         if self.codebook_size == 0:
             raise ValueError(f"{name} is continuous and has no indices; decode its latents instead.")
+        if not isinstance(indices, Tensor):
+            raise ValueError(f"{name} needs integer indices as a torch.Tensor, got {describe(indices)}; "
+                             "torch.as_tensor(indices) makes one.")
         is_grid = type(self).positions is Quantizer.positions
         if not is_grid and grid is None:
             raise ValueError(f"{name} needs the grid (t, h, w) of the codes, because its indices have no grid; pass "
                              "grid=, or size= to Tokenizer.detokenize.")
         positions = ("t", "h", "w") if is_grid else self.positions(grid)
         fits = indices.ndim == 5 if is_grid else tuple(indices.shape[1:-1]) == tuple(positions)
-        if not fits or not self._accepts_codebooks(indices.shape[-1]) or indices.is_floating_point():
+        is_integer = not (indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool)
+        if not fits or not self._accepts_codebooks(indices.shape[-1]) or not is_integer:
             expected = ", ".join(map(str, ("B", *positions, self.num_codebooks)))
             raise ValueError(f"{name} needs integer indices ({expected}), got {tuple(indices.shape)} of "
                              f"{indices.dtype}.")
+        weight = next(itertools.chain(self.parameters(), self.buffers()), indices)  # without any, all devices fit
+        if weight.device != indices.device:
+            raise ValueError(f"{name} needs indices on {weight.device}, where its weights are, got {indices.device}; "
+                             f"indices.to({str(weight.device)!r}).")
         indices = indices.long()  # stored ones may be of a small dtype
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codebook_size:
             raise ValueError(f"{name} needs indices in [0, {self.codebook_size}), got {int(indices.min())} to "

@@ -4,7 +4,8 @@ from toolkit.data.datasets.files import Images, InMemoryClips, VideoClips, sampl
 from toolkit.data.datasets.shards import ImageShards, VideoShards
 from toolkit.data.loading.loader import TrainLoader, ValLoader
 from toolkit.data.loading.sampling import Batch, Source
-from toolkit.data.reading.media import iter_frames, open_media, read_image, read_video
+from toolkit.data.reading.images import read_image
+from toolkit.data.reading.media import iter_frames, open_media, read_video
 from toolkit.data.reading.writing import VideoWriter, write_image, write_video
 
 __all__ = ["Batch", "ImageShards", "Images", "InMemoryClips", "Source", "TrainLoader", "ValLoader", "VideoClips",

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +68,13 @@ def write_summary(evaluation: Evaluation, rows: Sequence[Row]) -> None:
 def train_and_list_entries(evaluation: Evaluation, on_error: OnError) -> list[Entry]:
     """Train the configs of the sweep; the entries of all tokenizers, then those of their baselines."""
     protocol, tokenizers, without_quantizer = evaluation.protocol, [], []
-    for path in evaluation.options.tokenizer:
+    options = evaluation.options
+    for path in options.tokenizer:
+        path = Path(os.path.expanduser(path))
         title = path.resolve().parent.name if path.name == "tokenizer" else path.resolve().name
         try:
-            tokenizers.append(tokenizer_entry(path, protocol, name=title, title=title))
+            tokenizers.append(tokenizer_entry(path, protocol, name=title, title=title, revision=options.revision,
+                                              subfolder=options.subfolder))
             without_quantizer.append(latents_entry(tokenizers[-1]))
         except ERRORS as error:
             on_error(path, error)
@@ -79,7 +83,7 @@ def train_and_list_entries(evaluation: Evaluation, on_error: OnError) -> list[En
             without_quantizer.append(dataclasses.replace(entry, kind="baseline"))
         else:
             tokenizers.append(entry)
-    types = list(dict.fromkeys([*DEFAULT_BASELINES, *evaluation.options.baseline]))
+    types = list(dict.fromkeys([*DEFAULT_BASELINES, *options.baseline]))
     baselines = baseline_entries(types, tokenizers, protocol) if tokenizers else []
     entries = [*tokenizers, *baselines, *without_quantizer]
     names = [entry.name for entry in entries]
@@ -92,11 +96,11 @@ def train_and_list_entries(evaluation: Evaluation, on_error: OnError) -> list[En
 def _trained(evaluation: Evaluation, on_error: OnError) -> list[Entry]:
     """The entries of the variants of the sweep; failed trainings are skipped and reported."""
     options = evaluation.options
-    overrides, steps = parse_overrides(list(options.cfg_options)), options.steps
-    if steps is None and "training.max_steps" not in overrides:
+    steps = options.steps
+    if steps is None and "training.max_steps" not in parse_overrides(options.cfg_options):
         steps = evaluation.suite.steps
     entries = []
-    for variant in variants_of(options.train, steps=steps, overrides=overrides) if options.train else ():
+    for variant in variants_of(options.train, steps=steps, options=options.cfg_options) if options.train else ():
         try:
             path, summary = train(variant, evaluation.folder / "training")
             entries.append(tokenizer_entry(path, evaluation.protocol, name=variant.name, title=variant.title,
@@ -117,11 +121,12 @@ class Variant:
     config: Config  # resolved
 
 
-def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str, Any]) -> list[Variant]:
+def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str, Any] | None = None,
+                options: Sequence[str] = ()) -> list[Variant]:
     """One variant of each config, with the first one's data, seed and steps; then the first with Identity."""
     if steps is not None:
-        overrides = {**overrides, "training.max_steps": steps}
-    configs = [load_config(path, overrides) for path in paths]
+        overrides = {**(overrides or {}), "training.max_steps": steps}
+    configs = [load_config(path, overrides, options=options) for path in paths]
     first = configs[0]
     for path, config in zip(paths, configs, strict=True):
         missing = [key for key in ("tokenizer", "objective", "data", "training") if key not in config]

@@ -51,10 +51,14 @@ class Entry:
 
 
 def tokenizer_entry(path: Path, protocol: Protocol, *, name: str, title: str,
-                    training: dict[str, Any] | None = None) -> Entry:
-    """The entry of a tokenizer directory."""
-    rate = bits_per_pixel(load_tokenizer(path), protocol.sample_size)
-    spec = {"type": "tokenizer", "path": str(path), "bypass": False}
+                    training: dict[str, Any] | None = None, revision: str | None = None,
+                    subfolder: str | None = None) -> Entry:
+    """The entry of a tokenizer directory or hub id; the ``source`` of its spec has the commit of the hub id."""
+    tokenizer = load_tokenizer(path, revision=revision, subfolder=subfolder)
+    rate = bits_per_pixel(tokenizer, protocol.sample_size)
+    spec = {"type": "tokenizer", "path": str(tokenizer.source.directory), "bypass": False}
+    if tokenizer.source.metadata is not None:
+        spec["source"] = tokenizer.source.metadata
     return Entry(name, title, "tokenizer", spec, rate=rate, training=training)
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from toolkit.contracts import DataError, Dataset
 from toolkit.data import Images, VideoClips
 from toolkit.data.loading.sampling import mix
+from toolkit.data.reading.media import open_video
 from toolkit.data.reading.transforms import check_enlargement, to_pixels
 from toolkit.data.reading.transforms import resize as bicubic
-from toolkit.data.reading.video_file import VideoFile
 from toolkit.evaluation.protocol import Protocol
 
 
@@ -137,6 +137,6 @@ def frame_rate(protocol: Protocol, files: list[str]) -> float | None:
         return protocol.fps
     periods = []
     for file in files:
-        with contextlib.suppress(DataError), VideoFile(file) as video:  # reported when its clips are read
-            periods.append(protocol.frame_stride / video.info.fps)
+        with contextlib.suppress(DataError), open_video(file) as video:  # reported when its clips are read
+            periods.append(protocol.frame_stride / video.fps)
     return len(periods) / sum(periods) if periods else None

@@ -54,6 +54,8 @@ class Options:
     """Command-line options of benchmarks/run.py, which explains them."""
 
     tokenizer: Sequence[Path] = ()
+    revision: str | None = None
+    subfolder: str | None = None
     train: Sequence[Path] = ()
     steps: int | None = None
     cfg_options: Sequence[str] = ()
@@ -145,6 +147,7 @@ def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, An
         "name": entry.name, "kind": entry.kind, "title": entry.title, "order": order, "suite": evaluation.name,
         "protocol": dataclasses.asdict(protocol), "protocol_hash": protocol.hash,
         "fingerprint": evaluation.fingerprint(entry), "config": config, "training": entry.training,
+        "source": entry.spec.get("source"),
         "notes": list(entry.notes), "scores": _finite_or_none(scores), "columns": columns,
         "intervals": {name: ends for name, ends in intervals.items() if all(map(math.isfinite, ends))},
         "extrapolated": _finite_or_none({name: score for name, score in extrapolated.items() if score is not None}),

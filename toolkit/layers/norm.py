@@ -58,7 +58,7 @@ class FrameGroupNorm(ClipGroupNorm):
         if x.shape[2] == 1:  # reshaping a single frame would lose the channels_last strides
             return super().forward(x.select(2, 0)).unsqueeze(2)
         frames = super().forward(x.movedim(2, 1).flatten(0, 1))  # (B * T, C, H, W)
-        return frames.unflatten(0, (len(x), -1)).movedim(1, 2)
+        return frames.unflatten(0, (x.shape[0], x.shape[2])).movedim(1, 2)
 
 
 class AdaptiveGroupNorm(nn.Module):

@@ -1,19 +1,54 @@
-"""What metrics check: the sizes of a batch, and which metrics may be merged."""
+"""What metrics check: the clips of a batch, and which metrics may be merged."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from toolkit.contracts import Metric
+from toolkit.contracts.pixels import check_float_pixels, check_pixel_values, extremes
+
+ROUNDING = 0.01  # how far a target may be beyond [-1, 1]
+DARKEST_MEAN = 30.0  # of 255: reconstructions of a larger mean are taken for pixels of 0 to 255
+DARKEST_WHOLE = 8.0  # of 255: so are whole numbers whose largest is beyond it
+OVERSHOOT = 45.0  # of 255: how far such reconstructions may be outside 0 to 255
 
 
-def check_sizes(metric: Metric, target: Tensor, reconstruction: Tensor) -> None:
-    """Raise ValueError unless both are clips of one size."""
+def check_clips(metric: Metric, target: Tensor, reconstruction: Tensor) -> None:
+    """Raise ValueError unless both are float clips of one size, the target in [-1, 1] and the other not 0 to 255.
+
+    The target may be 0.01 out of range, for rounding. An untrained decoder may give any values, so a reconstruction is
+    refused only if it looks like 0 to 255: no pixel far outside, and a mean above 30 or whole numbers. :func:`clamped`
+    handles all other values.
+    """
+    who = type(metric).__name__
+    for clips, role in ((target, " as target"), (reconstruction, " as reconstruction")):
+        check_float_pixels(who, clips, role=role)
     if target.shape != reconstruction.shape or target.ndim != 5:
-        raise ValueError(f"{type(metric).__name__} compares clips (B, C, T, H, W) of equal size, got "
-                         f"{tuple(target.shape)} and {tuple(reconstruction.shape)}.")
+        raise ValueError(f"{who} compares clips (B, C, T, H, W) of equal size, got {tuple(target.shape)} and "
+                         f"{tuple(reconstruction.shape)}.")
+    if 0 in target.shape[1:]:  # a batch of no clips is fine
+        raise ValueError(f"{who} compares clips (B, C, T, H, W) with pixels, got {tuple(target.shape)}; drop them.")
+    if target.device != reconstruction.device:
+        raise ValueError(f"{who} compares clips on one device, got {target.device} and {reconstruction.device}; "
+                         f"target.to({str(reconstruction.device)!r}) moves one.")
+    check_pixel_values(who, target, role=" as target", limit=1 + ROUNDING)
+    low, high = extremes(reconstruction)
+    if low > -OVERSHOOT and DARKEST_WHOLE < high < 255 + OVERSHOOT and _looks_like_bytes(low, reconstruction):
+        raise ValueError(f"{who} takes float pixels of about [-1, 1] as reconstruction, got {low:.4g} to {high:.4g}, "
+                         f"{float(reconstruction.mean()):.4g} on average; x / 127.5 - 1 converts 0 to 255.")
+
+
+def _looks_like_bytes(low: float, clips: Tensor) -> bool:
+    return bool(clips.mean() > DARKEST_MEAN) or (low >= 0 and bool((clips == clips.round()).all()))
+
+
+def clamped(clips: Tensor) -> Tensor:
+    """Clips of any float dtype -> float32 in [-1, 1], without a gradient; infinity becomes NaN, and NaN stays NaN."""
+    clips = clips.detach().float()
+    return clips.clamp(-1, 1).masked_fill(clips.isinf(), math.nan)
 
 
 def check_mergeable(metric: Metric, others: Sequence[Metric]) -> None:

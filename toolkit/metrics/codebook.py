@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from toolkit.contracts import Column, Metric
+from toolkit.contracts.pixels import check_float_pixels, describe
 from toolkit.layers.distributed import gather_objects_over_processes, sum_numbers_over_processes
 from toolkit.metrics.checks import check_mergeable
 from toolkit.registry import METRICS
 
 COLLAPSED = 1 / 3  # share of the bound below which an entropy means collapse
+NO_INDICES = (torch.bool, torch.complex64, torch.complex128)
 Counts = tuple[Tensor, Tensor]  # distinct indices (U,), how often each was seen (U,), both int64 on the CPU
 
 
@@ -81,21 +83,30 @@ class Codebook(Metric):
         self.reset()
 
     def update(self, *, target: Tensor, reconstruction: Tensor, indices: Tensor | None) -> None:
-        """Add the indices (B, *positions, G) in [0, K) of a target (B, C, T, H, W).
+        """Add the indices (B, *positions, G) in [0, K) of a target (B, C, T, H, W), whose values are not read.
 
         Raises:
-            ValueError: Without indices, or if they are of another codebook.
+            ValueError: Without indices, if they are no integers or of another codebook, or if the pixels are no float
+                tensors (B, C, T, H, W).
         """
+        check_float_pixels("Codebook", target, role=" as target")
+        check_float_pixels("Codebook", reconstruction, role=" as reconstruction")
         if indices is None:
             raise ValueError("Codebook needs indices, got None: the bottleneck is continuous; "
                              "remove Codebook from the metrics.")
-        if indices.shape[-1] != self.num_codebooks:
+        if target.ndim != 5:
+            raise ValueError(f"Codebook takes a target (B, C, T, H, W), got {tuple(target.shape)}; an image is T = 1.")
+        if not isinstance(indices, Tensor) or indices.dtype.is_floating_point or indices.dtype in NO_INDICES:
+            raise ValueError(f"Codebook takes integer indices as a torch.Tensor, got {describe(indices)}; give those "
+                             "of the quantizer.")
+        if indices.ndim < 2 or indices.shape[-1] != self.num_codebooks:
             raise ValueError(f"Codebook takes indices (B, *positions, {self.num_codebooks}), got "
                              f"{tuple(indices.shape)}; set num_codebooks to the quantizer's.")
+        indices = indices.detach().long()  # torch has no minimum of some small dtypes
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.codebook_size:
             raise ValueError(f"Codebook takes indices in [0, {self.codebook_size}), got {int(indices.min())} "
                              f"to {int(indices.max())}; set codebook_size to the quantizer's.")
-        columns = indices.detach().long().reshape(-1, self.num_codebooks).unbind(1)
+        columns = indices.reshape(-1, self.num_codebooks).unbind(1)
         for chunks, column in zip(self._chunks, columns, strict=True):
             ids, counts = column.unique(return_counts=True)
             chunks.append((ids.cpu(), counts.cpu()))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toolkit.contracts import Column, Metric
 from toolkit.layers.distributed import sum_numbers_over_processes
-from toolkit.metrics.checks import check_mergeable, check_sizes
+from toolkit.metrics.checks import check_clips, check_mergeable, clamped
 from toolkit.pretrained import lpips_network
 from toolkit.registry import METRICS
 
@@ -38,8 +38,16 @@ class FrameMean(Metric):
 
     @torch.no_grad()
     def update(self, *, target: Tensor, reconstruction: Tensor, indices: Tensor | None = None) -> None:
-        """Add clips (B, C, T, H, W) in [-1, 1]; ValueError for unequal sizes, or frames that are too small."""
-        check_sizes(self, target, reconstruction)
+        """Add clips (B, C, T, H, W) of any float dtype in [-1, 1].
+
+        The reconstruction is clamped. With NaN or infinity in it the score is NaN.
+
+        Raises:
+            ValueError: For clips of other types, ranges or unequal sizes, or frames that are too small.
+        """
+        check_clips(self, target, reconstruction)
+        if not len(target):
+            return
         scores = self.score(_unit_frames(target), _unit_frames(reconstruction))  # (B * T,)
         self._total += scores.double().sum().item()
         self._frames += len(scores)
@@ -67,7 +75,7 @@ class FrameMean(Metric):
 
 
 def _unit_frames(pixels: Tensor) -> Tensor:
-    return (rearrange(pixels.detach().float(), "b c t h w -> (b t) c h w").clamp(-1, 1) + 1) / 2
+    return (rearrange(clamped(pixels), "b c t h w -> (b t) c h w") + 1) / 2
 
 
 @METRICS.register_module()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from toolkit.contracts import Column, Metric
 from toolkit.layers.distributed import sum_numbers_over_processes
-from toolkit.metrics.checks import check_mergeable, check_sizes
+from toolkit.metrics.checks import check_clips, check_mergeable, clamped
 from toolkit.metrics.features import FeatureBlock, FeatureSet, gaussian, over_processes, pixel_keys
 from toolkit.pretrained import i3d_network, inception_network
 from toolkit.registry import METRICS
@@ -143,9 +143,17 @@ class FrechetMetric(Metric):
 
     @torch.no_grad()
     def update(self, *, target: Tensor, reconstruction: Tensor, indices: Tensor | None = None) -> None:
-        """Add clips (B, C, T, H, W) in [-1, 1]; ValueError for unequal sizes, or one that the network does not take."""
-        check_sizes(self, target, reconstruction)
-        targets, reconstructions = (self.samples(clips.float().clamp(-1, 1)).split(self.batch_size)
+        """Add clips (B, C, T, H, W) of any float dtype in [-1, 1].
+
+        The reconstruction is clamped. With NaN or infinity in it the score is NaN.
+
+        Raises:
+            ValueError: For clips of other types, ranges or unequal sizes, or a size that the network does not take.
+        """
+        check_clips(self, target, reconstruction)
+        if not len(target):
+            return
+        targets, reconstructions = (self.samples(clamped(clips)).split(self.batch_size)
                                     for clips in (target, reconstruction))
         for one, other in zip(targets, reconstructions, strict=True):
             block = self._blocks[-1]

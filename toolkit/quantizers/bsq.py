@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from toolkit.quantizers.digits import DigitQuantizer
 from toolkit.quantizers.entropy import check_bits, grouped_binary_entropies
-from toolkit.quantizers.straight_through import straight_through
+from toolkit.quantizers.straight_through import straight_through, unit_length
 from toolkit.registry import QUANTIZERS
 
 _EPS = 1e-8  # eps of the codebook entropy in the paper's code
@@ -23,6 +22,8 @@ class BSQ(DigitQuantizer):
 
     Losses: ``commitment``, the mean over positions of |u - code|^2, below 2 for any latents; ``per_sample_entropy`` of
     p; ``codebook_entropy`` of the mean of p over the batch of all processes.
+
+    The gradient of latents shorter than 2^-9 is bounded (:func:`toolkit.quantizers.unit_length`), for float16.
 
     Digit order: a positive sign is bit 1; the first channel is the most significant bit. Zero counts as negative.
 
@@ -58,7 +59,7 @@ class BSQ(DigitQuantizer):
         codes, indices = self._codes(positive), self.digits_to_indices(positive)
         if not self.training:
             return codes, indices, {}
-        unit = F.normalize(z, dim=-1, eps=1e-6)
+        unit = unit_length(z)
         per_sample, codebook = grouped_binary_entropies(unit * self.scale, self.inv_temperature,
                                                         groups=self.entropy_groups, eps=_EPS)
         losses = {"commitment": (unit - codes).square().sum(-1).mean(), "per_sample_entropy": per_sample,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from toolkit.contracts import Quantizer
 from toolkit.layers.distributed import any_process, from_first_process, gather_over_processes, sum_over_processes
-from toolkit.quantizers.straight_through import straight_through
+from toolkit.quantizers.straight_through import straight_through, unit_length
 from toolkit.registry import QUANTIZERS
 
 CHUNK = 2**24  # similarities computed at once, 64 MiB
@@ -120,7 +120,7 @@ class VQ(Quantizer):
             self.register_buffer("num_batches", torch.zeros((), dtype=torch.int64))
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        z = self._normalized(z)
+        z = unit_length(z) if self.normalize else z
         flat = z.detach().flatten(0, 1)
         learns = self._learns_from(flat)
         if learns and self.has_num_batches and self.num_batches == 0:

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.data.reading.files import list_files, unreadable
+from toolkit.data.reading.files import list_files, unreadable, unwritable
 from toolkit.data.reading.media import frames_per_chunk
-from toolkit.data.reading.writing import MediaWriter
+from toolkit.data.reading.writing import MAX_FPS, MIN_FPS, MediaWriter
+from toolkit.io.atomic_write import check_name
 from toolkit.tokenizer import Tokenizer
 from toolkit.tokens.plan import TAR_SUFFIX
 from toolkit.tokens.shards import read_tokens
@@ -31,7 +32,8 @@ def decode_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_ha
                   on_progress: Callable[[Progress], None] | None = None) -> int:
     """Write ``NAME_reconstruction``, .png or .mp4, of every sample of token shards; existing files are kept.
 
-    Videos are decoded chunk by chunk, with the chunks in which they were tokenized.
+    Videos are decoded chunk by chunk, with the chunks in which they were tokenized. A sample whose file cannot be
+    written, for example because its name is too long, is skipped with a warning.
 
     Args:
         tokenizer: The one that made the tokens; runs on its own device.
@@ -45,8 +47,8 @@ def decode_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_ha
         How many files this process has written.
 
     Raises:
-        DataError: If a shard is torn, a sample's name leads out of ``output``, or its tokens do not fit its size or
-            the codebook.
+        DataError: If a shard is cut off or damaged, a sample's name leads out of ``output``, or its tokens do not fit
+            its size or the codebook.
         ValueError: If another tokenizer made the tokens.
 
     Example:
@@ -62,7 +64,7 @@ def decode_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_ha
         >>> [file.name.endswith("_reconstruction.mp4") for file in decoded.iterdir()]
         [True]
     """
-    tars = list_files(path, suffixes=(TAR_SUFFIX,))
+    tars = list_files(path, suffixes=(TAR_SUFFIX,), beside=(".json", ".txt"))
     if (Path(path) / DESCRIPTION).exists() and (missing := num_shards(Path(path)) - len(tars)) > 0:
         logger.warning("%s lacks %d of its shards; the same extract_tokens command writes them.", path, missing)
     own_tars = tars[process_index::num_processes]
@@ -73,14 +75,19 @@ def decode_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_ha
                 raise ValueError(f"{tar}: these are tokens of the tokenizer {made_by}, got {tokenizer_hash}; decode "
                                  "them with the first.")
             target = _target(tar, key, output=Path(output))
-            if any(Path(f"{target}_reconstruction{suffix}").exists() for suffix in (".png", ".mp4")):
+            try:
+                if any(os.path.exists(f"{target}_reconstruction{suffix}") for suffix in (".png", ".mp4")):
+                    continue
+                size = _size(tokenizer, tar, key, indices, meta)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                check_name(f"{target}_reconstruction.png")  # before the work
+                with MediaWriter(f"{target}_reconstruction", fps=meta.get("fps")) as writer:
+                    for pixels in _pixels(tokenizer, indices, size, is_video=meta.get("fps") is not None):
+                        writer.write(pixels[0])
+                        progress.advance(frames=pixels.shape[2], files=0.0)
+            except OSError as error:
+                logger.warning("skipped, cannot be written: %s", unwritable(f"{tar}/{key}", error))
                 continue
-            size = _size(tokenizer, tar, key, indices, meta)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with MediaWriter(f"{target}_reconstruction", fps=meta.get("fps")) as writer:
-                for pixels in _pixels(tokenizer, indices, size, is_video=meta.get("fps") is not None):
-                    writer.write(pixels[0])
-                    progress.advance(frames=pixels.shape[2], files=0.0)
             written += 1
         progress.shards += 1
         progress.advance(frames=0, files=0.0)
@@ -101,7 +108,7 @@ def _size(tokenizer: Tokenizer, tar: Path, key: str, indices: np.ndarray, meta: 
     """(T, H, W) of a sample; a DataError if its indices do not fit that size."""
     size, fps = meta.get("size"), meta.get("fps")
     numbers = isinstance(size, list) and len(size) == 3 and all(isinstance(side, int) and side > 0 for side in size)
-    if not numbers or not (size[0] == 1 if fps is None else isinstance(fps, int | float) and 1e-3 <= fps <= 1e5):
+    if not numbers or not (size[0] == 1 if fps is None else isinstance(fps, int | float) and MIN_FPS <= fps <= MAX_FPS):
         raise unreadable(tar, f"needed a size of three numbers and frames per second, got {size} and {fps} at {key}; "
                               "extract the tokens again.")
     expected_shape = *tokenizer.quantizer.positions(tokenizer.grid(size)), tokenizer.num_codebooks

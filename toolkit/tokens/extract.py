@@ -38,7 +38,8 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
     any number of processes write the same files without waiting, and after a kill the same call continues.
 
     Args:
-        tokenizer: Runs on its own device.
+        tokenizer: Runs on its own device. The hub id, revision, subfolder and commit that it was loaded from are stored
+            with every sample.
         path: A folder, a list file, a glob, a pattern in braces or a file; of images, videos and tars of them.
         tokenizer_hash: From :func:`toolkit.tokens.tokenizer_hash`; stored with every sample.
         output: The folder to write to.
@@ -57,7 +58,7 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
     Raises:
         DataError: If there is nothing at ``path``.
         ValueError: If the tokenizer is continuous or its weights, latents or codes are not finite, a number is too
-            small, or the folder has tokens of other inputs, settings or another tokenizer.
+            small, or the folder has tokens of other inputs, settings, another tokenizer or another commit of it.
 
     Example:
         >>> import tempfile
@@ -88,6 +89,8 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
     meaning = {"tokenizer": tokenizer_hash, "quantizer": tokenizer.quantizer.config,
                "codebook_size": tokenizer.codebook_size, "num_codebooks": tokenizer.num_codebooks,
                "digits": list(tokenizer.digits), "digit_order": "most significant first", "frame_stride": frame_stride}
+    if tokenizer.source is not None and tokenizer.source.metadata is not None:
+        meaning["tokenizer_source"] = tokenizer.source.metadata
     folder.mkdir(parents=True, exist_ok=True)
     check_description(folder, meaning | {
         "short_edge": short_edge, "num_frames": num_frames, "batch_size": batch_size, "num_shards": len(shards),

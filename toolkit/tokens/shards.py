@@ -17,8 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from toolkit.data.reading.files import unreadable
-from toolkit.data.reading.tar import TAR_ERRORS, tar_members
+from toolkit.data.reading.tar import open_tar, tar_members
 
 
 def sample_key(name: str) -> str:
@@ -69,7 +68,7 @@ def read_tokens(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray, dict
         read-only: ``torch.from_numpy(indices.copy())`` makes a tensor.
 
     Raises:
-        DataError: If it is not a tar of tokens, or torn.
+        DataError: If it is no tar of tokens; if it is cut off or damaged, after the samples before that place.
 
     Example:
         >>> import tempfile
@@ -82,28 +81,22 @@ def read_tokens(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray, dict
         ...     print(key, indices.ravel(), meta["size"])
         clips/0 [0 1 2 3] [1, 16, 16]
     """
-    try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            sample: dict[str, Any] = {}
-            for member in tar_members(tar):
-                kind = member.name.rpartition("/")[2].partition(".")[2]
-                if not member.isreg() or kind not in ("indices.npy", "json"):
-                    continue
-                key = member.name.removesuffix(f".{kind}")
-                end = member.offset_data + member.size
-                content = _mapped_npy(mapped, member) if kind != "json" else json.loads(mapped[member.offset_data:end])
-                sample = {kind: content} if sample.get("key") != key else sample | {kind: content}
-                sample["key"] = key
-                if len(sample) == 3:
-                    if not isinstance(sample["json"], dict):
-                        raise ValueError(f"no JSON object for {key}")
-                    yield key, sample["indices.npy"], sample["json"]
-            if mapped[tar.offset:tar.offset + tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):
-                raise ValueError("no end of the tar where its files end")
-    except (*TAR_ERRORS, tokenize.TokenError) as error:  # the last: not a .npy
-        raise unreadable(path, f"needed a tar of tokens, got {str(error) or type(error).__name__}; extract them again."
-                         ) from error
+    with open_tar(path, needed="a tar of tokens", do="extract them again") as tar:
+        mapped = mmap.mmap(tar.fileobj.fileno(), 0, access=mmap.ACCESS_READ)
+        sample: dict[str, Any] = {}
+        for member in tar_members(tar):
+            kind = member.name.rpartition("/")[2].partition(".")[2]
+            if not member.isreg() or kind not in ("indices.npy", "json"):
+                continue
+            key = member.name.removesuffix(f".{kind}")
+            end = member.offset_data + member.size
+            content = _mapped_npy(mapped, member) if kind != "json" else json.loads(mapped[member.offset_data:end])
+            sample = {kind: content} if sample.get("key") != key else sample | {kind: content}
+            sample["key"] = key
+            if len(sample) == 3:
+                if not isinstance(sample["json"], dict):
+                    raise ValueError(f"no JSON object for {key}")
+                yield key, sample["indices.npy"], sample["json"]
 
 
 def _mapped_npy(mapped: mmap.mmap, member: tarfile.TarInfo) -> np.ndarray:
@@ -111,7 +104,10 @@ def _mapped_npy(mapped: mmap.mmap, member: tarfile.TarInfo) -> np.ndarray:
     head = io.BytesIO(mapped[member.offset_data:member.offset_data + min(member.size, 2**14)])
     if np.lib.format.read_magic(head) != (1, 0):
         raise ValueError(f"another version of .npy in {member.name}")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+    try:
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
+    except tokenize.TokenError as error:
+        raise ValueError(f"no header of .npy in {member.name}: {error}") from error
     start, size = member.offset_data + head.tell(), int(np.prod(shape, dtype=object)) * dtype.itemsize
     if dtype.kind not in "iu" or fortran or head.tell() + size != member.size or start + size > len(mapped):
         raise ValueError(f"{dtype} of shape {shape} in {member.size} bytes where integers are needed: {member.name}")

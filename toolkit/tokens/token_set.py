@@ -12,16 +12,16 @@ from typing import Any
 
 from toolkit.assets import sha256_of
 from toolkit.io.atomic_write import atomic_open
-from toolkit.saving import tokenizer_directory
+from toolkit.saving import find_tokenizer
 
 DESCRIPTION, UNREADABLE = "dataset.json", "unreadable.txt"
 
 
-def tokenizer_hash(path: str | os.PathLike) -> str:
+def tokenizer_hash(path: str | os.PathLike, *, revision: str | None = None, subfolder: str | None = None) -> str:
     """Identifies a tokenizer: ``cat config.json model.safetensors | sha256sum`` of what ``load_tokenizer`` reads.
 
-    Raises:
-        FileNotFoundError: If there is no such tokenizer.
+    Arguments and errors are those of :func:`toolkit.load_tokenizer`; the ``source.directory`` of a loaded tokenizer
+    is such a path too.
 
     Example:
         >>> import hashlib, tempfile
@@ -30,21 +30,30 @@ def tokenizer_hash(path: str | os.PathLike) -> str:
         >>> tokenizer_hash(folder) == hashlib.sha256(b"abc").hexdigest()
         True
     """
-    directory = tokenizer_directory(path)
+    directory = find_tokenizer(path, revision=revision, subfolder=subfolder).directory
     return sha256_of(directory / "config.json", directory / "model.safetensors")
 
 
 def check_description(folder: Path, description: dict[str, Any]) -> None:
-    """Write ``dataset.json``; a ValueError if it exists and was made with other settings."""
+    """Write ``dataset.json``; a ValueError if it exists and was made with other settings.
+
+    Two revisions of one commit, such as a branch and the commit itself, are the same setting.
+    """
     file, text = folder / DESCRIPTION, json.dumps(description, sort_keys=True, indent=2) + "\n"
     if not file.exists():  # another process may write the same at this moment
         with atomic_open(file) as new:
             new.write(text.encode())
     asked, stored = json.loads(text), json.loads(file.read_text())
-    if different := [key for key in asked | stored if asked.get(key) != stored.get(key)]:
+    if different := [key for key in asked | stored if _setting(asked, key) != _setting(stored, key)]:
         was, now = (", ".join(f"{key}={values.get(key)}" for key in different) for values in (stored, asked))
         raise ValueError(f"the token set {folder} was made with {was}, got {now}; give the same or another output "
                          "folder.")
+
+
+def _setting(description: dict[str, Any], key: str) -> Any:
+    """A value of a description, without the revision of a tokenizer: its commit counts."""
+    value = description.get(key)
+    return value | {"revision": None} if key == "tokenizer_source" and isinstance(value, dict) else value
 
 
 def num_shards(folder: Path) -> int:

@@ -97,12 +97,18 @@ def lock_work_dir(work_dir: Path, *, timeout: float = 10.0) -> TextIO:
 
 
 def write_run_metadata(trainer: Trainer, config: Config, *, seed: int) -> None:
-    """Write config.py, run.json and network.json, each atomically."""
+    """Write config.py, run.json and network.json, each atomically.
+
+    run.json's ``init_source`` is the hub id, revision and commit of ``training.init_from``; None without a hub id.
+    """
     resolved = json.loads(json.dumps(config.to_dict(), default=str))
     path = trainer.work_dir / RUN_FILE
-    if trainer.step and path.exists() and json.loads(path.read_text())["config"] != resolved:
+    previous = json.loads(path.read_text()) if trainer.step and path.exists() else None
+    if previous is not None and previous["config"] != resolved:
         logger.warning("the config differs from the previous one in %s; the file is overwritten.", path)
-    run = provenance(trainer, seed=seed) | {"config": resolved}
+    source = trainer.tokenizer.network.source  # None when resumed: the checkpoint has the weights
+    init_source = source.metadata if source is not None else (previous or {}).get("init_source")
+    run = provenance(trainer, seed=seed) | {"init_source": init_source, "config": resolved}
     for name, text in {"config.py": config.pretty_text,
                        NETWORK_FILE: json.dumps(trainer.tokenizer.network.config, indent=2) + "\n",
                        RUN_FILE: json.dumps(run, indent=2) + "\n"}.items():

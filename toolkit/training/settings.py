@@ -87,6 +87,8 @@ class Settings:
         max_unreadable_share: Largest allowed share of unreadable samples; above it the run ends.
         init_from: A tokenizer directory or hub id to start from: the same network, or its image version, which is
             inflated. Optimizers and EMA start anew. If the config has no ``tokenizer``, init_from's network is used.
+        init_revision, init_subfolder: ``revision`` and ``subfolder`` of init_from, see ``load_tokenizer``. run.json
+            has the commit of a hub id.
         trainable: Modules to train, such as ["decoder"] or ["decoder.levels.3"]; the others are frozen. None: all.
     """
 
@@ -117,6 +119,8 @@ class Settings:
     max_skipped_in_a_row: int = 20
     max_unreadable_share: float = 0.05
     init_from: str | None = None
+    init_revision: str | None = None
+    init_subfolder: str | None = None
     trainable: Sequence[str] | None = None
 
     @classmethod
@@ -169,6 +173,8 @@ class Settings:
              and all(0 <= beta < 1 for beta in self.betas), "must be two numbers in [0, 1)"),
             ("quantization", all(0 <= value <= 1 for _, value in points), "must lie in [0, 1] at all steps"),
             ("init_from", isinstance(self.init_from, str), "must be a tokenizer directory or hub id"),
+            *((name, isinstance(getattr(self, name), str) and self.init_from, "must be text, with init_from")
+              for name in ("init_revision", "init_subfolder")),
             ("trainable", self.trainable and _are_names(self.trainable), "must be a list of names such as ['decoder']"),
             ("trackers", _are_names(self.trackers), "must be a list of names such as ['tensorboard']"),
             ("mixed_precision", self.mixed_precision in ("no", "bf16", "fp16"), "must be 'no', 'bf16' or 'fp16'")]

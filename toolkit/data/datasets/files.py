@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch.utils.data
 from torch import Tensor
 
@@ -13,9 +15,11 @@ from toolkit.assets import fetch
 from toolkit.contracts import Dataset
 from toolkit.data.reading.clips import Clipping
 from toolkit.data.reading.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Paths, list_files, path_in_errors
-from toolkit.data.reading.media import image_frame
+from toolkit.data.reading.frames import check_one_size
+from toolkit.data.reading.images import FirstFrames
+from toolkit.data.reading.media import open_video
 from toolkit.data.reading.transforms import Framing, resize
-from toolkit.data.reading.video_file import VideoFile, check_one_size, rgb
+from toolkit.data.reading.video_file import VideoFile
 from toolkit.registry import DATASETS
 
 logger = logging.getLogger(__name__)
@@ -62,6 +66,8 @@ def list_videos(path: Paths | None, *, train: bool, samples: str) -> list[Path]:
 class Images(Dataset, torch.utils.data.Dataset):
     """Images from files, as clips of one frame.
 
+    Of several frames or pages the first is used; one log line per data set and worker names the first such file.
+
     Args:
         path: See :func:`toolkit.data.reading.files.list_files`. None: 16 evenly spaced frames of each sample clip.
         size, short_edge, train, flip, channel_shuffle: See :class:`toolkit.data.reading.transforms.Framing`.
@@ -86,6 +92,7 @@ class Images(Dataset, torch.utils.data.Dataset):
         self.sample_size = (1, *self.framing.size)
         self.files = [] if path is None else list_files(path, suffixes=IMAGE_SUFFIXES)
         self.clips = list_videos(None, train=train, samples=samples) if path is None else []
+        self._first_frame = FirstFrames()
 
     def __len__(self) -> int:
         return len(self.files) or len(self.clips) * FRAMES_PER_CLIP
@@ -96,10 +103,10 @@ class Images(Dataset, torch.utils.data.Dataset):
             raise IndexError(f"Images has {len(self)} images, got index {index}.")
         if self.files:
             with path_in_errors(file := self.files[index]):
-                return {"pixels": self.framing(image_frame(file)), "key": str(file)}
+                return {"pixels": self.framing(self._first_frame(file)), "key": str(file)}
         clip, place = divmod(index, FRAMES_PER_CLIP)
         with VideoFile(self.clips[clip]) as video:
-            number = place * (video.info.num_frames - 1) // (FRAMES_PER_CLIP - 1)
+            number = place * (len(video.times) - 1) // (FRAMES_PER_CLIP - 1)
             frame = next(video.rgb_frames(start=number))
         return {"pixels": self.framing(frame[None]), "key": f"{self.clips[clip]}#{number}"}
 
@@ -113,6 +120,8 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
         num_frames, frame_stride, fps, clips_per_video: See :class:`toolkit.data.reading.clips.Clipping`.
         size, short_edge, train, flip, channel_shuffle: See :class:`toolkit.data.reading.transforms.Framing`.
         samples: Sample clips of ``path=None``, "demo" or "full".
+        index_dir: A folder that keeps the index of each file's frames, so that the next run need not read all packets
+            of a file before its first clip. None: indexes are kept in memory only.
 
     Nothing at ``path``, or a file that is no video or too short when it is read, raises a DataError; a number out of
     range a ValueError.
@@ -128,7 +137,14 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
     def __init__(self, *, path: Paths | None = None, num_frames: int = 17, size: int | tuple[int, int] = 128,
                  short_edge: int | tuple[int, int] | None = None, frame_stride: int = 1, fps: float | None = None,
                  train: bool = True, flip: float = 0.5, channel_shuffle: float = 0.0, clips_per_video: int = 1,
-                 samples: str = "demo"):
+                 samples: str = "demo", index_dir: str | os.PathLike | None = None):
+        if index_dir is not None:
+            try:
+                Path(index_dir).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"index_dir takes a folder, got {index_dir} ({error.strerror}); "
+                                 "name another.") from error
+        self.index_dir = index_dir
         self.clipping = Clipping(num_frames=num_frames, frame_stride=frame_stride, fps=fps, train=train,
                                  clips_per_video=clips_per_video)
         self.framing = Framing(size=size, short_edge=short_edge, train=train, flip=flip,
@@ -152,7 +168,7 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
 
     def _clip(self, path: Path, number: int) -> Sequence[Tensor]:
         """T frames (H, W, 3) uint8 of a file; ``number`` counts its clips in evaluation."""
-        with VideoFile(path) as video:
+        with open_video(path, index_dir=self.index_dir) as video:
             return self.clipping(video, number=number)
 
 
@@ -163,8 +179,8 @@ class InMemoryClips(VideoClips):
     The first use of a file decodes all of it; its frames stay in memory as uint8, at the largest size that clips are
     cropped from, in each worker process. On a CPU a decode takes longer than a training step of a small network.
 
-    Takes the arguments of ``VideoClips`` but ``fps``. With a (lo, hi) short edge, frames are resized twice: to hi,
-    then to the drawn size.
+    Takes the arguments of ``VideoClips`` except ``fps`` and ``index_dir``. With a (lo, hi) short edge, frames are
+    resized twice: to hi, then to the drawn size.
 
     Example:
         >>> options = dict(num_frames=5, size=64, train=False, clips_per_video=2)   # of carphone
@@ -183,18 +199,15 @@ class InMemoryClips(VideoClips):
     def _clip(self, path: Path, number: int) -> list[Tensor]:
         if path not in self._decoded:
             self._decoded[path] = self._decode(path)
-        frames, span = self._decoded[path], self.clipping.span
-        if len(frames) < span:
-            raise self.clipping.too_short(path, len(frames))
-        start = self.clipping.start_frame(len(frames), number=number)
-        return frames[start:start + span:self.clipping.frame_stride]
+        frames = self._decoded[path]
+        numbers = self.clipping.frame_numbers(np.arange(len(frames)), 1.0, number=number, path=path)
+        return [frames[number] for number in numbers]
 
     def _decode(self, path: Path) -> list[Tensor]:
         """All frames of a file, (H, W, 3) uint8."""
         frames = []
-        with VideoFile(path) as video:
-            for _, frame in video.frames_from():
-                pixels = rgb(frame)
+        with open_video(path) as video:
+            for pixels in video.rgb_frames():
                 frames.append(resize(pixels[None], size=self.framing.largest(*pixels.shape[:2]))[0])
         check_one_size((tuple(frame.shape[:2]) for frame in frames), path=path)
         return frames

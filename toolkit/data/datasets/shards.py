@@ -14,10 +14,10 @@ from torch import Tensor
 from toolkit.contracts import DataError, Dataset
 from toolkit.data.reading.clips import Clipping
 from toolkit.data.reading.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Paths, list_files, path_in_errors
-from toolkit.data.reading.media import image_frame
+from toolkit.data.reading.images import FirstFrames
+from toolkit.data.reading.media import open_video
 from toolkit.data.reading.tar import Member, index_tar
 from toolkit.data.reading.transforms import Framing
-from toolkit.data.reading.video_file import VideoFile
 from toolkit.data.seeding import mix, seeded
 from toolkit.registry import DATASETS
 
@@ -45,6 +45,7 @@ class Shards(Dataset, torch.utils.data.IterableDataset):
                                channel_shuffle=channel_shuffle)
         self.sample_size = (1, *self.framing.size)
         self.index, self.count = 0, 1
+        self.first_frame = FirstFrames()  # of the images; copies share it, so that it logs once
 
     @abstractmethod
     def frames(self, content: bytes, *, name: str) -> Sequence[Tensor]:
@@ -152,7 +153,7 @@ class ImageShards(Shards):
 
     def frames(self, content: bytes, *, name: str) -> Tensor:
         """(1, H, W, 3) uint8."""
-        return image_frame(content, name=name)
+        return self.first_frame(content, name=name)
 
 
 @DATASETS.register_module()
@@ -188,5 +189,5 @@ class VideoShards(Shards):
 
     def frames(self, content: bytes, *, name: str) -> Sequence[Tensor]:
         """T frames (H, W, 3) uint8 of a clip."""
-        with VideoFile(content, name=name) as video:
+        with open_video(content, name=name) as video:
             return self.clipping(video)

@@ -3,85 +3,79 @@
 from __future__ import annotations
 
 import io
+import logging
+import math
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from itertools import chain, islice
-from pathlib import Path
+from pathlib import PurePath
 
-import numpy as np
+import av
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from toolkit.data.reading.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, path_in_errors, unreadable
+from toolkit.data.reading.animation import Animation
+from toolkit.data.reading.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, name_of, path_in_errors, unreadable
+from toolkit.data.reading.formats import count_frames, identify_image, is_animation, no_image
+from toolkit.data.reading.frames import check_one_size
+from toolkit.data.reading.images import rgb_of
 from toolkit.data.reading.transforms import check_enlargement, resize, to_pixels
-from toolkit.data.reading.video_file import VideoFile, check_one_size
+from toolkit.data.reading.video_file import VideoFile
 from toolkit.io.prefetch import prefetch_next
+
+logger = logging.getLogger(__name__)
 
 CHUNK_PIXELS, CHUNK_FRAMES = 2**21, 32  # largest chunk: two frames of 720p, 32 of 256 x 256
 MAX_FRAMES = 65  # default limit of a video that is held in memory: 1 + 16 * 4, about two seconds
 
 
-def read_image(source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None) -> Tensor:
-    """An image file, or all of its bytes, as pixels (3, 1, H, W) float32 in [-1, 1].
+def open_video(source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None,
+               thread_type: str = "NONE", index_dir: str | os.PathLike | None = None) -> Animation | VideoFile:
+    """Open a video: an ``Animation`` where the content is an image that Pillow reads, otherwise a ``VideoFile``.
 
-    Grey becomes three equal channels, 16-bit grey is rescaled to 8 bits, transparency is composited
-    on white, the EXIF orientation is applied, and of an animation the first frame is read. A file that
-    Pillow cannot read raises a DataError with its ``name``, by default ``source``.
+    A still image is a video of one frame. See these classes for the arguments; a file that is neither raises a
+    DataError.
 
     Example:
-        >>> file = io.BytesIO()
-        >>> Image.new("L", (6, 4), 255).save(file, "png")
-        >>> read_image(file.getvalue()).shape, read_image(file.getvalue()).min().item()
-        (torch.Size([3, 1, 4, 6]), 1.0)
+        >>> from toolkit.data import sample_clips
+        >>> with open_video(sample_clips("eval")[0]) as video:
+        ...     next(video.rgb_frames(start=40)).shape
+        torch.Size([144, 176, 3])
     """
-    return to_pixels(image_frame(source, name=name))
+    path = name_of(source, name)
+    image = identify_image(source, path=path)
+    if image is not None:
+        image.close()
+        return Animation(source, name=path)
+    suffix = PurePath(path).suffix.lower()
+    if suffix in IMAGE_SUFFIXES and suffix not in VIDEO_SUFFIXES and not _is_video(source):
+        raise no_image(path, "no known format")
+    return VideoFile(source, name=path, thread_type=thread_type, index_dir=index_dir)
 
 
-def image_frame(source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None) -> Tensor:
-    """The image of :func:`read_image` as one frame, (1, H, W, 3) uint8."""
-    is_bytes = isinstance(source, bytes)
-    path = name or ("bytes" if is_bytes else source)
-    try:
-        with Image.open(io.BytesIO(source) if is_bytes else source) as image:
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.array(_three_channels(upright, path))
-    except (OSError, SyntaxError, TypeError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        # Pillow raises any of these for a truncated file or another format
-        problem = "no known format" if isinstance(error, UnidentifiedImageError) else error
-        raise unreadable(path, f"needed an image that Pillow can read, got {problem}; "
-                               "check the file, convert it or remove it.") from error
-    return torch.from_numpy(pixels)[None]
-
-
-def _three_channels(image: Image.Image, path: str | os.PathLike) -> Image.Image:
-    if image.mode == "F":
-        raise unreadable(path, "needed 8- or 16-bit values, got floats of unknown range; convert the image.")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # convert("RGB") would clip at 255
-        wide, transparent = np.asarray(image), image.info.get("transparency")
-        image = Image.fromarray(np.clip(np.round(wide.astype(np.float64) / 257.0), 0, 255).astype(np.uint8))
-        if transparent is not None:  # one 16-bit value
-            image.putalpha(Image.fromarray(np.where(wide == transparent, 0, 255).astype(np.uint8)))
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
+def _is_video(source: str | os.PathLike | bytes) -> bool:
+    """Whether FFmpeg finds a video in a file with an image's ending, and does not just trust the ending."""
+    try:  # a malformed title tag must not make a video unreadable
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source),
+                     metadata_errors="ignore") as container:
+            return container.format.name != "image2" and not container.format.name.endswith("_pipe")
+    except (av.FFmpegError, OSError):
+        return False
 
 
 def iter_frames(path: str | os.PathLike, *, start: int = 0, frame_stride: int = 1) -> Iterator[Tensor]:
     """Every ``frame_stride``-th frame of a video from frame ``start`` on, one at a time, (H, W, 3) uint8.
 
-    Frame numbers are exact: the packets' timestamps locate frame ``start``; if the seek misses it,
-    the file is decoded from its beginning. A file that cannot be read raises a DataError.
+    Animated images (GIF, WebP, APNG, AVIF) are videos. Frame numbers are exact: frame n is the n-th that a player
+    shows. A file that cannot be read raises a DataError.
 
     Example:
         >>> from toolkit.data import sample_clips
         >>> [tuple(frame.shape) for frame in iter_frames(sample_clips("eval")[0], start=40, frame_stride=50)]
         [(144, 176, 3), (144, 176, 3)]
     """
-    with VideoFile(path, thread_type="AUTO") as video:
+    with open_video(path, thread_type="AUTO") as video:
         yield from video.rgb_frames(start=start, frame_stride=frame_stride)
 
 
@@ -97,17 +91,18 @@ def read_video(path: str | os.PathLike, *, start: int = 0, num_frames: int | Non
         >>> frames.shape, round(fps, 2)
         (torch.Size([4, 144, 176, 3]), 14.99)
     """
-    with VideoFile(path, thread_type="AUTO") as video:
+    with open_video(path, thread_type="AUTO") as video:
         frames = list(islice(video.rgb_frames(start=start, frame_stride=frame_stride), num_frames))
+        fps = video.fps
     if len(frames) < (num_frames or 1):
         raise unreadable(path, f"needed {num_frames or 'some'} frames from frame {start} on with stride "
                                f"{frame_stride}, got {len(frames)}; ask for fewer or start earlier.")
     check_one_size((tuple(frame.shape[:2]) for frame in frames), path=path)
-    return torch.stack(frames), video.info.fps / frame_stride
+    return torch.stack(frames), fps / frame_stride
 
 
 def frames_per_chunk(height: int, width: int, *, stride_t: int = 1) -> int:
-    """Frames per chunk of a stream, which bounds memory for any frame size.
+    """Frames per chunk of a stream, chosen so that memory is bounded for any frame size.
 
     A chunk of more than ``stride_t`` frames (the tokenizer's temporal stride) is a multiple of it.
     """
@@ -122,12 +117,12 @@ class Media(AbstractContextManager):
         name: Path of the file, as in error messages.
         original_size, size: (H, W) of the file's frames, upright, and after the resize.
         fps: Frames per second of the frames that are read; None for an image.
-        num_frames: Number of frames that will be read; an estimate if the file does not count them.
+        num_frames: Number of frames that will be read.
         more: After reading, whether the file has frames beyond ``num_frames``.
     """
 
     def __init__(self, frames: Iterator[Tensor], *, name: str, fps: float | None, num_frames: int,
-                 limit: int | None, short_edge: int | None, file: VideoFile | None = None):
+                 limit: int | None, short_edge: int | None, file: Animation | VideoFile | None = None):
         self.name, self.fps, self.more, self._limit, self._file = name, fps, False, limit, file
         self._reading: Iterator[Tensor] | None = None
         first = next(frames, None)
@@ -170,12 +165,13 @@ def open_media(source: str | os.PathLike | bytes, *, name: str | os.PathLike | N
                num_frames: int | None = None, frame_stride: int = 1, short_edge: int | None = None) -> Media:
     """Open an image or a video to read it chunk by chunk, in memory that does not grow with its length.
 
-    A file that cannot be read raises a DataError, here or later; a number below 1, or bytes without a name, a
-    ValueError.
+    The content decides, not the ending: an image that Pillow reads is one frame, unless it is animated. Of a file of
+    several pages (TIFF, HEIC) the first is read, with a warning. A file that cannot be read raises a DataError, here
+    or later; a number below 1, or bytes without a name, a ValueError.
 
     Args:
-        source: The file, or all of its bytes. The suffix tells images from videos; an animated GIF is a video.
-        name: Path for error messages; needed with bytes, for its suffix.
+        source: The file, or all of its bytes.
+        name: Path for error messages; needed with bytes, since the ending of some formats counts.
         num_frames, frame_stride: Read at most so many frames (None: all), every ``frame_stride``-th.
         short_edge: Pixels of the shorter side after the resize; None: no resize.
 
@@ -191,11 +187,14 @@ def open_media(source: str | os.PathLike | bytes, *, name: str | os.PathLike | N
     if name is None and isinstance(source, bytes):
         raise ValueError("open_media needs the name of a file in bytes, whose suffix tells its format; pass name=.")
     name = os.fspath(name or source)
-    suffix = Path(name).suffix.lower()
-    if suffix in IMAGE_SUFFIXES and suffix not in VIDEO_SUFFIXES:
-        frames = iter(image_frame(source, name=name))
-        return Media(frames, name=name, fps=None, num_frames=1, limit=num_frames, short_edge=short_edge)
-    video = VideoFile(source, name=name, thread_type="AUTO")
-    return Media(video.rgb_frames(frame_stride=frame_stride), name=name, fps=video.info.fps / frame_stride,
-                 num_frames=-(-video.info.num_frames // frame_stride), limit=num_frames, short_edge=short_edge,
+    image = identify_image(source, path=name)
+    if image is not None and not is_animation(image, path=name):
+        with image:
+            frame = rgb_of(image, path=name)
+            if (pages := count_frames(image, path=name)) > 1:
+                logger.warning("%s: only the first of its %d pages is used.", name, pages)
+        return Media(iter([frame]), name=name, fps=None, num_frames=1, limit=num_frames, short_edge=short_edge)
+    video = open_video(source, name=name, thread_type="AUTO")
+    return Media(video.rgb_frames(frame_stride=frame_stride), name=name, fps=video.fps / frame_stride,
+                 num_frames=math.ceil(len(video.times) / frame_stride), limit=num_frames, short_edge=short_edge,
                  file=video)

@@ -1,63 +1,74 @@
-"""One video file: its frames from any time on, by seeking (PyAV).
-
-Frames are converted as PyAV does by default (the stream's own matrix, BT.601 if it names none). Quarter
-turns of the display matrix are applied, pixel aspect ratios are not.
-"""
+"""One video file: its frames by number, by seeking (PyAV)."""
 
 from __future__ import annotations
 
 import io
-import math
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from itertools import chain, islice
+from dataclasses import replace
+from functools import cached_property
+from itertools import chain, dropwhile, islice, takewhile
 
 import av
 import numpy as np
-import torch
-from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from toolkit.data.reading.files import unreadable
+from toolkit.contracts import DataError
+from toolkit.data.reading.files import check_regular, name_of, path_in_errors, unreadable
+from toolkit.data.reading.frames import RGBFrames, log_aspect, rgb
+from toolkit.data.reading.video_index import INDEXES, NO_TIME, FrameIndex, build_index, is_keyframe, place_of
 
-SEEK_BACK = (0.0, 0.25, 1.0, 4.0, 16.0)  # seconds to seek earlier when a seek lands too late
-NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS: raw streams, whose duration is a guess from the bit rate
+logger = logging.getLogger(__name__)
+
+GROUPS_BACK = (0, 1, 4, 16)  # decode from so many groups before the frame's own until one gives it; then from the start
+SECONDS_BACK = (0.0, 0.25, 1.0, 4.0, 16.0)  # how much earlier to seek, where a seek lands too late
+MAX_UNKNOWN = 64  # packets that are read after a seek until one is found in the index
+NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of raw streams
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # codec -> decoder; FFmpeg's own ones ignore the opacity
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    """Metadata of a video stream; ``num_frames`` is an estimate from the duration if the file does not count them."""
-
-    start: float  # seconds at the first frame, not always 0
-    fps: float  # average frames per second
-    num_frames: int
+def _has_alpha(stream: av.VideoStream) -> bool:
+    # the tag's case changes when a file is copied
+    return any(key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items())
 
 
 class VideoFile(AbstractContextManager):
-    """An open video (a file, or all of its bytes), read in presentation order from any time.
+    """An open video (a file, or all of its bytes), whose frames are numbered as a player shows them.
 
     ``name`` is the path in error messages and a hint of the format. ``thread_type`` is PyAV's: "NONE" decodes no extra
-    frames and suits loader workers, "AUTO" is faster for many frames. ``num_decoded`` counts decoded frames. A
-    DataError is raised if the file is no video, at the start or while it is read.
+    frames and suits loader workers, "AUTO" is faster for many frames. ``index_dir`` is a folder that keeps the index of
+    the file's frames for the next run. ``num_decoded`` counts decoded frames. A file that is no video raises a
+    DataError, when it is opened or while it is read.
     """
 
+    _container = _decoder = None
+    _read: object = None  # the read that the container's position belongs to; None: the file is closed
+
     def __init__(self, source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None,
-                 thread_type: str = "NONE"):
+                 thread_type: str = "NONE", index_dir: str | os.PathLike | None = None):
         self._source, self.thread_type, self.num_decoded = source, thread_type, 0
-        self.path = name or ("bytes" if isinstance(source, bytes) else source)
-        self._container = None
+        self.path = name_of(source, name)
+        self._index_dir = index_dir
         self._open()
-        with self._named_errors():
-            self.info = self._read_info()
 
     def __exit__(self, *exc: object) -> None:
-        self._container.close()
+        self._close()
 
-    def _open(self) -> None:
+    def __del__(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        # PyAV frees a decoder with the interpreter locked and waits for its threads, which may want it to log
+        self._read = None
+        if self._decoder is not None:
+            self._decoder.flush_buffers()
         if self._container is not None:
             self._container.close()
+
+    def _open(self) -> None:
+        self._close()
         if isinstance(self._source, bytes):
             file = io.BytesIO(self._source)
             file.name = os.fspath(self.path)  # FFmpeg reads the suffix
@@ -73,9 +84,22 @@ class VideoFile(AbstractContextManager):
         if self._stream.codec_context is None:
             self._container.close()
             raise unreadable(self.path, "needed a codec that FFmpeg knows, got another; convert or remove the file.")
-        self._stream.thread_type = self.thread_type
+        log_aspect(self._stream.sample_aspect_ratio, path=self.path)
+        self._decoder, self._read, self._is_unread = self._new_decoder(), object(), True
+
+    def _check_open(self) -> None:
+        if self._read is None:
+            raise ValueError(f"{os.fspath(self.path)} is closed; read its frames inside the with block.")
+
+    def _new_decoder(self) -> av.VideoCodecContext:
+        stream, decoder = self._stream, self._stream.codec_context
+        if decoder.name in WITH_ALPHA and _has_alpha(stream):
+            decoder = av.CodecContext.create(WITH_ALPHA[decoder.name], "r")
+            decoder.extradata = stream.codec_context.extradata
+        decoder.thread_type = self.thread_type
         if self.thread_type == "NONE":
-            self._stream.codec_context.thread_count = 1
+            decoder.thread_count = 1
+        return decoder
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -85,152 +109,184 @@ class VideoFile(AbstractContextManager):
             raise unreadable(self.path, f"needed a video that FFmpeg can decode, got {error.strerror or error}; "
                                         "check the file, convert it or remove it.") from error
 
-    @property
-    def _can_seek(self) -> bool:
-        """Not in program streams (``.mpg``), whose timestamps change after a seek, nor without timestamps."""
-        form = self._container.format
-        return form.name != "mpeg" and not form.flags & NO_TIMESTAMPS
+    @cached_property
+    def index(self) -> FrameIndex:
+        """The index of the frames, built at its first use; that of a path is kept in ``INDEXES``."""
+        if isinstance(self._source, bytes):
+            return self._build_index()
+        check_regular(self._source)  # it may be gone by now
+        return INDEXES.get(self._source, self._build_index, folder=self._index_dir)
 
-    def _read_info(self) -> VideoInfo:
-        stream, container = self._stream, self._container
-        rate = stream.average_rate or stream.guessed_rate or stream.base_rate or 25
-        start = float((stream.start_time or 0) * stream.time_base)
-        if not self._can_seek or not (stream.frames or stream.duration or container.duration):
-            # live recordings have no duration and program streams a wrong one; counting packets decodes nothing
-            count = sum(1 for packet in container.demux(stream) if packet.size)
-            self._open()
-        elif stream.frames:
-            count = stream.frames
-        else:
-            seconds = stream.duration * stream.time_base if stream.duration else container.duration / av.time_base
-            count = max(1, round(float(seconds) * rate))
-        return VideoInfo(start, float(rate), count)
-
-    def frames_from(self, seconds: float = -math.inf) -> Iterator[tuple[float, av.VideoFrame]]:
-        """(seconds, frame) in presentation order, from a keyframe at or before ``seconds`` of the stream's clock.
-
-        The clock begins at ``info.start``. A seek may land elsewhere than requested, so the first frame is checked.
-        """
-        if seconds > self.info.start:
-            for frames in self._landings(seconds):
-                first = next(frames, None)
-                if first is not None and first[0] <= seconds + float(self._stream.time_base):
-                    yield first
-                    yield from frames
-                    return
-        self._open()
-        yield from self._decode(self._container.demux(self._stream), sought=False)
-
-    def _landings(self, seconds: float) -> Iterator[Iterator[tuple[float, av.VideoFrame]]]:
-        """Frames from some keyframe before ``seconds``, by several ways, the cheapest first."""
-        for back in SEEK_BACK if self._can_seek else ():
-            if seconds - back <= self.info.start:
-                break
-            try:
-                self._container.seek(round((seconds - back) / self._stream.time_base), stream=self._stream)
-            except av.FFmpegError:  # no index: the packets are read from the start below
-                break
-            yield self._decode(self._container.demux(self._stream), sought=True)
-        self._open()
-        yield self._decode(self._packets_from(seconds), sought=True)
-
-    def _packets_from(self, seconds: float) -> Iterator[av.Packet]:
-        """All packets from the last keyframe at or before ``seconds``; those before are dropped."""
-        packets, group = self._container.demux(self._stream), []
-        for packet in packets:
-            if packet.is_keyframe and packet.pts is not None:
-                if packet.pts * self._stream.time_base > seconds:
-                    group.append(packet)
-                    break
-                group = []
-            group.append(packet)
-        yield from chain(group, packets)
-
-    def _decode(self, packets: Iterator[av.Packet], *, sought: bool) -> Iterator[tuple[float, av.VideoFrame]]:
-        seconds = None
+    def _build_index(self) -> FrameIndex:
         with self._named_errors():
-            for frame in (frame for packet in packets for frame in packet.decode()):
-                self.num_decoded += 1
-                if sought and seconds is None and (frame.time is None or not frame.key_frame):
-                    continue  # frames before the first keyframe lack their references
-                if frame.is_corrupt:  # the decoder filled in missing data
-                    raise unreadable(self.path, "needed whole frames, got damaged ones; check the file, it may be "
-                                                "truncated.")
-                if frame.time is None:
-                    seconds = self.info.start if seconds is None else seconds + 1.0 / self.info.fps
-                else:  # guessed timestamps of raw streams may run backwards
-                    seconds = frame.time if seconds is None else max(seconds, frame.time)
-                yield seconds, frame
+            return build_index((packet for _, packet in self._packets()), stream=self._stream,
+                               name=os.fspath(self.path), decode=self._decoded_packets)
 
-    def _time_of(self, number: int) -> float | None:
-        """Seconds at the ``number``-th frame, read from the packets without decoding, or None if unknown."""
-        if self._container.format.flags & NO_TIMESTAMPS:
-            return None
-        packets = (packet for packet in self._container.demux(self._stream) if packet.size and not packet.is_discard)
-        # packets come in decoding order, and 32 is at least the largest delay of any codec
-        heads = [(packet.pts, packet.is_keyframe) for packet in islice(packets, number + 1 + 32)]
-        self._open()
-        stamps = [pts for pts, _ in heads]
-        # a stream that does not begin with a keyframe, or shows frames before it, has packets without a frame
-        if len(stamps) <= number or None in stamps or not heads[0][1] or min(stamps) < stamps[0]:
-            return None
-        return float(sorted(stamps)[number] * self._stream.time_base)
+    def _decoded_packets(self, stop: int | None) -> list[int]:
+        """``decode`` of :func:`build_index`."""
+        decoded = (number for number, _ in self._decode(self._packets()))
+        return list(takewhile(lambda number: stop is None or number < stop, decoded))
 
-    def frames_at(self, number: int) -> Iterator[av.VideoFrame]:
-        """Frames from the ``number``-th on, exactly: by seeking, or counted from the start."""
-        seconds = self._time_of(number) if number else None
-        if seconds is not None:
-            frames = self.frames_from(seconds)
-            tick = 0.5 * float(self._stream.time_base)
-            reached = next((item for item in frames if item[0] >= seconds - tick), None)
-            if reached is not None and reached[0] <= seconds + tick:
-                yield reached[1]
-                yield from (frame for _, frame in frames)
+    @property
+    def times(self) -> np.ndarray:
+        """(N,) float64: the seconds at which each frame is shown, from the first one on."""
+        return self.index.seconds
+
+    @property
+    def fps(self) -> float:
+        """Average frames per second."""
+        return float(self.index.fps)
+
+    def _packets(self) -> Iterator[tuple[int, av.Packet]]:
+        """(number, packet) from the start of the file; the empty packets at its end are not counted."""
+        self._check_open()
+        if not self._is_unread:
+            self._open()  # a seek to the start is not exact in every format
+        self._is_unread = False
+        yield from enumerate(packet for packet in self._container.demux(self._stream) if packet.size)
+
+    def _decode(self, packets: Iterable[tuple[int, av.Packet]]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """(number of its packet, frame) in presentation order."""
+        begun = False
+        with self._named_errors():
+            for number, packet in chain(packets, [(None, None)]):  # None: the decoder gives its last frames
+                if packet is not None:
+                    begun = begun or is_keyframe(packet, self._stream.codec_context.name)
+                    if not begun and not self._decoder.is_open:
+                        self._decoder.thread_count = 1  # several threads report errors some packets later
+                    packet.pts = packet.dts = number  # the decoder copies it to the packet's frame
+                try:
+                    frames = self._decoder.decode(packet)
+                except av.error.InvalidDataError:
+                    if begun:
+                        raise
+                    continue  # it needs frames from before the start of the file
+                for frame in frames:
+                    self.num_decoded += 1
+                    yield -1 if frame.pts is None else frame.pts, frame
+
+    def _seek(self, keyframe: int) -> Iterator[tuple[int, av.Packet]]:
+        """(number, packet) from a keyframe on: by the fastest seek that finds it, or by reading from the start."""
+        self._read, time = object(), int(self.index.time[keyframe])
+        can_seek = time != NO_TIME and not self._container.format.flags & NO_TIMESTAMPS
+        self._is_unread = False
+        for back in SECONDS_BACK if can_seek else ():
+            try:
+                self._container.seek(time - round(back / self._stream.time_base), stream=self._stream)
+            except av.FFmpegError:
+                break
+            self._decoder.flush_buffers()
+            packets = (packet for packet in self._container.demux(self._stream) if packet.size)
+            candidates = ((self._number_of(packet), packet) for packet in islice(packets, MAX_UNKNOWN))
+            number, packet = next((item for item in candidates if item[0] is not None), (None, None))
+            if number is None:
+                break
+            if number <= keyframe:
+                return dropwhile(lambda item: item[0] < keyframe, enumerate(chain([packet], packets), number))
+        return dropwhile(lambda item: item[0] < keyframe, self._packets())
+
+    def _number_of(self, packet: av.Packet) -> int | None:
+        """The number of a packet after a seek, which may change its time; None if several or none have its place."""
+        index, (offset, size, time) = self.index, place_of(packet)
+        same = (index.offset == offset) & (index.size == size) & (offset >= 0)
+        if np.count_nonzero(same) > 1:  # an edit list may show a packet twice
+            same &= index.time == time
+        numbers = np.flatnonzero(same)
+        return int(numbers[0]) if len(numbers) == 1 else None
+
+    def _numbered(self, packets: Iterable[tuple[int, av.Packet]], group: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """(frame number, frame) of packets from a group on, or of the file (-1); number -1: not in the index."""
+        frames = self._decode(packets)
+        if group < 0:
+            return ((number, frame) for number, (_, frame) in enumerate(frames))
+        index = self.index
+        if index.ordered:
+            numbers = index.numbers()
+            return ((int(numbers[packet]), frame) for packet, frame in frames)
+        # leading frames of the first group may be missing, so counting begins with the second
+        second = index.keyframes[group + 1]
+        frames = dropwhile(lambda item: item[0] < second, frames)
+        return ((number, frame) for number, (_, frame) in enumerate(frames, int(index.first_frames()[group + 1])))
+
+    def _numbered_from(self, number: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """(frame number, frame) from frame ``number`` on, by the index; :meth:`frames_from` checks the numbers."""
+        group = self.index.group_before(number)
+        for start in (group - back for back in GROUPS_BACK):
+            if start < 1:
+                break
+            frames = self._numbered(self._seek(int(self.index.keyframes[start])), start)
+            try:
+                first = next((item for item in frames if item[0] >= number), None)
+            except DataError:  # what the group needs, such as a joined part's headers, may come before its keyframe
+                continue
+            if first is not None and first[0] == number and not first[1].is_corrupt:
+                return chain([first], frames)
+        return dropwhile(lambda item: item[0] < number, self._numbered(self._packets(), -1))
+
+    def frames_from(self, number: int = 0) -> Iterator[av.VideoFrame]:
+        """Frame ``number`` and all after it, as decoded; none if the file has fewer.
+
+        Several of these may be read in turn, not in several threads; each seeks again where another one read.
+        """
+        position = number
+        while True:
+            self._check_open()
+            for frame in self._frames_at(position):
+                read = self._read
+                yield frame
+                position += 1
+                if read is not self._read:  # PyAV may crash where a container is closed or another read goes on
+                    break
+            else:
                 return
-        yield from (frame for _, frame in islice(self.frames_from(), number, None))
+
+    def _frames_at(self, number: int) -> Iterator[av.VideoFrame]:
+        if number and number >= len(self.times):
+            return
+        frames = self._numbered_from(number) if number else self._numbered(self._packets(), -1)
+        position = number
+        for frame_number, frame in frames:
+            if frame_number != position:
+                break
+            if frame.is_corrupt:  # the decoder filled in missing data
+                raise unreadable(self.path, "needed whole frames, got damaged ones; check the file, it may be "
+                                            "truncated.")
+            yield frame
+            position += 1
+        if number and position < len(self.times):  # the seek gave other frames than the index has, or fewer
+            self._correct_index()
+            yield from islice(self._frames_at(0), position, None)
+
+    def _correct_index(self) -> None:
+        """Count the frames by decoding all; if that was done before, never seek in this file again."""
+        if self.index.decoded:  # without keyframes all decoding begins at the start
+            self.index = replace(self.index, keyframes=self.index.keyframes[:0])
+        else:
+            logger.info("%s: decoding all frames to count them: some packets have none.", self.path)
+            self.index = self.index.counted(self._decoded_packets(None))
+        if not isinstance(self._source, bytes):
+            INDEXES.put(self._source, self.index, folder=self._index_dir)
+
+    def read(self, numbers: Sequence[int]) -> RGBFrames:
+        """The frames of ascending numbers, which may repeat; a DataError if the file ends before."""
+        frames, chosen = enumerate(self.frames_from(numbers[0]), numbers[0]), []
+        position = -1
+        for number in numbers:
+            while position < number:
+                position, frame = next(frames, (None, None))
+                if frame is None:
+                    raise unreadable(self.path, f"needed frame {number}, got {len(self.times)} frames; ask for fewer.")
+            chosen.append(frame)
+        return RGBFrames(chosen, path=self.path)
 
     def rgb_frames(self, *, start: int = 0, frame_stride: int = 1) -> Iterator[Tensor]:
         """Every ``frame_stride``-th frame from the ``start``-th on, (H, W, 3) uint8."""
         if start < 0 or frame_stride < 1:
             raise ValueError(f"reading frames takes start >= 0 and frame_stride >= 1, got {start} and {frame_stride}.")
-        return (rgb(frame) for frame in islice(self.frames_at(start), 0, None, frame_stride))
+        return self._rgb_frames(start, frame_stride)
 
-
-def rgb(frame: av.VideoFrame, *, converter: VideoReformatter | None = None) -> Tensor:
-    """A decoded frame -> (H, W, 3) uint8, upright, transparency composited on white.
-
-    Pass one ``converter`` for all frames of a file: creating one costs as much as converting a small frame.
-    """
-    transparent = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
-    layout, channels = ("rgba", 4) if transparent else ("rgb24", 3)
-    converted = (converter or VideoReformatter()).reformat(frame, format=layout)
-    height, width, plane = converted.height, converted.width, converted.planes[0]
-    # lines may be padded in memory
-    lines = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
-    pixels = lines[:, :channels * width].reshape(height, width, channels)
-    if transparent:
-        colour, opacity = pixels[..., :3].astype(np.uint16), pixels[..., 3:].astype(np.uint16)
-        pixels = ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
-    quarter_turns = round(frame.rotation / 90)
-    return torch.from_numpy(np.ascontiguousarray(np.rot90(pixels, quarter_turns)))
-
-
-def check_one_size(sizes: Iterable[tuple[int, int]], *, path: str | os.PathLike) -> None:
-    """Raise a DataError if the frames of a file have several sizes (H, W)."""
-    if len(different := set(sizes)) > 1:
-        raise unreadable(path, f"needed frames of one size, got {sorted(different)}; re-encode it.")
-
-
-class RGBFrames(Sequence[Tensor]):
-    """Decoded frames of one size, converted to RGB when indexed, which halves the memory of a 720p clip."""
-
-    def __init__(self, frames: Sequence[av.VideoFrame], *, path: str | os.PathLike):
-        check_one_size(((frame.height, frame.width)[::-1 if round(frame.rotation / 90) % 2 else 1] for frame in frames),
-                       path=path)
-        self._frames, self._converter = frames, VideoReformatter()
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return rgb(self._frames[index], converter=self._converter)
+    def _rgb_frames(self, start: int, frame_stride: int) -> Iterator[Tensor]:
+        for frame in islice(self.frames_from(start), 0, None, frame_stride):
+            with path_in_errors(self.path):
+                pixels = rgb(frame)
+            yield pixels
