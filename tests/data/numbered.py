@@ -55,3 +55,23 @@ def write_frames(path: Path, frames: Sequence[np.ndarray], *, codec: str = "libx
 def encode(path: Path, *, num_frames: int, **options) -> Path:
     """:func:`write_frames` of numbered frames."""
     return write_frames(path, [numbered_frame(number) for number in range(num_frames)], **options)
+
+
+def remux(source: Path, target: Path, *, earlier: int = 0, without: int = 0, options: dict | None = None,
+          metadata: dict[str, str] | None = None) -> Path:
+    """The same packets but the first ``without``, shown ``earlier`` frames of 1/25 s earlier (negative: later).
+
+    In mp4 and mov what lies before 0 is hidden by an edit list, as a lossless cut leaves it.
+    """
+    with av.open(str(source)) as reader, av.open(str(target), "w", options=options or {}) as writer:
+        stream = reader.streams.video[0]
+        copy = writer.add_stream_from_template(stream)
+        copy.metadata.update(metadata or {})
+        for number, packet in enumerate(packet for packet in reader.demux(stream) if packet.size):
+            if number < without:
+                continue
+            ticks = round(earlier / 25 / stream.time_base)
+            packet.pts, packet.dts = (None if time is None else time - ticks for time in (packet.pts, packet.dts))
+            packet.stream = copy
+            writer.mux(packet)
+    return target

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
-from numbered import encode, number_of, numbered_frame, numbers_of, write_frames
+from numbered import encode, number_of, numbers_of, remux
 
 from toolkit.contracts import DataError
 from toolkit.data import InMemoryClips, VideoClips, open_media, read_video
@@ -32,26 +32,6 @@ JOINABLE = ("ts", "mpg", "mkv", "webm", "h264")  # byte by byte
 REORDER = ("libx264", "mpeg4", "mpeg2video")
 MATRICES = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0), (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0),
             (0, -1, -1, 0)]
-
-
-def remux(source: Path, target: Path, *, earlier: int = 0, without: int = 0, options: dict | None = None,
-          metadata: dict[str, str] | None = None) -> Path:
-    """The same packets but the first ``without``, shown ``earlier`` frames of 1/25 s earlier (negative: later).
-
-    In mp4 and mov what lies before 0 is hidden by an edit list, as a lossless cut leaves it.
-    """
-    with av.open(str(source)) as reader, av.open(str(target), "w", options=options or {}) as writer:
-        stream = reader.streams.video[0]
-        copy = writer.add_stream_from_template(stream)
-        copy.metadata.update(metadata or {})
-        for number, packet in enumerate(packet for packet in reader.demux(stream) if packet.size):
-            if number < without:
-                continue
-            ticks = round(earlier / 25 / stream.time_base)
-            packet.pts, packet.dts = (None if time is None else time - ticks for time in (packet.pts, packet.dts))
-            packet.stream = copy
-            writer.mux(packet)
-    return target
 
 
 def turn(path: Path, matrix: tuple[int, int, int, int]) -> None:
@@ -353,45 +333,6 @@ def test_short_joined_parts_without_a_keyframe_are_not_mixed(tmp_path, codec, le
     with VideoFile(path) as file:
         assert is_sound and len(file.times) == len(expected)
         assert all(torch.equal(file.read([number])[0], frame) for number, frame in enumerate(expected))
-
-
-def test_transparency_is_found_by_a_tag_of_any_case(tmp_path):
-    """FFmpeg's copies of a WebM file write it in upper case."""
-    pixels = np.zeros((64, 64, 4), np.uint8)
-    pixels[..., 0] = 255  # a hidden red
-    whole = write_frames(tmp_path / "whole.webm", [pixels] * 5, codec="libvpx-vp9", pix_fmt="yuva420p", layout="rgba",
-                         options={"auto-alt-ref": "0"})
-    path = remux(whole, tmp_path / "copy.webm", metadata={"alpha_mode": "1"})
-    with av.open(str(path)) as container:
-        assert container.streams.video[0].metadata["ALPHA_MODE"] == "1"
-    assert (read_video(path)[0] == 255).all()
-
-
-@pytest.mark.parametrize(("suffix", "codec"), [("webm", "libvpx-vp9"), ("mkv", "libvpx-vp9"), ("webm", "libvpx")])
-def test_transparency_of_webm_is_on_white(tmp_path, suffix, codec):
-    pixels = np.zeros((64, 64, 4), np.uint8)
-    pixels[:32], pixels[32:] = (0, 0, 255, 255), (255, 0, 0, 0)  # blue, and a hidden red
-    path = write_frames(tmp_path / f"a.{suffix}", [pixels] * 20, codec=codec, pix_fmt="yuva420p", layout="rgba",
-                        options={"auto-alt-ref": "0"})
-    for start in (0, 1, 14, 19):
-        frames, _ = read_video(path, start=start, num_frames=1)
-        assert (frames[0, 36:] == 255).all() and (frames[0, :28].float() - torch.tensor([0, 0, 255])).abs().max() < 8
-
-
-def test_keyframes_of_the_colour_alone_are_no_place_to_begin(tmp_path):
-    """The encoder adds keyframes where the colour changes; those of the opacity, which shows the number, stay."""
-    frames = np.full((40, 64, 64, 4), 80, np.uint8)
-    for number, frame in enumerate(frames):
-        frame[..., 3] = numbered_frame(number)[..., 0]
-        frame[::1 + number // 7 % 2, :, :3] = 40 * (number // 7 % 2)
-    path = write_frames(tmp_path / "a.webm", frames, codec="libvpx", pix_fmt="yuva420p", layout="rgba",
-                        options={"auto-alt-ref": "0", "b": "2M"})
-    with av.open(str(path)) as container:
-        colour = [number for number, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
-    assert set(colour) - {0, 12, 24, 36}
-    for number in range(40):
-        with VideoFile(path) as file:
-            assert number_of(255 - file.read([number])[0]) == number
 
 
 def test_headers_of_a_joined_part_may_come_before_the_group(tmp_path):
