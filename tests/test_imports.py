@@ -19,8 +19,8 @@ TREES = {path: ast.parse(path.read_text()) for path in FILES}
 # A package or module may import those of lower rank and itself, but no other of its own rank.
 RANKS = [("contracts",), ("io",), ("assets",), ("layers",), ("plugins",), ("registry",), ("config",), ("saving",),
          ("pretrained",), ("networks", "quantizers", "losses", "metrics", "baselines", "data"),
-         ("streaming",), ("tokenizer",), ("training",), ("build",), ("run",),
-         ("evaluation", "interop", "testing", "reconstruction", "tokens", "profiling")]
+         ("streaming",), ("tokenizer",), ("training",), ("profiling",), ("build",), ("run",),
+         ("evaluation", "interop", "testing", "reconstruction", "tokens")]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 OUTSIDE = ("plugins", "tools", "benchmarks", "tests", "configs")
 
@@ -77,7 +77,7 @@ def test_bare_package_gives_no_public_name_and_nothing_outside_it_is_imported(pa
 
 def test_layers_need_torch_and_einops_only():
     outside = {name.split(".")[0] for path in FILES if top_level(path) == "layers" for name in imported_modules(path)}
-    standard = {"collections", "functools", "math", "typing", "weakref"}
+    standard = {"collections", "contextlib", "functools", "math", "typing", "weakref"}
     assert outside - {"toolkit", "__future__"} <= {"torch", "einops"} | standard
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mmengine.config import Config
 from toolkit import contracts
 from toolkit.config import TOP_LEVEL, ConfigError, check_keys
 from toolkit.data import Source, TrainLoader, ValLoader
+from toolkit.profiling.training_flops import settings_within_budget
 from toolkit.registry import DATASETS, DECODERS, DISCRIMINATORS, ENCODERS, LOSSES, METRICS, QUANTIZERS, Registry
 from toolkit.saving import find_tokenizer, load_component, read_component_config
 from toolkit.tokenizer import Tokenizer
@@ -262,10 +265,20 @@ def initial_tokenizer(config: Config, settings: Settings, *, resumed: Path | Non
     return tokenizer
 
 
+@contextlib.contextmanager
+def _without_weights() -> Iterator[None]:
+    """Context that puts networks on the meta device, without the warnings of their initialization."""
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.filterwarnings("ignore", message="Initializing zero-element|for .* copying from a non-meta")
+        yield
+
+
 def build_run(config: Config, *, num_processes: int, resumed: Path | None = None, weights: bool = True,
               ) -> RunComponents:
-    """Build the components of a run; ``training.global_batch_size`` is split over ``num_processes``.
+    """Build the components of a run of ``num_processes`` processes.
 
+    The settings have the number of micro-batches that ``training.global_batch_size`` needs, and the number of steps
+    within ``training.max_flops``.
     ``resumed`` is the work dir of a run to resume. Without ``weights`` the networks are on the meta device, and
     ``training.init_from`` is read only if the config has no tokenizer.
 
@@ -277,14 +290,15 @@ def build_run(config: Config, *, num_processes: int, resumed: Path | None = None
     train, val = (build_sources(f"data.{split}", config.data.get(split)) for split in ("train", "val"))
     settings = settings.with_micro_batches((source.batch_size for source in train), num_processes=num_processes)
     modalities = tuple(sorted({source.dataset.modality for source in train}))
-    with contextlib.nullcontext() if weights else torch.device("meta"):
+    with contextlib.nullcontext() if weights else _without_weights():
         tokenizer = initial_tokenizer(config, settings, resumed=resumed, weights=weights)
         discriminators = build_discriminators(config.get("discriminator"), modalities)
     make_metrics = functools.partial(build_metrics, config.get("metrics") or [])
     make_metrics(tokenizer)  # errors of metrics must appear before training
     objective = build_objective(config.objective, quantizer=tokenizer.quantizer, modalities=modalities)
-    return RunComponents(settings=settings, tokenizer=tokenizer, objective=objective, discriminators=discriminators,
-                         train=train, val=val, make_metrics=make_metrics)
+    run = RunComponents(settings=settings, tokenizer=tokenizer, objective=objective, discriminators=discriminators,
+                        train=train, val=val, make_metrics=make_metrics)
+    return dataclasses.replace(run, settings=settings_within_budget(run, num_processes=num_processes))
 
 
 def build_trainer(config: Config, *, work_dir: str | Path, resume: bool = False) -> Trainer:

@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from toolkit import load_config
     from toolkit.assets import AssetError
+    from toolkit.build import build_run
     from toolkit.contracts import DataError
     from toolkit.profiling.dry_run import run_cost
     from toolkit.profiling.tables import cost_tables, write_results
@@ -52,7 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         config = load_config(arguments.config, options=arguments.cfg_options)
         if arguments.dry_run:
-            cost = run_cost(config, num_processes=int(os.environ.get("WORLD_SIZE", "1")))
+            num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+            cost = run_cost(build_run(config, num_processes=num_processes, weights=False), num_processes=num_processes)
             return show(cost_tables(cost)) if main_process else None
         results = train(config, work_dir=work_dir, resume=arguments.resume)
         if results is None:

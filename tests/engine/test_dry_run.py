@@ -16,7 +16,7 @@ from training import tiny
 from training.tiny import tiny_config, write_config
 
 from toolkit import load_config
-from toolkit.build import build_trainer
+from toolkit.build import build_run, build_trainer
 from toolkit.profiling.cost import Meter
 from toolkit.profiling.dry_run import run_cost
 
@@ -44,7 +44,8 @@ def stated() -> dict[str, list[float]]:
     ("paper_stage2_video.py", 9_300_000, "o2_magvit2_video_256", "o2_discriminator_video_256")])
 def test_readme_states_what_the_published_runs_cost(name, samples, model, discriminator):
     # per sample it is equal at batch size 1, and faster to measure
-    cost = run_cost(load_config(CONFIGS / name, {"data.train.batch_size": 1}))
+    config = load_config(CONFIGS / name, {"data.train.batch_size": 1})
+    cost = run_cost(build_run(config, num_processes=1, weights=False))
     counts = {network.name: network.parameters for network in cost.networks}
     assert counts["encoder"] + counts["quantizer"] + counts["decoder"] == numbers_of(model)
     modality = cost.sources[0].modality
@@ -108,6 +109,6 @@ def test_steps_of_a_run_have_the_predicted_flops(clips, tmp_path):
             trainer.run()
         return meter.phases[0].flops
 
-    *others, without_r1, with_r1 = run_cost(config).sources[0].phases
+    *others, without_r1, with_r1 = run_cost(build_run(config, num_processes=1, weights=False)).sources[0].phases
     predicted = 2 * sum(phase.flops for phase in others) + without_r1.flops + with_r1.flops
     assert measured(3) - measured(1) == 2 * predicted  # two steps, one of them with R1, each of two micro-batches

@@ -6,21 +6,22 @@ import pytest
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from training import tiny
 from training.tiny import tiny_config, write_images
 
 from toolkit import build_tokenizer
+from toolkit.build import build_run
 from toolkit.config import ConfigError
 from toolkit.layers import CausalConv3d
-from toolkit.profiling.cost import Meter, Phase, make_fake
+from toolkit.profiling.cost import Meter, Phase, fake_copies
 from toolkit.profiling.dry_run import RunCost, run_cost
 
 clips, as_in_a_new_process = tiny.clips, tiny.as_in_a_new_process
 
 
 def cost_of(config: dict) -> RunCost:
-    return run_cost(Config(config))
+    return run_cost(build_run(Config(config), num_processes=1, weights=False))
 
 
 def figures(cost: RunCost) -> tuple[list, list]:
@@ -213,10 +214,11 @@ def test_init_from_replaces_the_tokenizer_section_and_is_not_read_with_one(clips
         cost_of({**without_tokenizer, "training": config["training"]})
 
 
-def test_a_parameter_shared_by_two_modules_is_made_fake_once():
+def test_a_parameter_shared_by_two_modules_is_copied_once_and_stays_as_it_is():
     layer = nn.Linear(3, 3, bias=False)
     twins = nn.ModuleList([layer, nn.Linear(3, 3, bias=False)])
     twins[1].weight = layer.weight
     with FakeTensorMode():
-        make_fake(twins)
-    assert twins[0].weight is twins[1].weight
+        copies, = fake_copies([twins])
+    assert copies[0].weight is copies[1].weight and isinstance(copies[0].weight, FakeTensor)
+    assert twins[0].weight is twins[1].weight is layer.weight and type(layer.weight.data) is Tensor

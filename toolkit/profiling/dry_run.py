@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
-from mmengine.config import Config
 from torch import nn
 
-from toolkit.build import build_run
-from toolkit.config import ConfigError
-from toolkit.profiling.cost import Phase, frozen_networks, measure_step
+from toolkit.profiling.cost import SourceCost, frozen_networks
+from toolkit.profiling.training_flops import TrainingFlops
 from toolkit.training.optimizer import optimizer_state_ratio
 from toolkit.training.settings import Settings
+from toolkit.training.trainer import RunComponents
 
 
 class Network:
@@ -34,20 +31,12 @@ class Network:
         self.held = self.weights + self.gradients + self.optimizer + self.average
 
 
-class SourceCost:
-    """A micro-batch (B, C, T, H, W) from one source of data; ``share``: of the steps that draw from it."""
-
-    def __init__(self, modality: str, shape: tuple[int, ...], share: float, phases: list[Phase]):
-        self.modality, self.shape, self.share, self.phases = modality, shape, share, phases
-        self.flops = sum(phase.flops * phase.share for phase in phases)  # averaged over steps
-        self.peak = max(phase.peak for phase in phases)  # most bytes in use at once, without those of networks
-
-
 class RunCost:
     """What one process of a run computes and holds."""
 
-    def __init__(self, networks: list[Network], sources: list[SourceCost], settings: Settings):
+    def __init__(self, networks: list[Network], sources: list[SourceCost], settings: Settings, *, total_flops: int):
         self.networks, self.sources, self.settings = networks, sources, settings
+        self.total_flops = total_flops  # of the whole training, by all processes
         micro_batches = settings.gradient_accumulation_steps
         # FLOPs and samples of an optimizer step, averaged over sources and steps with and without R1.
         self.flops_per_step = micro_batches * sum(source.share * source.flops for source in sources)
@@ -61,30 +50,18 @@ class RunCost:
         self.memory = self.held + max(source.peak for source in sources)
 
 
-def run_cost(config: Config, *, num_processes: int = 1) -> RunCost:
-    """What a config's run costs each of its processes, built without weights. Data must exist, and is not read.
+def run_cost(run: RunComponents, *, num_processes: int = 1) -> RunCost:
+    """What a run costs each of its processes, at the ends of its schedules. No data is read.
 
     Raises:
-        ConfigError: If the config is inconsistent, or a step's cost depends on numbers.
-        DataError: If a dataset finds no files.
+        ConfigError: If a dataset has no ``sample_size``, or a step's cost depends on numbers.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Initializing zero-element|for .* copying from a non-meta")
-        run = build_run(config, num_processes=num_processes, weights=False)
-    settings, tokenizer, ratio = run.settings, run.tokenizer, optimizer_state_ratio(run.settings)
+    settings, ratio = run.settings, optimizer_state_ratio(run.settings)
     networks = [*(Network(name, network, optimizer_ratio=ratio, averaged=settings.ema_decay is not None)
-                  for name, network in tokenizer.named_children()),
+                  for name, network in run.tokenizer.named_children()),
                 *(Network(f"discriminator ({modality})", network, optimizer_ratio=ratio)
                   for modality, network in run.discriminators.items()),
                 *(Network(f"objective ({name})", loss, *frozen_networks(loss), optimizer_ratio=ratio)
                   for name, loss in run.objective.losses.items())]
-    total = sum(source.weight for source in run.train)
-    sources = []
-    for source in run.train:
-        modality, size = source.dataset.modality, source.dataset.sample_size
-        if size is None:
-            raise ConfigError("a dry run reads no data and needs the dataset's sample_size, got a "
-                              f"{source.dataset.config['type']} without one; measure a few steps instead.")
-        shape = (source.batch_size, tokenizer.encoder.in_channels, *size)
-        sources.append(SourceCost(modality, shape, source.weight / total, measure_step(shape, run, modality=modality)))
-    return RunCost(networks, sources, settings)
+    flops = TrainingFlops(run, num_processes=num_processes)
+    return RunCost(networks, flops.sources(settings.max_steps), settings, total_flops=flops.total(settings.max_steps))

@@ -95,6 +95,7 @@ def _run_table(cost: RunCost) -> Table:
             ("GiB", f"{_gib(cost.held)} held + {_gib(cost.memory - cost.held)} in a step = {_gib(cost.memory)}"),
             (f"TFLOP per second, {str(dtype).removeprefix('torch.')}", _tera(rate)),
             ("seconds per optimizer step", f"{seconds:,.4g}"),
+            (f"PFLOP of {settings.max_steps:,} steps, all processes", f"{cost.total_flops / 1e15:.4g}"),
             (f"time for {settings.max_steps:,} steps", f"{hours:,.1f} hours, {hours / 24:,.1f} days")):
         table.add_row(name, value)
     return table

@@ -181,6 +181,12 @@ class Objective(nn.Module):
         for name, schedule in (*self.weights.items(), *self.quantizer_weights.items()):
             value_at(schedule, 0, name=f"objective: the weight of {name}")  # raises an error if malformed
 
+    def schedules(self) -> list[PiecewiseLinear]:
+        """All weights. Terms that are computed at all change only where the sign of a weight does."""
+        names = ("weight", "discriminator_weight", "lecam_weight", "r1_weight")
+        return [*self.weights.values(), *self.quantizer_weights.values(),
+                *(getattr(terms, name) for terms in self.adversaries.values() for name in names)]
+
     def check_last_layer(self, last_layer: nn.Parameter | None) -> None:
         """Raise a ConfigError if there is an adaptive weight and ``last_layer`` is None or frozen."""
         if all(terms.adaptive is None for terms in self.adversaries.values()):

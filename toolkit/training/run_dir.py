@@ -99,7 +99,8 @@ def lock_work_dir(work_dir: Path, *, timeout: float = 10.0) -> TextIO:
 def write_run_metadata(trainer: Trainer, config: Config, *, seed: int) -> None:
     """Write config.py, run.json and network.json, each atomically.
 
-    run.json's ``init_source`` is the hub id, revision and commit of ``training.init_from``; None without a hub id.
+    run.json's ``max_steps`` is the number of optimizer steps, also where the config has ``training.max_flops``. Its
+    ``init_source`` is the hub id, revision and commit of ``training.init_from``; None without a hub id.
     """
     resolved = json.loads(json.dumps(config.to_dict(), default=str))
     path = trainer.work_dir / RUN_FILE
@@ -108,7 +109,8 @@ def write_run_metadata(trainer: Trainer, config: Config, *, seed: int) -> None:
         logger.warning("the config differs from the previous one in %s; the file is overwritten.", path)
     source = trainer.tokenizer.network.source  # None when resumed: the checkpoint has the weights
     init_source = source.metadata if source is not None else (previous or {}).get("init_source")
-    run = provenance(trainer, seed=seed) | {"init_source": init_source, "config": resolved}
+    run = provenance(trainer, seed=seed) | {"max_steps": trainer.settings.max_steps, "init_source": init_source,
+                                            "config": resolved}
     for name, text in {"config.py": config.pretty_text,
                        NETWORK_FILE: json.dumps(trainer.tokenizer.network.config, indent=2) + "\n",
                        RUN_FILE: json.dumps(run, indent=2) + "\n"}.items():

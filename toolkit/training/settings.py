@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
@@ -53,7 +54,10 @@ class Settings:
     """The settings of a training run; a ConfigError names the first invalid setting.
 
     Attributes:
-        max_steps: Optimizer steps.
+        max_steps: Optimizer steps. None: computed from ``max_flops``.
+        max_flops: FLOPs of the whole training, of all processes, instead of ``max_steps``: as many optimizer steps as
+            ``toolkit.profiling.training_flops`` counts within it. A child config of one with ``max_steps`` sets
+            ``max_steps=None`` too.
         learning_rate: Learning rate of the tokenizer's cosine at step 0; it falls to ``min_learning_rate`` at
             ``max_steps``. In the first ``warmup_steps`` a linear warm-up from 0 to ``learning_rate`` replaces it.
         discriminator_learning_rate: Learning rate of the discriminators; None: as the tokenizer's.
@@ -92,7 +96,8 @@ class Settings:
         trainable: Modules to train, such as ["decoder"] or ["decoder.levels.3"]; the others are frozen. None: all.
     """
 
-    max_steps: int
+    max_steps: int | None = None
+    max_flops: float | None = None
     learning_rate: float = 1e-4
     discriminator_learning_rate: float | None = None
     min_learning_rate: float = 0.0
@@ -126,7 +131,7 @@ class Settings:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:
         """Read the section; a ConfigError names all unknown keys, or the first wrong value."""
-        check_keys("training", config, [f.name for f in fields(cls)], required=["max_steps"])
+        check_keys("training", config, [f.name for f in fields(cls)])
         checkpoints = config.get("checkpoints", {})
         check_keys("training.checkpoints", checkpoints, [f.name for f in fields(CheckpointSettings)])
         return cls(**{**config, "checkpoints": CheckpointSettings(**checkpoints)})
@@ -157,6 +162,7 @@ class Settings:
             *((name, _is_count(attrgetter(name)(self)), "must be a whole number of at least 1")
               for name in ("max_steps", "gradient_accumulation_steps", "global_batch_size", "log_every",
                            "validate_every", "num_samples", "checkpoints.every", "checkpoints.keep")),
+            ("max_flops", _is_number(self.max_flops) and 0 < self.max_flops < math.inf, "must be a number above 0"),
             ("max_skipped_in_a_row", _is_count(self.max_skipped_in_a_row, least=0),
              "must be a whole number of at least 0"),
             *((name, _is_number(getattr(self, name)), "must be a number of at least 0")
@@ -183,6 +189,12 @@ class Settings:
             value = attrgetter(name)(self)
             if not is_valid and not (value is None and name in may_be_none):
                 raise ConfigError(f"training.{name} {requirement}, got {value!r}.")
+        if self.max_steps is None and self.max_flops is None:
+            raise ConfigError("training needs max_steps or max_flops, got neither; set one of them.")
+        if self.max_steps is not None and self.max_flops is not None:
+            raise ConfigError(f"training takes max_steps or max_flops, not both ({self.max_steps} and "
+                              f"{self.max_flops:g}); set one to None, such as training.max_steps=None beside "
+                              f"training.max_flops={self.max_flops:g}.")
         if self.global_batch_size is not None and self.gradient_accumulation_steps != 1:
             raise ConfigError("training takes global_batch_size or gradient_accumulation_steps, not both "
                               f"({self.global_batch_size} and {self.gradient_accumulation_steps}); remove one.")

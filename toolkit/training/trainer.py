@@ -310,8 +310,8 @@ class Trainer:
         path, shared, process_state = newest
         self.step = self._last_saved_step = checkpoint.checkpoint_step(path)
         if self.step > self.settings.max_steps:
-            raise ConfigError(f"training.max_steps={self.settings.max_steps} is less than the step of the newest "
-                              f"checkpoint, {path}; set a larger number.")
+            raise ConfigError(f"the run has max_steps={self.settings.max_steps}, by training.max_steps or max_flops, "
+                              f"which is less than the step of the newest checkpoint, {path}; set a larger number.")
         for name, network in self._networks().items():
             network.load_state_dict(shared["optimizers"][name])
         self.finite_check.load_state_dict(shared["finite_check"])

@@ -1,0 +1,112 @@
+"""FLOPs of a training: the trainer's own step, summed over its schedules; and the number of steps in a budget."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from toolkit.config import ConfigError
+from toolkit.profiling.cost import SourceCost, measure_sources
+from toolkit.training.settings import PiecewiseLinear, Settings, value_at
+from toolkit.training.trainer import RunComponents
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Optimizer steps from ``start`` to the next stage. The same terms are computed in all of them."""
+
+    start: int
+    flops: int  # of one optimizer step
+
+
+class TrainingFlops:
+    """FLOPs of the optimizer steps of a run.
+
+    Counted: convolutions, matrix products and attention, a multiply-add as two; of forward and backward passes,
+    recomputed activations, all losses, discriminators and R1; of all micro-batches and processes. Not counted: the
+    optimizer, statistics of codebooks, validation. A kernel's own recomputation is not counted either, so the count is
+    the same on every machine.
+
+    A term counts in the steps in which it is computed, exactly. Two counts are means: R1 counts in each step with the
+    share 1 / r1_every, and the sources of a mixture by their weights.
+    """
+
+    def __init__(self, run: RunComponents, *, num_processes: int):
+        self.run, self.num_processes = run, num_processes
+        self._measured: dict[tuple[int, ...], list[SourceCost]] = {}  # signs of all schedules -> cost
+        schedules = [run.settings.quantization, *run.objective.schedules()]
+        starts = sorted({0}.union(*map(sign_changes, schedules)))
+        signs = [tuple(_sign(value_at(schedule, step)) for schedule in schedules) for step in starts]
+        self._signs = [(start, sign) for number, (start, sign) in enumerate(zip(starts, signs, strict=True))
+                       if number == 0 or sign != signs[number - 1]]
+        self.stages = [Stage(start, self._step_flops(start)) for start, _ in self._signs]
+
+    def sources(self, step: int) -> list[SourceCost]:
+        """The cost of optimizer step ``step`` for each source of data, of one micro-batch of one process."""
+        start, signs = [stage for stage in self._signs if stage[0] <= step][-1]
+        if signs not in self._measured:
+            self._measured[signs] = measure_sources(self.run, step=start)
+        return self._measured[signs]
+
+    def _step_flops(self, step: int) -> int:
+        micro_batches = self.num_processes * self.run.settings.gradient_accumulation_steps
+        return round(micro_batches * sum(source.share * source.flops for source in self.sources(step)))
+
+    def total(self, num_steps: int) -> int:
+        """FLOPs of the first ``num_steps`` optimizer steps."""
+        ends = [*(stage.start for stage in self.stages[1:]), num_steps]
+        return sum(max(0, min(end, num_steps) - stage.start) * stage.flops
+                   for stage, end in zip(self.stages, ends, strict=True))
+
+    def steps_within(self, budget: float) -> int:
+        """The largest number of optimizer steps that together have at most ``budget`` FLOPs."""
+        steps = 0
+        for stage, end in zip(self.stages, [*(stage.start for stage in self.stages[1:]), None], strict=True):
+            if not stage.flops:
+                raise ConfigError("training.max_flops needs steps with convolutions or matrix products, got none in "
+                                  f"step {stage.start}; set training.max_steps instead.")
+            steps = stage.start + int((budget - self.total(stage.start)) // stage.flops)
+            if end is None or steps < end:
+                break
+        return steps
+
+
+def settings_within_budget(run: RunComponents, *, num_processes: int) -> Settings:
+    """The settings of a run with ``max_steps`` computed from ``max_flops``; unchanged without ``max_flops``.
+
+    Raises:
+        ConfigError: If the budget is smaller than one step, or the cost of a step cannot be counted.
+    """
+    settings = run.settings
+    if settings.max_flops is None:
+        return settings
+    flops = TrainingFlops(run, num_processes=num_processes)
+    first = flops.stages[0].flops
+    max_steps = flops.steps_within(settings.max_flops)
+    if not max_steps:
+        raise ConfigError(f"training.max_flops needs at least {first:.4g}, the FLOPs of one optimizer step, got "
+                          f"{settings.max_flops:.4g}; set a larger number.")
+    logger.info("training.max_flops=%.4g is enough for %d steps: %s FLOPs each.", settings.max_flops, max_steps,
+                ", ".join(f"{stage.flops:.4g}" + f" from step {stage.start} on" * (len(flops.stages) > 1)
+                          for stage in flops.stages))
+    return replace(settings, max_flops=None, max_steps=max_steps)
+
+
+def sign_changes(schedule: PiecewiseLinear) -> set[int]:
+    """All steps after 0 at which the sign (-1, 0 or 1) of a schedule may differ from that of the step before."""
+    if isinstance(schedule, int | float):
+        return set()
+    steps = {step for x, _ in schedule for step in (math.ceil(x), math.floor(x) + 1)}
+    for (start, first), (end, last) in pairwise(schedule):
+        if first * last < 0:  # near the crossing, as its position is rounded
+            crossing = math.floor(start + (end - start) * first / (first - last))
+            steps |= set(range(crossing - 1, crossing + 3))
+    return {step for step in steps if step > 0}
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
