@@ -4,6 +4,7 @@
     python benchmarks/run.py --tokenizer work_dirs/a/tokenizer work_dirs/b/tokenizer --suite samples_video
     python benchmarks/run.py --tokenizer DIR --suite imagenet_256 --data path/to/imagenet/val
     python benchmarks/run.py --train configs/demo_video.py configs/demo_video_fsq.py --steps 2000
+    python benchmarks/run.py --train configs/demo_video.py configs/demo_video_ibq.py --flops 1e13
     accelerate launch --num_processes 8 benchmarks/run.py --tokenizer DIR --suite imagenet_256
 
 Without arguments four quantizers in one small network are trained and compared on the sample clips, which takes about
@@ -34,8 +35,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--subfolder", metavar="DIR", help="the folder of each tokenizer within its folder or hub id")
     parser.add_argument("--train", nargs="+", type=Path, default=[], metavar="CONFIG",
                         help="configs to train and to measure, all with the data, seed and steps of the first")
-    parser.add_argument("--steps", type=int,
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int,
                         help="training steps (default: as in --cfg-options, else the suite, else the first config)")
+    length.add_argument("--flops", type=float,
+                        help="train each config for as many steps as fit in so many FLOPs, such as 1e15, of all "
+                             "processes, instead of the same number of steps")
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="override every config")
     parser.add_argument("--data", type=Path, help="folder, list file or glob of the data (default: the suite's path)")

@@ -86,6 +86,20 @@ def test_the_time_is_the_arithmetic_over_the_measured_rate(clips, tmp_path, caps
     assert not work_dir.exists()
 
 
+def test_a_budget_is_shown_as_steps_and_as_flops(clips, tmp_path, capsys):
+    config = Config(tiny_config(clips))
+    cost = run_cost(build_run(config, num_processes=1, weights=False))
+    path = write_config(tmp_path / "tiny.py", tiny_config(clips))
+    options = ("--cfg-options", "training.max_steps=none", f"training.max_flops={1234.5 * cost.flops_per_step}")
+    assert run_here("train", path, "--dry-run", *options) is None
+    output = capsys.readouterr().out
+    assert "time for 1,234 steps" in output
+    assert re.search(rf"PFLOP of 1,234 steps, all processes +│ +{1234 * cost.flops_per_step / 1e15:.4g} ", output)
+    assert run_here("train", path, "--dry-run", "--cfg-options", "training.max_flops=1e15") == (
+        "error: training takes max_steps or max_flops, not both (4 and 1e+15); set one to None, such as "
+        "training.max_steps=None beside training.max_flops=1e+15.")
+
+
 @pytest.mark.parametrize(("changes", "words"), [
     (dict(data__train__dataset__path="no/such/folder"), ["no/such/folder", "does not exist"]),
     (dict(data__val__dataset__path="no/such/folder"), ["no/such/folder", "does not exist"]),

@@ -67,8 +67,12 @@ def test_a_sweep_has_a_row_for_every_variant_and_every_baseline(sweep, rows):
         assert row["videos"] == [f"videos/{name}_{number}.mp4" for number in (0, 1)]  # those that may be shown
         assert row["original_videos"] == ["videos/original_0.mp4", "videos/original_1.mp4"]
         assert all((sweep[1] / video).stat().st_size for video in row["videos"] + row["original_videos"])
-    assert rows["lfq"]["training"] == rows["no_quantizer"]["training"] == {
-        "config": str(sweep[0][3]), "steps": 2, "seed": 0}
+    for row in (rows["lfq"], rows["no_quantizer"]):
+        flops = row["training"]["flops"]
+        assert row["training"] == {"config": str(sweep[0][3]), "steps": 2, "flops": flops, "seed": 0}
+    entropy = 3 * 2 * (2 * 3 * 8**2) * 2**3 * 2**3  # two products of 2 x 3 x 8 x 8 positions, forward and backward
+    assert rows["lfq"]["training"]["flops"] - rows["no_quantizer"]["training"]["flops"] == 2 * entropy
+    assert rows["thumbnail"]["training"] is None
     assert rows["lfq"]["parameters"]["encoder"] > 1000 and rows["x264"]["parameters"]["encoder"] == 0
 
 
@@ -179,8 +183,45 @@ def test_a_row_of_a_hub_id_has_its_commit(clips, tmp_path, monkeypatch):
 def test_a_config_without_a_number_of_steps_is_refused(clips, tmp_path):
     config = tiny_config(clips)
     del config["training"]["max_steps"]
-    with pytest.raises(ConfigError, match=r"cannot be trained: it lacks training\.max_steps\."):
+    with pytest.raises(ConfigError, match=r"cannot be trained: it lacks training\.max_steps or training\.max_flops\."):
         variants_of([write_config(tmp_path / "endless.py", config)], steps=None, overrides={})
+
+
+def test_flops_replace_the_steps_of_every_config_and_steps_its_flops(clips, tmp_path):
+    by_steps = write_config(tmp_path / "steps.py", tiny_config(clips))
+    by_flops = write_config(tmp_path / "flops.py", tiny_config(clips, training__max_steps=None,
+                                                               training__max_flops=1e9))
+
+    def lengths(paths: list, **given) -> list[tuple]:
+        trainings = [variant.config.training for variant in variants_of(paths, **{"steps": None} | given)]
+        return [(training.max_steps, training.get("max_flops")) for training in trainings]
+
+    assert lengths([by_steps, by_flops], flops=1e8) == [(None, 1e8)] * 3
+    assert lengths([by_flops, by_steps], steps=5) == [(5, None)] * 3
+    assert lengths([by_steps, by_flops]) == [(4, None)] * 3  # those of the first
+    assert lengths([by_flops, by_steps]) == [(None, 1e9)] * 3
+
+
+@pytest.mark.slow
+def test_a_sweep_with_a_budget_trains_cheaper_networks_for_more_steps(clips, tmp_path, capsys):
+    narrow = dict(filters=4)
+    configs = [write_config(tmp_path / "wide.py", tiny_config(clips)),
+               write_config(tmp_path / "narrow.py", tiny_config(clips, tokenizer__encoder=narrow,
+                                                                tokenizer__decoder=narrow))]
+    command = ["--suite", write_suite(tmp_path / "stripes.py", clips, metrics=(PSNR,), clips_per_video=1), "--train",
+               *configs, "--output", tmp_path / "out", "--device", "cpu"]
+    budget = 3e9
+    assert run_here(*command, "--flops", budget) == 0
+    rows = rows_in(tmp_path / "out")
+    steps = {name: rows[name]["training"]["steps"] for name in ("wide", "narrow")}
+    assert 1 < steps["wide"] < steps["narrow"] < 4 * steps["wide"]
+    for name, count in steps.items():
+        assert budget * (1 - 1 / count) < rows[name]["training"]["flops"] <= budget
+        assert f"{rows[name]['training']['flops'] / 1e15:.3g}" in (tmp_path / "out" / "table.md").read_text()
+    assert "training (PFLOP)" in (tmp_path / "out" / "table.md").read_text()
+    assert run_here(*command, "--flops", 1000) == 1
+    assert "max_flops needs at least" in capsys.readouterr().err
+    assert run_here(*command, "--flops", budget, "--steps", 2) == 2  # argparse's
 
 
 def test_x264_of_a_row_is_what_the_codec_gives_clip_by_clip(sweep, rows, clips):

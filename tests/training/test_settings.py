@@ -5,7 +5,10 @@ from toolkit.training.settings import Settings, value_at
 
 
 @pytest.mark.parametrize(("config", "words"), [
-    (dict(), "needs max_steps"),
+    (dict(), "needs max_steps or max_flops, got neither"),
+    (dict(max_steps=2000, max_flops=1e15),
+     r"not both .2000 and 1e\+15.; set one to None, such as training.max_steps=None"),
+    *((dict(max_flops=flops), "max_flops must be a number above 0") for flops in (0, -1e9, float("inf"), "1e15")),
     (dict(max_steps=10, lerning_rate=1e-3), "no key 'lerning_rate' .did you mean 'learning_rate'"),
     (dict(max_steps=0), "max_steps must be"),
     (dict(max_steps=1.5), "max_steps must be"),

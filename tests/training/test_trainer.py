@@ -1,5 +1,6 @@
 """Whole runs at tiny size, in this process: MAGVIT-v2's GAN, mixtures, and VQGAN's with its adaptive weight."""
 
+import json
 import math
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from safetensors.torch import load_file
 from training.tiny import (
     ADVERSARIAL,
@@ -28,7 +30,9 @@ from training.tiny import (
 )
 
 from toolkit import load_tokenizer
+from toolkit.build import build_run
 from toolkit.config import ConfigError
+from toolkit.profiling.training_flops import TrainingFlops
 from toolkit.training.checkpoint import checkpoints_in
 from toolkit.training.nonfinite import DivergenceError
 from toolkit.training.validation import as_codec
@@ -86,7 +90,7 @@ def test_resuming_a_finished_run_changes_nothing(undisturbed, gan_config, tmp_pa
 def test_a_run_that_is_beyond_its_last_step_is_refused(undisturbed, gan_config, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "run")
     before = (tmp_path / "run" / "config.py").read_text()
-    with pytest.raises(ConfigError, match=r"max_steps=3 is less than the step of .*step_4; set a larger"):
+    with pytest.raises(ConfigError, match=r"max_steps=3, .* is less than the step of .*step_4; set a larger"):
         build(gan_config | {"training": gan_config["training"] | {"max_steps": 3}}, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "config.py").read_text() == before
 
@@ -286,6 +290,29 @@ def test_clips_that_do_not_fit_the_stride_train_with_one_warning(clips, tmp_path
     warning, = [record.getMessage() for record in caplog.records if "do not fit the encoder" in record.getMessage()]
     # 4 frames are 1 + 3, padded to 1 + 4; 17 and 15 to the next even number
     assert "(4, 17, 15)" in warning and "(5, 18, 16)" in warning
+
+
+def test_a_budget_of_flops_trains_as_its_number_of_steps_and_a_larger_one_continues(clips, tmp_path):
+    def config(**training) -> dict:
+        return tiny_config(clips, gan=True, training__warmup_steps=2, training__checkpoints=dict(every=2, keep=None),
+                           **{f"training__{name}": value for name, value in training.items()})
+
+    def budget(steps: float) -> dict:
+        return dict(max_steps=None, max_flops=steps * TrainingFlops(
+            build_run(Config(config()), num_processes=1), num_processes=1).total(1))
+
+    def saved(name: str, step: int) -> dict:
+        return load_file(tmp_path / name / "checkpoints" / f"step_{step}" / "tokenizer.safetensors")
+
+    train(config(max_steps=2), tmp_path / "steps")
+    trainer = train(config(**budget(2.9)), tmp_path / "flops")
+    assert trainer.step == json.loads((tmp_path / "flops" / "run.json").read_text())["max_steps"] == 2
+    assert_equal(saved("steps", 2), saved("flops", 2))
+    train(config(max_steps=5), tmp_path / "steps", resume=True)
+    train(config(**budget(5.5)), tmp_path / "flops", resume=True)
+    assert_equal(saved("steps", 5), saved("flops", 5))
+    with pytest.raises(ConfigError, match=r"max_steps=1, by training.max_steps or max_flops, .* set a larger number"):
+        build(config(**budget(1.5)), tmp_path / "flops", resume=True)
 
 
 def mixture_config(clips, images, **changes):

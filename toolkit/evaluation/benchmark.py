@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from mmengine.config import Config
 
 from toolkit.assets import AssetError
-from toolkit.build import build_component, build_trainer
+from toolkit.build import build_component, build_run, build_trainer
 from toolkit.config import ConfigError, load_config, parse_overrides
 from toolkit.contracts import DataError
 from toolkit.evaluation.entries import DEFAULT_BASELINES, Entry, baseline_entries, latents_entry, tokenizer_entry
@@ -25,12 +25,14 @@ from toolkit.evaluation.report import write_report
 from toolkit.evaluation.results import Evaluation, Row, finished_row, measure
 from toolkit.evaluation.table import markdown
 from toolkit.io.atomic_write import atomic_write
+from toolkit.profiling.training_flops import TrainingFlops
 from toolkit.registry import QUANTIZERS, PluginError, UnknownComponentError
 from toolkit.training.checkpoint import checkpoint_step, checkpoints_in
 
 logger = logging.getLogger(__name__)
 ERRORS = (AssetError, DataError, OSError, PluginError, RuntimeError, TypeError, UnknownComponentError, ValueError)
 NO_QUANTIZER = "no_quantizer"  # name of the variant that is trained without a quantizer
+LENGTH = ("max_steps", "max_flops")  # settings of a training's length; a config has one of them
 OnError = Callable[[object, Exception], None]  # called with the subject and its error
 
 
@@ -97,12 +99,15 @@ def _trained(evaluation: Evaluation, on_error: OnError) -> list[Entry]:
     """The entries of the variants of the sweep; failed trainings are skipped and reported."""
     options = evaluation.options
     steps = options.steps
-    if steps is None and "training.max_steps" not in parse_overrides(options.cfg_options):
+    if steps is None and options.flops is None and not any(
+            f"training.{name}" in parse_overrides(options.cfg_options) for name in LENGTH):
         steps = evaluation.suite.steps
     entries = []
-    for variant in variants_of(options.train, steps=steps, options=options.cfg_options) if options.train else ():
+    for variant in variants_of(options.train, steps=steps, flops=options.flops,
+                               options=options.cfg_options) if options.train else ():
         try:
-            path, summary = train(variant, evaluation.folder / "training")
+            path, summary = train(variant, evaluation.folder / "training",
+                                  num_processes=evaluation.state.num_processes)
             entries.append(tokenizer_entry(path, evaluation.protocol, name=variant.name, title=variant.title,
                                            training=summary))
         except ERRORS as error:
@@ -121,25 +126,28 @@ class Variant:
     config: Config  # resolved
 
 
-def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str, Any] | None = None,
-                options: Sequence[str] = ()) -> list[Variant]:
-    """One variant of each config, with the first one's data, seed and steps; then the first with Identity."""
-    if steps is not None:
-        overrides = {**(overrides or {}), "training.max_steps": steps}
+def variants_of(paths: list[Path], *, steps: int | None, flops: float | None = None,
+                overrides: Mapping[str, Any] | None = None, options: Sequence[str] = ()) -> list[Variant]:
+    """One variant of each config, with the first one's data and seed; then the first with Identity.
+
+    All have the given number of steps or FLOPs, else that of the first config.
+    """
     configs = [load_config(path, overrides, options=options) for path in paths]
     first = configs[0]
     for path, config in zip(paths, configs, strict=True):
-        missing = [key for key in ("tokenizer", "objective", "data", "training") if key not in config]
-        missing = missing or ["training.max_steps"] * ("max_steps" not in config.training)
-        if missing:
+        if missing := [key for key in ("tokenizer", "objective", "data", "training") if key not in config]:
             raise ConfigError(f"config {path} cannot be trained: it lacks {', '.join(missing)}.")
+        if steps is not None or flops is not None:
+            _set_length(config, (steps, flops))
+        if not any(_length_of(config)):
+            raise ConfigError(f"config {path} cannot be trained: it lacks training.max_steps or training.max_flops.")
         if config is first:
             continue
-        if (config.data, config.get("seed", 0), config.training.max_steps) != (
-                first.data, first.get("seed", 0), first.training.max_steps):
-            logger.warning("%s trains on the data, with the seed and for the steps of %s.", path, paths[0])
+        if (config.data, config.get("seed", 0), _length_of(config)) != (
+                first.data, first.get("seed", 0), _length_of(first)):
+            logger.warning("%s trains on the data, with the seed and for the steps or FLOPs of %s.", path, paths[0])
         config.data, config.seed = copy.deepcopy(first.data), first.get("seed", 0)
-        config.training.max_steps = first.training.max_steps
+        _set_length(config, _length_of(first))
     types = [config.tokenizer.quantizer.type for config in configs]
     variants = []
     for path, config, type_ in zip(paths, configs, types, strict=True):
@@ -151,14 +159,37 @@ def variants_of(paths: list[Path], *, steps: int | None, overrides: Mapping[str,
     return [*variants, Variant(NO_QUANTIZER, title, Path(paths[0]), config)]
 
 
-def train(variant: Variant, folder: Path) -> tuple[Path, dict[str, Any]]:
+def _length_of(config: Config) -> tuple[Any, ...]:
+    """(max_steps, max_flops) of a config."""
+    return tuple(config.training.get(name) for name in LENGTH)
+
+
+def _set_length(config: Config, length: tuple[Any, ...]) -> None:
+    """Set (max_steps, max_flops); a key that stays None is not added, as the config's text names the work dir."""
+    for name, value in zip(LENGTH, length, strict=True):
+        if value is not None or name in config.training:
+            config.training[name] = value
+
+
+def steps_and_flops(config: Config, *, num_processes: int) -> tuple[int, int | None]:
+    """Optimizer steps of a config's training, and their FLOPs on all processes; None if they cannot be counted."""
+    run = build_run(copy.deepcopy(config), num_processes=num_processes, weights=False)
+    steps = run.settings.max_steps
+    try:
+        return steps, TrainingFlops(run, num_processes=num_processes).total(steps)
+    except ConfigError as error:
+        logger.warning("the FLOPs of the training are not in its row: %s", error)
+        return steps, None
+
+
+def train(variant: Variant, folder: Path, *, num_processes: int = 1) -> tuple[Path, dict[str, Any]]:
     """Train a variant or resume its training; returns the directory of the tokenizer and a summary."""
     source, config = variant.source, variant.config
     work_dir = folder / f"{variant.name}-{hashlib.sha256(config.pretty_text.encode()).hexdigest()[:10]}"
     saved_steps = [checkpoint_step(path) for path in checkpoints_in(work_dir / "checkpoints")]
     source = source.relative_to(Path.cwd()) if source.is_relative_to(Path.cwd()) else source  # shorter in the summary
-    tokenizer, steps = work_dir / "tokenizer", config.training.max_steps
-    summary = {"config": str(source), "steps": steps, "seed": config.get("seed", 0)}
+    tokenizer, (steps, flops) = work_dir / "tokenizer", steps_and_flops(config, num_processes=num_processes)
+    summary = {"config": str(source), "steps": steps, "flops": flops, "seed": config.get("seed", 0)}
     if max(saved_steps, default=None) == steps and (tokenizer / "model.safetensors").is_file():
         logger.info("%s is already trained: %s.", variant.title, tokenizer)
         return tokenizer, summary

@@ -58,6 +58,7 @@ class Options:
     subfolder: str | None = None
     train: Sequence[Path] = ()
     steps: int | None = None
+    flops: float | None = None
     cfg_options: Sequence[str] = ()
     data: Path | None = None
     limit: int | None = None

@@ -18,6 +18,7 @@ from toolkit.metrics.columns import heading, registered_columns
 
 RATES = ("bits_per_pixel", "bits_per_second")
 COSTS = {"parameters": Column("parameters", ".2f", factor=1e-6, unit="M"),
+         "training_flops": Column("training", ".3g", factor=1e-15, unit="PFLOP"),
          "encode_frames_per_second": Column("encode", ".0f", unit="frames/s"),
          "decode_frames_per_second": Column("decode", ".0f", unit="frames/s"),
          "peak_memory_gib": Column("memory", ".2f", unit="GiB")}
@@ -46,9 +47,10 @@ def _column(fields: Mapping[str, Any]) -> Column:
 
 
 def values_of(row: Row) -> dict[str, float]:
-    """The scores, costs and parameter counts of a row, without None and NaN."""
+    """The scores, costs, training FLOPs and parameter counts of a row, without None and NaN."""
     parameters = row.get("parameters") or {}
-    values = {"peak_memory_gib": row.get("peak_memory_gib"), **parameters, **(row.get("throughput") or {}),
+    values = {"peak_memory_gib": row.get("peak_memory_gib"),
+              "training_flops": (row.get("training") or {}).get("flops"), **parameters, **(row.get("throughput") or {}),
               **(row.get("scores") or {})}
     if parameters:
         values["parameters"] = sum(parameters.values())

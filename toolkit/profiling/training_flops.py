@@ -66,9 +66,6 @@ class TrainingFlops:
         """The largest number of optimizer steps that together have at most ``budget`` FLOPs."""
         steps = 0
         for stage, end in zip(self.stages, [*(stage.start for stage in self.stages[1:]), None], strict=True):
-            if not stage.flops:
-                raise ConfigError("training.max_flops needs steps with convolutions or matrix products, got none in "
-                                  f"step {stage.start}; set training.max_steps instead.")
             steps = stage.start + int((budget - self.total(stage.start)) // stage.flops)
             if end is None or steps < end:
                 break
