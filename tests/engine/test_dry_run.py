@@ -6,6 +6,7 @@ import json
 import math
 import re
 import resource
+from pathlib import Path
 
 import peak_memory
 import pytest
@@ -19,6 +20,7 @@ from toolkit import load_config
 from toolkit.build import build_run, build_trainer
 from toolkit.profiling.cost import Meter
 from toolkit.profiling.dry_run import run_cost
+from toolkit.profiling.training_flops import TrainingFlops
 
 pytestmark = pytest.mark.engine
 
@@ -112,17 +114,34 @@ def test_a_config_error_is_the_same_as_in_training(clips, tmp_path, changes, wor
     assert all(word in messages[0] for word in words) and not (tmp_path / "run").exists()
 
 
+def flops_of_a_run(config: Config, max_steps: int, work_dir: Path) -> int:
+    """Counted while it trains, with its validation at the end."""
+    config.training.max_steps = max_steps
+    trainer = build_trainer(config, work_dir=work_dir / str(max_steps))
+    # Without oneDNN, whose packed kernels have no storage, for validation.
+    with torch.backends.mkldnn.flags(enabled=False), Meter() as meter, meter.phase("run"):
+        trainer.run()
+    return meter.phases[0].flops
+
+
 def test_steps_of_a_run_have_the_predicted_flops(clips, tmp_path):
     config = Config(tiny_config(clips, gan=True, training__gradient_accumulation_steps=2))
-
-    def measured(max_steps: int) -> int:
-        config.training.max_steps = max_steps
-        trainer = build_trainer(config, work_dir=tmp_path / str(max_steps))
-        # Without oneDNN, whose packed kernels have no storage, for validation.
-        with torch.backends.mkldnn.flags(enabled=False), Meter() as meter, meter.phase("run"):
-            trainer.run()
-        return meter.phases[0].flops
-
     *others, without_r1, with_r1 = run_cost(build_run(config, num_processes=1, weights=False)).sources[0].phases
     predicted = 2 * sum(phase.flops for phase in others) + without_r1.flops + with_r1.flops
-    assert measured(3) - measured(1) == 2 * predicted  # two steps, one of them with R1, each of two micro-batches
+    measured = [flops_of_a_run(config, steps, tmp_path) for steps in (1, 3)]
+    assert measured[1] - measured[0] == 2 * predicted  # two steps, one of them with R1, each of two micro-batches
+
+
+def test_a_run_whose_terms_begin_later_has_the_predicted_flops(clips, tmp_path):
+    perceptual = dict(loss=dict(type="LPIPS", net="alex"), weight=[(2, 0.0), (2, 0.1)])
+    size = dict(size=32)
+    config = Config(tiny_config(
+        clips, gan=True, objective__losses__perceptual=perceptual, objective__adversarial__r1__every=1,
+        objective__adversarial__weight=[(4, 0.0), (4, 0.1)], training__activation_checkpointing=True,
+        objective__adversarial__discriminator_weight=[(3, 0.0), (9, 1.0)], data__train__dataset=size,
+        data__val__dataset=size, discriminator__size=(5, 32, 32)))
+    flops = TrainingFlops(build_run(config, num_processes=1), num_processes=1)
+    assert [stage.start for stage in flops.stages] == [0, 2, 4]
+    measured = {steps: flops_of_a_run(config, steps, tmp_path) for steps in (1, 2, 3, 6)}
+    for steps in (2, 3, 6):
+        assert measured[steps] - measured[1] == flops.total(steps) - flops.total(1)

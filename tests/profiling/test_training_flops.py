@@ -261,7 +261,7 @@ def test_a_budget_becomes_max_steps(caplog):
     with caplog.at_level(logging.INFO):
         settings = settings_within_budget(run, num_processes=2)
     assert (settings.max_steps, settings.max_flops) == (5, None)
-    assert f"is enough for 5 steps: {cost:.4g} FLOPs each." in caplog.text
+    assert f"gives max_steps=5; FLOPs of a step: {cost:.4g}." in caplog.text
     assert settings_within_budget(toy_run(), num_processes=2) == toy_run().settings  # without a budget
 
 

@@ -24,15 +24,25 @@ class Stage:
 
 
 class TrainingFlops:
-    """FLOPs of the optimizer steps of a run.
+    """FLOPs of the optimizer steps of a run, in all micro-batches and on all processes.
 
-    Counted: convolutions, matrix products and attention, a multiply-add as two; of forward and backward passes,
-    recomputed activations, all losses, discriminators and R1; of all micro-batches and processes. Not counted: the
-    optimizer, statistics of codebooks, validation. A kernel's own recomputation is not counted either, so the count is
-    the same on every machine.
+    Counted are the convolutions, matrix products and attention of the trainer's own step, a multiply-add as two:
+    forward and backward passes, recomputed activations, losses with their networks, discriminators, R1. Not counted are
+    the optimizer, element-wise work, updates of codebooks by averages or k-means, and validation. Attention counts as
+    its matrix products, whichever kernel computes it. No weight, time or processor changes the count.
 
-    A term counts in the steps in which it is computed, exactly. Two counts are means: R1 counts in each step with the
-    share 1 / r1_every, and the sources of a mixture by their weights.
+    A term counts exactly in the steps in which it is computed. Two counts are means over steps: R1 has the share
+    1 / ``r1_every`` of each step, and a source of a mixture its weight's share.
+
+    Args:
+        run: The components, with or without weights. They are not changed.
+        num_processes: Of the run.
+
+    Attributes:
+        stages: Stages in order, each with the FLOPs of one of its steps.
+
+    Raises:
+        ConfigError: If a dataset has no ``sample_size``, or a step's cost depends on numbers.
     """
 
     def __init__(self, run: RunComponents, *, num_processes: int):
@@ -73,7 +83,7 @@ class TrainingFlops:
 
 
 def settings_within_budget(run: RunComponents, *, num_processes: int) -> Settings:
-    """The settings of a run with ``max_steps`` computed from ``max_flops``; unchanged without ``max_flops``.
+    """The settings of a run with ``max_steps`` in place of ``max_flops``; unchanged without ``max_flops``.
 
     Raises:
         ConfigError: If the budget is smaller than one step, or the cost of a step cannot be counted.
@@ -87,7 +97,7 @@ def settings_within_budget(run: RunComponents, *, num_processes: int) -> Setting
     if not max_steps:
         raise ConfigError(f"training.max_flops needs at least {first:.4g}, the FLOPs of one optimizer step, got "
                           f"{settings.max_flops:.4g}; set a larger number.")
-    logger.info("training.max_flops=%.4g is enough for %d steps: %s FLOPs each.", settings.max_flops, max_steps,
+    logger.info("training.max_flops=%.4g gives max_steps=%d; FLOPs of a step: %s.", settings.max_flops, max_steps,
                 ", ".join(f"{stage.flops:.4g}" + f" from step {stage.start} on" * (len(flops.stages) > 1)
                           for stage in flops.stages))
     return replace(settings, max_flops=None, max_steps=max_steps)
