@@ -29,7 +29,7 @@ class TrainingFlops:
     Counted are the convolutions, matrix products and attention of the trainer's own step, a multiply-add as two:
     forward and backward passes, recomputed activations, losses with their networks, discriminators, R1. Not counted are
     the optimizer, element-wise work, updates of codebooks by averages or k-means, and validation. Attention counts as
-    its matrix products, whichever kernel computes it. No weight, time or processor changes the count.
+    its matrix products, whichever kernel computes it. The count does not depend on the machine.
 
     A term counts exactly in the steps in which it is computed. Two counts are means over steps: R1 has the share
     1 / ``r1_every`` of each step, and a source of a mixture its weight's share.
