@@ -278,9 +278,8 @@ def build_run(config: Config, *, num_processes: int, resumed: Path | None = None
     """Build the components of a run of ``num_processes`` processes.
 
     The settings have the number of micro-batches that ``training.global_batch_size`` needs, and the number of steps
-    within ``training.max_flops``.
-    ``resumed`` is the work dir of a run to resume. Without ``weights`` the networks are on the meta device, and
-    ``training.init_from`` is read only if the config has no tokenizer.
+    within ``training.max_flops``. ``resumed`` is the work dir of a run to resume. Without ``weights`` the networks are
+    on the meta device, and ``training.init_from`` is read only if the config has no tokenizer.
 
     Raises:
         ConfigError: If the config is inconsistent.

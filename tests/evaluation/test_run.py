@@ -10,6 +10,7 @@ import pytest
 import torch
 from evaluation.running import FOLDER, command_of, rows_in, run_here, run_in_processes, save_tokenizer, write_suite
 from hub_cache import add_commit, use_cache
+from mmengine.config import Config
 from safetensors.torch import load_file, save_file
 from training import tiny
 from training.tiny import tiny_config, write_clips, write_config
@@ -18,7 +19,7 @@ from toolkit.baselines.video_codec import X264
 from toolkit.config import ConfigError
 from toolkit.contracts import Baseline, Column
 from toolkit.evaluation import results
-from toolkit.evaluation.benchmark import variants_of
+from toolkit.evaluation.benchmark import steps_and_flops, variants_of
 from toolkit.evaluation.entries import Entry, baseline_entries, build_codec, tokenizer_entry
 from toolkit.evaluation.preparation import build_dataset, cast_values
 from toolkit.evaluation.protocol import ALEX, CODEBOOK, I3D, INCEPTION, PSNR, SSIM, Protocol, load_suite
@@ -200,6 +201,13 @@ def test_flops_replace_the_steps_of_every_config_and_steps_its_flops(clips, tmp_
     assert lengths([by_flops, by_steps], steps=5) == [(5, None)] * 3
     assert lengths([by_steps, by_flops]) == [(4, None)] * 3  # those of the first
     assert lengths([by_flops, by_steps]) == [(None, 1e9)] * 3
+
+
+def test_a_training_whose_flops_cannot_be_counted_has_none(clips, caplog):
+    quantizer = dict(_delete_=True, type="Residual", quantizers=[dict(type="LFQ", bits=3)] * 2, quantize_dropout=0.5)
+    config = Config(tiny_config(clips, tokenizer__quantizer=quantizer))
+    assert steps_and_flops(config, num_processes=1) == (4, None)
+    assert "not in its row: the cost of a step depends on numbers" in caplog.text
 
 
 @pytest.mark.slow

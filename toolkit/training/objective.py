@@ -182,7 +182,7 @@ class Objective(nn.Module):
             value_at(schedule, 0, name=f"objective: the weight of {name}")  # raises an error if malformed
 
     def schedules(self) -> list[PiecewiseLinear]:
-        """All weights. Terms that are computed at all change only where the sign of a weight does."""
+        """All weights. Which terms are computed depends on their signs only."""
         names = ("weight", "discriminator_weight", "lecam_weight", "r1_weight")
         return [*self.weights.values(), *self.quantizer_weights.values(),
                 *(getattr(terms, name) for terms in self.adversaries.values() for name in names)]
