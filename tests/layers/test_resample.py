@@ -1,4 +1,4 @@
-"""Upsampling: the order of channels, the frames that are dropped."""
+"""Resampling: the order of channels, the frames that are dropped, the shortcuts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from toolkit.layers import DepthToSpaceUpsample, depth_to_space, repeat_nearest
+from toolkit.layers import (
+    DepthToSpaceUpsample,
+    ResidualDownsample,
+    ResidualUpsample,
+    depth_to_space,
+    repeat_nearest,
+    space_to_depth,
+)
 
 STRIDES = pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 1, 1), (3, 2, 1), (1, 1, 1)])
 
@@ -53,3 +60,98 @@ def test_upsampling_and_its_gradients_equal_reshape_and_permute(stride, temporal
         torch.testing.assert_close(ours, theirs)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), expected)
+
+
+def zero_convolution(layer):
+    for parameter in layer.conv.parameters():
+        torch.nn.init.zeros_(parameter)
+    return layer
+
+
+# DC-AE's formulas (arXiv:2410.10733, sec. 3.1) for images: pixel_unshuffle and the mean of groups of channels;
+# copies of channels and pixel_shuffle.
+@pytest.mark.parametrize(("channels", "out_channels"), [(4, 4), (4, 8), (4, 16), (8, 4), (6, 3)])
+@torch.no_grad()
+def test_downsampling_shortcut_is_that_of_dc_ae_and_averages_frames(channels, out_channels):
+    layer = zero_convolution(ResidualDownsample(channels, out_channels, stride=(2, 2, 2), kernel_size=(3, 3, 3)))
+    x = torch.randn(2, channels, 5, 6, 4)
+    averaged = torch.stack([x[:, :, 0], x[:, :, 1:3].mean(2), x[:, :, 3:5].mean(2)], dim=1)  # (B, t, C, H, W)
+    expected = F.pixel_unshuffle(averaged, 2).unflatten(2, (out_channels, -1)).mean(3).movedim(1, 2)
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize(("channels", "out_channels"), [(4, 4), (8, 4), (16, 4), (4, 8), (3, 6)])
+@torch.no_grad()
+def test_upsampling_shortcut_is_that_of_dc_ae_and_repeats_frames(channels, out_channels):
+    layer = zero_convolution(ResidualUpsample(channels, out_channels, stride=(2, 2, 2), temporal_kernel=3))
+    x = torch.randn(2, channels, 3, 3, 2)
+    copies = x.movedim(2, 1).repeat_interleave(4 * out_channels // channels, dim=2)
+    frames = F.pixel_shuffle(copies, 2).movedim(1, 2)
+    torch.testing.assert_close(layer(x), frames[:, :, [0, 1, 1, 2, 2]])
+    torch.testing.assert_close(layer(x[:, :, :1]), frames[:, :, :1])
+
+
+@torch.no_grad()
+def test_shortcuts_of_equal_widths_are_average_pooling_and_nearest_upsampling():
+    down = zero_convolution(ResidualDownsample(4, 4, stride=(1, 2, 2), kernel_size=(1, 3, 3)))
+    up = zero_convolution(ResidualUpsample(4, 4, stride=(1, 2, 2), temporal_kernel=1))
+    x = torch.randn(2, 4, 3, 6, 4)
+    torch.testing.assert_close(down(x), F.avg_pool3d(x, (1, 2, 2)))
+    torch.testing.assert_close(up(x), F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest"))
+
+
+@pytest.mark.parametrize("layer", [ResidualDownsample(4, 8, stride=(2, 2, 2), kernel_size=(3, 3, 3)),
+                                   ResidualDownsample(4, 8, stride=(2, 2, 2), kernel_size=(4, 4, 4)),
+                                   ResidualUpsample(4, 2, stride=(2, 2, 2), temporal_kernel=3),
+                                   ResidualUpsample(4, 2, stride=(2, 2, 2), temporal_kernel=3, kept_frame="first")])
+@torch.no_grad()
+def test_output_is_the_convolutions_plus_the_shortcuts_whole_and_in_chunks(layer):
+    x = torch.randn(1, 4, 9, 6, 4)
+    if isinstance(layer, ResidualDownsample):
+        convolved = layer.conv(x)
+    else:
+        plain = DepthToSpaceUpsample(4, out_channels=2, stride=(2, 2, 2), temporal_kernel=3,
+                                     kept_frame=layer.kept_frame)
+        plain.conv = layer.conv
+        convolved = plain(x)
+    whole = layer(x)
+    saved = [parameter.clone() for parameter in layer.conv.parameters()]
+    shortcut = zero_convolution(layer)(x)
+    for parameter, value in zip(layer.conv.parameters(), saved, strict=True):
+        parameter.copy_(value)
+    torch.testing.assert_close(whole, convolved + shortcut, rtol=1e-4, atol=1e-5)
+    for chunks in ([1] * 9, [2, 2, 2, 3], [0, 3, 0, 1, 5]):
+        cache = {}
+        pieces = [layer(chunk, cache) for chunk in x.split(chunks, dim=2)]
+        torch.testing.assert_close(torch.cat(pieces, dim=2), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [ResidualDownsample(4, 8, stride=(2, 2, 2), kernel_size=(3, 3, 3)),
+                                   ResidualUpsample(4, 2, stride=(2, 2, 2), temporal_kernel=3)])
+def test_shortcut_stores_no_activation_for_the_backward_pass(layer):
+    def stored_bytes(layer, x):
+        kept = {}
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.update(
+                {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()}) or tensor, lambda x: x):
+            assert layer(x).requires_grad
+        return sum(kept.values())
+
+    x = torch.randn(2, 4, 5, 8, 8)
+    assert stored_bytes(layer, x) <= stored_bytes(layer.conv, x)
+
+
+def test_widths_without_whole_groups_of_channels_are_refused():
+    with pytest.raises(ValueError, match=r"ResidualDownsample needs widths.* got 16 channels for 12"):
+        ResidualDownsample(4, 12, stride=(1, 2, 2), kernel_size=(3, 3, 3))
+    with pytest.raises(ValueError, match=r"ResidualUpsample needs widths.* got 16 channels for 12"):
+        ResidualUpsample(12, 4, stride=(1, 2, 2), temporal_kernel=3)
+
+
+def test_sizes_that_the_stride_does_not_divide_are_refused():
+    down = ResidualDownsample(4, 4, stride=(2, 2, 2), kernel_size=(3, 3, 3))
+    with pytest.raises(ValueError, match=r"ResidualDownsample needs 1 \+ k \* 2 frames, got 4"):
+        down(torch.zeros(1, 4, 4, 8, 8))
+    with pytest.raises(ValueError, match=r"ResidualDownsample needs .* multiples of \(2, 2, 2\), got \(2, 7, 8\)"):
+        down(torch.zeros(1, 4, 1, 7, 8))
+    with pytest.raises(ValueError, match=r"space_to_depth needs .* multiples of \(1, 2, 2\), got \(1, 7, 8\)"):
+        space_to_depth(torch.zeros(1, 4, 1, 7, 8), (1, 2, 2))

@@ -19,9 +19,18 @@ from toolkit.layers.norm import (
     FrameGroupNorm,
     PooledAdaptiveGroupNorm,
 )
-from toolkit.layers.resample import DepthToSpaceUpsample, depth_to_space, repeat_nearest
+from toolkit.layers.patching import PATCHINGS, HaarPatching, SpaceToDepthPatching
+from toolkit.layers.resample import (
+    DepthToSpaceUpsample,
+    ResidualDownsample,
+    ResidualUpsample,
+    depth_to_space,
+    repeat_nearest,
+    space_to_depth,
+)
 
-__all__ = ["ADAPTIVE_NORMS", "NORMS", "AdaptiveGroupNorm", "CausalConv3d", "ClipGroupNorm", "DepthToSpaceUpsample",
-           "FrameAttention", "FrameGroupNorm", "JointBatchNorm", "PooledAdaptiveGroupNorm", "ResBlock", "StreamCache",
-           "depth_to_space", "from_first_process", "gather_over_processes", "mean_over_processes", "norm_silu_conv",
-           "num_processes", "repeat_nearest", "run_block", "sum_over_processes"]
+__all__ = ["ADAPTIVE_NORMS", "NORMS", "PATCHINGS", "AdaptiveGroupNorm", "CausalConv3d", "ClipGroupNorm",
+           "DepthToSpaceUpsample", "FrameAttention", "FrameGroupNorm", "HaarPatching", "JointBatchNorm",
+           "PooledAdaptiveGroupNorm", "ResBlock", "ResidualDownsample", "ResidualUpsample", "SpaceToDepthPatching",
+           "StreamCache", "depth_to_space", "from_first_process", "gather_over_processes", "mean_over_processes",
+           "norm_silu_conv", "num_processes", "repeat_nearest", "run_block", "space_to_depth", "sum_over_processes"]
