@@ -20,9 +20,12 @@ from toolkit.contracts import Decoder, Encoder
 from toolkit.layers import (
     ADAPTIVE_NORMS,
     NORMS,
+    PATCHINGS,
     CausalConv3d,
     DepthToSpaceUpsample,
     ResBlock,
+    ResidualDownsample,
+    ResidualUpsample,
     StreamCache,
     norm_silu_conv,
     repeat_nearest,
@@ -43,8 +46,8 @@ def _level_strides(who: str, channel_multipliers: tuple[int, ...],
     return [(2 if halve_time else 1, 2, 2) for halve_time in temporal_downsample]
 
 
-def _total(strides: list[tuple[int, int, int]]) -> tuple[int, ...]:
-    return tuple(math.prod(axis) for axis in zip((1, 1, 1), *strides, strict=True))
+def _total(patch_size: tuple[int, int, int], strides: list[tuple[int, int, int]]) -> tuple[int, ...]:
+    return tuple(math.prod(axis) for axis in zip(patch_size, *strides, strict=True))
 
 
 def _choice(who: str, argument: str, value: str, choices: dict[str, type]) -> type:
@@ -64,7 +67,7 @@ def _res_blocks(in_channels: int, out_channels: int, *, num_res_blocks: int, tem
 class _DownLevel(nn.Module):
     """Residual blocks, then a strided convolution (none at the last level)."""
 
-    def __init__(self, blocks: nn.ModuleList, downsample: CausalConv3d | None):
+    def __init__(self, blocks: nn.ModuleList, downsample: CausalConv3d | ResidualDownsample | None):
         super().__init__()
         self.blocks, self.downsample = blocks, downsample
 
@@ -96,9 +99,15 @@ class MAGVIT2Encoder(Encoder):
         padding: Of the convolutions, "zeros" or "replicate".
         downsample_kernel: k_h = k_w of the strided convolutions, 3 or 4; 4 also adds one to their k_t > 1.
         first_conv_bias: Whether the first convolution has a bias.
+        patch_size: Patches of pixels that enter the first convolution as channels: (p_t, p_h, p_w), or p for
+            (1, p, p). ``stride`` includes it. At 2 or more no convolution runs at full resolution.
+        patching: "haar", wavelet bands (:class:`toolkit.layers.HaarPatching`), or "space_to_depth".
+        resample_shortcuts: Whether each downsampling has a shortcut (DC-AE, arXiv:2410.10733, sec. 3.1). The width
+            then changes at the downsampling, not in the block after it.
 
     Raises:
-        ValueError: If the numbers of levels disagree, time halves with k_t = 1, or an option is unknown.
+        ValueError: If the numbers of levels disagree, time halves with k_t = 1, an option is unknown, the patching
+            does not take ``patch_size``, or widths do not fit the shortcuts.
 
     Example:
         >>> import torch
@@ -114,7 +123,8 @@ class MAGVIT2Encoder(Encoder):
                  channel_multipliers: tuple[int, ...] = (1, 2, 2, 4), num_res_blocks: int = 4,
                  temporal_downsample: tuple[bool, ...] = (False, True, True), temporal_kernel: int = 3,
                  num_groups: int = 32, norm_scope: str = "frame", norm_eps: float = 1e-5, padding: str = "zeros",
-                 downsample_kernel: int = 3, first_conv_bias: bool = True):
+                 downsample_kernel: int = 3, first_conv_bias: bool = True,
+                 patch_size: int | tuple[int, int, int] = 1, patching: str = "haar", resample_shortcuts: bool = False):
         super().__init__()
         strides = _level_strides("MAGVIT2Encoder", channel_multipliers, temporal_downsample)
         if temporal_kernel == 1 and any(temporal_downsample):
@@ -124,18 +134,20 @@ class MAGVIT2Encoder(Encoder):
             raise ValueError(f"MAGVIT2Encoder takes downsample_kernel 3 or 4, got {downsample_kernel!r}.")
         norm = partial(_choice("MAGVIT2Encoder", "norm_scope", norm_scope, NORMS), num_groups=num_groups, eps=norm_eps)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.stride, self.causal = _total(strides), norm_scope == "frame"
-        widths = [filters, *(filters * m for m in channel_multipliers)]
+        self.patching = _choice("MAGVIT2Encoder", "patching", patching, PATCHINGS)(patch_size)
+        self.stride, self.causal = _total(self.patching.patch_size, strides), norm_scope == "frame"
+        widths = [filters * m for m in channel_multipliers]
+        widths_in = widths if resample_shortcuts else [filters, *widths[:-1]]  # of the levels' inputs
         res_blocks = partial(_res_blocks, num_res_blocks=num_res_blocks, temporal_kernel=temporal_kernel, norm=norm,
                              padding=padding)
         wider_in_time = downsample_kernel - 3 if temporal_kernel > 1 else 0
-        downsample = partial(CausalConv3d, padding=padding, kernel_size=(
+        downsample = partial(ResidualDownsample if resample_shortcuts else CausalConv3d, padding=padding, kernel_size=(
             temporal_kernel + wider_in_time, downsample_kernel, downsample_kernel))
-        self.conv_in = CausalConv3d(in_channels, filters, kernel_size=(temporal_kernel, 3, 3), padding=padding,
-                                    bias=first_conv_bias)
+        self.conv_in = CausalConv3d(in_channels * math.prod(self.patching.patch_size), widths_in[0],
+                                    kernel_size=(temporal_kernel, 3, 3), padding=padding, bias=first_conv_bias)
         self.levels = nn.ModuleList(
-            _DownLevel(res_blocks(widths[i], widths[i + 1]),
-                       stride and downsample(widths[i + 1], widths[i + 1], stride=stride))
+            _DownLevel(res_blocks(widths_in[i], widths[i]),
+                       stride and downsample(widths[i], widths_in[i + 1], stride=stride))
             for i, stride in enumerate([*strides, None]))
         self.mid = res_blocks(widths[-1], widths[-1])
         self.norm_out = norm(widths[-1])
@@ -146,7 +158,7 @@ class MAGVIT2Encoder(Encoder):
 
         With ``cache``, the next chunk of a stream, of any number of frames -> the latents it completes.
         """
-        x = self.conv_in(pixels.contiguous(memory_format=torch.channels_last_3d), cache)
+        x = self.conv_in(self.patching(pixels, cache), cache)
         run = partial(run_block, activation_checkpointing=self.activation_checkpointing)
         for number, level in enumerate(self.levels):
             for block in level.blocks:
@@ -166,16 +178,18 @@ class MAGVIT2Decoder(Decoder):
         in_channels: d, the quantizer's dim.
         out_channels: C.
         filters, channel_multipliers, num_res_blocks, temporal_downsample, temporal_kernel, num_groups,
-            norm_scope, norm_eps, padding: As the encoder's, also from fine to coarse: time doubles where
-            the encoder halves it.
+            norm_scope, norm_eps, padding, patch_size, patching: As the encoder's, also from fine to coarse: time
+            doubles where the encoder halves it, and patches become pixels after the last convolution.
         adaptive_norm: "position": scale and shift from the codes at each position; "pooled": from
             their mean and deviation over the norm's axes (Open-MAGVIT2).
         kept_frame: Which of the two frames that the first frame becomes where time doubles is kept: "last",
             or "first" (Open-MAGVIT2's video model).
+        resample_shortcuts: Whether each upsampling has a shortcut (DC-AE, arXiv:2410.10733, sec. 3.1). The width
+            then changes at the upsampling, not in the block after it.
 
     Raises:
-        ValueError: If the numbers of levels disagree, an option is unknown, or codes are pooled per frame
-            while time doubles.
+        ValueError: If the numbers of levels disagree, an option is unknown, codes are pooled per frame while time
+            doubles, the patching does not take ``patch_size``, or widths do not fit the shortcuts.
 
     Example:
         >>> import torch
@@ -191,7 +205,8 @@ class MAGVIT2Decoder(Decoder):
                  channel_multipliers: tuple[int, ...] = (1, 2, 2, 4), num_res_blocks: int = 4,
                  temporal_downsample: tuple[bool, ...] = (False, True, True), temporal_kernel: int = 3,
                  num_groups: int = 32, norm_scope: str = "frame", norm_eps: float = 1e-5, padding: str = "zeros",
-                 adaptive_norm: str = "position", kept_frame: str = "last"):
+                 adaptive_norm: str = "position", kept_frame: str = "last",
+                 patch_size: int | tuple[int, int, int] = 1, patching: str = "haar", resample_shortcuts: bool = False):
         super().__init__()
         strides = _level_strides("MAGVIT2Decoder", channel_multipliers, temporal_downsample)
         norm = partial(_choice("MAGVIT2Decoder", "norm_scope", norm_scope, NORMS), num_groups=num_groups, eps=norm_eps)
@@ -201,22 +216,23 @@ class MAGVIT2Decoder(Decoder):
             raise ValueError("MAGVIT2Decoder cannot pool the codes of a frame where time doubles, since features and "
                              "codes then differ in their number of frames; set norm_scope='clip'.")
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.stride, self.causal = _total(strides), norm_scope == "frame"
-        coarse_to_fine = [filters * m for m in reversed(channel_multipliers)]
-        widths = [coarse_to_fine[0], *coarse_to_fine]
+        self.patching = _choice("MAGVIT2Decoder", "patching", patching, PATCHINGS)(patch_size)
+        self.stride, self.causal = _total(self.patching.patch_size, strides), norm_scope == "frame"
+        widths = [filters * m for m in reversed(channel_multipliers)]
+        widths_in = widths if resample_shortcuts else [widths[0], *widths[:-1]]  # of the levels' inputs
         conv = partial(CausalConv3d, kernel_size=(temporal_kernel, 3, 3), padding=padding)
         res_blocks = partial(_res_blocks, num_res_blocks=num_res_blocks, temporal_kernel=temporal_kernel, norm=norm,
                              padding=padding)
-        upsample = partial(DepthToSpaceUpsample, temporal_kernel=temporal_kernel, padding=padding,
-                           kept_frame=kept_frame)
+        upsample = partial(ResidualUpsample if resample_shortcuts else DepthToSpaceUpsample,
+                           temporal_kernel=temporal_kernel, padding=padding, kept_frame=kept_frame)
         self.conv_in = conv(in_channels, widths[0])
         self.mid = res_blocks(widths[0], widths[0])
         self.levels = nn.ModuleList(
-            _UpLevel(adaptive(widths[i]), res_blocks(widths[i], widths[i + 1]),
-                     stride and upsample(widths[i + 1], stride=stride))
+            _UpLevel(adaptive(widths_in[i]), res_blocks(widths_in[i], widths[i]),
+                     stride and upsample(widths[i], out_channels=widths_in[i + 1], stride=stride))
             for i, stride in enumerate([*reversed(strides), None]))
         self.norm_out = norm(widths[-1])
-        self.conv_out = conv(widths[-1], out_channels)
+        self.conv_out = conv(widths[-1], out_channels * math.prod(self.patching.patch_size))
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -241,4 +257,4 @@ class MAGVIT2Decoder(Decoder):
                 if level.norm.per_position:  # the codes need the features' grid
                     codes = repeat_nearest(codes, level.upsample.stride, level.upsample.next_kept_frame(cache))
                 x = level.upsample(x, cache)
-        return norm_silu_conv(self.norm_out, self.conv_out, x, cache)
+        return self.patching.inverse(norm_silu_conv(self.norm_out, self.conv_out, x, cache), cache)
