@@ -43,6 +43,7 @@ def fill_groups(x: Tensor, s_t: int, *, module: nn.Module, cache: StreamCache | 
 
 
 def check_multiples(x: Tensor, stride: tuple[int, int, int], who: str) -> None:
+    """Raise ValueError unless the stride divides (T, H, W) of ``x``."""
     if any(side % step for side, step in zip(x.shape[2:], stride, strict=True)):
         raise ValueError(f"{who} needs (T, H, W) of multiples of {tuple(stride)}, got {tuple(x.shape[2:])}; pad the "
                          "pixels to the network's fitting_size.")
