@@ -79,10 +79,11 @@ class SpaceToDepthPatching(nn.Module):
 class HaarPatching(SpaceToDepthPatching):
     """Haar wavelet transform of patches, as in Cosmos (arXiv:2501.03575); ``inverse`` undoes it.
 
-    A step along an axis maps neighbours (a, b) to low = scale * (a + b) and high = scale * (a - b). Step i halves the
-    axes whose patch side exceeds 2^i, and all channels, high ones too. Its bands are ordered LLL, LLH, LHL, ..., HHH
-    with the letters time, row, column; halved axes only. The last step's band is the slowest channel index, then the
-    step's before, then C. The first frame is repeated p_t times, as in :class:`SpaceToDepthPatching`.
+    A step along an axis maps neighbours (a, b) to low = scale * (a + b) and high = scale * (a - b). A level is a step
+    along each axis. A patch side p has log2(p) levels; each transforms all bands of the level before, not the lowest
+    alone. Bands of a level are ordered LLL, LLH, LHL, ..., HHH with the letters time, row, column; an axis without a
+    step has no letter. The last level's band is the slowest channel index, then the level's before, then C. The first
+    frame is repeated to p_t frames, as in :class:`SpaceToDepthPatching`.
 
     Cosmos has ``scale=0.5``, so that the lowest band is the patch's mean, and p_t = p_h = p_w in video networks. In
     its image networks the letters are column, row: transpose rows and columns before and after.
@@ -111,9 +112,9 @@ class HaarPatching(SpaceToDepthPatching):
         if not 0 < scale < math.inf:
             raise ValueError(f"HaarPatching needs a finite scale above 0, got {scale!r}.")
         self.scale = scale
-        steps = range(max(self.patch_size).bit_length() - 1)
-        # The last axis first: the axis of the last concatenation is the slowest in the order of bands.
-        self._halved_axes = [axis for step in steps for axis in (4, 3, 2) if self.patch_size[axis - 2] > 2**step]
+        levels = range(max(self.patch_size).bit_length() - 1)
+        # Columns first: the axis that is concatenated last has the slowest letter.
+        self._steps = [axis for level in levels for axis in (4, 3, 2) if self.patch_size[axis - 2] > 2**level]
 
     def forward(self, pixels: Tensor, cache: StreamCache | None = None) -> Tensor:
         """(B, C, 1 + (t - 1) * p_t, h * p_h, w * p_w) -> (B, p_t * p_h * p_w * C, t, h, w).
@@ -122,10 +123,10 @@ class HaarPatching(SpaceToDepthPatching):
         """
         x = self._groups(pixels, cache)
         check_multiples(x, self.patch_size, "HaarPatching")
-        for axis in self._halved_axes:
+        for axis in self._steps:
             first, second = x.unflatten(axis, (x.shape[axis] // 2, 2)).unbind(axis + 1)
             x = torch.cat([first + second, first - second], dim=1)
-        return (x * self.scale**len(self._halved_axes)).contiguous(memory_format=torch.channels_last_3d)
+        return (x * self.scale**len(self._steps)).contiguous(memory_format=torch.channels_last_3d)
 
     def inverse(self, bands: Tensor, cache: StreamCache | None = None) -> Tensor:
         """(B, p_t * p_h * p_w * C, t, h, w) -> (B, C, 1 + (t - 1) * p_t, h * p_h, w * p_w).
@@ -133,10 +134,10 @@ class HaarPatching(SpaceToDepthPatching):
         With ``cache``, which is not that of ``forward``, the next chunk; later chunks have t * p_t frames.
         """
         kept_frame, x = self._kept_frame(bands, cache), bands
-        for axis in reversed(self._halved_axes):
+        for axis in reversed(self._steps):
             low, high = x.chunk(2, dim=1)
             x = torch.stack([low + high, low - high], dim=axis + 1).flatten(axis, axis + 1)
-        x = drop_frames(x, self.patch_size[0], kept_frame) * (2 * self.scale)**-len(self._halved_axes)
+        x = drop_frames(x, self.patch_size[0], kept_frame) * (2 * self.scale)**-len(self._steps)
         return x.contiguous(memory_format=torch.channels_last_3d)
 
 
