@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from data.numbered import encode
-from data.tars import write_image_shards, write_shard
+from data.tars import noise, write_image_shards, write_shard
+from PIL import Image
 from testing.variants import check
 
 from toolkit.build import build_component
@@ -27,6 +28,8 @@ CLIPS = dict(num_frames=3, size=32)
 FOLDER = tempfile.TemporaryDirectory()  # it goes when the session ends
 TARS = Path(FOLDER.name)
 write_image_shards(TARS, sizes=[3, 2])
+(TARS / "photos").mkdir()
+Image.fromarray(noise(0, height=40, width=60)).save(TARS / "photos" / "0.png")
 write_shard(TARS / "clips.tar", {"a": {"mp4": encode(TARS / "a.mp4", num_frames=9).read_bytes()}})
 
 TINY: dict[str, dict[str, list[dict[str, Any]]]] = {
@@ -97,6 +100,8 @@ TINY: dict[str, dict[str, list[dict[str, Any]]]] = {
         "ImageShards": [dict(path=str(TARS / "shard-*.tar"), size=8, train=train) for train in (True, False)],
         "Images": [dict(size=32), dict(size=32, train=False)],
         "InMemoryClips": [dict(CLIPS), dict(CLIPS, train=False, clips_per_video=2)],
+        "PhotoClips": [dict(CLIPS, path=str(TARS / "photos"), train=train) for train in (True, False)],
+        "SyntheticClips": [dict(CLIPS, num_clips=9), dict(num_frames=1, size=(16, 24), seed=1)],
         "VideoShards": [dict(CLIPS, path=str(TARS / "clips.tar"), train=train) for train in (True, False)],
         "VideoClips": [dict(CLIPS, channel_shuffle=0.5), dict(CLIPS, fps=10.0, train=False)],
     },

@@ -42,6 +42,14 @@ def resize(frames: Sequence[Tensor], *, size: tuple[int, int]) -> Tensor:
     return torch.stack([rearrange(plane, "1 c h w -> h w c") for plane in resized])
 
 
+def frame_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of one number or (H, W); a ValueError if they are not positive."""
+    height_and_width = (size, size) if isinstance(size, int) else tuple(size)
+    if len(height_and_width) != 2 or min(height_and_width) < 1:
+        raise ValueError(f"size takes one positive number or (H, W), got {size!r}.")
+    return height_and_width
+
+
 def check_enlargement(height: int, width: int, *, resized: tuple[int, int], side: int) -> None:
     """Raise a DataError if frames (height, width) are enlarged to more than ``MAX_SQUARES * side**2`` pixels."""
     if resized[0] * resized[1] > max(MAX_SQUARES * side**2, height * width):
@@ -59,9 +67,7 @@ class Framing:
 
     def __init__(self, *, size: int | tuple[int, int], short_edge: int | tuple[int, int] | None = None,
                  train: bool = True, flip: float = 0.5, channel_shuffle: float = 0.0):
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size takes one positive number or (H, W), got {size!r}.")
+        self.size = frame_size(size)
         for name, probability in (("flip", flip), ("channel_shuffle", channel_shuffle)):
             if not 0.0 <= probability <= 1.0:
                 raise ValueError(f"{name} takes a probability in [0, 1], got {probability}.")
@@ -85,6 +91,10 @@ class Framing:
         check_enlargement(height, width, resized=resized, side=max(*self.size, edge))
         return resized
 
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """(H', W') of frames (height, width) with the short edge of the setting, drawn if it is a range."""
+        return self._resized(height, width, self._edge())
+
     def largest(self, height: int, width: int) -> tuple[int, int]:
         """The largest (H', W') to which frames (height, width) can be resized."""
         return self._resized(height, width, self.edges[1 if self.train else 0])
@@ -95,12 +105,16 @@ class Framing:
         Random numbers come from torch's global generator and are the same for all frames. Frames too long and thin
         to cover ``size`` raise a DataError.
         """
-        frames = resize(frames, size=self._resized(*frames[0].shape[:2], self._edge()))
+        frames = resize(frames, size=self.resized(*frames[0].shape[:2]))
         margins = [resized - size for resized, size in zip(frames.shape[1:3], self.size, strict=True)]
         top, left = (int(torch.randint(margin + 1, ())) if self.train else margin // 2 for margin in margins)
         frames = frames[:, top:top + self.size[0], left:left + self.size[1]]
+        return to_pixels(self.augment(frames))
+
+    def augment(self, frames: Tensor) -> Tensor:
+        """Frames (T, H, W, C), in training flipped and with shuffled channels with their probabilities."""
         if self.train and self.flip and float(torch.rand(())) < self.flip:
             frames = frames.flip(2)
         if self.train and self.channel_shuffle and float(torch.rand(())) < self.channel_shuffle:
             frames = frames[..., torch.randperm(3)]
-        return to_pixels(frames)
+        return frames

@@ -1,0 +1,39 @@
+"""Smooth random motion of a camera and of objects."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+PERIODS = 24.0, 64.0  # frames, of the sine waves of which motion consists
+PAN_SPEED, ZOOM_SPEED, TURN_SPEED = 0.04, 0.015, 0.02  # largest, per frame: of the frame's size, log scale, radians
+MOVING_SHARE, STILL_SHARE = 0.6, 0.1  # clips that pan, zoom or turn, each by itself; clips with none of the three
+
+
+class CameraPath(NamedTuple):
+    """Where a camera looks in each of T frames; all zero at the middle frame.
+
+    ``shift`` is (2, T), rows and columns in sizes of the frame, ``zoom`` (T,) the logarithm of the magnification, and
+    ``angle`` (T,) radians.
+    """
+
+    shift: np.ndarray
+    zoom: np.ndarray
+    angle: np.ndarray
+
+
+def smooth_paths(rng: np.random.Generator, speeds: np.ndarray, *, num_frames: int) -> np.ndarray:
+    """Positions of sine waves with the largest ``speeds`` (...) per frame -> (..., T), 0 at the middle frame."""
+    rate = (2 * np.pi / rng.uniform(*PERIODS, (*speeds.shape, 1))).astype(np.float32)
+    phase = rng.uniform(0, 2 * np.pi, (*speeds.shape, 1)).astype(np.float32)
+    times = np.arange(num_frames, dtype=np.float32) - num_frames // 2
+    return speeds[..., None].astype(np.float32) / rate * (np.sin(rate * times + phase) - np.sin(phase))
+
+
+def camera_path(rng: np.random.Generator, *, num_frames: int) -> CameraPath:
+    """A pan, a zoom and a rotation, each with a chance of its own; slow ones are more frequent than fast ones."""
+    pans, zooms, turns = (rng.random(3) < MOVING_SHARE) & (rng.random() >= STILL_SHARE)
+    largest = np.array([pans * PAN_SPEED, pans * PAN_SPEED, zooms * ZOOM_SPEED, turns * TURN_SPEED])
+    paths = smooth_paths(rng, largest * rng.random(4) ** 1.5, num_frames=num_frames)
+    return CameraPath(paths[:2], paths[2], paths[3])
