@@ -4,8 +4,9 @@
     python benchmarks/speed.py image video step --rounds 3
 
 Each measurement runs in a new process, and the versions alternate; the table shows medians. Machines are noisy: compare
-the ratios. Full-width networks are those of configs/magvit2_video.py, at 128 pixels; plain is benchmarks/plain.py. The
-case ``widths`` compares small networks of several widths, which alternate in one process.
+the ratios. Full-width networks are those of configs/magvit2_video.py, at 128 pixels; plain is benchmarks/plain.py. Two
+cases run in one process and have tables of their own: ``widths`` compares small networks of several widths, and
+``made_clips`` counts the clips that a core makes in a second.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
-WIDTHS = "widths"  # this case has its own table and runs in this process
+OWN_TABLES = ("widths", "made_clips")  # these cases have tables of their own, and run in this process
 NAMES = ("entropy", "image", "stream_100", "stream_1000", "stream_5000", "clip_vs_gop", "clip_vs_file", "clip_index",
-         "video", "encode", "decode", "gemm_share", "step", WIDTHS)
+         "video", "encode", "decode", "gemm_share", "step", *OWN_TABLES)
 
 
 def measure(name: str, version: str, *, filters: int, side: int) -> None:
@@ -89,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", nargs="*", help=f"one or more of {', '.join(NAMES)} (default: all)")
     parser.add_argument("--rounds", type=int, default=1,
-                        help="measurements of each version (default: 1; widths: at least 15)")
+                        help="measurements of each version (default: 1; widths and made_clips: at least 15)")
     parser.add_argument("--filters", type=int, default=128, help="width of the networks (default: the paper's)")
     parser.add_argument("--side", type=int, default=128, help="height and width of the networks' input (default: 128)")
     parser.add_argument("--minutes", type=float, default=10, help="length of the video that clips are read from")
@@ -110,7 +112,7 @@ def main() -> None:
         os.environ[LONG_VIDEO] = str(long_video(arguments.minutes))
     try:
         for name in names:
-            if name != WIDTHS:
+            if name not in OWN_TABLES:
                 versions = VERSIONS.get(name, ("toolkit", "plain"))
                 table += rows(name, compare(name, versions, rounds=arguments.rounds, **size))
     finally:
@@ -119,12 +121,11 @@ def main() -> None:
     lines = []
     if table:
         lines = [*markdown_table(HEADER, table), "",
-                 *(f"- {name}: {cases()[name].__doc__}" for name in names if name != WIDTHS)]
-    if WIDTHS in names:
-        import speed_widths
-
-        rows_of_widths = speed_widths.table(max(arguments.rounds, 15))
-        lines += [""] * bool(lines) + markdown_table(speed_widths.HEADER, rows_of_widths)
+                 *(f"- {name}: {cases()[name].__doc__}" for name in names if name not in OWN_TABLES)]
+    for name in OWN_TABLES:
+        if name in names:
+            module = import_module(f"speed_{name}")
+            lines += [""] * bool(lines) + markdown_table(module.HEADER, module.table(max(arguments.rounds, 15)))
     print("\n".join(lines))
     if arguments.output:
         arguments.output.write_text("\n".join(lines) + "\n")

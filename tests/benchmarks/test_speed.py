@@ -86,3 +86,14 @@ def test_widths_compares_times_and_stored_activations(cases, monkeypatch):
     assert len(evaluated) == len(trained) == len(speed_widths.HEADER)
     assert float(evaluated[3]) > 0 and float(trained[3]) > 0
     assert float(trained[6]) <= 0.5  # of the plain version's activations
+
+
+def test_made_clips_counts_clips_of_both_datasets(cases, monkeypatch):
+    import speed_made_clips
+
+    monkeypatch.setattr(speed_made_clips, "SIZES", ((2, 16),))
+    monkeypatch.setattr(speed_made_clips, "NUM_CLIPS", 2)
+    synthetic, photos = speed_made_clips.table(1)
+    assert [synthetic[:2], photos[:2]] == [["SyntheticClips", "2x16x16"], ["PhotoClips", "2x16x16"]]
+    for row in (synthetic, photos):  # 512 pixels: both columns are the same time
+        assert float(row[2]) * float(row[3]) * 512 * 1e-9 == pytest.approx(1, rel=0.05)

@@ -216,7 +216,8 @@ def test_nothing_is_left_uncovered(monkeypatch):
 
 @pytest.mark.parametrize(("options", "message"), [
     (dict(num_clips=0), "num_clips and num_frames of at least 1, got 0 and 17"),
-    (dict(num_frames=0), "got 100000 and 0"), (dict(size=0), "size takes one positive number"), (dict(size=(4, 4, 4)), "size takes one"),
+    (dict(num_frames=0), "got 100000 and 0"), (dict(size=0), "size takes one positive number"),
+    (dict(size=(4, 4, 4)), "size takes one"),
     (dict(size=(1, 65)), "at most 64 times as long as wide, got 1 x 65"), (dict(size=8192), "at most 16777216 pixels")])
 def test_values_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
