@@ -1,5 +1,7 @@
 """Clips from photos: the camera against slices and formulas, the frame inside the photo, memory, and mixtures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -171,3 +173,14 @@ def test_values_out_of_range_are_refused(tmp_path):
         PhotoClips(path=str(tmp_path / "nowhere"))
     with pytest.raises(IndexError, match="has 3 photos, got index 3"):
         PhotoClips(path=path)[3]
+
+
+def test_the_pictures_of_the_guide_are_those_of_its_script(tmp_path, monkeypatch):
+    root = Path(__file__).parents[2]
+    script = (root / "toolkit/data/README.md").read_text().split("```python\n")[-1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script, "README.md", "exec"), {})
+    for name in ("synthetic_clips.png", "photo_clips.png"):
+        file = root / ".github" / name
+        ours, kept = (np.array(Image.open(picture).convert("RGB"), int) for picture in (tmp_path / name, file))
+        assert ours.shape == kept.shape and np.abs(ours - kept).mean() < 8 and file.stat().st_size < 60_000
