@@ -143,7 +143,8 @@ def test_near_leaves_move_more_and_paths_are_smooth():
     shift = np.stack([np.zeros(5), np.arange(5) - 2]).astype(np.float32)
     camera = CameraPath(shift, *np.zeros((2, 5), np.float32))
     nearness = np.array([1.6, 1.0, 0.4], np.float32)
-    centre = synthetic._centres(_Still(), np.zeros((2, 3), np.float32), nearness, camera, frame=np.ones(2, np.float32))
+    centre = synthetic._centres(_Still(), np.zeros((2, 3), np.float32), nearness, camera, frame=np.ones(2, np.float32),
+                                moving=0.5)
     np.testing.assert_allclose(centre[1], -nearness[:, None] * shift[1], atol=1e-6)
 
 
@@ -159,16 +160,21 @@ class _Still:
 
 def test_clips_of_two_sizes_look_alike(monkeypatch):
     monkeypatch.setattr(synthetic, "NOISY_SHARE", 0.0)
-    for index in range(6):
+    correlations = []
+    for index in range(12):
         large, small = (SyntheticClips(num_frames=2, size=size)[index]["pixels"] for size in (128, 32))
         reduced = torch.nn.functional.avg_pool2d(large, 4)
-        assert torch.corrcoef(torch.stack([reduced.flatten(), small.flatten()]))[0, 1] > 0.85
+        correlations.append(torch.corrcoef(torch.stack([reduced.flatten(), small.flatten()]))[0, 1])
+    assert min(correlations) > 0.75 and np.mean(correlations) > 0.9
 
 
-def test_some_clips_are_still_and_others_move():
+def test_some_clips_are_still_and_others_move(monkeypatch):
+    monkeypatch.setattr(synthetic, "NOISY_SHARE", 0.0)
     clips = SyntheticClips(num_frames=5, size=16)
-    motion = np.array([clips[index]["pixels"].diff(dim=1).abs().mean() for index in range(60)])
-    assert motion.min() < 0.03 and 0.05 < np.median(motion) < 0.5
+    motion = np.array([clips[index]["pixels"].diff(dim=1).abs().mean() for index in range(150)])
+    still = 0.2 * (0.2 + 0.8 * 0.4**3)  # no leaf moves, and no camera
+    assert 1 <= (motion < 1e-3).sum() < 150 * still + 3 * np.sqrt(150 * still)
+    assert 0.03 < np.median(motion) < 0.3
 
 
 def test_values_are_distributed_as_those_of_photos():

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 PERIODS = 24.0, 64.0  # frames, of the sine waves of which motion consists
-PAN_SPEED, ZOOM_SPEED, TURN_SPEED = 0.04, 0.015, 0.02  # largest, per frame: of the frame's size, log scale, radians
-MOVING_SHARE, STILL_SHARE = 0.6, 0.1  # clips that pan, zoom or turn, each by itself; clips with none of the three
+PAN_SPEED, ZOOM_SPEED, TURN_SPEED = 0.03, 0.015, 0.02  # largest, per frame: of the frame's size, log scale, radians
+MOVING_SHARE, STILL_SHARE = 0.6, 0.2  # clips that pan, zoom or turn, each by itself; clips with none of the three
 
 
 class CameraPath(NamedTuple):

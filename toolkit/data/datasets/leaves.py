@@ -175,7 +175,7 @@ def _visible(elements: Elements, remaining: np.ndarray) -> Elements:
     total = np.cumsum(passed, dtype=np.float64)
     before = total - passed
     origin = before.take(starts)
-    seen = np.exp(before - np.repeat(origin, ends - starts)).astype(np.float32) * share * remaining.take(pixel)
+    seen = np.exp((before - np.repeat(origin, ends - starts)).astype(np.float32)) * share * remaining.take(pixel)
     remaining[pixel.take(starts)] *= np.exp(total.take(ends - 1) - origin)
     kept = np.flatnonzero(seen > VISIBLE / 4)
     order = order.take(kept)

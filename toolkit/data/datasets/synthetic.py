@@ -18,14 +18,16 @@ from toolkit.data.seeding import mix
 from toolkit.registry import DATASETS
 
 # Lengths are relative to the frame: its area is 1, so the unit of length is sqrt(H W) pixels.
-RADII = 0.024, 0.6  # smallest and largest
+RADII = 0.028, 0.6  # smallest and largest
 BACKGROUND = 6.0  # radius of the last leaf, which covers what the others leave
-DENSITY = 0.8, 2.2  # area of all leaves over that of the frame, drawn for each clip
+DENSITY = 0.8, 2.0  # area of all leaves over that of the frame, drawn for each clip
 MARGIN = 0.25  # leaves farther from the frame are not drawn, as few of them would come into sight
 ASPECT = 0.4  # largest logarithm of the ratio of a leaf's longer half axis to its radius
 NEARNESS = 1.6, 0.4  # motion of the first and the last leaf when the camera pans, in the camera's
 LEAF_SPEED, LEAF_TURN_SPEED = 0.02, 0.05  # largest own motion of a leaf, per frame; the second in radians
-MOVING_SHARE, TEXTURED_SHARE = 0.6, 0.7  # leaves that move by themselves, leaves that turn; leaves with a texture
+MOVING_SHARE = 0.6  # leaves that move by themselves, and leaves that turn
+ACTIVE_SHARE = 0.8  # clips that have such leaves
+TEXTURED_SHARE = 0.7  # leaves with a texture
 TILES = 0.2, 1.2  # smallest and largest side of a texture's tile
 MAX_PIXELS, MAX_RATIO = 2**24, 64  # of a frame: the drawing counts pixels in float32, and the background has a size
 NOISY_SHARE, NOISE = 0.5, 0.15  # clips with noise, and its largest deviation
@@ -106,13 +108,15 @@ def random_leaves(rng: np.random.Generator, *, num_frames: int, size: tuple[int,
     position = (window[:, None] * (rng.random((2, len(radius))) - 0.5)).astype(np.float32)
     near = np.flatnonzero((np.abs(position) - 2 * radius < frame[:, None] / 2 + MARGIN).all(0))
     radius, nearness, position = radius[near], nearness[near], position[:, near]
-    centre = _centres(rng, position, nearness, camera, frame=frame)
+    moving = MOVING_SHARE * (rng.random() < ACTIVE_SHARE)
+    centre = _centres(rng, position, nearness, camera, frame=frame, moving=moving)
     aspect = np.exp(rng.uniform(-ASPECT, ASPECT, len(radius))).astype(np.float32)
     axes = np.stack([radius * aspect, radius / aspect])
     reach = np.sqrt(2) * axes.max(0)[:, None] * np.exp(camera.zoom)
     seen = np.flatnonzero((np.abs(centre) - reach < frame[:, None, None] / 2).all(0).any(1))
     axes = axes[:, seen]
-    return Leaves(*_geometry(rng, axes, centre[:, seen], camera, size=size), _appearance(rng, axes, unit=unit))
+    geometry = _geometry(rng, axes, centre[:, seen], camera, size=size, moving=moving)
+    return Leaves(*geometry, _appearance(rng, axes, unit=unit))
 
 
 def _front_to_back(rng: np.random.Generator, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,10 +127,10 @@ def _front_to_back(rng: np.random.Generator, radius: np.ndarray) -> tuple[np.nda
 
 
 def _centres(rng: np.random.Generator, position: np.ndarray, nearness: np.ndarray, camera: CameraPath, *,
-             frame: np.ndarray) -> np.ndarray:
+             frame: np.ndarray, moving: float) -> np.ndarray:
     """The centres (2, N, T) as the camera sees them, from the middle of the frame."""
     count = len(nearness)
-    speeds = LEAF_SPEED * nearness * rng.random((2, count)) * (rng.random(count) < MOVING_SHARE)
+    speeds = LEAF_SPEED * nearness * rng.random((2, count)) * (rng.random(count) < moving)
     speeds[:, -1] = 0
     place = position[:, :, None] + smooth_paths(rng, speeds, num_frames=len(camera.zoom))
     row, column = place - nearness[:, None] * (frame[:, None] * camera.shift)[:, None]
@@ -135,12 +139,12 @@ def _centres(rng: np.random.Generator, position: np.ndarray, nearness: np.ndarra
 
 
 def _geometry(rng: np.random.Generator, axes: np.ndarray, centre: np.ndarray, camera: CameraPath, *,
-              size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+              size: tuple[int, int], moving: float) -> tuple[np.ndarray, ...]:
     """The first five attributes of :class:`Leaves`."""
     count, num_frames = centre.shape[1:]
     unit = np.float32(np.sqrt(size[0] * size[1]))
     middle = (np.array(size, np.float32).reshape(2, 1, 1) - 1) / 2
-    turns = LEAF_TURN_SPEED * rng.random(count) * (rng.random(count) < MOVING_SHARE)
+    turns = LEAF_TURN_SPEED * rng.random(count) * (rng.random(count) < moving)
     turns[-1] = 0
     angle = (rng.uniform(0, 2 * np.pi, (count, 1)).astype(np.float32) + smooth_paths(rng, turns, num_frames=num_frames)
              + camera.angle)
@@ -161,12 +165,12 @@ def _appearance(rng: np.random.Generator, axes: np.ndarray, *, unit: float) -> A
     count = axes.shape[1]
     grey, chroma = rng.uniform(-1, 1, count), rng.uniform(-1, 1, (3, count))
     colour = grey + rng.random(count) * (chroma - chroma.mean(0))
-    colour = np.clip(rng.normal(0, 0.15) + rng.uniform(0.4, 0.9) * colour, -1, 1)
+    colour = np.clip(rng.normal(0, 0.15) + rng.uniform(0.4, 0.8) * colour, -1, 1)
     direction = rng.uniform(0, 2 * np.pi, count)
     gradient = 0.7 * rng.random(count) ** 2 * np.stack([np.cos(direction), np.sin(direction)])
     gradient[:, -1] *= BACKGROUND  # only its middle is in sight
     shade, contrast = rng.uniform(0.5, 1.5, (2, 3, count))
-    contrast *= 0.7 * rng.random(count) * (rng.random(count) < TEXTURED_SHARE)
+    contrast *= 0.8 * rng.random(count) * (rng.random(count) < TEXTURED_SHARE)
     tile = np.exp(rng.uniform(*np.log(TILES), count))
     level = np.clip(np.ceil(np.log2(LEVELS[0] / (tile * unit))), 0, len(LEVELS) - 1)  # a texel is at least a pixel
     texture = texture_places(rng.integers(NUM_TEXTURES, size=count), level.astype(np.int64))
