@@ -90,3 +90,9 @@ def test_a_group_of_a_single_value_becomes_the_shift(norm):
     y = layer(x)  # (x - mean) / sqrt(0 + eps) is 0
     torch.testing.assert_close(y.flatten(), layer.bias, rtol=1e-5, atol=1e-5)
     assert torch.autograd.grad(y.sum(), x)[0].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("kind", [AdaptiveGroupNorm, PooledAdaptiveGroupNorm])
+def test_adaptive_norms_take_chunks_without_frames(kind):
+    norm = kind(8, condition_channels=4, norm=FrameGroupNorm)
+    assert norm(torch.zeros(1, 8, 0, 2, 2), torch.zeros(1, 4, 0, 2, 2)).shape == (1, 8, 0, 2, 2)

@@ -77,6 +77,16 @@ def test_streams_in_chunks_of_any_size_equal_the_whole(options):
             torch.testing.assert_close(torch.cat(frames, dim=2), reconstruction, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_streams_with_pooled_codes_equal_the_whole():
+    arguments = SMALL | dict(patch_size=(2, 4, 4), temporal_downsample=(False,))
+    encoder = MAGVIT2Encoder(out_channels=4, **arguments)
+    tokenizer = Tokenizer(encoder, LFQ(bits=4), MAGVIT2Decoder(in_channels=4, adaptive_norm="pooled", **arguments))
+    indices = tokenizer.tokenize(torch.rand(1, 3, *encoder.fitting_size((5, 16, 16))))
+    pieces = list(tokenizer.detokenize_stream([indices[:, :0], indices[:, :1], indices[:, 1:]]))
+    torch.testing.assert_close(torch.cat(pieces, dim=2), tokenizer.detokenize(indices), rtol=1e-4, atol=1e-5)
+
+
 @CASES
 @torch.no_grad()
 def test_later_frames_change_no_earlier_latent_and_later_codes_no_earlier_pixel(options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -118,7 +119,7 @@ class PooledAdaptiveGroupNorm(AdaptiveGroupNorm):
         """(B, C, T, H, W) features and (B, d, t, h, w) codes -> (B, C, T, H, W)."""
         axes = self.norm.pooled_axes
         mean = codes.mean(axes, keepdim=True)
-        num_positions = codes[0, 0].numel() // mean[0, 0].numel()
+        num_positions = math.prod(codes.shape[axis] for axis in axes)  # a stream's chunk may have no frames
         variance = (codes - mean).square().sum(axes, keepdim=True) / max(num_positions - 1, 1)
         return self.norm(x) * self._linear(self.gamma, (variance + 1e-6).sqrt()) + self._linear(self.beta, mean)
 
