@@ -168,6 +168,12 @@ def test_memory_layout_is_channels_last(kind):
 
 
 @KINDS
+def test_patches_of_one_pixel_copy_nothing(kind):
+    pixels = torch.randn(1, 3, 2, 4, 4)
+    assert kind(1)(pixels).data_ptr() == kind(1).inverse(pixels).data_ptr() == pixels.data_ptr()
+
+
+@KINDS
 def test_whole_number_is_a_patch_of_one_frame(kind):
     assert kind(4).patch_size == kind([1, 4, 4]).patch_size == (1, 4, 4)
 

@@ -121,6 +121,8 @@ class HaarPatching(SpaceToDepthPatching):
 
         With ``cache``, a chunk of any number of frames -> the bands that it completes. Other sizes raise ValueError.
         """
+        if not self._steps:  # patches of one pixel
+            return pixels
         x = self._groups(pixels, cache)
         check_multiples(x, self.patch_size, "HaarPatching")
         for axis in self._steps:
@@ -133,6 +135,8 @@ class HaarPatching(SpaceToDepthPatching):
 
         With ``cache``, which is not that of ``forward``, the next chunk; later chunks have t * p_t frames.
         """
+        if not self._steps:
+            return bands
         kept_frame, x = self._kept_frame(bands, cache), bands
         for axis in reversed(self._steps):
             low, high = x.chunk(2, dim=1)
