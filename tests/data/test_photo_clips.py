@@ -111,6 +111,7 @@ def test_training_draws_from_the_global_generator_and_evaluation_does_not(tmp_pa
     assert torch.equal(torch.get_rng_state(), state)
     other = PhotoClips(**options, train=False)
     assert all(torch.equal(other[index]["pixels"], again[index]) for index in range(3))
+    assert torch.equal(other[np.int64(2)]["pixels"], again[2])
 
 
 def test_flips_mirror_all_frames(tmp_path, monkeypatch):
@@ -164,6 +165,7 @@ def test_values_out_of_range_are_refused(tmp_path):
     path = folder_of(tmp_path / "i")
     for options, message in [(dict(num_frames=0), "num_frames and photos_in_memory of at least 1, got 0 and 1000"),
                              (dict(photos_in_memory=0), "got 17 and 0"), (dict(size=0), "size takes"),
+                             (dict(num_frames=2.5), "got 2.5 and 1000"), (dict(size=(32.0, 32)), "whole numbers"),
                              (dict(short_edge=16), "cannot cover"), (dict(flip=2.0), "probability")]:
         with pytest.raises(ValueError, match=message):
             PhotoClips(path=path, **options)

@@ -1,5 +1,6 @@
 """Clips of dead leaves: the drawing against areas, the size law, motion, statistics, and independence of everything."""
 
+import dataclasses
 import subprocess
 import sys
 from hashlib import sha256
@@ -28,6 +29,7 @@ def test_a_clip_follows_from_the_seed_and_its_number_only():
     again = {index: SyntheticClips(num_clips=20, num_frames=3, size=16, seed=5)[index]["pixels"]
              for index in reversed(range(9))}
     assert all(torch.equal(first[index], again[index]) for index in range(9))
+    assert all(torch.equal(clips[index]["pixels"], first[3]) for index in (np.int64(3), torch.tensor(3)))
     assert not any(torch.equal(first[0], other) for other in first[1:])
     assert not torch.equal(first[0], SyntheticClips(num_frames=3, size=16, seed=6)[0]["pixels"])
     assert [clips[2]["key"], clips.modality, clips.sample_size] == ["synthetic/5/2", "video", (3, 16, 16)]
@@ -208,22 +210,23 @@ def test_any_size_gives_finite_values_in_range(frames, size):
     assert clips.modality == ("image" if frames == 1 else "video")
 
 
-def test_nothing_is_left_uncovered(monkeypatch):
-    monkeypatch.setattr(synthetic, "NOISY_SHARE", 0.0)
+@pytest.mark.parametrize(("num_frames", "size"), [(9, (16, 64)), (33, (4, 256))])
+def test_nothing_is_left_uncovered(num_frames, size):
     for index in range(5):
         rng = np.random.default_rng(index)
-        leaves = synthetic.random_leaves(rng, num_frames=9, size=(16, 64))
+        leaves = synthetic.random_leaves(rng, num_frames=num_frames, size=size)
         ones = np.ones_like(leaves.appearance.colour)
         looks = leaves.appearance._replace(colour=ones, shade=0 * ones, contrast=0 * ones)
-        clip = draw(Leaves(leaves.shape, leaves.centre, leaves.to_leaf, leaves.extent, leaves.radius, looks),
-                    size=(16, 64))
+        clip = draw(dataclasses.replace(leaves, appearance=looks), size=size)
         np.testing.assert_allclose(clip, 1, atol=0.01)  # shares sum to 1
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (dict(num_clips=0), "num_clips and num_frames of at least 1, got 0 and 17"),
+    (dict(num_clips=0), "whole num_clips and num_frames of at least 1, got 0 and 17"),
     (dict(num_frames=0), "got 100000 and 0"), (dict(size=0), "size takes one positive number"),
-    (dict(size=(4, 4, 4)), "size takes one"),
+    (dict(size=(4, 4, 4)), "size takes one"), (dict(size=32.5), "whole numbers of pixels, got 32.5"),
+    (dict(num_frames=2.5), "takes whole num_clips and num_frames .* got 100000 and 2.5"),
+    (dict(seed=1.0), "takes a whole number as seed, got 1.0"),
     (dict(size=(1, 65)), "at most 64 times as long as wide, got 1 x 65"), (dict(size=8192), "at most 16777216 pixels")])
 def test_values_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-PERIODS = 24.0, 64.0  # frames, of the sine waves of which motion consists
-PAN_SPEED, ZOOM_SPEED, TURN_SPEED = 0.03, 0.015, 0.02  # largest, per frame: of the frame's size, log scale, radians
-MOVING_SHARE, STILL_SHARE = 0.6, 0.2  # clips that pan, zoom or turn, each by itself; clips with none of the three
+PERIODS = 24.0, 64.0  # shortest and longest period of a sine wave of motion, in frames
+PAN_SPEED, ZOOM_SPEED, TURN_SPEED = 0.03, 0.015, 0.02  # largest, per frame: frame sizes, log magnification, radians
+STILL_SHARE = 0.2  # of the clips: their camera does not move
+MOVING_SHARE = 0.6  # of the other clips pan, as many zoom, and as many turn
 
 
 class CameraPath(NamedTuple):
@@ -24,7 +25,7 @@ class CameraPath(NamedTuple):
 
 
 def smooth_paths(rng: np.random.Generator, speeds: np.ndarray, *, num_frames: int) -> np.ndarray:
-    """Positions of sine waves with the largest ``speeds`` (...) per frame -> (..., T), 0 at the middle frame."""
+    """Paths (..., T) on sine waves of the given largest ``speeds`` (...) per frame; 0 at the middle frame."""
     rate = (2 * np.pi / rng.uniform(*PERIODS, (*speeds.shape, 1))).astype(np.float32)
     phase = rng.uniform(0, 2 * np.pi, (*speeds.shape, 1)).astype(np.float32)
     times = np.arange(num_frames, dtype=np.float32) - num_frames // 2

@@ -27,11 +27,12 @@ MARGIN = 4  # pixels of a photo kept around what a clip shows, for the resize
 class PhotoClips(Dataset, torch.utils.data.Dataset):
     """Clips cut from photos by a smooth random pan, zoom and rotation; some clips are still.
 
-    The frame never leaves the photo. Where a photo has no room for a motion, the motion is smaller; where a turned or
-    distant frame does not fit, the camera is nearer. A ``short_edge`` of about 1.5 times the size leaves room.
+    The frame never leaves the photo. A motion that does not fit into the photo is made smaller; if a turned or distant
+    frame does not fit, the camera moves nearer. A ``short_edge`` of about 1.5 times the size leaves room.
 
     Each photo is one clip per epoch. Photos are kept in memory as uint8, at the largest size that clips are cut from,
-    in each worker process: decoding a photo takes far longer than cutting a clip. The least recently used leave.
+    in each worker process, because decoding a photo takes far longer than cutting a clip. Beyond
+    ``photos_in_memory`` the least recently used photo is dropped.
 
     Args:
         path: See :func:`toolkit.data.reading.files.list_files`.
@@ -40,8 +41,9 @@ class PhotoClips(Dataset, torch.utils.data.Dataset):
             short edge is the photo's. In evaluation each photo has one fixed motion around its middle.
         photos_in_memory: Number of photos kept; a photo with a short edge of 256 takes about 0.3 MB.
 
-    Nothing at ``path``, a file that is no image, or a photo too long and thin raises a DataError, the last two when
-    the file is read; a number out of range a ValueError.
+    Raises:
+        ValueError: If a number is out of range or not whole.
+        DataError: If there is nothing at ``path``; when a file is read, if it is no image or too long and thin.
 
     Example:
         >>> import tempfile
@@ -59,8 +61,8 @@ class PhotoClips(Dataset, torch.utils.data.Dataset):
         if path is None:
             raise ValueError("PhotoClips takes the path of photos, got None; name a folder, a list file, a glob or "
                              "files, or use SyntheticClips, which needs none.")
-        if num_frames < 1 or photos_in_memory < 1:
-            raise ValueError("PhotoClips takes num_frames and photos_in_memory of at least 1, got "
+        if not all(isinstance(count, int) and count >= 1 for count in (num_frames, photos_in_memory)):
+            raise ValueError("PhotoClips takes whole num_frames and photos_in_memory of at least 1, got "
                              f"{num_frames} and {photos_in_memory}.")
         self.framing = Framing(size=size, short_edge=short_edge, train=train, flip=flip,
                                channel_shuffle=channel_shuffle)
@@ -79,7 +81,7 @@ class PhotoClips(Dataset, torch.utils.data.Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"PhotoClips has {len(self)} photos, got index {index}.")
         train = self.framing.train
-        seed = int(torch.randint(2**62, ())) if train else mix("photo clip", index)
+        seed = int(torch.randint(2**62, ())) if train else mix("photo clip", int(index))
         with path_in_errors(file := self.files[index]):
             photo = self._photo(file)
             windows = random_windows(np.random.default_rng(seed), self.framing.resized(*photo.shape[:2]),

@@ -19,18 +19,19 @@ from toolkit.registry import DATASETS
 
 # Lengths are relative to the frame: its area is 1, so the unit of length is sqrt(H W) pixels.
 RADII = 0.028, 0.6  # smallest and largest
-BACKGROUND = 6.0  # radius of the last leaf, which covers what the others leave
+# Radius of the last leaf, the background. It covers the longest frame (MAX_RATIO) wherever the camera moves.
+BACKGROUND = 12.0
 DENSITY = 0.8, 2.0  # area of all leaves over that of the frame, drawn for each clip
-MARGIN = 0.25  # leaves farther from the frame are not drawn, as few of them would come into sight
+MARGIN = 0.25  # leaves farther from the frame are not drawn: few of them would come into sight
 ASPECT = 0.4  # largest logarithm of the ratio of a leaf's longer half axis to its radius
-NEARNESS = 1.6, 0.4  # motion of the first and the last leaf when the camera pans, in the camera's
-LEAF_SPEED, LEAF_TURN_SPEED = 0.02, 0.05  # largest own motion of a leaf, per frame; the second in radians
-MOVING_SHARE = 0.6  # leaves that move by themselves, and leaves that turn
-ACTIVE_SHARE = 0.8  # clips that have such leaves
-TEXTURED_SHARE = 0.7  # leaves with a texture
+NEARNESS = 1.6, 0.4  # shift of the first and the last leaf for each unit that the camera pans
+LEAF_SPEED, LEAF_TURN_SPEED = 0.02, 0.05  # largest motion of a leaf beside the camera's: per frame, radians per frame
+MOVING_SHARE = 0.6  # of the leaves; as many turn
+ACTIVE_SHARE = 0.8  # of the clips: the leaves of the others neither move nor turn
+TEXTURED_SHARE = 0.7  # of the leaves
 TILES = 0.2, 1.2  # smallest and largest side of a texture's tile
-MAX_PIXELS, MAX_RATIO = 2**24, 64  # of a frame: the drawing counts pixels in float32, and the background has a size
-NOISY_SHARE, NOISE = 0.5, 0.15  # clips with noise, and its largest deviation
+MAX_PIXELS, MAX_RATIO = 2**24, 64  # of a frame: pixel numbers are float32, and the background has a size
+NOISY_SHARE, NOISE = 0.5, 0.15  # share of clips with noise, and its largest standard deviation
 
 
 def draw_radii(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -55,7 +56,8 @@ class SyntheticClips(Dataset, torch.utils.data.Dataset):
     turns, and near leaves move more. Leaves move and turn by themselves. Some clips and some leaves are still, and
     half of the clips have noise. Sizes and speeds are relative to the frame.
 
-    Clip n follows from ``seed`` and n only, so it is the same in every process, order and batch.
+    Clip n depends only on ``seed`` and n: it is the same in every process, order and batch. Another version of numpy
+    may make other clips.
 
     Args:
         num_clips: Number of clips.
@@ -63,7 +65,8 @@ class SyntheticClips(Dataset, torch.utils.data.Dataset):
         size: H = W, or (H, W), in pixels.
         seed: Datasets with different seeds have different clips.
 
-    A number out of range raises a ValueError.
+    Raises:
+        ValueError: If a number is out of range or not whole.
 
     Example:
         >>> clips = SyntheticClips(num_clips=1000, num_frames=5, size=32)
@@ -73,9 +76,11 @@ class SyntheticClips(Dataset, torch.utils.data.Dataset):
 
     def __init__(self, *, num_clips: int = 100_000, num_frames: int = 17, size: int | tuple[int, int] = 128,
                  seed: int = 0):
-        if num_clips < 1 or num_frames < 1:
-            raise ValueError("SyntheticClips takes num_clips and num_frames of at least 1, got "
+        if not all(isinstance(count, int) and count >= 1 for count in (num_clips, num_frames)):
+            raise ValueError("SyntheticClips takes whole num_clips and num_frames of at least 1, got "
                              f"{num_clips} and {num_frames}.")
+        if not isinstance(seed, int):
+            raise ValueError(f"SyntheticClips takes a whole number as seed, got {seed!r}.")
         self.num_clips, self.num_frames, self.size, self.seed = num_clips, num_frames, frame_size(size), seed
         if math.prod(self.size) > MAX_PIXELS or max(self.size) > MAX_RATIO * min(self.size):
             raise ValueError(f"SyntheticClips takes a size of at most {MAX_PIXELS} pixels that is at most {MAX_RATIO} "
@@ -90,7 +95,7 @@ class SyntheticClips(Dataset, torch.utils.data.Dataset):
         """{"pixels": (3, T, H, W) float32 in [-1, 1], "key": synthetic/seed/index}."""
         if not 0 <= index < self.num_clips:
             raise IndexError(f"SyntheticClips has {self.num_clips} clips, got index {index}.")
-        rng = np.random.default_rng(mix(self.seed, "clip", index))
+        rng = np.random.default_rng(mix(self.seed, "clip", int(index)))  # numpy's whole numbers have another repr
         clip = draw(random_leaves(rng, num_frames=self.num_frames, size=self.size), size=self.size)
         if rng.random() < NOISY_SHARE:
             clip += np.float32(NOISE * rng.random() ** 2) * rng.standard_normal(clip.shape, np.float32)
@@ -98,7 +103,7 @@ class SyntheticClips(Dataset, torch.utils.data.Dataset):
 
 
 def random_leaves(rng: np.random.Generator, *, num_frames: int, size: tuple[int, int]) -> Leaves:
-    """The leaves of a clip that are in sight in some frame, and a background behind them."""
+    """The leaves that are in sight in some frame of a clip, and a background behind them."""
     unit = np.sqrt(size[0] * size[1])  # pixels
     frame = np.array(size, np.float32) / unit
     camera = camera_path(rng, num_frames=num_frames)
@@ -120,7 +125,7 @@ def random_leaves(rng: np.random.Generator, *, num_frames: int, size: tuple[int,
 
 
 def _front_to_back(rng: np.random.Generator, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The radii in an order in which larger ones are rather in front, as near things look larger; then a background."""
+    """Radii from front to back, with the background's last, and nearness. Larger leaves tend to be in front."""
     depth = rng.random(len(radius)) - 0.15 * np.log(radius / RADII[0]) / np.log(RADII[1] / RADII[0])
     nearness = np.linspace(*NEARNESS, len(radius) + 1, dtype=np.float32)
     return np.append(radius[np.argsort(depth)], BACKGROUND).astype(np.float32), nearness

@@ -43,11 +43,12 @@ def resize(frames: Sequence[Tensor], *, size: tuple[int, int]) -> Tensor:
 
 
 def frame_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of one number or (H, W); a ValueError if they are not positive."""
-    height_and_width = (size, size) if isinstance(size, int) else tuple(size)
-    if len(height_and_width) != 2 or min(height_and_width) < 1:
-        raise ValueError(f"size takes one positive number or (H, W), got {size!r}.")
-    return height_and_width
+    """(H, W) of one number or (H, W); a ValueError if they are not whole numbers above 0."""
+    sides = (size, size) if isinstance(size, int) else size
+    if not (isinstance(sides, list | tuple) and len(sides) == 2
+            and all(isinstance(side, int) and side > 0 for side in sides)):
+        raise ValueError(f"size takes one positive number or (H, W), whole numbers of pixels, got {size!r}.")
+    return sides[0], sides[1]
 
 
 def check_enlargement(height: int, width: int, *, resized: tuple[int, int], side: int) -> None:
