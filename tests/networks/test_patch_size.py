@@ -209,6 +209,7 @@ def test_compiled_and_exported_networks_give_the_same_numbers():
 
 @pytest.mark.parametrize(("options", "message"), [
     (dict(patch_size=3), r"powers of two, got \(1, 3, 3\)"),
+    (dict(patch_size=2.0), r"patch_size p or \(p_t, p_h, p_w\), whole numbers of at least 1, got 2\.0"),
     (dict(patch_size=(2, 2)), r"patch_size p or \(p_t, p_h, p_w\)"),
     (dict(patching="dct"), "takes patching 'haar' or 'space_to_depth', got 'dct'"),
     (dict(resample_shortcuts=True, channel_multipliers=(1, 3)), "widths that divide each other")])

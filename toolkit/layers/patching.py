@@ -15,8 +15,9 @@ ORTHONORMAL = 2**-0.5
 
 def _triple(who: str, patch_size: int | tuple[int, int, int]) -> tuple[int, int, int]:
     """(p_t, p_h, p_w) of a patch size; a whole number p is (1, p, p)."""
-    sides = [1, patch_size, patch_size] if isinstance(patch_size, int) else list(patch_size)
-    if len(sides) != 3 or not all(isinstance(side, int) and side >= 1 for side in sides):
+    sides = [1, patch_size, patch_size] if isinstance(patch_size, int) else patch_size
+    if not (isinstance(sides, list | tuple) and len(sides) == 3
+            and all(isinstance(side, int) and side >= 1 for side in sides)):
         raise ValueError(f"{who} needs patch_size p or (p_t, p_h, p_w), whole numbers of at least 1, got "
                          f"{patch_size!r}.")
     return tuple(sides)

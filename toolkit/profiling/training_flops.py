@@ -26,17 +26,17 @@ class Stage:
 class TrainingFlops:
     """FLOPs of the optimizer steps of a run, in all micro-batches and on all processes.
 
-    Counted are the convolutions, matrix products and attention of the trainer's own step, a multiply-add as two:
-    forward and backward passes, recomputed activations, losses with their networks, discriminators, R1. Not counted are
-    the optimizer, element-wise work, updates of codebooks by averages or k-means, and validation. Attention counts as
-    its matrix products, whichever kernel computes it. The count does not depend on the machine.
+    The count has the convolutions, matrix products and attention of the trainer's own step, with a multiply-add as two:
+    forward and backward passes, recomputed activations, losses with their networks, discriminators and R1. It leaves
+    out the optimizer, element-wise operations, updates of codebooks by averages or k-means, and validation. Attention
+    counts as its matrix products, whichever kernel computes it. The count does not depend on the machine.
 
-    A term counts exactly in the steps in which it is computed. Two counts are means over steps: R1 has the share
-    1 / ``r1_every`` of each step, and a source of a mixture its weight's share.
+    A term counts in those steps that compute it. Two counts are means over steps: each step has 1 / ``r1_every`` of R1,
+    and the mean cost of the sources of data, by their weights.
 
     Args:
         run: The components, with or without weights. They are not changed.
-        num_processes: Of the run.
+        num_processes: Number of processes of the run.
 
     Attributes:
         stages: Stages in order, each with the FLOPs of one of its steps.
@@ -46,25 +46,25 @@ class TrainingFlops:
     """
 
     def __init__(self, run: RunComponents, *, num_processes: int):
-        self.run, self.num_processes = run, num_processes
-        self._measured: dict[tuple[int, ...], list[SourceCost]] = {}  # signs of all schedules -> cost
         schedules = [run.settings.quantization, *run.objective.schedules()]
-        starts = sorted({0}.union(*map(sign_changes, schedules)))
-        signs = [tuple(_sign(value_at(schedule, step)) for schedule in schedules) for step in starts]
-        self._signs = [(start, sign) for number, (start, sign) in enumerate(zip(starts, signs, strict=True))
-                       if number == 0 or sign != signs[number - 1]]
-        self.stages = [Stage(start, self._step_flops(start)) for start, _ in self._signs]
+
+        def signs(step: int) -> tuple[int, ...]:
+            return tuple(_sign(value_at(schedule, step)) for schedule in schedules)
+
+        starts = [step for step in sorted({0}.union(*map(sign_changes, schedules)))
+                  if step == 0 or signs(step) != signs(step - 1)]
+        measured: dict[tuple[int, ...], list[SourceCost]] = {}  # by signs
+        for start in starts:
+            if signs(start) not in measured:
+                measured[signs(start)] = measure_sources(run, step=start)
+        self._sources = {start: measured[signs(start)] for start in starts}
+        micro_batches = num_processes * run.settings.gradient_accumulation_steps  # of an optimizer step
+        self.stages = [Stage(start, round(micro_batches * sum(source.share * source.flops for source in sources)))
+                       for start, sources in self._sources.items()]
 
     def sources(self, step: int) -> list[SourceCost]:
         """The cost of optimizer step ``step`` for each source of data, of one micro-batch of one process."""
-        start, signs = [stage for stage in self._signs if stage[0] <= step][-1]
-        if signs not in self._measured:
-            self._measured[signs] = measure_sources(self.run, step=start)
-        return self._measured[signs]
-
-    def _step_flops(self, step: int) -> int:
-        micro_batches = self.num_processes * self.run.settings.gradient_accumulation_steps
-        return round(micro_batches * sum(source.share * source.flops for source in self.sources(step)))
+        return self._sources[max(start for start in self._sources if start <= step)]
 
     def total(self, num_steps: int) -> int:
         """FLOPs of the first ``num_steps`` optimizer steps."""
