@@ -201,6 +201,7 @@ def test_flops_replace_the_steps_of_every_config_and_steps_its_flops(clips, tmp_
     assert lengths([by_flops, by_steps], steps=5) == [(5, None)] * 3
     assert lengths([by_steps, by_flops]) == [(4, None)] * 3  # those of the first
     assert lengths([by_flops, by_steps]) == [(None, 1e9)] * 3
+    assert lengths([by_steps], steps=0) == [(0, None)] * 2  # which the settings refuse by name
 
 
 def test_a_training_whose_flops_cannot_be_counted_has_none(clips, caplog):

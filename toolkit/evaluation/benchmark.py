@@ -139,7 +139,7 @@ def variants_of(paths: list[Path], *, steps: int | None, flops: float | None = N
             raise ConfigError(f"config {path} cannot be trained: it lacks {', '.join(missing)}.")
         if steps is not None or flops is not None:
             _set_length(config, (steps, flops))
-        if not any(_length_of(config)):
+        if _length_of(config) == (None, None):
             raise ConfigError(f"config {path} cannot be trained: it lacks training.max_steps or training.max_flops.")
         if config is first:
             continue
