@@ -1,4 +1,4 @@
-"""Clips per second of a core that the datasets which make clips give, on one thread after a warm-up."""
+"""Clips that SyntheticClips and PhotoClips make per second of processor time, on one thread after a warm-up."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_photos(folder: Path) -> str:
 
 
 def seconds(clips: Dataset, rounds: int) -> float:
-    """Seconds of processor time per clip: the median over rounds, which make the same clips."""
+    """Seconds of processor time per clip, the median over rounds. Each round makes the same clips."""
     measured = []
     for _ in range(rounds + 1):
         started = time.process_time()

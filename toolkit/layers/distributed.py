@@ -15,7 +15,7 @@ _is_alone = False  # whether as_one_process is active
 
 @contextmanager
 def as_one_process() -> Iterator[None]:
-    """Context without communication: the functions of this file see one process. It counts a step's cost."""
+    """Context in which the functions of this file see one process and do not communicate, to count a step's cost."""
     global _is_alone
     before, _is_alone = _is_alone, True
     try:

@@ -146,7 +146,7 @@ def step_phases(pixels: Tensor, run: RunComponents, *, modality: str, step: int,
 
 
 def _r1_cases(terms: AdversarialTerms, step: int) -> Iterator[tuple[str, float]]:
-    """(name, share of the steps) without R1 and with it; ``terms``, a copy, compute each case at ``step``."""
+    """Set ``terms``, a copy, to each case, without R1 and with it; yield its name and its share of the steps."""
     weight, every = value_at(terms.r1_weight, step), terms.r1_every
     if every > 1 or not weight:
         terms.r1_weight = 0.0

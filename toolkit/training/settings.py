@@ -55,9 +55,9 @@ class Settings:
 
     Attributes:
         max_steps: Optimizer steps. None: computed from ``max_flops``.
-        max_flops: FLOPs of the whole training, of all processes, instead of ``max_steps``: as many optimizer steps as
-            ``toolkit.profiling.training_flops`` counts within it. A child config of one with ``max_steps`` sets
-            ``max_steps=None`` too.
+        max_flops: Budget in place of ``max_steps``: FLOPs of the whole training, on all processes together. It gives
+            the largest number of optimizer steps within it (``toolkit.profiling.training_flops``). Set
+            ``max_steps=None`` if the base config has a number of steps.
         learning_rate: Learning rate of the tokenizer's cosine at step 0; it falls to ``min_learning_rate`` at
             ``max_steps``. In the first ``warmup_steps`` a linear warm-up from 0 to ``learning_rate`` replaces it.
         discriminator_learning_rate: Learning rate of the discriminators; None: as the tokenizer's.

@@ -33,7 +33,7 @@ def smooth_paths(rng: np.random.Generator, speeds: np.ndarray, *, num_frames: in
 
 
 def camera_path(rng: np.random.Generator, *, num_frames: int) -> CameraPath:
-    """A pan, a zoom and a rotation, each with a chance of its own; slow ones are more frequent than fast ones."""
+    """A random pan, zoom and rotation. Each may be absent, and slow ones are more frequent than fast ones."""
     pans, zooms, turns = (rng.random(3) < MOVING_SHARE) & (rng.random() >= STILL_SHARE)
     largest = np.array([pans * PAN_SPEED, pans * PAN_SPEED, zooms * ZOOM_SPEED, turns * TURN_SPEED])
     paths = smooth_paths(rng, largest * rng.random(4) ** 1.5, num_frames=num_frames)

@@ -101,12 +101,12 @@ class PhotoClips(Dataset, torch.utils.data.Dataset):
 
 
 class Windows(NamedTuple):
-    """Where the T frames of a clip lie in a photo: row and column of a pixel are centre + to_photo (i, j).
+    """Where the T frames of a clip lie in a photo.
 
-    (i, j) are the pixel's row and column in the frame, counted from its middle.
+    The pixel in row i and column j of a frame, counted from its middle, is at centre + to_photo (i, j) in the photo.
     """
 
-    photo_size: tuple[int, int]  # in whose pixels the others are
+    photo_size: tuple[int, int]  # (H, W); the other fields are in pixels of a photo of this size
     centre: np.ndarray  # (2, T)
     to_photo: np.ndarray  # (2, 2, T)
 
@@ -120,7 +120,7 @@ def random_windows(rng: np.random.Generator, photo_size: tuple[int, int], *, num
                    centred: bool) -> Windows:
     """Windows of a random motion that lie in a photo that is at least as large as a frame.
 
-    The whole path has a random place in the photo, or the middle of what is possible if ``centred``.
+    The path has a random place in the photo; if ``centred``, the middle of the possible places.
     """
     camera = CameraPath(*(path.astype(float) for path in camera_path(rng, num_frames=num_frames)))
     sine, cosine = np.sin(camera.angle), np.cos(camera.angle)
@@ -138,16 +138,17 @@ def random_windows(rng: np.random.Generator, photo_size: tuple[int, int], *, num
 
 
 def _largest_factor(path: np.ndarray, reach: np.ndarray, last: float) -> float:
-    """The largest factor up to 1 with which a path (T,), somewhere, stays in [reach, last - reach] at all times."""
+    """The largest factor up to 1 by which a path (T,), shifted as needed, stays within [reach, last - reach]."""
     rises = path[None] - path[:, None]  # from each frame to each other
     room = np.maximum(last - reach[None] - reach[:, None], 0)
     return float(np.min(room[rises > 0] / rises[rises > 0], initial=1.0))
 
 
 def sample(photo: Tensor, windows: Windows, *, size: tuple[int, int]) -> Tensor:
-    """The frames (T, *size, 3) of windows in a photo (H, W, 3) uint8 of another size: float32 whole numbers, bilinear.
+    """Cut the frames (T, *size, 3) of windows from a photo (H, W, 3) uint8, bilinear; float32 whole numbers.
 
-    Where frames have larger pixels than the photo, the photo is reduced first, with antialiasing.
+    The photo may have another size than ``windows.photo_size``. If a frame's pixels are larger than the photo's, the
+    photo is reduced first, with antialiasing.
     """
     scale = np.array(photo.shape[:2], float) / windows.photo_size
     centre = (windows.centre + 0.5) * scale[:, None] - 0.5

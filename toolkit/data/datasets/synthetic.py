@@ -50,7 +50,7 @@ def mean_square_radius() -> float:
 class SyntheticClips(Dataset, torch.utils.data.Dataset):
     """Clips of moving dead leaves: opaque random shapes that hide each other (Lee, Mumford and Huang, IJCV 2001).
 
-    Radii have the density r^-3, by which the pictures have the scale invariance of photos. Images of this kind train
+    Radii have the density r^-3, which gives the pictures the scale invariance of photos. Images of this kind train
     networks that work on photos (Baradad et al., arXiv:2106.05963); here the leaves move. Ellipses, rectangles,
     superellipses and polygons have colours from the whole gamut, gradients and textures. The camera pans, zooms and
     turns, and near leaves move more. Leaves move and turn by themselves. Some clips and some leaves are still, and
@@ -63,7 +63,7 @@ class SyntheticClips(Dataset, torch.utils.data.Dataset):
         num_clips: Number of clips.
         num_frames: T of each clip. With 1 the modality is "image".
         size: H = W, or (H, W), in pixels.
-        seed: Datasets with different seeds have different clips.
+        seed: Datasets with different seeds have different clips. Give validation another seed than training.
 
     Raises:
         ValueError: If a number is out of range or not whole.
@@ -166,7 +166,7 @@ def _geometry(rng: np.random.Generator, axes: np.ndarray, centre: np.ndarray, ca
 
 
 def _appearance(rng: np.random.Generator, axes: np.ndarray, *, unit: float) -> Appearance:
-    """Colours from the whole gamut, around a brightness and with a contrast of the clip."""
+    """Random colours, gradients and textures. Brightness and contrast are drawn once for the clip."""
     count = axes.shape[1]
     grey, chroma = rng.uniform(-1, 1, count), rng.uniform(-1, 1, (3, count))
     colour = grey + rng.random(count) * (chroma - chroma.mean(0))
