@@ -29,8 +29,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", nargs="+", default=["samples_video"], metavar="NAME",
                         help="suites in benchmarks/suites, or .py files; 'list' prints them (default: samples_video)")
-    parser.add_argument("--tokenizer", nargs="+", type=Path, default=[], metavar="DIR",
-                        help="trained tokenizers: folders or hub ids")
+    parser.add_argument("--tokenizer", nargs="+", default=[], metavar="DIR",
+                        help="trained tokenizers: folders, hub ids or shipped names")
     parser.add_argument("--revision", help="of the hub ids: a branch, a tag or a commit; the results record the commit")
     parser.add_argument("--subfolder", metavar="DIR", help="the folder of each tokenizer within its folder or hub id")
     parser.add_argument("--train", nargs="+", type=Path, default=[], metavar="CONFIG",

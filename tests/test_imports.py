@@ -17,8 +17,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 # A package or module may import those of lower rank and itself, but no other of its own rank.
-RANKS = [("contracts",), ("io",), ("assets",), ("layers",), ("plugins",), ("registry",), ("config",), ("saving",),
-         ("pretrained",), ("networks", "quantizers", "losses", "metrics", "baselines", "data"),
+RANKS = [("contracts",), ("io",), ("assets",), ("layers",), ("plugins", "shipped"), ("registry",), ("config",),
+         ("saving",), ("pretrained",), ("networks", "quantizers", "losses", "metrics", "baselines", "data"),
          ("streaming",), ("tokenizer",), ("training",), ("profiling",), ("build",), ("run",),
          ("evaluation", "interop", "testing", "reconstruction", "tokens")]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

@@ -14,6 +14,7 @@ _HOME = {
     "load_tokenizer": "toolkit.build",
     "build_objective": "toolkit.build",
     "Tokenizer": "toolkit.tokenizer",
+    "shipped_tokenizers": "toolkit.shipped",
     **dict.fromkeys(["ENCODERS", "DECODERS", "QUANTIZERS", "DISCRIMINATORS", "LOSSES", "METRICS", "DATASETS",
                      "CHECKPOINTS", "BASELINES"], "toolkit.registry"),
     **dict.fromkeys(["Encoder", "Decoder", "Quantizer", "Discriminator", "Loss", "AdversarialLoss",

@@ -105,7 +105,9 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None, subfolder: 
     are built. A config whose tensors exceed the weights file is rejected.
 
     Args:
-        path: Its directory (``~`` is the home folder), one of its two files, or a Hugging Face hub id (``user/name``).
+        path: Its directory (``~`` is the home folder), one of its two files, a Hugging Face hub id (``user/name``), or
+            the name of a shipped tokenizer, one of :func:`toolkit.shipped_tokenizers`. ``./name`` and ``Path("name")``
+            are folders.
         revision: Of a hub id: a branch, a tag or a commit. The tokenizer's ``source.commit`` is the commit loaded.
         subfolder: The folder of the tokenizer within ``path``, such as "tokenizer".
         token: Of a hub id that is private or gated, as of ``huggingface_hub.snapshot_download``.
@@ -116,8 +118,9 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None, subfolder: 
         UnknownComponentError: If the config names a component that neither this package nor a plugin has.
         PluginError: If a component's plugin cannot be used.
         TypeError: If a component does not take its arguments.
-        ValueError: If a file is damaged, weights and config do not fit each other, or a local folder is given with a
-            revision or token.
+        ValueError: If a file is damaged, weights and config do not fit each other, a local folder is given with a
+            revision or token, a shipped name with either or a subfolder, or a name could mean a shipped tokenizer or
+            a folder in the working directory.
 
     Example:
         >>> load_tokenizer("no/such/place/at/all")

@@ -22,6 +22,7 @@ from mmengine.registry import Registry as MMRegistry
 from toolkit import contracts
 from toolkit.plugins import GROUPS, PluginEntry, PluginError, distributions_of, in_one_line, plugin_entries, warn_once
 from toolkit.plugins import load as load_plugin
+from toolkit.shipped import description_of, shipped_tokenizers
 
 
 class UnknownComponentError(LookupError):
@@ -202,11 +203,15 @@ ALL = (ENCODERS, DECODERS, QUANTIZERS, DISCRIMINATORS, LOSSES, METRICS, DATASETS
 
 
 def main(check: bool = False) -> int:
-    """List all components; ``check`` also imports the plugins. Returns 1 if ``check`` finds an unusable one, else 0."""
+    """List all components and shipped tokenizers; ``check`` also imports the plugins.
+
+    Returns 1 if ``check`` finds an unusable plugin, else 0.
+    """
     from rich.console import Console
     from rich.table import Column, Table
 
     rows = [(registry.name, *row) for registry in ALL for row in registry.listing(check)]
+    rows += [("tokenizer", name, "shipped", "", description_of(name)) for name in shipped_tokenizers()]
     columns = ["kind", Column("type", no_wrap=True), Column("source", overflow="fold"), "state", "what it is"]
     table = Table(*columns, box=None)
     for row in rows:

@@ -12,27 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import toolkit
 from toolkit.config import ConfigError
+from toolkit.contracts import Quantizer
 from toolkit.plugins import PluginError, distributions_of, in_one_line
 from toolkit.registry import ALL, UnknownComponentError
+from toolkit.shipped import folder_of, shipped_tokenizers, shipped_tokenizers_in_words
 
 
-def save_component(component: nn.Module, directory: str | Path) -> None:
-    """Write ``config.json`` and ``model.safetensors`` (float32) of a component, from which it can be built again.
+def save_component(component: nn.Module, directory: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write ``config.json`` and ``model.safetensors`` of a component, from which it can be built again.
 
-    The plugins it needs are in the weights' metadata, ``plugins``: distribution -> version as JSON.
+    Float tensors are written in ``dtype``, those of quantizers in float32. The plugins that the component needs are in
+    the weights' metadata, ``plugins``: distribution -> version as JSON.
     """
     _check_types(component)
+    weights = _weights(component, dtype)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(component.config, indent=2) + "\n")
-    weights = {name: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
-               for name, tensor in component.state_dict().items()}
     plugins = distributions_of(map(type, component.modules()))
     save_file(weights, directory / "model.safetensors",
               metadata={"format": "pt"} | ({"plugins": json.dumps(plugins)} if plugins else {}))
@@ -47,6 +51,29 @@ def _check_types(component: nn.Module) -> None:
             if (registered := registry.get(name)) is not type(child):
                 raise TypeError(f"{registry.name} {name!r} cannot be saved: it would load as {registered}, got "
                                 f"{type(child)}; give the class another name and register it.")
+
+
+def _weights(component: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The state dict as it is stored; a ValueError names the tensors with values beyond the range of ``dtype``."""
+    if dtype not in (torch.float32, torch.float16):
+        raise ValueError(f"{type(component).__name__} is saved in torch.float32 or torch.float16, got {dtype!r}; give "
+                         "one of them.")
+    # Rounding could make two codes of a codebook equal. EMA counts may exceed float16's range, or become 0.
+    quantizers = tuple(f"{name}." if name else "" for name, module in component.named_modules()
+                       if isinstance(module, Quantizer))
+    weights, too_large = {}, []
+    for name, tensor in component.state_dict().items():
+        if tensor.is_floating_point():
+            exact = tensor.float()
+            tensor = exact if name.startswith(quantizers) else exact.to(dtype)
+            if not torch.equal(tensor.isfinite(), exact.isfinite()):
+                too_large.append(f"{name} (up to {exact.abs().max():.6g})")
+        weights[name] = tensor.detach().cpu().contiguous()
+    if too_large:
+        raise ValueError(f"{type(component).__name__} cannot be saved in {dtype}, which ends at "
+                         f"{torch.finfo(dtype).max:.6g}: got larger values in {', '.join(too_large[:5])}; save it in "
+                         "torch.float32.")
+    return weights
 
 
 def load_component(directory: Path, who: str, build: Callable[[Mapping[str, Any]], Any]) -> Any:
@@ -141,6 +168,7 @@ class TokenizerSource:
         revision: The branch, tag or commit that was asked for; None: the default branch.
         subfolder: The folder within the repository; None: its top.
         commit: Hash of the commit that was loaded.
+        shipped: Its name if it is shipped with this package; else None.
 
     Example:
         >>> TokenizerSource(Path("cache/0a1b"), repo="user/name", commit="0a1b").metadata
@@ -152,10 +180,13 @@ class TokenizerSource:
     revision: str | None = None
     subfolder: str | None = None
     commit: str | None = None
+    shipped: str | None = None
 
     @property
     def metadata(self) -> dict[str, str | None] | None:
-        """What runs, results and token sets record of a hub id; None for a local folder."""
+        """What runs, results and token sets record of a hub id or of a shipped tokenizer; None for a local folder."""
+        if self.shipped is not None:
+            return {"shipped": self.shipped, "toolkit": toolkit.__version__}
         if self.repo is None:
             return None
         return {"repo": self.repo, "revision": self.revision, "subfolder": self.subfolder, "commit": self.commit}
@@ -171,11 +202,15 @@ def find_tokenizer(path: str | Path, *, revision: str | None = None, subfolder: 
         FileNotFoundError: no tokenizer at user/name@main: it is ...; a revision is given as revision='main' ...
     """
     local, folder = Path(os.path.expanduser(path)), PurePosixPath(subfolder or ".")
+    is_name = isinstance(path, str) and "/" not in path  # a Path is a folder
     if folder.is_absolute() or ".." in folder.parts:
         raise ValueError(f"the subfolder of a tokenizer is a folder below {path}, got {subfolder!r}; name one, such as "
                          "'tokenizer'.")
     if revision is not None and not revision:
         raise ValueError(f"the revision of {path} is a branch, a tag or a commit, got ''; name one or leave it out.")
+    if is_name and path in shipped_tokenizers():
+        _check_shipped(path, dict(revision=revision, subfolder=subfolder or None, token=token))
+        return TokenizerSource(folder_of(path), shipped=path)
     local = local.parent if local.is_file() else local
     is_hub_id = not local.exists() and str(path).count("/") == 1 and not str(path).startswith((".", "/", "~"))
     if is_hub_id and "@" not in str(path):
@@ -187,7 +222,18 @@ def find_tokenizer(path: str | Path, *, revision: str | None = None, subfolder: 
         return TokenizerSource(local / folder)
     raise FileNotFoundError(f"no tokenizer at {Path(path) / folder if subfolder else path}: it is no directory with "
                             "config.json and model.safetensors (a run writes them to work_dir/tokenizer/) and no hub "
-                            f"id (USER/NAME){'' if local.exists() else _hints(str(path))}.")
+                            f"id (USER/NAME){shipped_tokenizers_in_words(path) if is_name else ''}"
+                            f"{'' if local.exists() else _hints(str(path))}.")
+
+
+def _check_shipped(name: str, options: Mapping[str, Any]) -> None:
+    """Raise ValueError if the name of a shipped tokenizer may also mean a folder, or has options of a hub id."""
+    if os.path.lexists(name):
+        raise ValueError(f"{name} could mean two tokenizers: {name}, which is shipped with the package, and ./{name} "
+                         f"in the working directory; write ./{name}, or work in another folder for the shipped one.")
+    if given := [option for option, value in options.items() if value is not None]:
+        raise ValueError(f"{name} is shipped with the package, and has no revision or subfolder and needs no token, "
+                         f"got {', '.join(given)}; leave them out.")
 
 
 def _has_tokenizer(directory: Path) -> bool:

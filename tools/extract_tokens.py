@@ -18,7 +18,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", help="images, videos and tars of them: a folder, a list file, a pattern or a file")
     parser.add_argument("--decode", action="store_true", help="the input is tokens: write NAME_reconstruction of each")
-    parser.add_argument("--tokenizer", required=True, help="a run's tokenizer/ folder, or a hub id")
+    parser.add_argument("--tokenizer", required=True, help="a run's tokenizer/ folder, a hub id or a shipped name")
     parser.add_argument("--revision", help="of a hub id: a branch, a tag or a commit, which is stored with the tokens")
     parser.add_argument("--subfolder", metavar="DIR", help="the folder of the tokenizer within its folder or hub id")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")

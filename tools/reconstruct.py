@@ -17,7 +17,7 @@ from pathlib import Path
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", help="an image, a video, or a folder of them (searched recursively)")
-    parser.add_argument("--tokenizer", required=True, help="a run's tokenizer/ folder, or a hub id")
+    parser.add_argument("--tokenizer", required=True, help="a run's tokenizer/ folder, a hub id or a shipped name")
     parser.add_argument("--revision", help="of a hub id: a branch, a tag or a commit")
     parser.add_argument("--subfolder", metavar="DIR", help="the folder of the tokenizer within its folder or hub id")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to; an input folder is mirrored")

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +71,8 @@ def train_and_list_entries(evaluation: Evaluation, on_error: OnError) -> list[En
     protocol, tokenizers, without_quantizer = evaluation.protocol, [], []
     options = evaluation.options
     for path in options.tokenizer:
-        path = Path(os.path.expanduser(path))
-        title = path.resolve().parent.name if path.name == "tokenizer" else path.resolve().name
+        folder = Path(path).expanduser().resolve()
+        title = folder.parent.name if folder.name == "tokenizer" else folder.name
         try:
             tokenizers.append(tokenizer_entry(path, protocol, name=title, title=title, revision=options.revision,
                                               subfolder=options.subfolder))

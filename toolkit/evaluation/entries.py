@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,13 +51,13 @@ class Entry:
         return spec | {"codecs": av.library_versions if is_video_codec else None}  # FFmpeg's versions
 
 
-def tokenizer_entry(path: Path, protocol: Protocol, *, name: str, title: str,
+def tokenizer_entry(path: str | Path, protocol: Protocol, *, name: str, title: str,
                     training: dict[str, Any] | None = None, revision: str | None = None,
                     subfolder: str | None = None) -> Entry:
-    """The entry of a tokenizer directory or hub id; the ``source`` of its spec has the commit of the hub id."""
+    """The entry of a tokenizer, given as to ``load_tokenizer``; its spec's ``source`` has the commit of a hub id."""
     tokenizer = load_tokenizer(path, revision=revision, subfolder=subfolder)
     rate = bits_per_pixel(tokenizer, protocol.sample_size)
-    spec = {"type": "tokenizer", "path": str(tokenizer.source.directory), "bypass": False}
+    spec = {"type": "tokenizer", "path": os.path.abspath(tokenizer.source.directory), "bypass": False}
     if tokenizer.source.metadata is not None:
         spec["source"] = tokenizer.source.metadata
     return Entry(name, title, "tokenizer", spec, rate=rate, training=training)

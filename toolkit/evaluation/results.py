@@ -53,7 +53,7 @@ Row = Mapping[str, Any]
 class Options:
     """Command-line options of benchmarks/run.py, which explains them."""
 
-    tokenizer: Sequence[Path] = ()
+    tokenizer: Sequence[str] = ()
     revision: str | None = None
     subfolder: str | None = None
     train: Sequence[Path] = ()

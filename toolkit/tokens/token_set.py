@@ -37,7 +37,8 @@ def tokenizer_hash(path: str | os.PathLike, *, revision: str | None = None, subf
 def check_description(folder: Path, description: dict[str, Any]) -> None:
     """Write ``dataset.json``; a ValueError if it exists and was made with other settings.
 
-    Two revisions of one commit, such as a branch and the commit itself, are the same setting.
+    Two revisions of one commit, such as a branch and the commit itself, are the same setting. So are two versions of
+    this package: the hash of a shipped tokenizer is compared too.
     """
     file, text = folder / DESCRIPTION, json.dumps(description, sort_keys=True, indent=2) + "\n"
     if not file.exists():  # another process may write the same at this moment
@@ -51,9 +52,10 @@ def check_description(folder: Path, description: dict[str, Any]) -> None:
 
 
 def _setting(description: dict[str, Any], key: str) -> Any:
-    """A value of a description, without the revision of a tokenizer: its commit counts."""
+    """A value of a description, without the revision of a tokenizer or the version of the package that has it."""
     value = description.get(key)
-    return value | {"revision": None} if key == "tokenizer_source" and isinstance(value, dict) else value
+    is_source = key == "tokenizer_source" and isinstance(value, dict)
+    return value | {"revision": None, "toolkit": None} if is_source else value
 
 
 def num_shards(folder: Path) -> int:

@@ -100,7 +100,8 @@ def write_run_metadata(trainer: Trainer, config: Config, *, seed: int) -> None:
     """Write config.py, run.json and network.json, each atomically.
 
     run.json's ``max_steps`` is the number of optimizer steps, also where the config has ``training.max_flops``. Its
-    ``init_source`` is the hub id, revision and commit of ``training.init_from``; None without a hub id.
+    ``init_source`` is the hub id, revision and commit of ``training.init_from``, or its shipped name and the version of
+    this package; None for a local folder.
     """
     resolved = json.loads(json.dumps(config.to_dict(), default=str))
     path = trainer.work_dir / RUN_FILE

@@ -89,10 +89,11 @@ class Settings:
         max_skipped_in_a_row: Largest number of skipped steps in a row; one more ends the run. A step with a nonfinite
             loss or gradient is skipped on all processes.
         max_unreadable_share: Largest allowed share of unreadable samples; above it the run ends.
-        init_from: A tokenizer directory or hub id to start from: the same network, or its image version, which is
-            inflated. Optimizers and EMA start anew. If the config has no ``tokenizer``, init_from's network is used.
+        init_from: A tokenizer directory, hub id or shipped name to start from: the same network, or its image version,
+            which is inflated. Optimizers and EMA start anew. If the config has no ``tokenizer``, init_from's network is
+            used.
         init_revision, init_subfolder: ``revision`` and ``subfolder`` of init_from, see ``load_tokenizer``. run.json
-            has the commit of a hub id.
+            has the commit of a hub id, or the package version of a shipped name.
         trainable: Modules to train, such as ["decoder"] or ["decoder.levels.3"]; the others are frozen. None: all.
     """
 
