@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,11 +22,13 @@ from training.tiny import tiny_config
 
 import toolkit
 from toolkit import load_tokenizer, registry, shipped, shipped_tokenizers
+from toolkit.assets import sha256_of
 from toolkit.build import build_trainer
 from toolkit.evaluation.results import read_rows
 from toolkit.tokens import tokenizer_hash
 
 clips = tiny.clips
+ROOT = Path(__file__).parent.parent
 NAMES = ["preview_image", "preview_video"]
 SOURCE = {"shipped": "preview_video", "toolkit": toolkit.__version__}
 
@@ -123,6 +130,57 @@ def test_the_benchmark_takes_a_shipped_name_and_a_folder_of_the_working_director
                          "preview_video", "./mine") == 0
     rows = {name: read_rows(tmp_path / "rows" / f"{name}.json")[0] for name in ("preview_video", "mine")}
     assert rows["preview_video"]["source"] == SOURCE and rows["mine"]["source"] is None
+
+
+@pytest.mark.parametrize("name", shipped_tokenizers())
+def test_a_shipped_tokenizer_is_small_and_has_a_complete_card(name):
+    files = {file.name: file for file in shipped.folder_of(name).iterdir()}
+    assert files.keys() == {"config.json", "model.safetensors", "README.md"}
+    assert sum(file.stat().st_size for file in files.values()) <= 12_000_000
+    card = files["README.md"].read_text()
+    assert "[WRITE" not in card and "Not measured yet" not in card
+    assert all(sha256_of(files[file]) in card for file in ("config.json", "model.safetensors"))
+    assert tokenizer_hash(shipped.folder_of(name)) in card and shipped.description_of(name)
+    tokenizer = load_tokenizer(shipped.folder_of(name))
+    pixels = torch.zeros(1, 3, *tokenizer.fitting_size((1, 32, 32)))
+    assert tokenizer.detokenize(tokenizer.tokenize(pixels)).shape == pixels.shape
+
+
+@pytest.mark.slow
+def test_a_wheel_and_an_sdist_have_the_shipped_tokenizers(tmp_path, make_tokenizer):
+    """Built from a copy of this repository, installed into a folder and used from an empty one."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "toolkit", source / "toolkit", ignore=shutil.ignore_patterns("__pycache__", "tokenizers"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shipped_here = source / "toolkit" / "pretrained" / "tokenizers" / "preview_tiny"
+    make_tokenizer().save_pretrained(shipped_here, dtype=torch.float16)
+    (shipped_here / "README.md").write_text("# preview_tiny\n")
+
+    def done(*command: object, **options: object) -> str:
+        process = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False,
+                                 **options)
+        assert process.returncode == 0, process.stderr[-3000:]
+        return process.stdout
+
+    build = "from setuptools import build_meta; build_meta.build_sdist('sdist')"
+    done("-c", build, cwd=source)
+    with tarfile.open(next((source / "sdist").glob("*.tar.gz"))) as archive:
+        names = [name for name in archive.getnames() if "preview_tiny/" in name]
+        assert {Path(name).name for name in names} == {"config.json", "model.safetensors", "README.md"}
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    pip = ["-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
+    unpacked = next((tmp_path / "unpacked").iterdir())  # so the wheel is that of the sdist
+    done(*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", tmp_path, unpacked)
+    wheel = next(tmp_path.glob("*.whl"))
+    done(*pip, "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel)
+    (tmp_path / "empty").mkdir()
+    code = ("import toolkit\nprint(toolkit.__file__)\nprint(*toolkit.shipped_tokenizers())\n"
+            "print(toolkit.load_tokenizer('preview_tiny').source.metadata)")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    lines = done("-c", code, cwd=tmp_path / "empty", env=environment).split("\n")
+    assert lines[0] == str(tmp_path / "site" / "toolkit" / "__init__.py") and lines[1] == "preview_tiny"
+    assert lines[2] == str({"shipped": "preview_tiny", "toolkit": toolkit.__version__})
 
 
 # Half precision on disk

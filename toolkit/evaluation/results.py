@@ -117,8 +117,19 @@ class Evaluation:
 
     def fingerprint(self, entry: Entry) -> str:
         """Hash of protocol, data, entry and SCORES_VERSION; a row with an equal hash is not measured again."""
-        return json_hash([self.protocol.hash, self.data_identity, entry.identity, entry.name, entry.title,
-                          SCORES_VERSION])
+        return _fingerprint(self.protocol.hash, self.data_identity, entry)
+
+
+def _fingerprint(protocol_hash: str, data_identity: dict[str, Any], entry: Entry) -> str:
+    return json_hash([protocol_hash, data_identity, entry.identity, entry.name, entry.title, SCORES_VERSION])
+
+
+def is_row_of(row: Row, directory: Path) -> bool:
+    """Whether a row has the scores of the tokenizer in a directory, with its files as they are now."""
+    source = {"source": row["source"]} if row.get("source") else {}
+    spec = {"type": "tokenizer", "path": str(directory), "bypass": False} | source
+    entry = Entry(row["name"], row["title"], "tokenizer", spec)
+    return row.get("fingerprint") == _fingerprint(row["protocol_hash"], row["data"], entry)
 
 
 def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, Any]:
