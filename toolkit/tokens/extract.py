@@ -38,8 +38,8 @@ def extract_tokens(tokenizer: Tokenizer, path: str | os.PathLike, *, tokenizer_h
     any number of processes write the same files without waiting, and after a kill the same call continues.
 
     Args:
-        tokenizer: Runs on its own device. The hub id, revision, subfolder and commit that it was loaded from are stored
-            with every sample.
+        tokenizer: Runs on its own device. The hub id, revision, subfolder and commit that it was loaded from, or its
+            shipped name and the version of this package, are stored with every sample.
         path: A folder, a list file, a glob, a pattern in braces or a file; of images, videos and tars of them.
         tokenizer_hash: From :func:`toolkit.tokens.tokenizer_hash`; stored with every sample.
         output: The folder to write to.

@@ -179,7 +179,7 @@ class Settings:
             ("betas", isinstance(self.betas, list | tuple) and len(self.betas) == 2
              and all(0 <= beta < 1 for beta in self.betas), "must be two numbers in [0, 1)"),
             ("quantization", all(0 <= value <= 1 for _, value in points), "must lie in [0, 1] at all steps"),
-            ("init_from", isinstance(self.init_from, str), "must be a tokenizer directory or hub id"),
+            ("init_from", isinstance(self.init_from, str), "must be a tokenizer directory, hub id or shipped name"),
             *((name, isinstance(getattr(self, name), str) and self.init_from, "must be text, with init_from")
               for name in ("init_revision", "init_subfolder")),
             ("trainable", self.trainable and _are_names(self.trainable), "must be a list of names such as ['decoder']"),
