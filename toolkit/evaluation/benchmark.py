@@ -39,25 +39,34 @@ def measure_entries(evaluation: Evaluation, on_error: OnError) -> list[dict[str,
     """Train the sweep and measure every entry; write and return the rows, baselines last. Finished rows are read."""
     rows = []
     for order, entry in enumerate(train_and_list_entries(evaluation, on_error)):
-        path = evaluation.folder / f"{entry.name}.json"
         try:
-            row = finished_row(path, evaluation.fingerprint(entry))
-            if row is None:
-                logger.info("measuring %s.", entry.title)
-                row = measure(evaluation, entry, order=order)
-                if evaluation.state.is_main_process:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with atomic_write(path) as partial:
-                        partial.write_text(json.dumps(row, indent=1, allow_nan=False) + "\n")
-            else:
-                logger.info("%s is already measured: %s.", entry.title, path)
-            rows.append(row)
-            if reasons := "; ".join(row["unreadable"].values()):
-                on_error(entry.title, ValueError(f"unreadable files were skipped: {reasons}"))
+            rows.append(measured_row(evaluation, entry, evaluation.folder / f"{entry.name}.json", order=order))
+            report_unreadable(rows[-1], on_error)
         except ERRORS as error:
             on_error(entry.title, error)
         evaluation.state.wait_for_everyone()
     return rows
+
+
+def measured_row(evaluation: Evaluation, entry: Entry, path: Path, *, order: int) -> dict[str, Any]:
+    """The row of an entry: read from the file if it is finished, else measured and written."""
+    row = finished_row(path, evaluation.fingerprint(entry))
+    if row is not None:
+        logger.info("%s is already measured: %s.", entry.title, path)
+        return row
+    logger.info("measuring %s.", entry.title)
+    row = measure(evaluation, entry, order=order)
+    if evaluation.state.is_main_process:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as partial:
+            partial.write_text(json.dumps(row, indent=1, allow_nan=False) + "\n")
+    return row
+
+
+def report_unreadable(row: Row, on_error: OnError) -> None:
+    """Report the unreadable files of a row."""
+    if reasons := "; ".join(row["unreadable"].values()):
+        on_error(row["title"], ValueError(f"unreadable files were skipped: {reasons}"))
 
 
 def write_summary(evaluation: Evaluation, rows: Sequence[Row]) -> None:

@@ -35,6 +35,7 @@ class Interval:
     low: float
     high: float
     num_blocks: int  # with samples
+    without_block: tuple[float, ...] = ()  # the scores without one block, for each block
 
 
 def jackknife(blocks: Sequence[Metric]) -> dict[str, Interval]:
@@ -58,8 +59,6 @@ def jackknife(blocks: Sequence[Metric]) -> dict[str, Interval]:
         >>> round(interval.score, 3), round(interval.standard_error, 3), round(interval.high - interval.score, 2)
         (40.0, 11.547, 49.68)
     """
-    from scipy.special import stdtrit
-
     try:
         blocks = [block for block in blocks if block.num_samples()]
         if len(blocks) < 2:
@@ -70,15 +69,30 @@ def jackknife(blocks: Sequence[Metric]) -> dict[str, Interval]:
     except (NotImplementedError, ValueError) as error:  # not mergeable; or too few samples
         logger.warning("%s has no interval: %s", type(blocks[0]).__name__, error)
         return {}
-    g = len(blocks)
-    quantile = float(stdtrit(g - 1, 0.975))  # Student's
-    intervals = {}
-    for name, score in scores.items():
-        without = [other[name] for other in without_block]
-        mean = math.fsum(without) / g
-        error = math.sqrt((g - 1) / g * math.fsum((s - mean) ** 2 for s in without))
-        intervals[name] = Interval(score, error, score - quantile * error, score + quantile * error, g)
-    return intervals
+    return {name: jackknife_interval(score, without_block=[other[name] for other in without_block])
+            for name, score in scores.items()}
+
+
+def jackknife_interval(score: float, *, without_block: Sequence[float]) -> Interval:
+    """The interval of a score from the scores without one block, for each of g >= 2 blocks; see :func:`jackknife`.
+
+    Example:
+        >>> interval = jackknife_interval(40.0, without_block=[50.0, 40.0, 30.0])
+        >>> round(interval.standard_error, 3), interval.num_blocks   # sqrt(2 / 3 * 200)
+        (11.547, 3)
+    """
+    g = len(without_block)
+    mean = math.fsum(without_block) / g
+    error = math.sqrt((g - 1) / g * math.fsum((s - mean) ** 2 for s in without_block))
+    half_width = student_quantile(g - 1) * error
+    return Interval(score, error, score - half_width, score + half_width, g, tuple(without_block))
+
+
+def student_quantile(degrees_of_freedom: int) -> float:
+    """The 0.975 quantile of Student's t distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees_of_freedom, 0.975))
 
 
 def extrapolate(blocks: Sequence[Metric], name: str) -> float | None:

@@ -99,14 +99,24 @@ def suite_names(folder: Path) -> list[str]:
 
 def load_suite(name: str, folder: Path) -> Suite:
     """``SUITE`` of the file ``folder/NAME.py``, or of the file ``name`` if it ends in ".py"."""
+    return load_variable(find_file(name, folder, kind="suite"), "SUITE", Suite)
+
+
+def find_file(name: str, folder: Path, *, kind: str) -> Path:
+    """The file ``folder/NAME.py``, or the file ``name`` if it ends in ".py"; errors call it a ``kind``."""
     file = Path(name) if name.endswith(".py") else folder / f"{name}.py"
     if not file.is_file():
         if name.endswith(".py"):
-            raise ValueError(f"no suite at {name}: there is no such file.")
+            raise ValueError(f"no {kind} at {name}: there is no such file.")
         names = suite_names(folder)
         near = difflib.get_close_matches(name, names, n=1) or names
-        raise ValueError(f"no suite is called {name!r}; did you mean {', '.join(near)}?")
-    suite = runpy.run_path(str(file)).get("SUITE")
-    if not isinstance(suite, Suite):
-        raise ValueError(f"{name} needs SUITE, a toolkit.evaluation.protocol.Suite, got {suite!r}.")
-    return suite
+        raise ValueError(f"no {kind} is called {name!r}; did you mean {', '.join(near)}?")
+    return file
+
+
+def load_variable(file: Path, name: str, type_: type) -> Any:
+    """A variable of a Python file, which is executed."""
+    value = runpy.run_path(str(file)).get(name)
+    if not isinstance(value, type_):
+        raise ValueError(f"{file} needs {name}, a {type_.__module__}.{type_.__name__}, got {value!r}.")
+    return value

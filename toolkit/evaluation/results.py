@@ -148,7 +148,8 @@ def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, An
         if isinstance(copies[0], Codebook):  # the number of used codes depends on that of samples: no interval
             codebook = _codebook_use(merge(copies))
             continue
-        intervals |= {name: [interval.low, interval.high] for name, interval in jackknife(copies).items()}
+        intervals |= {name: interval for name, interval in jackknife(copies).items()
+                      if math.isfinite(interval.low) and math.isfinite(interval.high)}
         extrapolated |= {name: extrapolate(copies, name) for name in FRECHET if name in directions}
     if measurement.rate is not None:
         scores["bits_per_pixel"] = measurement.rate
@@ -161,7 +162,8 @@ def measure(evaluation: Evaluation, entry: Entry, *, order: int) -> dict[str, An
         "fingerprint": evaluation.fingerprint(entry), "config": config, "training": entry.training,
         "source": entry.spec.get("source"),
         "notes": list(entry.notes), "scores": _finite_or_none(scores), "columns": columns,
-        "intervals": {name: ends for name, ends in intervals.items() if all(map(math.isfinite, ends))},
+        "intervals": {name: [interval.low, interval.high] for name, interval in intervals.items()},
+        "without_block": {name: list(interval.without_block) for name, interval in intervals.items()},
         "extrapolated": _finite_or_none({name: score for name, score in extrapolated.items() if score is not None}),
         "marks": {name: "few samples" for name in FRECHET if name in scores and measurement.num_samples < FEW_SAMPLES},
         "num_samples": measurement.num_samples, "num_blocks": len(measurement.block_numbers),
