@@ -5,6 +5,7 @@
     python benchmarks/run.py --tokenizer DIR --suite imagenet_256 --data path/to/imagenet/val
     python benchmarks/run.py --train configs/demo_video.py configs/demo_video_fsq.py --steps 2000
     python benchmarks/run.py --train configs/demo_video.py configs/demo_video_ibq.py --flops 1e13
+    python benchmarks/run.py --leaderboard small
     accelerate launch --num_processes 8 benchmarks/run.py --tokenizer DIR --suite imagenet_256
 
 Without arguments four quantizers in one small network are trained and compared on the sample clips, which takes about
@@ -18,10 +19,18 @@ import logging
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from toolkit.evaluation.benchmark import OnError
+    from toolkit.evaluation.results import Options
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITES = Path(__file__).with_name("suites")
+SUITES, LEADERBOARDS = (Path(__file__).with_name(name) for name in ("suites", "leaderboards"))
 SWEEP = [ROOT / "configs" / f"demo_video{name}.py" for name in ("", "_bsq", "_fsq", "_vq")]
 
 
@@ -35,6 +44,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--subfolder", metavar="DIR", help="the folder of each tokenizer within its folder or hub id")
     parser.add_argument("--train", nargs="+", type=Path, default=[], metavar="CONFIG",
                         help="configs to train and to measure, all with the data, seed and steps of the first")
+    parser.add_argument("--leaderboard", metavar="NAME",
+                        help="a leaderboard in benchmarks/leaderboards, or a .py file: its entries, suites, FLOPs and "
+                             "seeds; with it only --output, --baseline and the three options after it have a use")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int,
                         help="training steps (default: as in --cfg-options, else the suite, else the first config)")
@@ -55,7 +67,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4, help="samples per batch in each process (default: 4)")
     parser.add_argument("--num-workers", type=int, default=0, help="loading processes of each process (default: 0)")
     parser.add_argument("--device", help="such as cpu or cuda:1 (default: the accelerator, if there is one)")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    usable = ("leaderboard", "output", "baseline", "batch_size", "num_workers", "device")
+    given = [name for name, value in vars(arguments).items()
+             if name not in usable and value != parser.get_default(name)]
+    if arguments.leaderboard and given:
+        parser.error(f"a leaderboard's file determines {', '.join(given)}; write another file to change that.")
+    return arguments
 
 
 def list_suites() -> None:
@@ -78,17 +96,15 @@ def main() -> None:
         arguments.train = SWEEP
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
-    from rich.console import Console
 
-    from toolkit.evaluation.benchmark import ERRORS, measure_entries, write_summary
-    from toolkit.evaluation.protocol import load_suite
-    from toolkit.evaluation.results import Evaluation, Options
-    from toolkit.evaluation.table import terminal_tables
+    from toolkit.evaluation.benchmark import ERRORS
+    from toolkit.evaluation.results import Options
 
     state = PartialState(cpu=arguments.device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"))
     if state.num_processes == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.exit("error: there are several processes and no accelerators; add --device cpu if this is intended.")
-    options = Options(**{name: value for name, value in vars(arguments).items() if name not in ("suite", "output")})
+    options = Options(**{name: value for name, value in vars(arguments).items()
+                         if name not in ("suite", "output", "leaderboard")})
     failed = False
 
     def on_error(subject: object, error: Exception) -> None:
@@ -97,24 +113,50 @@ def main() -> None:
         if state.is_main_process:
             print(f"error: {subject}: {' '.join(str(error).split())[:600]}", file=sys.stderr)
 
-    for suite in arguments.suite:
-        name, folder = Path(suite).stem, arguments.output
-        if folder is None or len(arguments.suite) > 1:
-            folder = (folder or Path("work_dirs") / "benchmark") / name
+    jobs = {f"suite {suite}": partial(run_suite, suite) for suite in arguments.suite}
+    if arguments.leaderboard:
+        jobs = {f"leaderboard {arguments.leaderboard}": run_leaderboard}
+    for subject, job in jobs.items():
         try:
-            evaluation = Evaluation(name, load_suite(suite, SUITES), folder, options, state=state)
-            rows = measure_entries(evaluation, on_error)
-            if rows and state.is_main_process:
-                Console(width=max(150, Console().width)).print(terminal_tables(rows))
-                write_summary(evaluation, rows)
-                print(f"rows, table.md and report.html: {folder}")
+            job(arguments, options, state, on_error)
         except ERRORS as error:
-            on_error(f"suite {suite}", error)
+            on_error(subject, error)
         except KeyboardInterrupt:
             print("stopped; the same command continues from here.", file=sys.stderr)
             sys.exit(130)
     state.destroy_process_group()  # without it, torch may abort a process at exit
     sys.exit(1 if failed else 0)
+
+
+def run_suite(suite: str, arguments: argparse.Namespace, options: Options, state: PartialState,
+              on_error: OnError) -> None:
+    from rich.console import Console
+
+    from toolkit.evaluation.benchmark import measure_entries, write_summary
+    from toolkit.evaluation.protocol import load_suite
+    from toolkit.evaluation.results import Evaluation
+    from toolkit.evaluation.table import terminal_tables
+
+    name, folder = Path(suite).stem, arguments.output
+    if folder is None or len(arguments.suite) > 1:
+        folder = (folder or Path("work_dirs") / "benchmark") / name
+    evaluation = Evaluation(name, load_suite(suite, SUITES), folder, options, state=state)
+    rows = measure_entries(evaluation, on_error)
+    if rows and state.is_main_process:
+        Console(width=max(150, Console().width)).print(terminal_tables(rows))
+        write_summary(evaluation, rows)
+        print(f"rows, table.md and report.html: {folder}")
+
+
+def run_leaderboard(arguments: argparse.Namespace, options: Options, state: PartialState, on_error: OnError) -> None:
+    from toolkit.evaluation.leaderboard import LeaderboardRun
+
+    folder = arguments.output or Path("work_dirs") / "leaderboard" / Path(arguments.leaderboard).stem
+    run = LeaderboardRun(arguments.leaderboard, files=LEADERBOARDS, suites=SUITES, folder=folder, options=options,
+                         state=state)
+    table = run.run(on_error)
+    if state.is_main_process:
+        print(f"{table}\n\nresults and table.md: {folder}")
 
 
 if __name__ == "__main__":

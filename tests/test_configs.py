@@ -143,7 +143,7 @@ def test_a_config_trains_with_its_own_quantizers_weights(path):
         quantizer = build_component(QUANTIZERS, section)
     objective = build_objective(dict(quantizer=config.objective.get("quantizer")), quantizer=quantizer)
     named = section["type"] == "LFQ" and not path.stem.startswith("finetune")
-    ours = {"demo_joint": JOINT}.get(path.stem, DEMO if path.stem.startswith("demo") else MAGVIT2)
+    ours = {"demo_joint": JOINT}.get(path.stem, DEMO if path.stem.startswith(("demo", "leaderboard")) else MAGVIT2)
     assert objective.quantizer_weights == (ours if named else PAPER_WEIGHTS[section["type"]])
 
 

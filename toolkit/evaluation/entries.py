@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,17 @@ def baseline_entries(names: list[str], tokenizers: list[Entry], protocol: Protoc
         raise ValueError("baselines need the rate of a discrete tokenizer, got none; add one.")
     rate = max(rates, key=lambda rate: (rates[rate], rate))
     chosen = next(entry for entry in tokenizers if entry.rate and round(entry.rate, 9) == rate)
-    curve = sorted({*rates, *(round(factor * chosen.rate, 9) for factor in CURVE_FACTORS)} - {rate})
-    tokenizer, size = load_tokenizer(chosen.spec["path"]), protocol.sample_size
-    arguments = {"bits_per_pixel": chosen.rate, "size": size, "grid": tokenizer.grid(size),
+    return baselines_at_rate(names, load_tokenizer(chosen.spec["path"]), protocol, other_rates=list(rates))
+
+
+def baselines_at_rate(names: list[str], tokenizer: Tokenizer, protocol: Protocol, *,
+                      other_rates: Sequence[float] = ()) -> list[Entry]:
+    """Baselines at the rate of a tokenizer. Their curves have ``other_rates`` and CURVE_FACTORS times their rate."""
+    size = protocol.sample_size
+    exact_rate = bits_per_pixel(tokenizer, size)
+    rate = round(exact_rate, 9)
+    curve = sorted({*other_rates, *(round(factor * exact_rate, 9) for factor in CURVE_FACTORS)} - {rate})
+    arguments = {"bits_per_pixel": exact_rate, "size": size, "grid": tokenizer.grid(size),
                  "first_frame_alone": tokenizer.encoder.first_frame_alone}
     entries = []
     for name in names:

@@ -58,12 +58,16 @@ def values_of(row: Row) -> dict[str, float]:
 
 
 def cells_of(rows: Sequence[Row], headings: Collection[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """Header and cells as text. Columns: those with a value in some row and, if given, with one of the headings."""
+    """Header and cells as text. Columns: those with a value in some row and, if given, with one of the headings.
+
+    Rows of several seeds add a column with their number.
+    """
     values_by_row = [values_of(row) for row in rows]
     columns = {name: column for name, column in (score_columns(rows) | COSTS).items()
                if (not headings or heading(column) in headings) and any(name in values for values in values_by_row)}
-    return ["", *map(heading, columns.values())], [
-        [str(row["title"]) + "*" * bool(row.get("unreadable")),
+    with_seeds = any("seeds" in row for row in rows)
+    return ["", *["seeds"] * with_seeds, *map(heading, columns.values())], [
+        [str(row["title"]) + "*" * bool(row.get("unreadable")), *[str(row.get("seeds", "-"))] * with_seeds,
          *(_cell(row, name, values.get(name), column) for name, column in columns.items())]
         for row, values in zip(rows, values_by_row, strict=True)]
 
@@ -79,6 +83,9 @@ def _cell(row: Row, name: str, value: float | None, column: Column) -> str:
     if name in row.get("intervals", {}):
         low, high = row["intervals"][name]
         text += f" {PLUS_MINUS} {format((high - low) / 2 * column.factor, column.format)}"
+    if name in row.get("seed_range", {}):
+        low, high = (format(end * column.factor, column.format) for end in row["seed_range"][name])
+        text += f" ({low} to {high})" if low != high else ""
     return text
 
 
@@ -92,6 +99,8 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
     if any(row.get("intervals") for row in rows):
         notes.append(f"{PLUS_MINUS}: half-width of a 95 % jackknife interval over {first['num_blocks']} blocks of "
                      "whole files.")
+    if any(row.get("seed_range") for row in rows):
+        notes.append("Scores of several seeds are means; in parentheses: the lowest and the highest of the seeds.")
     if any(row.get("extrapolated") for row in rows):
         notes.append(f"{INFINITY}: extrapolated to infinitely many samples from the same blocks (arXiv:1911.07023).")
     if any(row.get("marks") for row in rows):

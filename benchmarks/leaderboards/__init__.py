@@ -1,0 +1,1 @@
+"""One file per leaderboard: ``LEADERBOARD``, its entries, suites, FLOPs and seeds."""
