@@ -34,12 +34,12 @@ LEADERBOARD = Leaderboard(
             type="Residual", quantizers=two(type="VQ", codebook_size=64, dim=16))),
         LeaderboardEntry("grouped_vq", "grouped VQ", quantizer(
             type="Grouped", quantizers=two(type="VQ", codebook_size=64, dim=8))),
-        LeaderboardEntry("lfq_no_bypass", "LFQ, codes from the start", {"training.quantization": 1.0}, base="lfq"),
-        LeaderboardEntry("lfq_no_lpips", "LFQ, no LPIPS", {"objective.losses.perceptual": None}, base="lfq"),
-        LeaderboardEntry("lfq_rotation", "LFQ, rotation trick", {"tokenizer.quantizer.rotation_trick": True},
+        LeaderboardEntry("lfq_no_bypass", "LFQ without bypass", {"training.quantization": 1.0}, base="lfq"),
+        LeaderboardEntry("lfq_no_lpips", "LFQ without LPIPS", {"objective.losses.perceptual": None}, base="lfq"),
+        LeaderboardEntry("lfq_rotation", "LFQ with rotation trick", {"tokenizer.quantizer.rotation_trick": True},
                          base="lfq"),
-        LeaderboardEntry("vq_ema", "VQ, averaged codebook", quantizer(
+        LeaderboardEntry("vq_ema", "VQ with averaged codebook", quantizer(
             type="VQ", codebook_size=4096, dim=16, update="ema", decay=0.95, kmeans_iters=10, revive_below=0.1),
             base="vq"),
-        LeaderboardEntry("vq_rotation", "VQ, rotation trick", quantizer(
+        LeaderboardEntry("vq_rotation", "VQ with rotation trick", quantizer(
             type="VQ", codebook_size=4096, dim=16, rotation_trick=True), base="vq")))
