@@ -7,7 +7,7 @@ import pytest
 
 import toolkit.data
 
-ALLOWED = {"reading": {"reading"}, "datasets": {"reading"}, "loading": {"loading"}}
+ALLOWED = {"reading": {"reading"}, "datasets": {"datasets", "reading"}, "loading": {"loading"}}
 
 
 @pytest.mark.parametrize("folder", ALLOWED)
