@@ -39,6 +39,27 @@ def test_lpips_is_the_packages_mean_over_frames(lpips_vgg):
     torch.testing.assert_close(lpips_vgg(output_of(first), second), torch.stack(frames).mean())
 
 
+def test_lpips_of_random_frames_compares_equal_frames_each_once(lpips_vgg):
+    loss = LPIPS(net="vgg", frames_per_clip=2)
+    clips = torch.rand(2, 3, 3, 24, 24) * 2 - 1
+    assert loss(output_of(clips), clips).item() == 0.0   # unequal frames would differ
+
+    # with the distance of frame t known, the value tells which frames were drawn
+    other = clips.clone()
+    other[:, :, 0] *= -1
+    one = lpips_vgg(output_of(other[:, :, :1]), clips[:, :, :1]).item()
+    torch.manual_seed(0)
+    drawn = [round(LPIPS(net="vgg", frames_per_clip=1)(output_of(other[:1]), clips[:1]).item(), 3) for _ in range(12)]
+    single = round(lpips_vgg(output_of(other[:1, :, :1]), clips[:1, :, :1]).item(), 3)
+    assert set(drawn) == {0.0, single}
+    assert LPIPS(net="vgg", frames_per_clip=3)(output_of(other), clips).item() == pytest.approx(one / 3, rel=1e-4)
+
+
+def test_lpips_of_no_frames_is_refused():
+    with pytest.raises(ValueError, match="frames_per_clip must be at least 1, or None for all frames, got 0"):
+        LPIPS(frames_per_clip=0)
+
+
 def test_logit_distance_is_the_mean_squared_distance_of_resized_frames(logit_distance):
     first, second = torch.rand(1, 3, 2, 40, 32) * 2 - 1, torch.rand(1, 3, 2, 40, 32) * 2 - 1
     model = classifier(LITE0["backbone"], weights=LITE0["weights"]).network.model

@@ -29,6 +29,8 @@ IMAGE_DISCRIMINATOR = {**DISCRIMINATOR, "size": (1, 16, 16), "temporal_kernel": 
 assert_equal = functools.partial(torch.testing.assert_close, rtol=0, atol=0)  # of tensors, and of dicts of them
 ADVERSARIAL = dict(loss=dict(type="NonSaturating"), weight=0.1, lecam=dict(weight=0.01, decay=0.9),
                    r1=dict(weight=0.5, every=2))
+ADAPTIVE = dict(loss=dict(type="Hinge"), weight=0.8, adaptive=dict(type="AdaptiveWeight"), discriminator_weight=0.5)
+GAN_TERMS = {"lecam", "r1", "adversarial", "discriminator", "logits_real", "logits_fake"}
 
 
 def stripes(number: int, *, num_frames: int, height: int, width: int) -> torch.Tensor:
@@ -71,6 +73,11 @@ def tiny_config(clips: Path, *, gan: bool = False, **changes: Any) -> dict[str, 
     config = Config(config)
     config.merge_from_dict({key.replace("__", "."): value for key, value in changes.items()})
     return config.to_dict()
+
+
+def patchgan_config(clips, *, temporal_kernel: int = 1, **changes):
+    patchgan = dict(type="PatchGANDiscriminator", filters=8, num_layers=2, temporal_kernel=temporal_kernel)
+    return tiny_config(clips, discriminator=patchgan, objective__adversarial=ADAPTIVE, **changes)
 
 
 def write_config(path: Path, config: dict[str, Any]) -> Path:

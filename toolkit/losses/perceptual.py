@@ -21,6 +21,14 @@ def _frames(pixels: Tensor) -> Tensor:
     return rearrange(pixels.float(), "b c t h w -> (b t) c h w")
 
 
+def _random_frames(count: int, *clips: Tensor) -> list[Tensor]:
+    """``count`` random frames of each clip (B, C, T, H, W), none twice, the same of all ``clips``."""
+    batch, channels, length, height, width = clips[0].shape
+    chosen = torch.rand(batch, length, device=clips[0].device).argsort(1)[:, :count]  # (B, count)
+    index = chosen[:, None, :, None, None].expand(batch, channels, count, height, width)
+    return [clip.gather(2, index) for clip in clips]
+
+
 @LOSSES.register_module()
 class LPIPS(Loss):
     """Learned perceptual distance of the frames, v0.1 (Zhang et al., arXiv:1801.03924).
@@ -29,9 +37,12 @@ class LPIPS(Loss):
 
     Args:
         net: ``"vgg"``, usual in training, or ``"alex"``, usual in reports.
+        frames_per_clip: Frames of each clip that are compared, drawn at random at each call, as in TATS
+            (arXiv:2204.03638); a clip of fewer frames is compared whole. None: all frames.
 
     Raises:
-        ValueError: If ``net`` is another name, or a side of the frames is below 16 (``"vgg"``) or 31 (``"alex"``).
+        ValueError: If ``net`` is another name, ``frames_per_clip`` is below 1, or a side of the frames is below 16
+            (``"vgg"``) or 31 (``"alex"``).
 
     Example:
         >>> black, white = -torch.ones(1, 3, 2, 64, 64), torch.ones(1, 3, 2, 64, 64)
@@ -39,13 +50,20 @@ class LPIPS(Loss):
         0.814
     """
 
-    def __init__(self, *, net: str = "vgg"):
+    def __init__(self, *, net: str = "vgg", frames_per_clip: int | None = None):
         super().__init__()
+        if frames_per_clip is not None and frames_per_clip < 1:
+            raise ValueError(f"LPIPS: frames_per_clip must be at least 1, or None for all frames, "
+                             f"got {frames_per_clip}")
         self.network = lpips_network(net)
+        self.frames_per_clip = frames_per_clip
 
     def forward(self, output: TokenizerOutput, target: Tensor) -> Tensor:
-        """Pixels (B, 3, T, H, W) in [-1, 1] -> mean distance over B * T frames, () float32."""
-        frames, target_frames = _frames(output.reconstruction), _frames(target.detach())
+        """Pixels (B, 3, T, H, W) in [-1, 1] -> mean distance over the compared frames, () float32."""
+        reconstruction, target = output.reconstruction, target.detach()
+        if self.frames_per_clip is not None and self.frames_per_clip < target.shape[2]:
+            reconstruction, target = _random_frames(self.frames_per_clip, reconstruction, target)
+        frames, target_frames = _frames(reconstruction), _frames(target)
         at_once = max(1, PIXELS_AT_ONCE // (frames.shape[2] * frames.shape[3]))
         distances = [loss_with_early_gradient(
                         lambda chunk, target_chunk=target_chunk: self.network(chunk, target_chunk).sum(), chunk)
