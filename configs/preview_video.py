@@ -1,0 +1,35 @@
+"""The shipped video tokenizer ``preview_video``: stride 4x8x8, three codebooks of 4096 codes, trained on two cores.
+
+It trains on crops of five sample clips, of photos and of synthetic clips, and is scored on three clips that it never
+sees. configs/README.md says how to get the photos of configs/photos/train.txt.
+
+    python tools/train.py configs/preview_video.py
+"""
+
+network = dict(filters=60, channel_multipliers=(1, 2), num_res_blocks=1, temporal_downsample=(True,),
+               temporal_kernel=3, num_groups=6, patch_size=(2, 4, 4), resample_shortcuts=True)
+tokenizer = dict(
+    encoder=dict(type="MAGVIT2Encoder", **network),
+    quantizer=dict(type="Grouped", quantizers=[dict(type="FSQ", levels=[8, 8, 8, 8])] * 3),
+    decoder=dict(type="MAGVIT2Decoder", **network))
+del network
+
+objective = dict(losses=dict(reconstruction=dict(loss=dict(type="L2"), weight=5.0)))
+
+crops = dict(num_frames=9, size=32)
+data = dict(
+    train=[
+        dict(dataset=dict(type="InMemoryClips", path=None, samples="full", short_edge=(96, 200), channel_shuffle=0.5,
+                          **crops), batch_size=6, weight=2.0),
+        dict(dataset=dict(type="PhotoClips", path="configs/photos/train.txt", short_edge=(96, 256),
+                          channel_shuffle=0.5, **crops), batch_size=6, weight=1.0),
+        dict(dataset=dict(type="SyntheticClips", **crops), batch_size=6, weight=1.0)],
+    val=dict(dataset=dict(type="InMemoryClips", path=None, samples="full", num_frames=17, size=128, train=False,
+                          clips_per_video=2), batch_size=1))
+del crops
+metrics = [dict(type="PSNR"), dict(type="SSIM"), dict(type="LPIPS", net="vgg"), dict(type="Codebook")]
+
+training = dict(
+    max_flops=1.5e14, learning_rate=3e-3, warmup_steps=100, betas=(0.9, 0.99), ema_decay=0.998, ema_warmup=True,
+    log_every=50, validate_every=100_000, checkpoints=dict(every=500, keep=2))
+seed = 0
