@@ -6,14 +6,9 @@ sees. configs/README.md says how to get the photos of configs/photos/train.txt.
     python tools/train.py configs/preview_video.py
 """
 
-network = dict(filters=60, channel_multipliers=(1, 2), num_res_blocks=1, temporal_downsample=(True,),
-               temporal_kernel=3, num_groups=6, patch_size=(2, 4, 4), resample_shortcuts=True)
-tokenizer = dict(
-    encoder=dict(type="MAGVIT2Encoder", **network),
-    quantizer=dict(type="Grouped", quantizers=[dict(type="FSQ", levels=[8, 8, 8, 8])] * 3),
-    decoder=dict(type="MAGVIT2Decoder", **network))
-del network
+_base_ = ["_base_/networks/preview_video.py"]
 
+tokenizer = dict(quantizer=dict(_delete_=True, type="Grouped", quantizers=[dict(type="FSQ", levels=[8, 8, 8, 8])] * 3))
 objective = dict(losses=dict(reconstruction=dict(loss=dict(type="L2"), weight=5.0)))
 
 crops = dict(num_frames=9, size=32)

@@ -128,7 +128,7 @@ PAPER_WEIGHTS = {  # arXiv:2310.05737 with O2-MAGVIT2's weights; 2406.07548; 241
     "BSQ": dict(commitment=0.25, per_sample_entropy=0.1, codebook_entropy=-0.1),
     "Residual": dict(commitment=0.25, per_sample_entropy=0.1, codebook_entropy=-0.1),
     "IBQ": dict(quantization=1.0, commitment=1.0, codebook=0.25, per_sample_entropy=0.05, codebook_entropy=-0.05),
-    "FSQ": {}, "VQ": dict(commitment=0.25)}
+    "FSQ": {}, "Grouped": {}, "VQ": dict(commitment=0.25)}  # Grouped: of FSQ
 DEMO = dict(commitment=0.25, per_sample_entropy=[(500, 0.02), (1500, 0.05)],
             codebook_entropy=[(500, -0.02), (1500, -0.05)])
 JOINT = dict(commitment=0.25, per_sample_entropy=0.03, codebook_entropy=-0.03)

@@ -1,4 +1,4 @@
-"""Nine clips, 17x128x128, of three sample videos that nothing here trains on: the size of the published video tokenizers."""
+"""Nine clips, 17x128x128, of three sample videos that nothing here trains on; the size of many published scores."""
 
 from toolkit.evaluation.protocol import ALEX, CODEBOOK, I3D, INCEPTION, PSNR, SSIM, VGG, Protocol, Suite
 
