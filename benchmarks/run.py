@@ -46,7 +46,8 @@ def parse() -> argparse.Namespace:
                         help="configs to train and to measure, all with the data, seed and steps of the first")
     parser.add_argument("--leaderboard", metavar="NAME",
                         help="a leaderboard in benchmarks/leaderboards, or a .py file: its entries, suites, FLOPs and "
-                             "seeds; with it only --output, --baseline and the three options after it have a use")
+                             "seeds; only --output, --baseline, --batch-size, --num-workers and --device may be "
+                             "given with it")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int,
                         help="training steps (default: as in --cfg-options, else the suite, else the first config)")

@@ -116,7 +116,7 @@ def test_values_that_are_not_finite_get_no_indices(tokenizer, value):
     pixels = torch.zeros(1, 3, 3, 8, 8)
     damaged = pixels.clone()
     damaged[0, 1, 2, 3, 4] = value
-    with pytest.raises(ValueError, match="Tokenizer needs finite pixels, got NaN or infinity at 1 of 576 places"):
+    with pytest.raises(ValueError, match="Tokenizer needs finite pixels, got NaN or infinity in 1 of 576 elements"):
         tokenizer.tokenize(damaged)
     with torch.no_grad():
         next(tokenizer.encoder.parameters())[0] = value

@@ -110,7 +110,7 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None, subfolder: 
             are folders.
         revision: Of a hub id: a branch, a tag or a commit. The tokenizer's ``source.commit`` is the commit loaded.
         subfolder: The folder of the tokenizer within ``path``, such as "tokenizer".
-        token: Of a hub id that is private or gated, as of ``huggingface_hub.snapshot_download``.
+        token: For a private or gated hub id; see ``huggingface_hub.snapshot_download``.
 
     Raises:
         FileNotFoundError: If there is no such directory, file, hub repository, revision or subfolder, or a token is

@@ -84,10 +84,10 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None, *,
 def parse_overrides(options: Sequence[str], config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """``KEY=VALUE`` words of a command line as a mapping from key to parsed value, as mmengine's ``DictAction``.
 
-    A value is a number, true, false, none or null, a list ``a,b`` or ``[a,b]``, a tuple ``(a,b)``, both of any depth,
-    a dict in Python's syntax, or else text. It differs from ``DictAction`` in this:
+    A value is a number, true, false, none or null, a list ``a,b`` or ``[a,b]``, a tuple ``(a,b)``, or a dict in
+    Python's syntax. Lists and tuples may be nested. Anything else is text. Differences from ``DictAction``:
 
-    - Quotes make text: ``'1'``, ``'a,b'``. Only those around a whole list are ignored.
+    - Quotes make text: ``'1'``, ``'a,b'``. Quotes around a whole list are ignored.
     - Spaces within text stay, and braces such as ``{a,b}.mp4`` hold commas together.
     - ``007`` is text. So is every number where the key ends in one of ``TEXT_KEYS``, or the setting in ``config`` is
       text.

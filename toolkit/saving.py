@@ -194,7 +194,7 @@ class TokenizerSource:
 
 def find_tokenizer(path: str | Path, *, revision: str | None = None, subfolder: str | None = None,
                    token: str | bool | None = None) -> TokenizerSource:
-    """The files of a tokenizer; arguments and errors as of :func:`toolkit.load_tokenizer`. A hub id is downloaded.
+    """The files of a tokenizer; arguments and errors are :func:`toolkit.load_tokenizer`'s. A hub id is downloaded.
 
     Example:
         >>> find_tokenizer("user/name@main")

@@ -30,8 +30,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def check_size(who: str, size: Any) -> None:
     """Raise ValueError unless ``size`` is None or three whole numbers."""
-    if size is not None and not (isinstance(size, Iterable) and not isinstance(size, str)
-                                 and [hasattr(side, "__index__") for side in size] == [True] * 3):
+    if size is None:
+        return
+    sides = list(size) if isinstance(size, Iterable) and not isinstance(size, str) else []
+    if len(sides) != 3 or not all(hasattr(side, "__index__") for side in sides):
         raise ValueError(f"{who} takes a size of three whole numbers (T, H, W), got {size!r}; tokenize(pixels, "
                          "return_size=True) returns it.")
 
@@ -107,15 +109,16 @@ class StreamingMixin:
                 pixels = self._decoded(self.decoder(self._codes(chunk), cache))
             if size is not None:
                 if not (0 < size[1] <= pixels.shape[3] and 0 < size[2] <= pixels.shape[4]):
-                    raise ValueError(f"Tokenizer.detokenize_stream makes (H, W) = {tuple(pixels.shape[3:])} of indices "
-                                     f"{tuple(chunk.shape)}, which cannot be cropped to {tuple(size[1:])}.")
+                    raise ValueError("Tokenizer.detokenize_stream needs (H, W) of the size from (1, 1) to "
+                                     f"{tuple(pixels.shape[3:])} for indices {tuple(chunk.shape)}, got "
+                                     f"{tuple(size[1:])}.")
                 pixels = pixels[:, :, :max(0, size[0] - frames), :size[1], :size[2]]
             frames += pixels.shape[2]
             if pixels.shape[2]:
                 yield pixels
         if size is not None and frames != size[0]:
-            raise ValueError(f"Tokenizer.detokenize_stream made {frames} frames of the {size[0]} of the size; give all "
-                             "chunks of the video.")
+            raise ValueError(f"Tokenizer.detokenize_stream needs chunks of {size[0]} frames, as size says, got "
+                             f"{frames} frames; give all chunks of the video.")
 
     @property
     def why_not_streamed(self) -> str | None:

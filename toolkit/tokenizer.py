@@ -26,8 +26,8 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
     the mode of the module.
 
     Pixels are tensors of the weights' dtype (under autocast :meth:`encode` and ``forward`` take half precision too).
-    Integers, NaN and values beyond +-8, as of 0 to 255, raise ValueError; resizing may leave [-1, 1] a little. The
-    values are not checked by ``forward`` in train mode, nor in compiled code.
+    Integer pixels, NaN and values beyond +-8 (such as 0 to 255) raise ValueError. Values a little outside [-1, 1], as
+    bicubic resizing gives, are accepted. ``forward`` in train mode and compiled code do not check values.
 
     Args:
         encoder: (B, C, T, H, W) -> (B, d, t, h, w).

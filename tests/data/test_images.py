@@ -128,7 +128,7 @@ def test_an_srgb_profile_changes_nothing(caplog):
 
 @pytest.mark.parametrize(("profile", "problem"), [
     (b"no profile", "cannot open profile"), (icc.profile(**P3)[:300], "cannot build transform"),
-    (icc.profile(gamma=1.8), "it is of GRAY, and the image of RGB")], ids=["text", "torn", "grey"])
+    (icc.profile(gamma=1.8), "its colour space is GRAY, the image's is RGB")], ids=["text", "torn", "grey"])
 def test_a_profile_that_cannot_be_used_is_ignored_with_one_line(caplog, tmp_path, profile, problem):
     Image.fromarray(noise(5)).save(tmp_path / "x.png", icc_profile=profile)
     for _ in range(2):

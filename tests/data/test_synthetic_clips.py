@@ -15,11 +15,11 @@ from toolkit.build import build_component
 from toolkit.data import Source, SyntheticClips, TrainLoader
 from toolkit.data.datasets import synthetic
 from toolkit.data.datasets.camera import CameraPath, smooth_paths
-from toolkit.data.datasets.leaf_tables import LEVELS, NUM_TEXTURES, RECTANGLE, norms, texels, texture_places
+from toolkit.data.datasets.leaf_tables import LEVELS, NUM_TEXTURES, RECTANGLE, gauges, texels, texture_places
 from toolkit.data.datasets.leaves import Appearance, Leaves, draw
 from toolkit.registry import DATASETS
 
-ELLIPSE = 6  # row of norms()
+ELLIPSE = 6  # row of gauges()
 
 
 def test_a_clip_follows_from_the_seed_and_its_number_only():
@@ -105,11 +105,11 @@ def test_front_leaves_hide_those_behind():
     np.testing.assert_allclose(frame[:, 3:28], expected[:, 3:28], atol=0.01)
 
 
-def test_shapes_have_norms_of_one_at_their_edges():
-    place = np.searchsorted(np.linspace(0, 4, norms().shape[1]), 0.5)  # the direction (1, 1) / 2
-    assert norms()[RECTANGLE, place] == pytest.approx(0.5, abs=0.01)
-    assert norms()[ELLIPSE, place] == pytest.approx(np.sqrt(0.5), abs=0.01)
-    assert (norms() > 0).all() and (norms()[:, :-1] >= norms()[RECTANGLE, :-1] - 1e-5).all()  # within [-1, 1]^2
+def test_shapes_have_gauges_of_one_at_their_edges():
+    place = np.searchsorted(np.linspace(0, 4, gauges().shape[1]), 0.5)  # the direction (1, 1) / 2
+    assert gauges()[RECTANGLE, place] == pytest.approx(0.5, abs=0.01)
+    assert gauges()[ELLIPSE, place] == pytest.approx(np.sqrt(0.5), abs=0.01)
+    assert (gauges() > 0).all() and (gauges()[:, :-1] >= gauges()[RECTANGLE, :-1] - 1e-5).all()  # within [-1, 1]^2
 
 
 def test_textures_are_normalized_and_repeat():
@@ -125,7 +125,7 @@ def test_a_pure_pan_shifts_the_picture(monkeypatch):
     pan = np.arange(4) * 2  # pixels
     path = CameraPath(np.stack([pan / 48, -pan / 48]).astype(np.float32), *np.zeros((2, 4), np.float32))
     monkeypatch.setattr(synthetic, "camera_path", lambda rng, num_frames: path)
-    for name, value in dict(NEARNESS=(1.0, 1.0), LEAF_SPEED=0.0, LEAF_TURN_SPEED=0.0, NOISY_SHARE=0.0).items():
+    for name, value in dict(PARALLAX=(1.0, 1.0), LEAF_SPEED=0.0, LEAF_TURN_SPEED=0.0, NOISY_SHARE=0.0).items():
         monkeypatch.setattr(synthetic, name, value)
     for index in range(3):
         pixels = SyntheticClips(num_frames=4, size=48)[index]["pixels"]
@@ -144,10 +144,10 @@ def test_near_leaves_move_more_and_paths_are_smooth():
     assert (np.abs(np.diff(steps, axis=1)) <= 2 * np.pi / 24 * speeds[:, None] * 1.001).all()  # period of 24 and more
     shift = np.stack([np.zeros(5), np.arange(5) - 2]).astype(np.float32)
     camera = CameraPath(shift, *np.zeros((2, 5), np.float32))
-    nearness = np.array([1.6, 1.0, 0.4], np.float32)
-    centre = synthetic._centres(_Still(), np.zeros((2, 3), np.float32), nearness, camera, frame=np.ones(2, np.float32),
+    parallax = np.array([1.6, 1.0, 0.4], np.float32)
+    centre = synthetic._centres(_Still(), np.zeros((2, 3), np.float32), parallax, camera, frame=np.ones(2, np.float32),
                                 moving=0.5)
-    np.testing.assert_allclose(centre[1], -nearness[:, None] * shift[1], atol=1e-6)
+    np.testing.assert_allclose(centre[1], -parallax[:, None] * shift[1], atol=1e-6)
 
 
 class _Still:

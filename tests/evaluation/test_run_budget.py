@@ -40,7 +40,7 @@ def test_a_training_whose_flops_cannot_be_counted_has_none(clips, caplog):
     quantizer = dict(_delete_=True, type="Residual", quantizers=[dict(type="LFQ", bits=3)] * 2, quantize_dropout=0.5)
     config = Config(tiny_config(clips, tokenizer__quantizer=quantizer))
     assert steps_and_flops(config, num_processes=1) == (4, None)
-    assert "not in its row: the cost of a step depends on numbers" in caplog.text
+    assert "not in its row: the dry run and training.max_flops need steps" in caplog.text
 
 
 @pytest.mark.slow

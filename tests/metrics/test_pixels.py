@@ -52,7 +52,7 @@ TARGETS = {
     "above": (grey(1.02), "takes .* got 1.02 to 1.02; .*clamp"),
     "below": (grey(-2.1), "takes .* got -2.1 to -2.1"),
     "infinity": (grey(math.inf), "needs finite pixels as target"),
-    "NaN": (grey(math.nan), "needs finite pixels as target, got NaN or infinity at 30720 of 30720 places")}
+    "NaN": (grey(math.nan), "needs finite pixels as target, got NaN or infinity in 30720 of 30720 elements")}
 RECONSTRUCTIONS = {
     "0 to 255": (bytes_of(1).float(), "got 0 to 255, 127.*on average; x / 127.5 - 1"),
     "float64": (bytes_of(1).double(), "got 0 to 255, 127"), "float16": (bytes_of(1).half(), "got 0 to 255, 127"),

@@ -53,7 +53,9 @@ def of_blocks(rank: int = 0, num_processes: int = 1) -> list[list[float]]:
         known = filled(kind, rank, num_processes, [block.target_state() for block in blocks])
         for some in (blocks, known):
             intervals = jackknife(some)
-            found += [list(map(float, astuple(intervals[name]))) for name in sorted(intervals)]
+            for _, interval in sorted(intervals.items()):
+                *numbers, without_block = astuple(interval)
+                found.append([*map(float, numbers), *without_block])
             found.append([extrapolate(some, "pooled"), float(merge(some).num_samples())])
         if rank == 0:
             blocks[0].update(**pair(3, 3, 1, 8, 8, seed=9))  # one process only, after computing

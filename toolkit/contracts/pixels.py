@@ -55,18 +55,18 @@ def check_pixel_values(who: str, pixels: Tensor, *, role: str = "", limit: float
                      "0 to 255, and x.clamp(-1, 1) removes what resizing left outside.")
 
 
-def check_finite(values: Tensor, needs: str, do: str) -> None:
-    """Raise ValueError if there is NaN or infinity; the message is ``needs``, the number of places, and ``do``.
+def check_finite(values: Tensor, needs: str, advice: str) -> None:
+    """Raise ValueError if there is NaN or infinity; the message is ``needs``, the number of them, and ``advice``.
 
     Example:
         >>> check_finite(torch.tensor([0.0, math.inf]), "Tokenizer needs finite latents", "look at the weights")
         Traceback (most recent call last):
-        ValueError: Tokenizer needs finite latents, got NaN or infinity at 1 of 2 places; look at the weights.
+        ValueError: Tokenizer needs finite latents, got NaN or infinity in 1 of 2 elements; look at the weights.
     """
     low, high = extremes(values)
     if not (-math.inf < low and high < math.inf):
-        places = int((~values.isfinite()).sum())
-        raise ValueError(f"{needs}, got NaN or infinity at {places} of {values.numel()} places; {do}.")
+        count = int((~values.isfinite()).sum())
+        raise ValueError(f"{needs}, got NaN or infinity in {count} of {values.numel()} elements; {advice}.")
 
 
 def extremes(values: Tensor) -> tuple[float, float]:

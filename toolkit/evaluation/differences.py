@@ -43,14 +43,14 @@ def difference_beyond_spread(entry: Mapping[int, SeedScore], *, reference: Mappi
 
     1. at least three seeds are common to both, and no score of them is missing;
     2. all d_s have the same sign;
-    3. the mean of d_s is further from 0 than the half-width of its paired 95 % t interval,
+    3. the absolute mean of d_s exceeds the half-width of its paired 95 % t interval,
        ``t(n - 1) * stdev(d_s) / sqrt(n)``; for three seeds ``2.48 * stdev(d_s)``;
-    4. it is further from 0 than the half-width of its 95 % jackknife interval over blocks of data.
+    4. it exceeds the half-width of its 95 % jackknife interval over blocks of data.
 
-    Condition 3 assumes that d_s is normal, and nothing about the spread of the entries, which may differ. A divergent
-    training is a missing score: the rule does not drop it, as the mean of the others would be biased. Where no row
-    has scores without a block, condition 4 is dropped. Where only some have, or their numbers of blocks differ, the
-    data were not the same, and the answer is None. The intervals are not corrected for the number of comparisons.
+    Condition 3 assumes that d_s is normal; the entries may have different variances. A divergent training counts as a
+    missing score, because dropping it would bias the mean. Condition 4 is skipped if no training has scores without a
+    block. The result is None if only some have them or their numbers of blocks differ, because the data were then not
+    the same. The intervals are not corrected for the number of comparisons.
 
     Args:
         entry: Seed -> score.

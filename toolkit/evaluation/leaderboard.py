@@ -38,7 +38,7 @@ class LeaderboardEntry:
 
     name: str  # in file names
     title: str  # in tables
-    overrides: Mapping[str, Any] = field(default_factory=dict)  # dotted keys and values, as of ``load_config``
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # dotted keys and values, as for ``load_config``
     base: str | None = None  # name of the entry of which this is a variant; it is compared with that entry only
 
 
@@ -85,7 +85,7 @@ class Recipe:
     name: str
     title: str
     base: str | None
-    kind: str  # as of Entry
+    kind: str  # see ``Entry.kind``
     config: Config
 
     @property

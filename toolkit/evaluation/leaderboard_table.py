@@ -49,9 +49,9 @@ def read_results(folder: Path, plan: Plan, suite: str) -> tuple[Rows, list[Row]]
 
 
 def mean_row(rows: Sequence[Row], *, num_seeds: int) -> dict[str, Any]:
-    """One row of the trainings of an entry: means over seeds, their ranges, and intervals of the means over data.
+    """The mean row of an entry's seeds: of each score the mean, the lowest and highest seed, and an interval over data.
 
-    A score that is missing for a seed is missing. ``seeds`` tells how many of ``num_seeds`` there are.
+    A score is None unless every seed has it. ``seeds`` is a text: "3", or "2 of 3" if one is not measured yet.
     """
     first = rows[0]
     count = f"{len(rows)}" if len(rows) == num_seeds else f"{len(rows)} of {num_seeds}"

@@ -59,7 +59,7 @@ class SpaceToDepthPatching(nn.Module):
 
         With ``cache``, which is not that of ``forward``, the next chunk; later chunks have t * p_t frames.
         """
-        return depth_to_space(patches, self.patch_size, self._kept_frame(patches, cache))
+        return depth_to_space(patches, self.patch_size, self._begin_or_continue(patches, cache))
 
     def extra_repr(self) -> str:
         """The patch size, for ``print``."""
@@ -68,8 +68,8 @@ class SpaceToDepthPatching(nn.Module):
     def _groups(self, pixels: Tensor, cache: StreamCache | None) -> Tensor:
         return fill_groups(pixels, self.patch_size[0], module=self, cache=cache)
 
-    def _kept_frame(self, patches: Tensor, cache: StreamCache | None) -> str:
-        """Which frames of the first patch ``inverse`` keeps: "all" once the stream has begun."""
+    def _begin_or_continue(self, patches: Tensor, cache: StreamCache | None) -> str:
+        """Note in ``cache`` that the stream has begun. Frames to keep of the first patch: "last", later "all"."""
         if cache is None or patches.shape[2] == 0:
             return "last"
         kept_frame = "all" if self in cache else "last"
@@ -81,10 +81,10 @@ class HaarPatching(SpaceToDepthPatching):
     """Haar wavelet transform of patches, as in Cosmos (arXiv:2501.03575); ``inverse`` undoes it.
 
     A step along an axis maps neighbours (a, b) to low = scale * (a + b) and high = scale * (a - b). A level is a step
-    along each axis. A patch side p has log2(p) levels; each transforms all bands of the level before, not the lowest
-    alone. Bands of a level are ordered LLL, LLH, LHL, ..., HHH with the letters time, row, column; an axis without a
-    step has no letter. The last level's band is the slowest channel index, then the level's before, then C. The first
-    frame is repeated to p_t frames, as in :class:`SpaceToDepthPatching`.
+    along each axis. A patch side p has log2(p) levels; each transforms all bands of the previous level, which makes it
+    a wavelet packet transform. Bands of a level are ordered LLL, LLH, LHL, ..., HHH with the letters time, row, column;
+    an axis without a step has no letter. Output channels are ordered (band of the last level, ..., band of the first,
+    C), C fastest. The first frame is repeated to p_t frames, as in :class:`SpaceToDepthPatching`.
 
     Cosmos has ``scale=0.5``, so that the lowest band is the patch's mean, and p_t = p_h = p_w in video networks. In
     its image networks the letters are column, row: transpose rows and columns before and after.
@@ -138,7 +138,7 @@ class HaarPatching(SpaceToDepthPatching):
         """
         if not self._steps:
             return bands
-        kept_frame, x = self._kept_frame(bands, cache), bands
+        kept_frame, x = self._begin_or_continue(bands, cache), bands
         for axis in reversed(self._steps):
             low, high = x.chunk(2, dim=1)
             x = torch.stack([low + high, low - high], dim=axis + 1).flatten(axis, axis + 1)

@@ -11,17 +11,16 @@ from toolkit.contracts import Metric
 from toolkit.contracts.pixels import check_float_pixels, check_pixel_values, extremes
 
 ROUNDING = 0.01  # how far a target may be beyond [-1, 1]
-DARKEST_MEAN = 30.0  # of 255: reconstructions of a larger mean are taken for pixels of 0 to 255
-DARKEST_WHOLE = 8.0  # of 255: so are whole numbers whose largest is beyond it
-OVERSHOOT = 45.0  # of 255: how far such reconstructions may be outside 0 to 255
+# A reconstruction is taken for pixels of 0 to 255 if all its values are within BYTE_MARGIN of [0, 255], its largest is
+# above MIN_BYTE_MAX, and its mean is above MIN_BYTE_MEAN or its values are whole numbers of at least 0.
+MIN_BYTE_MEAN, MIN_BYTE_MAX, BYTE_MARGIN = 30.0, 8.0, 45.0
 
 
 def check_clips(metric: Metric, target: Tensor, reconstruction: Tensor) -> None:
     """Raise ValueError unless both are float clips of one size, the target in [-1, 1] and the other not 0 to 255.
 
-    The target may be 0.01 out of range, for rounding. An untrained decoder may give any values, so a reconstruction is
-    refused only if it looks like 0 to 255: no pixel far outside, and a mean above 30 or whole numbers. :func:`clamped`
-    handles all other values.
+    The target may be 0.01 out of range, for rounding. The reconstruction of an untrained network may have any values,
+    so it is refused only if it looks like pixels of 0 to 255. :func:`clamped` handles all other values.
     """
     who = type(metric).__name__
     for clips, role in ((target, " as target"), (reconstruction, " as reconstruction")):
@@ -36,13 +35,13 @@ def check_clips(metric: Metric, target: Tensor, reconstruction: Tensor) -> None:
                          f"target.to({str(reconstruction.device)!r}) moves one.")
     check_pixel_values(who, target, role=" as target", limit=1 + ROUNDING)
     low, high = extremes(reconstruction)
-    if low > -OVERSHOOT and DARKEST_WHOLE < high < 255 + OVERSHOOT and _looks_like_bytes(low, reconstruction):
+    if low > -BYTE_MARGIN and MIN_BYTE_MAX < high < 255 + BYTE_MARGIN and _looks_like_bytes(low, reconstruction):
         raise ValueError(f"{who} takes float pixels of about [-1, 1] as reconstruction, got {low:.4g} to {high:.4g}, "
                          f"{float(reconstruction.mean()):.4g} on average; x / 127.5 - 1 converts 0 to 255.")
 
 
 def _looks_like_bytes(low: float, clips: Tensor) -> bool:
-    return bool(clips.mean() > DARKEST_MEAN) or (low >= 0 and bool((clips == clips.round()).all()))
+    return bool(clips.mean() > MIN_BYTE_MEAN) or (low >= 0 and bool((clips == clips.round()).all()))
 
 
 def clamped(clips: Tensor) -> Tensor:

@@ -58,10 +58,18 @@ def flop_count(operator: Any) -> Callable[..., int] | None:
     """
     forward, backward = ATTENTION
     if operator is forward:
-        return lambda query, key, value, *_, **__: attention_flops(query, key, value)
+        return _attention_forward
     if operator is backward:
-        return lambda _, query, key, value, *__, **___: 2 * attention_flops(query, key, value)
+        return _attention_backward
     return flop_registry.get(operator)
+
+
+def _attention_forward(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return attention_flops(query, key, value)
+
+
+def _attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return 2 * attention_flops(query, key, value)
 
 
 class Meter(TorchDispatchMode):
@@ -139,21 +147,23 @@ def step_phases(pixels: Tensor, run: RunComponents, *, modality: str, step: int,
     output, _ = tokenizer_pass(
         pixels, tokenizer, objective, discriminator, step=step, modality=modality, autocast=autocast,
         phase=lambda name: meter.phase(f"{name}{again}" if name == "tokenizer, backward" else name))
-    for name, share in _r1_cases(objective.adversaries[modality], step) if discriminator else ():
+    if discriminator is None:
+        return
+    terms = objective.adversaries[modality]  # a copy
+    for name, share, r1_weight in _r1_cases(terms, step):
+        terms.r1_weight, terms.r1_every = r1_weight, 1
         with meter.phase(f"discriminator, forward and backward{name}", share=share):
             discriminator_pass(pixels, output, objective, discriminator, step=step, modality=modality,
                                autocast=autocast)
 
 
-def _r1_cases(terms: AdversarialTerms, step: int) -> Iterator[tuple[str, float]]:
-    """Set ``terms``, a copy, to each case, without R1 and with it; yield its name and its share of the steps."""
+def _r1_cases(terms: AdversarialTerms, step: int) -> list[tuple[str, float, float]]:
+    """Steps without R1 and steps with it: (suffix of the phase's name, share of the steps, weight of R1)."""
     weight, every = value_at(terms.r1_weight, step), terms.r1_every
-    if every > 1 or not weight:
-        terms.r1_weight = 0.0
-        yield "", 1 - 1 / every if weight else 1.0
-    if weight:
-        terms.r1_weight, terms.r1_every = weight, 1
-        yield ", with R1", 1 / every
+    if not weight:
+        return [("", 1.0, 0.0)]
+    with_r1 = (", with R1", 1 / every, weight)
+    return [with_r1] if every == 1 else [("", 1 - 1 / every, 0.0), with_r1]
 
 
 def measure_step(shape: tuple[int, ...], run: RunComponents, *, modality: str, step: int) -> list[Phase]:
@@ -181,8 +191,8 @@ def measure_step(shape: tuple[int, ...], run: RunComponents, *, modality: str, s
                 step_phases(torch.empty(shape), copies, modality=modality, step=step, meter=meter)
     except (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException,
             fake_tensor.UnsupportedFakeTensorException) as error:
-        raise ConfigError(f"the cost of a step depends on numbers, in {error}; remove the quantizer's "
-                          "quantize_dropout, or the plugin that does this, for the dry run or training.max_flops."
+        raise ConfigError("the dry run and training.max_flops need steps whose cost does not depend on tensor values, "
+                          f"got {error}; remove the quantizer's quantize_dropout, or the plugin that reads values."
                           ) from error
     return meter.phases
 
@@ -200,7 +210,7 @@ def measure_sources(run: RunComponents, *, step: int) -> list[SourceCost]:
     """What one process computes in optimizer step ``step`` for a micro-batch of each source. No data is read.
 
     Raises:
-        ConfigError: If a dataset has no ``sample_size``, or a step's cost depends on numbers.
+        ConfigError: If a dataset has no ``sample_size``, or a step's cost depends on tensor values.
     """
     total = sum(source.weight for source in run.train)
     costs = []

@@ -54,7 +54,7 @@ def run_cost(run: RunComponents, *, num_processes: int = 1) -> RunCost:
     """What a run costs each of its processes, at the ends of its schedules. No data is read.
 
     Raises:
-        ConfigError: If a dataset has no ``sample_size``, or a step's cost depends on numbers.
+        ConfigError: If a dataset has no ``sample_size``, or a step's cost depends on tensor values.
     """
     settings, ratio = run.settings, optimizer_state_ratio(run.settings)
     networks = [*(Network(name, network, optimizer_ratio=ratio, averaged=settings.ema_decay is not None)

@@ -31,8 +31,8 @@ class TrainingFlops:
     out the optimizer, element-wise operations, updates of codebooks by averages or k-means, and validation. Attention
     counts as its matrix products, whichever kernel computes it. The count does not depend on the machine.
 
-    A term counts in those steps that compute it. Two counts are means over steps: each step has 1 / ``r1_every`` of R1,
-    and the mean cost of the sources of data, by their weights.
+    A loss counts only in the steps that compute it. Two costs are averaged over steps: R1 (1 / ``r1_every`` of its cost
+    in each step) and the data sources (by their weights).
 
     Args:
         run: The components, with or without weights. They are not changed.
@@ -42,7 +42,7 @@ class TrainingFlops:
         stages: Stages in order, each with the FLOPs of one of its steps.
 
     Raises:
-        ConfigError: If a dataset has no ``sample_size``, or a step's cost depends on numbers.
+        ConfigError: If a dataset has no ``sample_size``, or a step's cost depends on tensor values.
     """
 
     def __init__(self, run: RunComponents, *, num_processes: int):

@@ -81,7 +81,7 @@ def read_tokens(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray, dict
         ...     print(key, indices.ravel(), meta["size"])
         clips/0 [0 1 2 3] [1, 16, 16]
     """
-    with open_tar(path, needed="a tar of tokens", do="extract them again") as tar:
+    with open_tar(path, needed="a tar of tokens", advice="extract them again") as tar:
         mapped = mmap.mmap(tar.fileobj.fileno(), 0, access=mmap.ACCESS_READ)
         sample: dict[str, Any] = {}
         for member in tar_members(tar):

@@ -8,8 +8,8 @@ import numpy as np
 
 PERIODS = 24.0, 64.0  # shortest and longest period of a sine wave of motion, in frames
 PAN_SPEED, ZOOM_SPEED, TURN_SPEED = 0.03, 0.015, 0.02  # largest, per frame: frame sizes, log magnification, radians
-STILL_SHARE = 0.2  # of the clips: their camera does not move
-MOVING_SHARE = 0.6  # of the other clips pan, as many zoom, and as many turn
+STILL_CAMERA = 0.2  # probability that the camera does not move
+MOTION = 0.6  # probability, otherwise, of each of pan, zoom and rotation
 
 
 class CameraPath(NamedTuple):
@@ -34,7 +34,7 @@ def smooth_paths(rng: np.random.Generator, speeds: np.ndarray, *, num_frames: in
 
 def camera_path(rng: np.random.Generator, *, num_frames: int) -> CameraPath:
     """A random pan, zoom and rotation. Each may be absent, and slow ones are more frequent than fast ones."""
-    pans, zooms, turns = (rng.random(3) < MOVING_SHARE) & (rng.random() >= STILL_SHARE)
+    pans, zooms, turns = (rng.random(3) < MOTION) & (rng.random() >= STILL_CAMERA)
     largest = np.array([pans * PAN_SPEED, pans * PAN_SPEED, zooms * ZOOM_SPEED, turns * TURN_SPEED])
     paths = smooth_paths(rng, largest * rng.random(4) ** 1.5, num_frames=num_frames)
     return CameraPath(paths[:2], paths[2], paths[3])

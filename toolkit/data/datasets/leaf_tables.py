@@ -1,4 +1,4 @@
-"""Tables for drawing leaves, made once per process: norms of shapes, and textures that repeat."""
+"""Tables for drawing leaves, made once per process: gauges of shapes, and textures that repeat."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import cache
 import numpy as np
 
 NUM_DIRECTIONS = 4096  # a quarter pixel at the edge of a leaf of 500 pixels
-RECTANGLE = 0  # row of norms()
+RECTANGLE = 0  # row of gauges()
 NUM_TEXTURES = 26
 LEVELS = (128, 64, 32, 16, 8)  # texels per side of a texture, from the finest level to the coarsest
 
 
 @cache
-def norms() -> np.ndarray:
-    """The norm of each shape in all directions, (shapes, NUM_DIRECTIONS + 1) float32.
+def gauges() -> np.ndarray:
+    """The gauge (Minkowski functional) of each shape in all directions, (shapes, NUM_DIRECTIONS + 1) float32.
 
     Rectangles, ellipses, superellipses and polygons, within [-1, 1]^2. A shape in several rows is more frequent.
     """
@@ -31,7 +31,7 @@ def norms() -> np.ndarray:
 @cache
 def edge_distances() -> tuple[np.ndarray, np.ndarray]:
     """The distances from the centre of each shape to the nearest and the farthest point of its edge, (shapes,) each."""
-    distances = np.hypot(*_directions()).astype(np.float32) / norms()
+    distances = np.hypot(*_directions()).astype(np.float32) / gauges()
     return distances.min(1), distances.max(1)
 
 
@@ -43,7 +43,7 @@ def _directions() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _polygon(u: np.ndarray, v: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """The norm of a polygon that has its corners at increasing angles of the unit circle."""
+    """The gauge of a polygon that has its corners at increasing angles of the unit circle."""
     corners = np.exp(1j * angles)
     sides = np.roll(corners, -1) - corners
     normals = -1j * sides

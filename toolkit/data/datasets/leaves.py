@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from toolkit.data.datasets.leaf_tables import NUM_DIRECTIONS, norms, texels
+from toolkit.data.datasets.leaf_tables import NUM_DIRECTIONS, gauges, texels
 
 # Frames are drawn together up to this number of pixels: their arrays fit a core's cache, and pixel numbers 16 bits,
 # which numpy sorts faster.
@@ -41,10 +41,10 @@ class Appearance(NamedTuple):
 class Leaves:
     """N leaves in T frames, from front to back; the last one covers all frames.
 
-    A leaf has its own coordinates (u, v). Its edge is where the norm of its shape is 1.
+    A leaf has its own coordinates (u, v). The gauge of its shape is below 1 inside, 1 at the edge.
 
     Attributes:
-        shape: (N,) rows of :func:`toolkit.data.datasets.leaf_tables.norms`.
+        shape: (N,) rows of :func:`toolkit.data.datasets.leaf_tables.gauges`.
         centre: (2, N, T) row and column, in pixels.
         to_leaf: (2, 2, N, T): (u, v) is this matrix times (row, column) - centre.
         extent: (2, N, T) half the height and half the width of the box around a leaf, in pixels.
@@ -60,15 +60,17 @@ class Leaves:
     appearance: Appearance
 
 
+# Columns of Boxes.records: (u, v) of the first pixel, their changes from a column to the next, radius in pixels, place
+# of the shape in the flat gauges(), leaf, number of the first pixel in the frames drawn together, change per row.
+U, V, RIGHT_U, RIGHT_V, RADIUS, ROW, LEAF, PIXEL, DOWN_U, DOWN_V = range(10)
+
+
 class Boxes(NamedTuple):
     """Boxes of leaves in frames, ordered by leaf."""
 
     heights: np.ndarray  # rows
     widths: np.ndarray  # columns
-    # (boxes, 10) float32: u and v of the first pixel, their change from a column to the next, radius, place in the flat
-    # norms(), leaf, number of the first pixel in the frames drawn together, change of u and v from a row to the next.
-    # Whole numbers below 2^24 are exact in float32.
-    records: np.ndarray
+    records: np.ndarray  # (boxes, 10) float32, columns U to DOWN_V; whole numbers below 2^24 are exact in float32
 
 
 class Elements(NamedTuple):
@@ -135,16 +137,16 @@ def _elements(boxes: Boxes, width: int, remaining: np.ndarray) -> Elements:
     """The pixels that the leaves cover in part or all, where something remains to be covered."""
     box, row = _ranges(boxes.heights)
     rows, row = boxes.records.take(box, axis=0), row.astype(np.float32)
-    rows[:, 0] += row * rows[:, 8]
-    rows[:, 1] += row * rows[:, 9]
-    first = rows[:, 7].astype(np.int64) + (row * width).astype(np.int64)
+    rows[:, U] += row * rows[:, DOWN_U]
+    rows[:, V] += row * rows[:, DOWN_V]
+    first = rows[:, PIXEL].astype(np.int64) + (row * width).astype(np.int64)
     line, column = _ranges(boxes.widths.take(box))
     pixel = column + first.take(line)
     left = np.flatnonzero(remaining.take(pixel) > VISIBLE)
     column, pixel = column.take(left).astype(np.float32), pixel.take(left)
-    u, v, right_u, right_v, radius, norm_row, leaf, *_ = rows.take(line.take(left), axis=0).T
+    u, v, right_u, right_v, radius, gauge_row, leaf, *_ = rows.take(line.take(left), axis=0).T
     u, v = u + right_u * column, v + right_v * column
-    coverage = (1 - _norm(u, v, norm_row)) * radius + np.float32(0.5)  # the edge is one pixel wide
+    coverage = (1 - _gauge(u, v, gauge_row)) * radius + np.float32(0.5)  # the edge is one pixel wide
     covered = np.flatnonzero(coverage > 0)
     return Elements(pixel.take(covered), leaf.take(covered).astype(np.int64), u.take(covered), v.take(covered),
                     np.minimum(coverage.take(covered), 1))
@@ -156,12 +158,12 @@ def _ranges(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return owner, np.arange(len(owner)) - (np.cumsum(counts) - counts).take(owner)
 
 
-def _norm(u: np.ndarray, v: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """The norms of (u, v): |u| + |v| times the norm in that direction, from the flat table."""
+def _gauge(u: np.ndarray, v: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """The gauges of (u, v): |u| + |v| times the gauge in that direction, from the flat table."""
     total = np.abs(u) + np.abs(v) + np.float32(1e-12)
     direction = 2 - np.copysign(1 + u / total, v)  # 0 to 4, once around
     place = (direction * np.float32(NUM_DIRECTIONS / 4)).astype(np.int64) + row.astype(np.int64)
-    return total * norms().ravel().take(place)
+    return total * gauges().ravel().take(place)
 
 
 def _visible(elements: Elements, remaining: np.ndarray) -> Elements:

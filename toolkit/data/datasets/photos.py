@@ -160,8 +160,8 @@ def sample(photo: Tensor, windows: Windows, *, size: tuple[int, int]) -> Tensor:
     step = np.sqrt((to_photo**2).sum(0)).max()  # of the farthest frame, in pixels of the photo
     if step > 1.001:
         crop = resize(crop[None], size=tuple(np.maximum(np.round((after - first) / step), 1).astype(int).tolist()))[0]
-    kept = np.array(crop.shape[:2]) / (after - first)
-    centre, to_photo = (centre - first[:, None] + 0.5) * kept[:, None] - 0.5, to_photo * kept[:, None, None]
+    factor = np.array(crop.shape[:2]) / (after - first)  # of the resize above, rows and columns
+    centre, to_photo = (centre - first[:, None] + 0.5) * factor[:, None] - 0.5, to_photo * factor[:, None, None]
     points = [_points(centre[axis], to_photo[axis], size, crop.shape[axis]) for axis in (1, 0)]
     planes = crop.permute(2, 0, 1)[None].float().expand(len(points[0]), -1, -1, -1)
     frames = F.grid_sample(planes, torch.from_numpy(np.stack(points, -1)), padding_mode="border", align_corners=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from toolkit.contracts import Dataset
 from toolkit.data.datasets.camera import CameraPath, camera_path, smooth_paths
-from toolkit.data.datasets.leaf_tables import LEVELS, NUM_TEXTURES, RECTANGLE, edge_distances, norms, texture_places
+from toolkit.data.datasets.leaf_tables import LEVELS, NUM_TEXTURES, RECTANGLE, edge_distances, gauges, texture_places
 from toolkit.data.datasets.leaves import Appearance, Leaves, draw
 from toolkit.data.reading.transforms import frame_size
 from toolkit.data.seeding import mix
@@ -24,10 +24,10 @@ BACKGROUND = 12.0
 DENSITY = 0.8, 2.0  # area of all leaves over that of the frame, drawn for each clip
 MARGIN = 0.25  # leaves farther from the frame are not drawn: few of them would come into sight
 ASPECT = 0.4  # largest logarithm of the ratio of a leaf's longer half axis to its radius
-NEARNESS = 1.6, 0.4  # shift of the first and the last leaf for each unit that the camera pans
+PARALLAX = 1.6, 0.4  # shift per unit of the camera's pan: of the front leaf, and of the background
 LEAF_SPEED, LEAF_TURN_SPEED = 0.02, 0.05  # largest motion of a leaf beside the camera's: per frame, radians per frame
-MOVING_SHARE = 0.6  # of the leaves; as many turn
-ACTIVE_SHARE = 0.8  # of the clips: the leaves of the others neither move nor turn
+ACTIVE_CLIPS = 0.8  # share of clips in which leaves move or turn at all
+MOVING_LEAVES = 0.6  # share of the leaves of such a clip that move; the same for turning
 TEXTURED_SHARE = 0.7  # of the leaves
 TILES = 0.2, 1.2  # smallest and largest side of a texture's tile
 MAX_PIXELS, MAX_RATIO = 2**24, 64  # of a frame: pixel numbers are float32, and the background has a size
@@ -109,12 +109,12 @@ def random_leaves(rng: np.random.Generator, *, num_frames: int, size: tuple[int,
     camera = camera_path(rng, num_frames=num_frames)
     window = frame + 2 * RADII[1]  # of the centres: leaves on all sides may reach into the frame
     count = round(rng.uniform(*DENSITY) * window.prod() / (np.pi * mean_square_radius()))
-    radius, nearness = _front_to_back(rng, draw_radii(rng, count))
+    radius, parallax = _front_to_back(rng, draw_radii(rng, count))
     position = (window[:, None] * (rng.random((2, len(radius))) - 0.5)).astype(np.float32)
     near = np.flatnonzero((np.abs(position) - 2 * radius < frame[:, None] / 2 + MARGIN).all(0))
-    radius, nearness, position = radius[near], nearness[near], position[:, near]
-    moving = MOVING_SHARE * (rng.random() < ACTIVE_SHARE)
-    centre = _centres(rng, position, nearness, camera, frame=frame, moving=moving)
+    radius, parallax, position = radius[near], parallax[near], position[:, near]
+    moving = MOVING_LEAVES * (rng.random() < ACTIVE_CLIPS)
+    centre = _centres(rng, position, parallax, camera, frame=frame, moving=moving)
     aspect = np.exp(rng.uniform(-ASPECT, ASPECT, len(radius))).astype(np.float32)
     axes = np.stack([radius * aspect, radius / aspect])
     reach = np.sqrt(2) * axes.max(0)[:, None] * np.exp(camera.zoom)
@@ -125,20 +125,20 @@ def random_leaves(rng: np.random.Generator, *, num_frames: int, size: tuple[int,
 
 
 def _front_to_back(rng: np.random.Generator, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Radii from front to back, with the background's last, and nearness. Larger leaves tend to be in front."""
+    """Radii from front to back, with the background's last, and parallax. Larger leaves tend to be in front."""
     depth = rng.random(len(radius)) - 0.15 * np.log(radius / RADII[0]) / np.log(RADII[1] / RADII[0])
-    nearness = np.linspace(*NEARNESS, len(radius) + 1, dtype=np.float32)
-    return np.append(radius[np.argsort(depth)], BACKGROUND).astype(np.float32), nearness
+    parallax = np.linspace(*PARALLAX, len(radius) + 1, dtype=np.float32)
+    return np.append(radius[np.argsort(depth)], BACKGROUND).astype(np.float32), parallax
 
 
-def _centres(rng: np.random.Generator, position: np.ndarray, nearness: np.ndarray, camera: CameraPath, *,
+def _centres(rng: np.random.Generator, position: np.ndarray, parallax: np.ndarray, camera: CameraPath, *,
              frame: np.ndarray, moving: float) -> np.ndarray:
     """The centres (2, N, T) as the camera sees them, from the middle of the frame."""
-    count = len(nearness)
-    speeds = LEAF_SPEED * nearness * rng.random((2, count)) * (rng.random(count) < moving)
+    count = len(parallax)
+    speeds = LEAF_SPEED * parallax * rng.random((2, count)) * (rng.random(count) < moving)
     speeds[:, -1] = 0
     place = position[:, :, None] + smooth_paths(rng, speeds, num_frames=len(camera.zoom))
-    row, column = place - nearness[:, None] * (frame[:, None] * camera.shift)[:, None]
+    row, column = place - parallax[:, None] * (frame[:, None] * camera.shift)[:, None]
     scale, sine, cosine = np.exp(camera.zoom), np.sin(camera.angle), np.cos(camera.angle)
     return np.stack([scale * (cosine * row - sine * column), scale * (sine * row + cosine * column)])
 
@@ -155,7 +155,7 @@ def _geometry(rng: np.random.Generator, axes: np.ndarray, centre: np.ndarray, ca
              + camera.angle)
     sine, cosine = np.sin(angle), np.cos(angle)
     a, b = axes[:, :, None] * unit * np.exp(camera.zoom)
-    shape = rng.integers(len(norms()), size=count)
+    shape = rng.integers(len(gauges()), size=count)
     shape[-1] = RECTANGLE
     nearest, farthest = (distance[shape, None] for distance in edge_distances())
     radius = nearest * np.minimum(a, b)

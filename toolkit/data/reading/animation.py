@@ -79,7 +79,7 @@ class Animation(AbstractContextManager):
         return rgb_of(self._image, path=self.path)
 
     def read(self, numbers: Sequence[int]) -> list[Tensor]:
-        """The frames of ascending numbers, which may repeat, (H, W, 3) uint8; other numbers are a ValueError."""
+        """The frames (H, W, 3) uint8 of ascending numbers, which may repeat. Raises ValueError for other numbers."""
         if any(not 0 <= number < len(self.times) for number in numbers) or list(numbers) != sorted(numbers):
             raise ValueError(f"Animation.read takes ascending numbers below {len(self.times)}, got {list(numbers)}.")
         frames = {number: self._frame(number) for number in dict.fromkeys(numbers)}

@@ -35,14 +35,14 @@ class Clipping:
         self.train, self.clips_per_video = train, clips_per_video
 
     def __call__(self, video: VideoFile | Animation, *, number: int = 0) -> Sequence[Tensor]:
-        """The clip, T frames (H, W, 3) uint8; ``number`` counts the fixed clips. Too short a video is a DataError."""
+        """The clip, T frames (H, W, 3) uint8; ``number`` counts the fixed clips. A short video raises a DataError."""
         return video.read(self.frame_numbers(video.times, 1 / video.fps, number=number, path=video.path))
 
     def frame_numbers(self, times: np.ndarray, period: float, *, number: int = 0,
                       path: str | os.PathLike) -> list[int]:
         """The frames of a clip from a video whose frames are shown at ``times`` (N,) seconds, the last for ``period``.
 
-        Too short a video is a DataError with its ``path``.
+        Raises a DataError with its ``path`` if the video is too short.
         """
         if self.fps is None:
             if len(times) < self.span:

@@ -92,13 +92,23 @@ def list_files(path: Paths, *, suffixes: tuple[str, ...], beside: tuple[str, ...
                output: str | os.PathLike | None = None) -> list[Path]:
     """All files that ``path`` stands for, in an order that depends on their names only.
 
-    ``path`` is a folder (searched recursively; links are followed, hidden names and folders without permission are
-    skipped), a list file (``.txt`` or ``.list``, UTF-8: one path per line, relative to the list file; blank lines and
-    those that start with ``#`` are skipped), a glob, a pattern in braces such as ``shard-{000..099}.tar`` (every file
-    must exist), a single file, or a list of those. Folders and globs are searched for the lower-case ``suffixes``;
-    single and listed files may have any. Pipes, sockets and devices are skipped with a warning. One log line
-    counts the visible files of folders and globs that have other endings, except those in ``beside``. The folder
-    ``output`` is not searched. It raises a DataError if no file is found, or if a single ``path`` is no regular file.
+    Pipes, sockets and devices are skipped with a warning. One log line counts the visible files of folders and globs
+    that have other endings.
+
+    Args:
+        path: One of these, or a list of them:
+
+            - a folder, searched recursively; links are followed, hidden names and folders without permission skipped;
+            - a list file (``.txt`` or ``.list``, UTF-8): one path per line, relative to the list file; blank lines and
+              those that start with ``#`` are skipped;
+            - a glob, or a pattern in braces such as ``shard-{000..099}.tar``, of which every file must exist;
+            - a single file.
+        suffixes: Lower-case endings to find in folders and globs. Single and listed files may have any.
+        beside: Endings that the log line does not count.
+        output: A folder that is not searched.
+
+    Raises:
+        DataError: If no file is found, or a single ``path`` is no regular file.
     """
     search = _Search(suffixes, beside=beside, output=output)
     try:

@@ -80,7 +80,7 @@ def identify_image(source: str | os.PathLike | bytes, *, path: str | os.PathLike
     if image is None and matching:
         raise no_image(path, f"a damaged {matching[0]}")
     if image is None and brands & AVIF_BRANDS:
-        raise no_image(path, "AVIF, which it reads from 11.3 on")
+        raise no_image(path, "AVIF, which needs Pillow 11.3 or later")
     if image is None and (other := [name for start, name in OTHER_IMAGES.items() if head.startswith(start)]):
         raise no_image(path, other[0])
     return image

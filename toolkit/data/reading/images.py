@@ -26,9 +26,9 @@ def read_image(source: str | os.PathLike | bytes, *, name: str | os.PathLike | N
 
     The content decides the format; see ``toolkit/data/README.md`` for the formats. Grey becomes three equal channels,
     16-bit grey is rescaled to 8 bits, transparency is composited on white, and the EXIF orientation is applied.
-    Embedded ICC profiles are converted to sRGB (perceptual); one that is damaged, or not of the image's kind of
-    colour, is ignored with a warning. Of an animation the first frame is read, of several pages the first. A file
-    that Pillow cannot read raises a DataError with its ``name``, by default ``source``.
+    Embedded ICC profiles are converted to sRGB (perceptual); a damaged profile, or one for another colour space, is
+    ignored with a warning. Only the first frame or page is read. A file that Pillow cannot read raises a DataError
+    with its ``name``, by default ``source``.
 
     Example:
         >>> file = io.BytesIO()
@@ -124,7 +124,7 @@ def _transform(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform | 
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         space = source.profile.xcolor_space
         if space not in PROFILE_SPACES[mode]:
-            return None, mode, f"it is of {space.strip()}, and the image of {mode}"
+            return None, mode, f"its colour space is {space.strip()}, the image's is {mode}"
         mode = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}[space]
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError) as error:

@@ -165,15 +165,18 @@ def open_media(source: str | os.PathLike | bytes, *, name: str | os.PathLike | N
                num_frames: int | None = None, frame_stride: int = 1, short_edge: int | None = None) -> Media:
     """Open an image or a video to read it chunk by chunk, in memory that does not grow with its length.
 
-    The content decides, not the ending: an image that Pillow reads is one frame, unless it is animated. Of a file of
-    several pages (TIFF, HEIC) the first is read, with a warning. A file that cannot be read raises a DataError, here
-    or later; a number below 1, or bytes without a name, a ValueError.
+    The content decides, not the ending: an image that Pillow reads is one frame, unless it is animated. Only the first
+    page of a TIFF or HEIC is read, with a warning.
 
     Args:
         source: The file, or all of its bytes.
         name: Path for error messages; needed with bytes, since the ending of some formats counts.
         num_frames, frame_stride: Read at most so many frames (None: all), every ``frame_stride``-th.
         short_edge: Pixels of the shorter side after the resize; None: no resize.
+
+    Raises:
+        DataError: If the file cannot be read, when it is opened or while its chunks are read.
+        ValueError: If a number is below 1, or bytes come without a name.
 
     Example:
         >>> from toolkit.data import sample_clips

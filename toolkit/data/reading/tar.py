@@ -96,7 +96,7 @@ def index_tar(path: str | os.PathLike, *, suffixes: tuple[str, ...]) -> tuple[li
 
 @contextmanager
 def open_tar(path: str | os.PathLike, *, name: str | os.PathLike | None = None, needed: str = "a tar",
-             do: str = "write it again or leave it out", compressed: bool = False) -> Iterator[tarfile.TarFile]:
+             advice: str = "write it again or leave it out", compressed: bool = False) -> Iterator[tarfile.TarFile]:
     """A tar, open for :func:`tar_members`; errors while it is open become DataErrors that call it ``name``.
 
     With ``compressed``, gzip, bzip2 and xz are read too.
@@ -112,7 +112,7 @@ def open_tar(path: str | os.PathLike, *, name: str | os.PathLike | None = None, 
                 yield _open(_TarFile(content, kind=kind, length=os.fstat(file.fileno()).st_size))
     except TAR_ERRORS as error:
         problem = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise unreadable(name or path, f"needed {needed}, got {problem}; {do}.") from error
+        raise unreadable(name or path, f"needed {needed}, got {problem}; {advice}.") from error
 
 
 def _open(file: _TarFile) -> tarfile.TarFile:

@@ -18,11 +18,11 @@ from torch import Tensor
 from toolkit.contracts import DataError
 from toolkit.data.reading.files import check_regular, name_of, path_in_errors, unreadable
 from toolkit.data.reading.frames import RGBFrames, log_aspect, rgb
-from toolkit.data.reading.video_index import INDEXES, NO_TIME, FrameIndex, build_index, is_keyframe, place_of
+from toolkit.data.reading.video_index import INDEXES, NO_TIME, FrameIndex, build_index, is_keyframe, packet_header
 
 logger = logging.getLogger(__name__)
 
-GROUPS_BACK = (0, 1, 4, 16)  # decode from so many groups before the frame's own until one gives it; then from the start
+GROUPS_BACK = (0, 1, 4, 16)  # groups before the frame's own at which decoding starts, tried in order; then the start
 SECONDS_BACK = (0.0, 0.25, 1.0, 4.0, 16.0)  # how much earlier to seek, where a seek lands too late
 MAX_UNKNOWN = 64  # packets that are read after a seek until one is found in the index
 NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of raw streams
@@ -44,7 +44,7 @@ class VideoFile(AbstractContextManager):
     """
 
     _container = _decoder = None
-    _read: object = None  # the read that the container's position belongs to; None: the file is closed
+    _position_token: object = None  # replaced at each seek and reopening, so that an iterator notices; None: closed
 
     def __init__(self, source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None,
                  thread_type: str = "NONE", index_dir: str | os.PathLike | None = None):
@@ -61,7 +61,7 @@ class VideoFile(AbstractContextManager):
 
     def _close(self) -> None:
         # PyAV frees a decoder with the interpreter locked and waits for its threads, which may want it to log
-        self._read = None
+        self._position_token = None
         if self._decoder is not None:
             self._decoder.flush_buffers()
         if self._container is not None:
@@ -85,10 +85,10 @@ class VideoFile(AbstractContextManager):
             self._container.close()
             raise unreadable(self.path, "needed a codec that FFmpeg knows, got another; convert or remove the file.")
         log_aspect(self._stream.sample_aspect_ratio, path=self.path)
-        self._decoder, self._read, self._is_unread = self._new_decoder(), object(), True
+        self._decoder, self._position_token, self._is_unread = self._new_decoder(), object(), True
 
     def _check_open(self) -> None:
-        if self._read is None:
+        if self._position_token is None:
             raise ValueError(f"{os.fspath(self.path)} is closed; read its frames inside the with block.")
 
     def _new_decoder(self) -> av.VideoCodecContext:
@@ -167,7 +167,7 @@ class VideoFile(AbstractContextManager):
 
     def _seek(self, keyframe: int) -> Iterator[tuple[int, av.Packet]]:
         """(number, packet) from a keyframe on: by the fastest seek that finds it, or by reading from the start."""
-        self._read, time = object(), int(self.index.time[keyframe])
+        self._position_token, time = object(), int(self.index.time[keyframe])
         can_seek = time != NO_TIME and not self._container.format.flags & NO_TIMESTAMPS
         self._is_unread = False
         for back in SECONDS_BACK if can_seek else ():
@@ -186,8 +186,8 @@ class VideoFile(AbstractContextManager):
         return dropwhile(lambda item: item[0] < keyframe, self._packets())
 
     def _number_of(self, packet: av.Packet) -> int | None:
-        """The number of a packet after a seek, which may change its time; None if several or none have its place."""
-        index, (offset, size, time) = self.index, place_of(packet)
+        """The number of a packet, found by offset and size: a seek may change its time. None without a unique match."""
+        index, (offset, size, time) = self.index, packet_header(packet)
         same = (index.offset == offset) & (index.size == size) & (offset >= 0)
         if np.count_nonzero(same) > 1:  # an edit list may show a packet twice
             same &= index.time == time
@@ -195,7 +195,7 @@ class VideoFile(AbstractContextManager):
         return int(numbers[0]) if len(numbers) == 1 else None
 
     def _numbered(self, packets: Iterable[tuple[int, av.Packet]], group: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(frame number, frame) of packets from a group on, or of the file (-1); number -1: not in the index."""
+        """(frame number, frame) of packets from a group on, or from the start (-1); number -1: not in the index."""
         frames = self._decode(packets)
         if group < 0:
             return ((number, frame) for number, (_, frame) in enumerate(frames))
@@ -226,16 +226,17 @@ class VideoFile(AbstractContextManager):
     def frames_from(self, number: int = 0) -> Iterator[av.VideoFrame]:
         """Frame ``number`` and all after it, as decoded; none if the file has fewer.
 
-        Several of these may be read in turn, not in several threads; each seeks again where another one read.
+        Several iterators of one file may alternate, but not in several threads. An iterator seeks again after another
+        one has moved the position.
         """
         position = number
         while True:
             self._check_open()
             for frame in self._frames_at(position):
-                read = self._read
+                token = self._position_token
                 yield frame
                 position += 1
-                if read is not self._read:  # PyAV may crash where a container is closed or another read goes on
+                if token is not self._position_token:  # PyAV may crash if another one went on, or it is closed
                     break
             else:
                 return
@@ -263,7 +264,7 @@ class VideoFile(AbstractContextManager):
             self.index = replace(self.index, keyframes=self.index.keyframes[:0])
         else:
             logger.info("%s: decoding all frames to count them: some packets have none.", self.path)
-            self.index = self.index.counted(self._decoded_packets(None))
+            self.index = self.index.with_decoded_packets(self._decoded_packets(None))
         if not isinstance(self._source, bytes):
             INDEXES.put(self._source, self.index, folder=self._index_dir)
 

@@ -1,8 +1,9 @@
 """The index of a video's frames, from the headers of its packets: the packet of each frame, and when it is shown.
 
-A packet is one encoded frame. Packets are stored in decoding order, in groups that begin with a keyframe. Groups are
-shown one after the other, and the frames of a group in the order of their presentation times. A leading frame is
-stored after the keyframe of its group and shown before it; it may refer to the group before.
+A packet is one encoded frame. Packets are stored in decoding order, in groups of pictures (GOPs, here: groups), each of
+which begins with a keyframe. Groups are shown one after the other, and the frames of a group in the order of their
+presentation times. A leading frame is stored after the keyframe of its group and shown before it; it may refer to the
+previous group.
 
 Frame numbers follow from this without decoding, with three exceptions:
 
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 NO_TIME = np.iinfo(np.int64).min
 MAX_PACKETS_IN_MEMORY = 2_000_000  # in all indexes of a process; one takes about 60 bytes
 DEFAULT_RATE = 25.0  # frames per second, if neither the header nor the times tell
-MAX_JITTER = 1.5  # frames by which decoding times may fall within one part: FFmpeg guesses some
+MAX_JITTER = 1.5  # frames by which decoding times may decrease within one part: FFmpeg guesses some
 INTER_BITS = {"vp8": 0b1, "vp9": 0b1100}  # of the first byte; not 0 where a frame refers to others (profiles 0 to 2)
 MAX_EMPTY = 10  # bytes of an MPEG-4 packet that says that nothing is coded
 VP8_SHOW_FRAME = 0x10  # a bit of a packet's first byte; VP9 packs such frames with one that is shown
@@ -89,13 +90,13 @@ class FrameIndex:
         leading = group >= 0 and self.time[packet] < self.time[self.keyframes[group]]
         return group - leading
 
-    def counted(self, packets: list[int]) -> FrameIndex:
+    def with_decoded_packets(self, packets: list[int]) -> FrameIndex:
         """The index of a video whose frames were all decoded, with their packets in presentation order."""
         return replace(self, packets=np.array(packets, np.int64), ordered=np.array(True),
-                       decoded=np.array(True)).timed()
+                       decoded=np.array(True)).with_seconds()
 
-    def timed(self) -> FrameIndex:
-        """The index with ``seconds`` and ``fps``; where times begin again, they continue from the part before."""
+    def with_seconds(self) -> FrameIndex:
+        """The index with ``seconds`` and ``fps``. Where times restart, as in joined files, ``seconds`` continue."""
         ticks, rate = self.time[self.packets], float(self.fps)
         if not self.ordered:  # the times of a group are those of its frames, in another order
             ticks = np.concatenate([np.sort(group) for group in np.split(ticks, self.first_frames()[1:])])
@@ -110,8 +111,8 @@ class FrameIndex:
         return replace(self, seconds=seconds, fps=np.array(rate))
 
 
-def place_of(packet: av.Packet) -> tuple[int, int, int]:
-    """Byte offset, size in bytes and presentation time in ticks of a packet, as in the index."""
+def packet_header(packet: av.Packet) -> tuple[int, int, int]:
+    """(byte offset, size in bytes, presentation time in ticks) of a packet, as in the index."""
     return (-1 if packet.pos is None else packet.pos, packet.size, NO_TIME if packet.pts is None else packet.pts)
 
 
@@ -137,7 +138,7 @@ def build_index(packets: Iterable[av.Packet], *, stream: av.VideoStream, name: s
     """
     codec, reorders, tick = stream.codec_context.name, stream.codec_context.has_b_frames, float(stream.time_base)
     rate = float(stream.average_rate or stream.guessed_rate or stream.base_rate or DEFAULT_RATE)
-    table = [(*place_of(packet), NO_TIME if packet.dts is None else packet.dts, is_keyframe(packet, codec),
+    table = [(*packet_header(packet), NO_TIME if packet.dts is None else packet.dts, is_keyframe(packet, codec),
               is_hidden(packet, codec)) for packet in packets]
     offset, size, time, decoding_time, key, hidden = (np.array(column, np.int64) for column in
                                                       (zip(*table, strict=True) if table else [()] * 6))
@@ -149,17 +150,18 @@ def build_index(packets: Iterable[av.Packet], *, stream: av.VideoStream, name: s
                        ordered=np.array(ordered), decoded=np.array(False), fps=np.array(rate), tick=np.array(tick))
     if not len(shown):
         return index
-    if (decoding_time == NO_TIME).all() or _begins_again(decoding_time, key, frame=1 / (rate * tick)):
+    if (decoding_time == NO_TIME).all() or _restarts(decoding_time, key, frame=1 / (rate * tick)):
         # frames after such a break may refer to any before it, so decoding always begins at the start of the file
         index = replace(index, keyframes=keyframes[:0])
+    num_without_time = np.count_nonzero(time[shown] == NO_TIME)
     reasons = {"it has no times, or a part without a keyframe": len(index.keyframes) == 0,
-               "some packets have no time, as second fields": 0 < np.count_nonzero(time[shown] == NO_TIME) < len(shown),
-               "times within a group fall": _overlaps(groups, time) or (not reorders and _falls(groups, time)),
+               "some packets have no time, such as second fields": 0 < num_without_time < len(shown),
+               "times within a group decrease": _overlaps(groups, time) or (not reorders and _decreases(groups, time)),
                "times within a group repeat": (offset >= 0).all() and _repeats(groups, time),
                "some packets may be empty": codec == "mpeg4" and size.min() <= MAX_EMPTY}
     if reason := next((reason for reason, holds in reasons.items() if holds), None):
         logger.info("%s: decoding all frames to count them: %s.", name, reason)
-        return index.counted(decode(None))
+        return index.with_decoded_packets(decode(None))
     order = [group[np.argsort(time[group], kind="stable")] if _has_times(group, time) else group for group in groups]
     leading = len(order[1]) and order[1][0] != keyframes[0]
     if len(order[0]) or leading or not ordered:  # some of these frames may not be decodable
@@ -167,7 +169,7 @@ def build_index(packets: Iterable[av.Packet], *, stream: av.VideoStream, name: s
         if (missing := len(order[0]) + len(order[1]) - len(head)) > 0:
             logger.info("%s: %d packets at its start cannot be decoded: what they refer to is cut off.", name, missing)
         order[:2] = [head]
-    return replace(index, packets=np.concatenate(order)).timed()
+    return replace(index, packets=np.concatenate(order)).with_seconds()
 
 
 def _has_times(group: np.ndarray, time: np.ndarray) -> bool:
@@ -175,8 +177,8 @@ def _has_times(group: np.ndarray, time: np.ndarray) -> bool:
     return len(np.unique(time[group])) == len(group) and not (time[group] == NO_TIME).any()
 
 
-def _begins_again(decoding_time: np.ndarray, key: np.ndarray, *, frame: float) -> bool:
-    """Whether times fall by more than ``MAX_JITTER`` frames (of ``frame`` ticks) at a packet that is no keyframe."""
+def _restarts(decoding_time: np.ndarray, key: np.ndarray, *, frame: float) -> bool:
+    """Whether times decrease by over ``MAX_JITTER`` frames (of ``frame`` ticks) at a packet that is no keyframe."""
     known = decoding_time != NO_TIME
     return bool((np.diff(decoding_time[known]) < -MAX_JITTER * frame)[key[known][1:] == 0].any())
 
@@ -196,15 +198,15 @@ def _repeats(groups: list[np.ndarray], time: np.ndarray) -> bool:
     return any(not _has_times(group, time) for group in groups if not (time[group] == NO_TIME).any())
 
 
-def _falls(groups: list[np.ndarray], time: np.ndarray) -> bool:
-    """Whether presentation times fall within a group."""
+def _decreases(groups: list[np.ndarray], time: np.ndarray) -> bool:
+    """Whether presentation times decrease within a group."""
     return any((np.diff(time[group]) < 0).any() for group in groups)
 
 
 def _gives_order(groups: list[np.ndarray], time: np.ndarray) -> bool:
     """Whether ``time`` has presentation times; times that never reorder the frames may be decoding times."""
     return (all(_has_times(group, time) for group in groups)
-            and _falls(groups, time))
+            and _decreases(groups, time))
 
 
 class IndexCache:
