@@ -10,7 +10,8 @@ from peak_memory import KEEP_NOTHING, peak_of
 
 CHUNKS = pytest.mark.parametrize("chunks", [[1] * 18, [4] * 4 + [2], [5, 5, 5, 3], [16, 2], [1, 7, 2, 8], [18]])
 OPTIONS = pytest.mark.parametrize("options", [
-    {}, dict(padding="replicate", encoder=dict(downsample_kernel=4, first_conv_bias=False)), dict(norm_eps=1e-3)],
+    {}, dict(padding="replicate", encoder=dict(downsample_kernel=4, first_conv_bias=False)), dict(norm_eps=1e-3),
+    dict(norm_scope="position")],
     ids=str)
 
 

@@ -13,6 +13,7 @@ from toolkit.layers import (
     ClipGroupNorm,
     FrameGroupNorm,
     PooledAdaptiveGroupNorm,
+    PositionGroupNorm,
 )
 from toolkit.layers.norm import num_groups_for
 
@@ -35,6 +36,24 @@ def test_frame_norm_and_its_gradients_are_those_of_group_norm_of_each_frame(memo
     output, weights = norm(x), torch.randn(2, 12, 3, 4, 5) * widths
     expected = torch.stack([F.group_norm(frame.contiguous(), 4, norm.weight, norm.bias, eps)
                             for frame in x.unbind(2)], dim=2)
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+    assert memory_format is torch.contiguous_format or output.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(*(torch.autograd.grad((y * weights).sum(), x)[0] for y in (output, expected)),
+                               rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("num_groups", [1, 4])
+@pytest.mark.parametrize("affine", [True, False])
+def test_position_norm_and_its_gradients_are_those_of_group_norm_of_each_position(memory_format, num_groups, affine):
+    norm = PositionGroupNorm(12, num_groups=num_groups, eps=1e-3, affine=affine)
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(2, 12, 3, 4, 5).contiguous(memory_format=memory_format).requires_grad_()
+    output, weights = norm(x), torch.randn(2, 12, 3, 4, 5)
+    positions = x.movedim(1, -1).reshape(-1, 12)
+    expected = F.group_norm(positions, num_groups, norm.weight, norm.bias, eps=1e-3)
+    expected = expected.reshape(2, 3, 4, 5, 12).movedim(-1, 1)
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
     assert memory_format is torch.contiguous_format or output.is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(*(torch.autograd.grad((y * weights).sum(), x)[0] for y in (output, expected)),
@@ -83,7 +102,7 @@ def test_deviation_of_a_single_position_is_that_of_no_variance():
     torch.testing.assert_close(layer(x, codes), expected)
 
 
-@pytest.mark.parametrize("norm", [ClipGroupNorm, FrameGroupNorm])
+@pytest.mark.parametrize("norm", [ClipGroupNorm, FrameGroupNorm, PositionGroupNorm])
 def test_a_group_of_a_single_value_becomes_the_shift(norm):
     layer, x = norm(8), torch.randn(1, 8, 1, 1, 1, requires_grad=True)
     torch.nn.init.normal_(layer.bias)
@@ -92,7 +111,8 @@ def test_a_group_of_a_single_value_becomes_the_shift(norm):
     assert torch.autograd.grad(y.sum(), x)[0].count_nonzero() == 0
 
 
-@pytest.mark.parametrize("kind", [AdaptiveGroupNorm, PooledAdaptiveGroupNorm])
-def test_adaptive_norms_take_chunks_without_frames(kind):
-    norm = kind(8, condition_channels=4, norm=FrameGroupNorm)
+@pytest.mark.parametrize(("kind", "norm"), [(AdaptiveGroupNorm, FrameGroupNorm), (AdaptiveGroupNorm, PositionGroupNorm),
+                                            (PooledAdaptiveGroupNorm, FrameGroupNorm)])
+def test_adaptive_norms_take_chunks_without_frames(kind, norm):
+    norm = kind(8, condition_channels=4, norm=norm)
     assert norm(torch.zeros(1, 8, 0, 2, 2), torch.zeros(1, 4, 0, 2, 2)).shape == (1, 8, 0, 2, 2)

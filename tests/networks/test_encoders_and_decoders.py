@@ -161,6 +161,9 @@ WRONG_LEVELS = dict(channel_multipliers=(1, 2, 2), temporal_downsample=(False, T
     (MAGVIT2Encoder, WRONG_LEVELS, ValueError, "MAGVIT2Encoder.* 3 levels, got 3; give 2 of True or False"),
     (MAGVIT2Decoder, WRONG_LEVELS, ValueError, "MAGVIT2Decoder.* 3 levels, got 3; give 2 of True or False"),
     (MAGVIT2Encoder, TWO_LEVELS | dict(temporal_kernel=1), ValueError, "temporal_kernel > 1 to halve time, got 1"),
+    (MAGVIT2Decoder, TWO_LEVELS | dict(adaptive_norm="pooled", norm_scope="position"), ValueError,
+     "cannot pool the codes of a single position; set adaptive_norm='position'"),
+    (MAGVIT2Decoder, TWO_LEVELS | dict(adaptive_norm="pooled"), ValueError, "cannot pool the codes of a frame"),
     (VQGANEncoder, VQGAN | dict(attention=(True, False, True)), ValueError,
      "one attention entry for each of its 2 levels, got 3"),
     (MAGVIT2Encoder, dict(num_resblocks=2), TypeError, "num_resblocks")])

@@ -38,7 +38,7 @@ TINY: dict[str, dict[str, list[dict[str, Any]]]] = {
             dict(MAGVIT2), dict(MAGVIT2, norm_scope="clip"), dict(MAGVIT2, padding="replicate", downsample_kernel=4),
             dict(MAGVIT2, temporal_kernel=1, temporal_downsample=(False,)),
             dict(MAGVIT2, patch_size=(2, 2, 2), patching="space_to_depth"),
-            dict(MAGVIT2, patch_size=4, resample_shortcuts=True)],
+            dict(MAGVIT2, patch_size=4, resample_shortcuts=True, norm_scope="position", num_groups=1)],
         "VQGANEncoder": [dict(VQGAN)],
     },
     "decoder": {
@@ -46,7 +46,7 @@ TINY: dict[str, dict[str, list[dict[str, Any]]]] = {
             dict(MAGVIT2), dict(MAGVIT2, norm_scope="clip", adaptive_norm="pooled", kept_frame="first"),
             dict(MAGVIT2, padding="replicate"), dict(MAGVIT2, temporal_kernel=1, temporal_downsample=(False,)),
             dict(MAGVIT2, patch_size=(2, 2, 2), patching="space_to_depth"),
-            dict(MAGVIT2, patch_size=4, resample_shortcuts=True)],
+            dict(MAGVIT2, patch_size=4, resample_shortcuts=True, norm_scope="position", num_groups=1)],
         "VQGANDecoder": [dict(VQGAN)],
     },
     "quantizer": {

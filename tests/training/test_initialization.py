@@ -75,6 +75,15 @@ def test_weights_of_a_network_with_another_padding_load_with_a_warning(make_toke
     assert "padding='zeros' (checkpoint: 'replicate')" in caplog.text
 
 
+@torch.no_grad()
+def test_image_weights_load_with_a_warning_where_a_video_network_normalises_otherwise(make_tokenizer, caplog):
+    image = dict(temporal_kernel=1, temporal_downsample=(False, False))
+    initialize(make_tokenizer(norm_scope="clip"), make_tokenizer(**image))  # of one frame they are the same
+    assert not caplog.text
+    initialize(make_tokenizer(norm_scope="position"), make_tokenizer(**image))
+    assert "norm_scope='position' (checkpoint: 'frame')" in caplog.text
+
+
 def run(clips, work_dir, **changes):
     AcceleratorState._reset_state(reset_partial_state=True)  # which keeps its first precision
     return train(tiny_config(clips, gan=True, **changes), work_dir)

@@ -18,6 +18,7 @@ from toolkit.layers.norm import (
     ClipGroupNorm,
     FrameGroupNorm,
     PooledAdaptiveGroupNorm,
+    PositionGroupNorm,
 )
 from toolkit.layers.patching import PATCHINGS, HaarPatching, SpaceToDepthPatching
 from toolkit.layers.resample import (
@@ -31,6 +32,7 @@ from toolkit.layers.resample import (
 
 __all__ = ["ADAPTIVE_NORMS", "NORMS", "PATCHINGS", "AdaptiveGroupNorm", "CausalConv3d", "ClipGroupNorm",
            "DepthToSpaceUpsample", "FrameAttention", "FrameGroupNorm", "HaarPatching", "JointBatchNorm",
-           "PooledAdaptiveGroupNorm", "ResBlock", "ResidualDownsample", "ResidualUpsample", "SpaceToDepthPatching",
-           "StreamCache", "depth_to_space", "from_first_process", "gather_over_processes", "mean_over_processes",
-           "norm_silu_conv", "num_processes", "repeat_nearest", "run_block", "space_to_depth", "sum_over_processes"]
+           "PooledAdaptiveGroupNorm", "PositionGroupNorm", "ResBlock", "ResidualDownsample", "ResidualUpsample",
+           "SpaceToDepthPatching", "StreamCache", "depth_to_space", "from_first_process", "gather_over_processes",
+           "mean_over_processes", "norm_silu_conv", "num_processes", "repeat_nearest", "run_block", "space_to_depth",
+           "sum_over_processes"]

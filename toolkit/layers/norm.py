@@ -1,4 +1,4 @@
-"""Group normalisation over single frames (causal) or whole clips (not causal), plain and adaptive."""
+"""Group normalisation over positions, frames (both causal) or clips (not causal), plain and adaptive."""
 
 from __future__ import annotations
 
@@ -60,6 +60,29 @@ class FrameGroupNorm(ClipGroupNorm):
             return super().forward(x.select(2, 0)).unsqueeze(2)
         frames = super().forward(x.movedim(2, 1).flatten(0, 1))  # (B * T, C, H, W)
         return frames.unflatten(0, (x.shape[0], x.shape[2])).movedim(1, 2)
+
+
+class PositionGroupNorm(ClipGroupNorm):
+    """Group normalisation of (B, C, T, H, W) with statistics at each position; arguments as :class:`ClipGroupNorm`.
+
+    With one group it is layer normalisation of the channels (Ba et al., arXiv:1607.06450). Statistics over a frame
+    differ between training crops and larger frames; those of a position do not.
+
+    Example:
+        >>> import torch
+        >>> PositionGroupNorm(4, num_groups=2)(torch.tensor([1.0, 3, 5, 9]).reshape(1, 4, 1, 1, 1)).flatten().round()
+        tensor([-1.,  1., -1.,  1.], grad_fn=<RoundBackward0>)
+    """
+
+    pooled_axes = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.movedim(1, -1)  # contiguous in channels_last_3d
+        if self.num_groups == 1:
+            return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps).movedim(-1, 1)
+        groups = x.unflatten(-1, (self.num_groups, -1))
+        x = F.layer_norm(groups, groups.shape[-1:], eps=self.eps).flatten(-2)
+        return (x if self.weight is None else torch.addcmul(self.bias, x, self.weight)).movedim(-1, 1)
 
 
 class AdaptiveGroupNorm(nn.Module):
@@ -124,5 +147,5 @@ class PooledAdaptiveGroupNorm(AdaptiveGroupNorm):
         return self.norm(x) * self._linear(self.gamma, (variance + 1e-6).sqrt()) + self._linear(self.beta, mean)
 
 
-NORMS = {"frame": FrameGroupNorm, "clip": ClipGroupNorm}
+NORMS = {"frame": FrameGroupNorm, "position": PositionGroupNorm, "clip": ClipGroupNorm}
 ADAPTIVE_NORMS = {"position": AdaptiveGroupNorm, "pooled": PooledAdaptiveGroupNorm}

@@ -93,8 +93,8 @@ class MAGVIT2Encoder(Encoder):
         temporal_downsample: Whether time halves after each level but the last.
         temporal_kernel: k_t of the convolutions, 3 for video and 1 for images.
         num_groups: Of the group norms, reduced to the largest divisor of the width.
-        norm_scope: "frame": statistics per frame; "clip": over the clip, which is not causal
-            (Open-MAGVIT2's video model).
+        norm_scope: "frame": statistics per frame; "position": per position, so that frames may be larger than the
+            training crops; "clip": over the clip, which is not causal (Open-MAGVIT2's video model).
         norm_eps: Added to the norms' variances.
         padding: Of the convolutions, "zeros" or "replicate".
         downsample_kernel: k_h = k_w of the strided convolutions, 3 or 4; 4 also adds one to their k_t > 1.
@@ -135,7 +135,7 @@ class MAGVIT2Encoder(Encoder):
         norm = partial(_choice("MAGVIT2Encoder", "norm_scope", norm_scope, NORMS), num_groups=num_groups, eps=norm_eps)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.patching = _choice("MAGVIT2Encoder", "patching", patching, PATCHINGS)(patch_size)
-        self.stride, self.causal = _total(self.patching.patch_size, strides), norm_scope == "frame"
+        self.stride, self.causal = _total(self.patching.patch_size, strides), norm_scope != "clip"
         widths = [filters * m for m in channel_multipliers]
         widths_in = widths if resample_shortcuts else [filters, *widths[:-1]]  # of the levels' inputs
         res_blocks = partial(_res_blocks, num_res_blocks=num_res_blocks, temporal_kernel=temporal_kernel, norm=norm,
@@ -188,8 +188,8 @@ class MAGVIT2Decoder(Decoder):
             then changes at the upsampling, not in the block after it.
 
     Raises:
-        ValueError: If the numbers of levels disagree, an option is unknown, codes are pooled per frame while time
-            doubles, the patching does not take ``patch_size``, or widths do not fit the shortcuts.
+        ValueError: If the numbers of levels disagree, an option is unknown, codes are pooled per position, or per
+            frame while time doubles, the patching does not take ``patch_size``, or widths do not fit the shortcuts.
 
     Example:
         >>> import torch
@@ -212,12 +212,15 @@ class MAGVIT2Decoder(Decoder):
         norm = partial(_choice("MAGVIT2Decoder", "norm_scope", norm_scope, NORMS), num_groups=num_groups, eps=norm_eps)
         adaptive = partial(_choice("MAGVIT2Decoder", "adaptive_norm", adaptive_norm, ADAPTIVE_NORMS),
                            condition_channels=in_channels, norm=norm)
+        if adaptive_norm == "pooled" and norm_scope == "position":
+            raise ValueError("MAGVIT2Decoder cannot pool the codes of a single position; set adaptive_norm='position' "
+                             "or another norm_scope.")
         if adaptive_norm == "pooled" and norm_scope == "frame" and any(temporal_downsample):
             raise ValueError("MAGVIT2Decoder cannot pool the codes of a frame where time doubles, since features and "
                              "codes then differ in their number of frames; set norm_scope='clip'.")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.patching = _choice("MAGVIT2Decoder", "patching", patching, PATCHINGS)(patch_size)
-        self.stride, self.causal = _total(self.patching.patch_size, strides), norm_scope == "frame"
+        self.stride, self.causal = _total(self.patching.patch_size, strides), norm_scope != "clip"
         widths = [filters * m for m in reversed(channel_multipliers)]
         widths_in = widths if resample_shortcuts else [widths[0], *widths[:-1]]  # of the levels' inputs
         conv = partial(CausalConv3d, kernel_size=(temporal_kernel, 3, 3), padding=padding)

@@ -55,7 +55,10 @@ def _warn_of_differences(tokenizer: Tokenizer, source: Tokenizer) -> None:
     """Warn if the weights fit but the networks compute differently, for example with another padding."""
     may_differ = {"temporal_kernel", "temporal_downsample"}
     if source.encoder.config.get("temporal_kernel") == 1:
-        may_differ |= {"norm_scope", "kept_frame"}  # no effect on a single frame
+        may_differ.add("kept_frame")  # no effect on a single frame
+        networks = tokenizer.encoder, tokenizer.decoder, source.encoder, source.decoder
+        if "position" not in [network.config.get("norm_scope") for network in networks]:
+            may_differ.add("norm_scope")  # the frame is the clip
     for name in ("encoder", "quantizer", "decoder"):
         ours, theirs = getattr(tokenizer, name).config, getattr(source, name).config
         differing = [f"{key}={ours.get(key)!r} (checkpoint: {theirs.get(key)!r})"
