@@ -256,3 +256,11 @@ def test_latents_that_are_not_finite_get_no_indices_of_any_quantizer(make_tokeni
     for call in (tokenizer.tokenize, lambda pixels: next(tokenizer.tokenize_stream([pixels]))):
         with pytest.raises(ValueError, match="Tokenizer needs finite latents of MAGVIT2Encoder"):
             call(BYTES_AS_PIXELS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_codes_of_another_type_than_the_weights_are_refused(tokenizer, dtype):
+    codes = torch.ones(1, tokenizer.quantizer.dim, 1, 2, 2)
+    assert tokenizer.decode(codes).shape == (1, 3, 1, 8, 8)
+    with pytest.raises(ValueError, match=rf"^Tokenizer.decode takes codes of .*got {dtype} on cpu; .*codes.float\(\)"):
+        tokenizer.decode(codes.to(dtype))

@@ -13,7 +13,8 @@ from typing import Any
 from mmengine.config import Config
 
 TOP_LEVEL = ("tokenizer", "discriminator", "objective", "data", "training", "metrics", "seed")
-TEXT_KEYS = ("path", "init_from", "init_revision", "init_subfolder")  # always text, even digits: a folder called 2024
+# always text, even digits: a folder may be called 2024
+TEXT_KEYS = ("path", "index_dir", "init_from", "init_revision", "init_subfolder")
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
 QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolkit.contracts import Component, Decoder, Encoder, Quantizer, QuantizerOutput, TokenizerOutput
-from toolkit.contracts.pixels import check_finite, check_float_pixels, check_pixel_values, describe
+from toolkit.contracts.pixels import check_dtype, check_finite, check_float_pixels, check_pixel_values, describe
 from toolkit.saving import TokenizerSource, save_component
 from toolkit.streaming import Size, StreamingMixin, check_size, evaluating
 
@@ -110,6 +110,8 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
             raise ValueError(f"Tokenizer.decode takes float codes (B, {self.quantizer.dim}, t, h, w), got "
                              f"{describe(codes)}; detokenize takes indices.")
         check_size("Tokenizer.decode", size)
+        if not torch.compiler.is_compiling():
+            check_dtype("Tokenizer.decode takes codes", codes, self.decoder, name="codes", autocast=True)
         pixels = self.decoder(codes)
         if size is None:
             return pixels
@@ -213,25 +215,9 @@ class Tokenizer(StreamingMixin, Component, nn.Module):
                              "an image is T = 1.")
         if torch.compiler.is_compiling():
             return
-        self._check_encoders_dtype(pixels, autocast=autocast)
+        check_dtype("Tokenizer takes float pixels in [-1, 1]", pixels, self.encoder, name="pixels", autocast=autocast)
         if values:
             check_pixel_values("Tokenizer", pixels)
-
-    def _check_encoders_dtype(self, pixels: Tensor, *, autocast: bool) -> None:
-        """Raise ValueError unless some weight has the pixels' dtype and device; a network may have several dtypes."""
-        device = pixels.device.type
-        any_dtype = (autocast and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-                     and pixels.dtype != torch.float64)  # which autocast does not convert
-        first = next(self.encoder.parameters(), None)
-        if first is None or any(weight.device == pixels.device and (any_dtype or weight.dtype == pixels.dtype)
-                                for weight in self.encoder.parameters()):
-            return
-        do = "float()" if first.dtype == torch.float32 else f"to({first.dtype})"
-        if first.device != pixels.device:
-            do = f"to({str(first.device)!r}, {first.dtype})"
-        raise ValueError("Tokenizer takes float pixels in [-1, 1] of the weights' dtype on their device, "
-                         f"{first.dtype} on {first.device}, got {pixels.dtype} on {pixels.device}; convert them by "
-                         f"pixels.{do}.")
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
         """Write ``config.json`` and ``model.safetensors``, all that :func:`load_tokenizer` needs.

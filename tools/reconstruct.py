@@ -30,12 +30,13 @@ def parse() -> argparse.Namespace:
 
 def print_table(results: dict) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("file", "T x H x W", "tokens", "bits/pixel", "PSNR (dB)", "SSIM", "seconds")
     for name, result in results.items():
         tokens = " x ".join(map(str, result.tokens)).removesuffix(" x 1")  # codebooks per position
-        table.add_row(str(name), " x ".join(map(str, result.size)), f"{tokens} = {math.prod(result.tokens)}",
+        table.add_row(escape(str(name)), " x ".join(map(str, result.size)), f"{tokens} = {math.prod(result.tokens)}",
                       f"{result.bits_per_pixel:.4g}", f"{result.psnr:.2f}",
                       "-" if result.ssim is None else f"{result.ssim:.4f}", f"{result.seconds:.2f}")
     Console(width=max(120, Console().width)).print(table)

@@ -132,6 +132,18 @@ def test_a_torn_animation_is_unreadable(kind, kept):
             read(content[:int(kept * len(content))], name=f"x.{kind}")
 
 
+def test_a_gif_that_is_cut_anywhere_is_read_or_unreadable(tmp_path):
+    content = animation("gif", [noise(number, height=8, width=8) for number in range(5)])
+    found = set()
+    for length in range(1, len(content)):
+        try:
+            open_media(content[:length], name="x.gif").__exit__()
+            found.add("read")
+        except DataError:
+            found.add("unreadable")
+    assert found == {"read", "unreadable"}
+
+
 def test_a_damaged_frame_makes_the_file_unreadable():
     content = bytearray(animation("png", [noise(number, height=32, width=32) for number in range(5)]))
     last = content.rindex(b"fdAT")

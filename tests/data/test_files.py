@@ -145,3 +145,15 @@ def test_only_line_feeds_end_a_line_of_a_list_file(folder):
 def test_a_pattern_longer_than_a_path_may_be_is_expanded(folder):
     pattern = "{" + ",".join(["b.mp4"] * 2000) + "}"
     assert len(names(folder / pattern)) == 2000
+
+
+def test_list_files_may_be_joined(folder):
+    (folder / "joined.txt").write_text("\ufeffa.mp4\n\ufeffb.mp4\n", encoding="utf-8")
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).write_bytes(b"")
+    assert [file.name for file in list_files(folder / "joined.txt", suffixes=(".mp4",))] == ["a.mp4", "b.mp4"]
+
+
+def test_the_home_of_an_unknown_user_is_a_missing_file():
+    with pytest.raises(DataError):
+        list_files("~no such user/a.mp4", suffixes=(".mp4",))

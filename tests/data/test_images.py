@@ -161,19 +161,53 @@ def test_transparency_of_every_mode_is_on_white(mode):
     assert image.mode == mode and np.abs(rgb_of(image, path="x").numpy() - expected).max() <= 3
 
 
+def png(rows: list[bytes], *, width: int, bits: int, kind: int, transparent: tuple[int, ...]) -> bytes:
+    """A PNG with one transparent colour; ``kind`` is 0 for grey, 2 for RGB."""
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">II5B", width, len(rows), bits, kind, 0, 0, 0))
+            + chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))
+            + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(("bits", "row", "transparent", "expected"), [
+    (4, b"\x01\x5f", 5, [0, 17, 255, 255]), (2, b"\x1b", 2, [0, 85, 255, 255]), (1, b"\x50", 0, [255, 255, 255, 255]),
+    (8, b"\0\x11\x55\xff", 0x55, [0, 17, 255, 255])])
+def test_one_transparent_grey_of_few_bits_is_on_white(bits, row, transparent, expected):
+    content = png([row], width=4, bits=bits, kind=0, transparent=(transparent,))
+    assert image_frame(content, name="x.png")[0, 0, :, 0].tolist() == expected
+
+
+def tiff(tags: dict[int, int], content: bytes) -> bytes:
+    """A little-endian TIFF of one strip, 2 pixels wide and 1 high."""
+    tags = {256: 2, 257: 1, 259: 1, 262: 1, 277: 1, 278: 1, 279: len(content)} | tags
+    tags[273] = 8 + 2 + 12 * (len(tags) + 1) + 4  # where the strip begins
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in sorted(tags.items()))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4) + content
+
+
+@pytest.mark.parametrize(("tags", "content", "problem"), [
+    ({254: 1, 258: 8}, b"\0\xff", "a small preview of a raw photo"),
+    ({258: 32}, struct.pack("<2I", 0, 2**31), "32-bit integers"),
+    ({258: 16, 262: 0}, struct.pack("<2H", 0, 20000), "16-bit values in which 0 is white"),
+    ({258: 16, 339: 2}, struct.pack("<2h", -9, 9), "signed integers")])
+def test_a_tiff_whose_values_pillow_changes_is_refused(tags, content, problem):
+    with pytest.raises(DataError, match=f"x.tif: needed an image that Pillow can read, got {problem};"):
+        image_frame(tiff(tags, content), name="x.tif")
+
+
+def test_a_tiff_of_16_bits_is_read():
+    content = tiff({258: 16}, struct.pack("<2H", 0, 40000))
+    assert image_frame(content, name="x.tif")[0, 0, :, 0].tolist() == [0, 156]
+
+
 def test_one_transparent_colour_of_16_bits_is_on_white(tmp_path):
     wide = np.random.default_rng(7).integers(0, 2**16, (12, 16, 3), dtype=np.uint16)
     wide[3, 5] = wide[8, 2] = 0x1234, 0x5678, 0x9abc
     wide[4, 4] = 0x3401, 0x7801, 0xbc01  # whose high bytes are the other's low bytes
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in wide)
-    (tmp_path / "x.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">II5B", 16, 12, 16, 2, 0, 0, 0))
-        + chunk(b"tRNS", struct.pack(">3H", 0x1234, 0x5678, 0x9abc)) + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b""))
+    rows = [row.astype(">u2").tobytes() for row in wide]
+    (tmp_path / "x.png").write_bytes(png(rows, width=16, bits=16, kind=2, transparent=(0x1234, 0x5678, 0x9abc)))
     expected = np.round(wide / 257)
     expected[3, 5] = expected[8, 2] = 255
     assert np.abs(image_frame(tmp_path / "x.png")[0].numpy() - expected).max() <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import tempfile
 from contextlib import nullcontext, suppress
@@ -13,16 +14,17 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from numbered import encode, number_of, numbers_of, remux
+from PIL import Image
 
 from toolkit.contracts import DataError
 from toolkit.data import InMemoryClips, VideoClips, open_media, read_video
 from toolkit.data.reading import video_file
 from toolkit.data.reading.frames import rgb
 from toolkit.data.reading.video_file import VideoFile
-from toolkit.data.reading.video_index import IndexCache, build_index
 
 CONTAINERS = {"mp4": ["libx264", "mpeg4", "libvpx-vp9"], "mov": ["libx264", "mpeg4"],
               "mkv": ["libx264", "mpeg4", "libvpx", "libvpx-vp9", "mpeg2video"], "webm": ["libvpx", "libvpx-vp9"],
@@ -287,41 +289,6 @@ def test_packets_that_give_no_frame_are_not_counted(tmp_path, caplog):
     assert "some packets may be empty" in caplog.text
 
 
-def test_an_index_is_built_once_kept_on_disk_and_again_for_a_changed_file(tmp_path, monkeypatch, caplog):
-    path = encode(tmp_path / "a.mp4", num_frames=30, b_frames=2)
-    built = []
-
-    def counting(*args, **kwargs):
-        built.append(1)
-        return build_index(*args, **kwargs)
-
-    monkeypatch.setattr(video_file, "build_index", counting)
-    options = dict(path=str(path), num_frames=5, size=64, train=False, index_dir=tmp_path / "indexes")
-    monkeypatch.setattr(video_file, "INDEXES", IndexCache())
-    runs = [numbers_of(VideoClips(**options)[0]["pixels"]) for _ in range(2)]
-    assert len(built) == 1
-    monkeypatch.setattr(video_file, "INDEXES", IndexCache())  # as another process
-    runs.append(numbers_of(VideoClips(**options)[0]["pixels"]))
-    assert len(built) == 1 and runs == [[12, 13, 14, 15, 16]] * 3
-    encode(path, num_frames=40, b_frames=2)
-    assert numbers_of(VideoClips(**options)[0]["pixels"])[0] == 18 and len(built) == 2
-    for file in (tmp_path / "indexes").iterdir():
-        file.write_bytes(b"damaged")
-    monkeypatch.setattr(video_file, "INDEXES", IndexCache())
-    assert numbers_of(VideoClips(**options)[0]["pixels"])[0] == 18 and len(built) == 3
-    assert "is damaged and written again" in caplog.text
-
-
-def test_indexes_in_memory_are_limited(tmp_path):
-    cache = IndexCache(max_packets=50)
-    paths = [encode(tmp_path / f"{number}.mp4", num_frames=20) for number in range(4)]
-    built = []
-    for path in [*paths, paths[3], paths[0]]:
-        with VideoFile(path) as file:
-            cache.get(path, lambda file=file: built.append(1) or file._build_index())
-    assert len(built) == 5  # the last of three was still there, the first was not
-
-
 @pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
 @pytest.mark.parametrize("lengths", [(3, 2), (6, 5)])
 def test_short_joined_parts_without_a_keyframe_are_not_mixed(tmp_path, codec, lengths):
@@ -344,3 +311,60 @@ def test_headers_of_a_joined_part_may_come_before_the_group(tmp_path):
     with VideoFile(path) as file:
         assert is_sound and len(file.times) == len(expected) == 40
         assert all(torch.equal(file.read([number])[0], frame) for number, frame in enumerate(expected))
+
+
+@pytest.mark.parametrize("rate", [1200, 5000])
+def test_frames_that_share_a_millisecond_are_found(tmp_path, rate):
+    """Matroska stores milliseconds, and FFmpeg's seek then leaves out packets."""
+    path = encode(tmp_path / "a.mkv", num_frames=60, gop=7, b_frames=3, fps=rate)
+    for number in range(60):
+        video_file.INDEXES.clear()
+        assert number_of(read_video(path, start=number, num_frames=1)[0][0]) == number
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
+@pytest.mark.parametrize(("suffix", "b_frames"), [("mpg", 2), ("mpg", 0), ("vob", 2)])
+def test_a_program_stream_that_is_cut_at_the_front_has_the_frames_of_a_sequential_decode(tmp_path, suffix, b_frames,
+                                                                                         share):
+    content = encode(tmp_path / f"whole.{suffix}", num_frames=20, codec="mpeg2video", b_frames=b_frames,
+                     gop=5).read_bytes()
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(content[int(share * len(content)):])
+    expected = [number_of(frame) for frame in shown(path)[0]]
+    with open_media(path) as media:
+        assert media.num_frames == len(expected)
+    clips = VideoClips(path=str(path), num_frames=len(expected) - 3, size=64, train=False, clips_per_video=3)
+    assert [numbers_of(clips[number]["pixels"])[0] for number in (0, 2)] == [expected[0], expected[3]]
+
+
+def test_a_packet_of_an_unknown_stream_makes_the_file_unreadable(tmp_path):
+    path = remux(encode(tmp_path / "a.mp4", num_frames=50, gop=12, b_frames=3), tmp_path / "a.ts")
+    content = bytearray(path.read_bytes())
+    failures = 0
+    for place in range(188 * 40 + 2, len(content), 188):  # the low byte of a packet's stream number
+        damaged = content.copy()
+        damaged[place] = 203
+        path.write_bytes(damaged)
+        video_file.INDEXES.clear()
+        with suppress(DataError), open_media(path) as media:
+            list(media.chunks(64))
+            continue
+        failures += 1
+    assert failures
+
+
+def test_the_cover_of_a_sound_file_is_no_video(tmp_path):
+    cover, path = io.BytesIO(), tmp_path / "a.mp4"
+    Image.new("RGB", (16, 16)).save(cover, "png")
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=44100)
+        picture = container.add_stream("png", rate=1)
+        picture.width = picture.height = 16
+        picture.pix_fmt, picture.disposition = "rgb24", Disposition.attached_pic
+        container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    with pytest.raises(DataError, match="needed a video stream, got none"):
+        open_media(path)

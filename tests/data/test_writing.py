@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.data import VideoWriter, read_image, read_video, sample_clips, write_video
+from toolkit.data import VideoWriter, read_image, read_video, sample_clips, write_image, write_video
 from toolkit.data.reading.writing import MediaWriter, frame_rate
 
 PINK = (255, 102, 204)
@@ -99,3 +99,27 @@ def test_an_image_needs_no_rate(tmp_path):
     with MediaWriter(tmp_path / "x", fps=None) as media:
         media.write(torch.zeros(3, 1, 5, 7))
     assert read_image(tmp_path / "x.png").shape == (3, 1, 5, 7)
+
+
+@pytest.mark.parametrize(("pixels", "words"), [
+    (torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8), "takes float pixels in .*got torch.uint8; x / 127.5"),
+    (torch.linspace(0, 255, 768).reshape(3, 1, 16, 16), "got 0 to 255, 127.5 on average; x / 127.5"),
+    (np.zeros((3, 1, 16, 16), np.float32), "got numpy.ndarray of float32; make a torch.Tensor")])
+def test_pixels_of_another_type_or_range_are_not_written(tmp_path, pixels, words):
+    writers = [lambda: write_image(tmp_path / "x.png", pixels), lambda: write_video(tmp_path / "x.mp4", pixels, fps=25)]
+    for write in writers:
+        with pytest.raises(ValueError, match=words):
+            write()
+    with pytest.raises(ValueError, match=words), MediaWriter(tmp_path / "x", fps=25) as media:
+        media.write(pixels)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fps", [np.int64(25), np.float32(25), torch.tensor(25.0), Fraction(25)])
+def test_rates_may_be_numbers_of_numpy_and_torch(fps):
+    assert frame_rate(fps, path="x.mp4") == 25
+
+
+def test_more_pixels_than_the_encoder_takes_are_refused(tmp_path):
+    with pytest.raises(OSError, match=r"x\.mp4: an mp4 takes at most 16,384 pixels a side, got 2 x 16386"):
+        write_video(tmp_path / "x.mp4", torch.zeros(3, 2, 2, 16386), fps=25)

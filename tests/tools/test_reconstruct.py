@@ -268,6 +268,26 @@ def test_a_rate_that_no_mp4_holds_does_not_end_the_run(tokenizer, tmp_path):
     assert sorted(files_of(tmp_path / "out")) == ["b_reconstruction.mp4", "b_side_by_side.mp4"]
 
 
+def test_results_larger_than_an_mp4_may_be_do_not_end_the_run(tokenizer, tmp_path):
+    (tmp_path / "in").mkdir()
+    first, second = (Image.new("L", (8400, 8), level) for level in (0, 200))  # side by side it is twice as wide
+    first.save(tmp_path / "in" / "a.gif", save_all=True, append_images=[second], duration=100)
+    write_image(tmp_path / "in" / "b.png", stripes(1, num_frames=1, height=16, width=16))
+    files = find_files(tmp_path / "in", output=tmp_path / "out")
+    error, result = dict(reconstruct_files(load_tokenizer(tokenizer), files)).values()
+    assert isinstance(error, DataError) and "16,384 pixels a side, got 8 x 16800" in str(error)
+    assert result.size == (1, 16, 16) and sorted(files_of(tmp_path / "out")) == [
+        "b_reconstruction.png", "b_side_by_side.png"]
+
+
+def test_names_in_the_table_are_as_written(tokenizer, tmp_path, capsys):
+    for name in ("[red]a.png", "x [/b].png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_image(tmp_path / name, stripes(1, num_frames=1, height=16, width=16))
+    assert run_here("reconstruct", tmp_path, "--tokenizer", tokenizer, "--output", tmp_path / "out") is None
+    assert set(rows(capsys.readouterr().out)) == {"[red]a", "x [/b]"}
+
+
 def test_a_full_disk_ends_the_run(tokenizer, tmp_path, monkeypatch):
     write_image(tmp_path / "a.png", stripes(1, num_frames=1, height=16, width=16))
 

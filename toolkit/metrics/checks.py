@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from toolkit.contracts import Metric
-from toolkit.contracts.pixels import check_float_pixels, check_pixel_values, extremes
+from toolkit.contracts.pixels import check_float_pixels, check_not_bytes, check_pixel_values
 
 ROUNDING = 0.01  # how far a target may be beyond [-1, 1]
-# A reconstruction is taken for pixels of 0 to 255 if all its values are within BYTE_MARGIN of [0, 255], its largest is
-# above MIN_BYTE_MAX, and its mean is above MIN_BYTE_MEAN or its values are whole numbers of at least 0.
-MIN_BYTE_MEAN, MIN_BYTE_MAX, BYTE_MARGIN = 30.0, 8.0, 45.0
 
 
 def check_clips(metric: Metric, target: Tensor, reconstruction: Tensor) -> None:
@@ -34,14 +31,7 @@ def check_clips(metric: Metric, target: Tensor, reconstruction: Tensor) -> None:
         raise ValueError(f"{who} compares clips on one device, got {target.device} and {reconstruction.device}; "
                          f"target.to({str(reconstruction.device)!r}) moves one.")
     check_pixel_values(who, target, role=" as target", limit=1 + ROUNDING)
-    low, high = extremes(reconstruction)
-    if low > -BYTE_MARGIN and MIN_BYTE_MAX < high < 255 + BYTE_MARGIN and _looks_like_bytes(low, reconstruction):
-        raise ValueError(f"{who} takes float pixels of about [-1, 1] as reconstruction, got {low:.4g} to {high:.4g}, "
-                         f"{float(reconstruction.mean()):.4g} on average; x / 127.5 - 1 converts 0 to 255.")
-
-
-def _looks_like_bytes(low: float, clips: Tensor) -> bool:
-    return bool(clips.mean() > MIN_BYTE_MEAN) or (low >= 0 and bool((clips == clips.round()).all()))
+    check_not_bytes(who, reconstruction, role=" as reconstruction")
 
 
 def clamped(clips: Tensor) -> Tensor:

@@ -139,8 +139,9 @@ class VideoClips(Dataset, torch.utils.data.Dataset):
                  train: bool = True, flip: float = 0.5, channel_shuffle: float = 0.0, clips_per_video: int = 1,
                  samples: str = "demo", index_dir: str | os.PathLike | None = None):
         if index_dir is not None:
+            index_dir = Path(os.path.expanduser(index_dir))
             try:
-                Path(index_dir).mkdir(parents=True, exist_ok=True)
+                index_dir.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ValueError(f"index_dir takes a folder, got {index_dir} ({error.strerror}); "
                                  "name another.") from error

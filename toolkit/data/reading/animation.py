@@ -56,7 +56,8 @@ class Animation(AbstractContextManager):
 
     def _read_times(self) -> tuple[np.ndarray, float]:
         """(N,) times at which the frames begin, and their total duration, in seconds."""
-        count = self._image.n_frames - self._num_stills if is_animation(self._image, path=self.path) else 1
+        with image_errors(self.path):
+            count = self._image.n_frames - self._num_stills if is_animation(self._image, path=self.path) else 1
         durations, stamps = [], []
         for number in range(count):
             self._load(number)

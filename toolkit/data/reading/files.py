@@ -137,7 +137,7 @@ class _Search:
             if not path:
                 raise DataError("the list of data paths is empty; name a folder, a list file or files.")
             return [file for item in path for file in self.files(item)]
-        files = self._expand(Path(path).expanduser())
+        files = self._expand(Path(os.path.expanduser(path)))
         if not files:
             outside = "" if self.output is None else f" outside the output folder {self.output}"
             raise unreadable(path, f"needed files that end in {list_endings(self.suffixes)}{outside}, got none; "
@@ -188,7 +188,7 @@ class _Search:
             lines = path.read_bytes().decode("utf-8-sig").split("\n")  # names may have other line separators
         except (OSError, UnicodeDecodeError) as error:
             raise unreadable(path, f"needed a UTF-8 list of paths, got {error}; write one path per line.") from error
-        names = (line.strip(" \t\r") for line in lines)
+        names = (line.removeprefix("\ufeff").strip(" \t\r") for line in lines)  # lists may be joined
         files = (path.parent / name for name in names if name and not name.startswith("#"))
         return [file for file in files if _is_regular(file)]
 
@@ -231,7 +231,7 @@ def find_files(path: str | os.PathLike, *, output: str | os.PathLike,
     """
     found = list_files(path, suffixes=suffixes, output=output)
     files = list(dict.fromkeys(Path(os.path.abspath(file)) for file in found))
-    root, output = Path(os.path.abspath(Path(path).expanduser())), Path(output)
+    root, output = Path(os.path.abspath(Path(os.path.expanduser(path)))), Path(output)
     if not os.path.isdir(root):
         root = Path(os.path.commonpath([file.parent for file in files]))
     # names that differ in case only are equal on some file systems; a set, since stem and name may be equal

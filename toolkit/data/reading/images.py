@@ -9,15 +9,16 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
 from toolkit.data.reading.files import name_of, unreadable
-from toolkit.data.reading.formats import count_frames, image_errors, open_image
+from toolkit.data.reading.formats import count_frames, image_errors, no_image, open_image
 from toolkit.data.reading.transforms import to_pixels
 
 logger = logging.getLogger(__name__)
 
+GREY_STEPS = {"L;2": 85, "L;4": 17}  # raw mode of a PNG -> grey levels between two of its values
 PROFILE_SPACES = {"L": ("GRAY", "RGB "), "RGB": ("RGB ",), "CMYK": ("CMYK",)}  # profiles that fit an image's mode
 
 
@@ -66,11 +67,14 @@ class FirstFrames:
 
 def rgb_of(image: Image.Image, *, path: str | os.PathLike) -> Tensor:
     """The current frame of an open image, (H, W, 3) uint8 in sRGB, upright, on white."""
+    _check_tiff(image, path)
     with image_errors(path):
         tile = getattr(image, "tile", None)
         if tile and tile[0][3] == "RGB;16B" and "transparency" in image.info:
             # Pillow keeps the upper 8 bits of the pixels, but all 16 of the transparent colour
             image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
+        if tile and tile[0][3] in GREY_STEPS and "transparency" in image.info:  # Pillow scales the pixels only
+            image.info["transparency"] *= GREY_STEPS[tile[0][3]]
         colour, opacity = _split(_eight_bits(ImageOps.exif_transpose(image), path))
         if profile := image.info.get("icc_profile"):
             colour = _to_srgb(colour, profile, path)
@@ -79,6 +83,19 @@ def rgb_of(image: Image.Image, *, path: str | os.PathLike) -> Tensor:
             colour.putalpha(opacity)
             colour = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour).convert("RGB")
         return torch.from_numpy(np.array(colour))
+
+
+def _check_tiff(image: Image.Image, path: str | os.PathLike) -> None:
+    """Raise a DataError for TIFF files of which Pillow would return a preview or other values."""
+    tags, base = getattr(image, "tag_v2", {}), ExifTags.Base
+    bits = max(np.atleast_1d(tags.get(base.BitsPerSample, 8)))
+    problems = {"a small preview of a raw photo": tags.get(base.NewSubfileType, 0) & 1 and image.tell() == 0,
+                "signed integers": 2 in np.atleast_1d(tags.get(base.SampleFormat, 1)),
+                "32-bit integers": bits > 16 and image.mode == "I",
+                "16-bit values in which 0 is white": bits == 16 and tags.get(base.PhotometricInterpretation) == 0,
+                "16-bit colours in separate planes": bits == 16 and tags.get(base.PlanarConfiguration) == 2}
+    if problem := next((problem for problem, holds in problems.items() if holds), None):
+        raise no_image(path, problem)
 
 
 def _eight_bits(image: Image.Image, path: str | os.PathLike) -> Image.Image:

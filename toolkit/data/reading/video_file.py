@@ -13,19 +13,27 @@ from itertools import chain, dropwhile, islice, takewhile
 
 import av
 import numpy as np
+from av.stream import Disposition
 from torch import Tensor
 
 from toolkit.contracts import DataError
 from toolkit.data.reading.files import check_regular, name_of, path_in_errors, unreadable
-from toolkit.data.reading.frames import RGBFrames, log_aspect, rgb
-from toolkit.data.reading.video_index import INDEXES, NO_TIME, FrameIndex, build_index, is_keyframe, packet_header
+from toolkit.data.reading.frames import RGBFrames, Turn, log_aspect, orientation, rgb
+from toolkit.data.reading.video_index import (
+    INDEXES,
+    NO_TIME,
+    NO_TIMESTAMPS,
+    FrameIndex,
+    build_index,
+    is_keyframe,
+    packet_header,
+)
 
 logger = logging.getLogger(__name__)
 
 GROUPS_BACK = (0, 1, 4, 16)  # groups before the frame's own at which decoding starts, tried in order; then the start
 SECONDS_BACK = (0.0, 0.25, 1.0, 4.0, 16.0)  # how much earlier to seek, where a seek lands too late
 MAX_UNKNOWN = 64  # packets that are read after a seek until one is found in the index
-NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of raw streams
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # codec -> decoder; FFmpeg's own ones ignore the opacity
 
 
@@ -44,6 +52,7 @@ class VideoFile(AbstractContextManager):
     """
 
     _container = _decoder = None
+    _turn: Turn | None = None  # the orientation of the frames, where the decoder does not give it
     _position_token: object = None  # replaced at each seek and reopening, so that an iterator notices; None: closed
 
     def __init__(self, source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None,
@@ -77,8 +86,8 @@ class VideoFile(AbstractContextManager):
         with self._named_errors():
             # a malformed title tag must not make a video unreadable
             self._container = av.open(file, metadata_errors="ignore")
-        self._stream = self._container.streams.best("video")  # not the cover picture
-        if self._stream is None:
+        self._stream = self._container.streams.best("video")
+        if self._stream is None or self._stream.disposition & Disposition.attached_pic:  # the cover of a sound file
             self._container.close()
             raise unreadable(self.path, "needed a video stream, got none; remove the file.")
         if self._stream.codec_context is None:
@@ -96,6 +105,7 @@ class VideoFile(AbstractContextManager):
         if decoder.name in WITH_ALPHA and _has_alpha(stream):
             decoder = av.CodecContext.create(WITH_ALPHA[decoder.name], "r")
             decoder.extradata = stream.codec_context.extradata
+            stream.codec_context.thread_count = 1  # it decodes one frame, see _turn_of
         decoder.thread_type = self.thread_type
         if self.thread_type == "NONE":
             decoder.thread_count = 1
@@ -105,9 +115,10 @@ class VideoFile(AbstractContextManager):
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
-        except (av.FFmpegError, OSError) as error:
-            raise unreadable(self.path, f"needed a video that FFmpeg can decode, got {error.strerror or error}; "
-                                        "check the file, convert it or remove it.") from error
+        except (av.FFmpegError, IndexError, OSError) as error:  # IndexError: PyAV, for packets of a new stream
+            problem = getattr(error, "strerror", None) or error
+            raise unreadable(self.path, f"needed a video that FFmpeg can decode, got {problem}; check the file, "
+                                        "convert it or remove it.") from error
 
     @cached_property
     def index(self) -> FrameIndex:
@@ -155,6 +166,8 @@ class VideoFile(AbstractContextManager):
                     if not begun and not self._decoder.is_open:
                         self._decoder.thread_count = 1  # several threads report errors some packets later
                     packet.pts = packet.dts = number  # the decoder copies it to the packet's frame
+                    if begun and self._turn is None and self._decoder is not self._stream.codec_context:
+                        self._turn = self._turn_of(packet)
                 try:
                     frames = self._decoder.decode(packet)
                 except av.error.InvalidDataError:
@@ -164,6 +177,11 @@ class VideoFile(AbstractContextManager):
                 for frame in frames:
                     self.num_decoded += 1
                     yield -1 if frame.pts is None else frame.pts, frame
+
+    def _turn_of(self, packet: av.Packet) -> Turn | None:
+        """The orientation of a keyframe by FFmpeg's own decoder, to which the stream passes the display matrix."""
+        frames = self._stream.codec_context.decode(packet)
+        return orientation(frames[0]) if frames else None
 
     def _seek(self, keyframe: int) -> Iterator[tuple[int, av.Packet]]:
         """(number, packet) from a keyframe on: by the fastest seek that finds it, or by reading from the start."""
@@ -177,17 +195,38 @@ class VideoFile(AbstractContextManager):
                 break
             self._decoder.flush_buffers()
             packets = (packet for packet in self._container.demux(self._stream) if packet.size)
-            candidates = ((self._number_of(packet), packet) for packet in islice(packets, MAX_UNKNOWN))
-            number, packet = next((item for item in candidates if item[0] is not None), (None, None))
+            number, first = self._find(keyframe, packets)
             if number is None:
                 break
-            if number <= keyframe:
-                return dropwhile(lambda item: item[0] < keyframe, enumerate(chain([packet], packets), number))
+            if number == keyframe:
+                return enumerate(chain([first], packets), keyframe)
         return dropwhile(lambda item: item[0] < keyframe, self._packets())
 
-    def _number_of(self, packet: av.Packet) -> int | None:
-        """The number of a packet, found by offset and size: a seek may change its time. None without a unique match."""
+    def _find(self, keyframe: int, packets: Iterator[av.Packet]) -> tuple[int | None, av.Packet | None]:
+        """(number, packet) of the keyframe, or of a packet after it if there is none; (None, None): none is found.
+
+        FFmpeg may leave out packets between the place of the seek and the keyframe, so they are not counted.
+        """
+        number, unknown = None, 0
+        for packet in packets:
+            found = self._number_of(packet, expected=None if number is None else number + 1)
+            number = number + 1 if found is None and number is not None else found
+            if number is not None and number >= keyframe:
+                return number, packet
+            unknown += number is None
+            if unknown >= MAX_UNKNOWN:
+                break
+        return None, None
+
+    def _number_of(self, packet: av.Packet, *, expected: int | None = None) -> int | None:
+        """The number of a packet, found by offset and size: a seek may change its time. None without a unique match.
+
+        The ``expected`` number is tried first.
+        """
         index, (offset, size, time) = self.index, packet_header(packet)
+        if (expected is not None and expected < len(index.size) and offset >= 0
+                and (index.offset[expected], index.size[expected]) == (offset, size)):
+            return expected
         same = (index.offset == offset) & (index.size == size) & (offset >= 0)
         if np.count_nonzero(same) > 1:  # an edit list may show a packet twice
             same &= index.time == time
@@ -278,7 +317,7 @@ class VideoFile(AbstractContextManager):
                 if frame is None:
                     raise unreadable(self.path, f"needed frame {number}, got {len(self.times)} frames; ask for fewer.")
             chosen.append(frame)
-        return RGBFrames(chosen, path=self.path)
+        return RGBFrames(chosen, path=self.path, turn=self._turn)
 
     def rgb_frames(self, *, start: int = 0, frame_stride: int = 1) -> Iterator[Tensor]:
         """Every ``frame_stride``-th frame from the ``start``-th on, (H, W, 3) uint8."""
@@ -289,5 +328,5 @@ class VideoFile(AbstractContextManager):
     def _rgb_frames(self, start: int, frame_stride: int) -> Iterator[Tensor]:
         for frame in islice(self.frames_from(start), 0, None, frame_stride):
             with path_in_errors(self.path):
-                pixels = rgb(frame)
+                pixels = rgb(frame, turn=self._turn)
             yield pixels

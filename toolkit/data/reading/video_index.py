@@ -11,7 +11,7 @@ Frame numbers follow from this without decoding, with three exceptions:
   keyframe, to see which of them the decoder can show.
 - Groups in a container that does not store every presentation time (AVI, program streams): the reader decodes from a
   keyframe and counts.
-- Packets without a frame of their own (empty packets of MPEG-4, second fields), raw streams without times, and joined
+- Packets without a frame of their own (empty packets of MPEG-4, second fields), raw streams, and joined
   parts that do not begin with a keyframe: all frames are decoded.
 """
 
@@ -34,6 +34,7 @@ from toolkit.io.atomic_write import atomic_write
 logger = logging.getLogger(__name__)
 
 NO_TIME = np.iinfo(np.int64).min
+NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of raw streams
 MAX_PACKETS_IN_MEMORY = 2_000_000  # in all indexes of a process; one takes about 60 bytes
 DEFAULT_RATE = 25.0  # frames per second, if neither the header nor the times tell
 MAX_JITTER = 1.5  # frames by which decoding times may decrease within one part: FFmpeg guesses some
@@ -154,7 +155,8 @@ def build_index(packets: Iterable[av.Packet], *, stream: av.VideoStream, name: s
         # frames after such a break may refer to any before it, so decoding always begins at the start of the file
         index = replace(index, keyframes=keyframes[:0])
     num_without_time = np.count_nonzero(time[shown] == NO_TIME)
-    reasons = {"it has no times, or a part without a keyframe": len(index.keyframes) == 0,
+    raw = bool(stream.container.format.flags & NO_TIMESTAMPS)  # its times are FFmpeg's guesses
+    reasons = {"it is a raw stream": raw, "it has no times, or a part without a keyframe": len(index.keyframes) == 0,
                "some packets have no time, such as second fields": 0 < num_without_time < len(shown),
                "times within a group decrease": _overlaps(groups, time) or (not reorders and _decreases(groups, time)),
                "times within a group repeat": (offset >= 0).all() and _repeats(groups, time),
@@ -236,10 +238,14 @@ class IndexCache:
 
     def _put(self, key: tuple, index: FrameIndex, folder: str | os.PathLike | None) -> None:
         self._keep(key, index)
-        if folder:
+        if not folder:
+            return
+        try:
             Path(folder).mkdir(parents=True, exist_ok=True)
             with atomic_write(_file(key, folder), unique=True) as partial, partial.open("wb") as stream:
                 np.savez(stream, **{field.name: getattr(index, field.name) for field in fields(index)})
+        except OSError as error:
+            logger.warning("%s: the index of %s is kept in memory only (%s).", folder, key[0], error)
 
     def clear(self) -> None:
         """Forget all indexes in memory."""
@@ -268,10 +274,13 @@ def _load(file: Path) -> FrameIndex | None:
     """The index in a file; None where there is none, or a damaged one."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return FrameIndex(**{field.name: arrays[field.name] for field in fields(FrameIndex)})
+            index = FrameIndex(**{field.name: arrays[field.name] for field in fields(FrameIndex)})
+        if {len(index.offset), len(index.time)} != {len(index.size)} or len(index.packets) != len(index.seconds):
+            raise ValueError("arrays of different lengths")
+        return index
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
         logger.warning("%s is damaged and written again (%s).", file, error)
         return None
 

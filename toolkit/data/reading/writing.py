@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from fractions import Fraction
 
 import av
@@ -15,6 +15,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from PIL import Image
 from torch import Tensor
 
+from toolkit.contracts.pixels import check_float_pixels, check_not_bytes
 from toolkit.data.reading.transforms import to_frames
 from toolkit.io.atomic_write import atomic_write
 
@@ -22,6 +23,7 @@ MIN_FPS, MAX_FPS = 1e-5, 1_000_000
 NTSC_RATES = [Fraction(1000 * rate, 1001) for rate in (24, 30, 48, 60, 120, 240)]
 LARGEST_TERM = 200_000_000  # of a rate's fraction; ten frames, more than B-frames reach, then last less than 2^31 ticks
 MIN_CLOCK = 1000  # ticks per second, as other writers use; at MIN_FPS a frame lasts at most 200 million ticks
+MAX_SIDE = 16384  # pixels, of x264
 BT709 = 1  # the matrix's number in ITU-T H.273
 
 
@@ -36,12 +38,18 @@ def write_image(path: str | os.PathLike, pixels: Tensor) -> None:
         >>> Image.open(path).getpixel((5, 3))
         (0, 0, 0)
     """
+    _check_pixels("write_image", pixels)
     if pixels.ndim != 4 or pixels.shape[0] != 3 or pixels.shape[1] != 1:
         raise ValueError(f"write_image takes pixels (3, 1, H, W), got {tuple(pixels.shape)}; "
                          "write one frame of one sample at a time.")
     options = {"quality": 95} if os.fspath(path).lower().endswith((".jpg", ".jpeg", ".webp")) else {}
     with atomic_write(path) as partial:
         Image.fromarray(to_frames(pixels)[0].numpy()).save(partial, **options)
+
+
+def _check_pixels(who: str, pixels: Tensor) -> None:
+    check_float_pixels(who, pixels)
+    check_not_bytes(who, pixels)
 
 
 def frame_rate(fps: float, *, path: str | os.PathLike) -> Fraction:
@@ -53,7 +61,10 @@ def frame_rate(fps: float, *, path: str | os.PathLike) -> Fraction:
         >>> frame_rate(23.976, path="a.mp4"), frame_rate(0.00025, path="a.mp4")
         (Fraction(24000, 1001), Fraction(1, 4000))
     """
-    if fps is None or not MIN_FPS <= fps <= MAX_FPS:  # NaN fails this too
+    if not isinstance(fps, Fraction):
+        with suppress(TypeError, ValueError):
+            fps = int(fps) if hasattr(fps, "__index__") else float(fps)  # of NumPy, of torch, or text
+    if not isinstance(fps, int | float | Fraction) or not MIN_FPS <= fps <= MAX_FPS:  # NaN fails this too
         raise ValueError(f"{os.fspath(path)}: an mp4 takes from {MIN_FPS:.5f} to {MAX_FPS:,} frames per second, "
                          f"got {fps}; choose a rate or a frame stride within these bounds.")
     exact = Fraction(fps)
@@ -94,12 +105,19 @@ class VideoWriter(AbstractContextManager):
         return self._container is not None
 
     def write(self, pixels: Tensor) -> None:
-        """Encode frames (3, T, H, W) of about [-1, 1], clamped; a ValueError if H or W changes."""
+        """Encode frames (3, T, H, W) of about [-1, 1], clamped.
+
+        Raises a ValueError if H or W changes or the values are not such pixels, an OSError for more than 16,384 pixels
+        a side.
+        """
+        _check_pixels(os.fspath(self.path), pixels)
         if pixels.ndim != 4 or pixels.shape[0] != 3:
             raise ValueError(f"{self.path}: a video is written from pixels (3, T, H, W), got {tuple(pixels.shape)}; "
                              "write one sample of a batch at a time.")
         height, width = pixels.shape[2:]
         size = height + height % 2, width + width % 2
+        if max(size) > MAX_SIDE:
+            raise OSError(f"{self.path}: an mp4 takes at most {MAX_SIDE:,} pixels a side, got {height} x {width}")
         if not self.begun:
             self._container, self._stream = self._resources.enter_context(self._encoder(*size))
         if size != (self._stream.height, self._stream.width):
@@ -167,6 +185,7 @@ class MediaWriter(AbstractContextManager):
 
     def write(self, pixels: Tensor) -> None:
         """Add frames (3, T, H, W) of about [-1, 1], clamped; a single first frame waits for more."""
+        _check_pixels(self._image, pixels)
         if self._first is not None:
             pixels, self._first = torch.cat([self._first, pixels], dim=1), None
         if pixels.shape[1] == 1 and self._video is None:
