@@ -1,4 +1,4 @@
-"""The shipped video tokenizer ``preview_video``: stride 4x8x8, three codebooks of 4096 codes, trained on two cores.
+"""A video tokenizer for two CPU cores, ``preview_video``: stride 4x8x8, three codebooks of 4096 codes.
 
 It trains on crops of five sample clips, of photos and of synthetic clips, and is scored on three clips that it never
 sees. configs/README.md says how to get the photos of configs/photos/train.txt.

@@ -1,6 +1,6 @@
 """Write the tokens of images and videos as tars that webdataset reads, or decode such tars.
 
-    python tools/extract_tokens.py folder/of/files --tokenizer preview_video --output tokens
+    python tools/extract_tokens.py folder/of/files --tokenizer preview_image --output tokens
     accelerate launch tools/extract_tokens.py "shards/{000..127}.tar" --tokenizer user/name --output tokens
     python tools/extract_tokens.py tokens --decode --tokenizer user/name --output decoded
 

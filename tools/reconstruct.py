@@ -1,6 +1,6 @@
 """Reconstruct images and videos with a tokenizer.
 
-    python tools/reconstruct.py clip.mp4 --tokenizer preview_video --output out
+    python tools/reconstruct.py clip.mp4 --tokenizer preview_image --output out
     python tools/reconstruct.py folder/of/files --tokenizer user/name --output out --short-edge 128 --frames 17
 
 Each file gives NAME_reconstruction and NAME_side_by_side (input left, output right), .png of one frame or .mp4 of
