@@ -145,8 +145,9 @@ def test_numbers_stay_text_where_the_setting_is_a_path_or_text(write):
     path = write(BASE + "data = dict(train=[dict(dataset=dict(root='/data', files=['a', 'b'], size=8))])")
     config = load_config(path, {"seed": 1}, options=[
         "data.val.dataset.path=2024", "data.train.0.dataset.path=[2023,2024.10]", "data.train.0.dataset.root=1e5",
-        "data.train.0.dataset.files=1,2", "data.train.0.dataset.size=16", "tokenizer.encoder.type=7", "seed=3"])
-    assert config.data.val.dataset.path == "2024"
+        "data.train.0.dataset.files=1,2", "data.train.0.dataset.size=16", "tokenizer.encoder.type=7", "seed=3",
+        "data.val.dataset.index_dir=2025"])
+    assert (config.data.val.dataset.path, config.data.val.dataset.index_dir) == ("2024", "2025")
     assert config.data.train[0].dataset == dict(path=["2023", "2024.10"], root="1e5", files=["1", "2"], size=16)
     assert config.tokenizer.encoder.type == "7"
     assert config.seed == 1  # overrides come after the words

@@ -191,6 +191,7 @@ def tiff(tags: dict[int, int], content: bytes) -> bytes:
     ({254: 1, 258: 8}, b"\0\xff", "a small preview of a raw photo"),
     ({258: 32}, struct.pack("<2I", 0, 2**31), "32-bit integers"),
     ({258: 16, 262: 0}, struct.pack("<2H", 0, 20000), "16-bit values in which 0 is white"),
+    ({258: 16, 277: 3, 284: 2}, bytes(12), "16-bit colours in separate planes"),
     ({258: 16, 339: 2}, struct.pack("<2h", -9, 9), "signed integers")])
 def test_a_tiff_whose_values_pillow_changes_is_refused(tags, content, problem):
     with pytest.raises(DataError, match=f"x.tif: needed an image that Pillow can read, got {problem};"):

@@ -116,8 +116,10 @@ def shards_in(folder: Path) -> list[Path]:
 def test_an_interrupted_command_ends_with_one_line_and_continues_when_repeated(tokenizer, tmp_path):
     write_video(tmp_path / "long.mp4", stripes(1, num_frames=8000, height=32, width=32), fps=24)
     arguments = ["--tokenizer", tokenizer, "--output", tmp_path / "tokens"]
+    # a shell's background jobs ignore the signal, and so would their children
     process = subprocess.Popen(command("extract_tokens", tmp_path / "long.mp4", *arguments), stderr=subprocess.PIPE,
-                               env=ENVIRONMENT, text=True)
+                               env=ENVIRONMENT, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     while process.poll() is None and not list(tmp_path.glob("tokens/.partial.tokens-*")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -79,7 +79,7 @@ def check_dtype(takes: str, values: Tensor, network: nn.Module, *, name: str, au
     """Raise ValueError unless some weight has the dtype and device of ``values``; a network may have several dtypes.
 
     Args:
-        takes: Begins the message.
+        takes: The start of the message, such as "Tokenizer.decode takes codes".
         values: The network's input.
         network: Any; one without weights takes all inputs.
         name: Of the values, in the advice.

@@ -101,7 +101,8 @@ def list_files(path: Paths, *, suffixes: tuple[str, ...], beside: tuple[str, ...
             - a folder, searched recursively; links are followed, hidden names and folders without permission skipped;
             - a list file (``.txt`` or ``.list``, UTF-8): one path per line, relative to the list file; blank lines and
               those that start with ``#`` are skipped;
-            - a glob, or a pattern in braces such as ``shard-{000..099}.tar``, of which every file must exist;
+            - a glob;
+            - a pattern in braces such as ``shard-{000..099}.tar``; all of its files must exist;
             - a single file.
         suffixes: Lower-case endings to find in folders and globs. Single and listed files may have any.
         beside: Endings that the log line does not count.

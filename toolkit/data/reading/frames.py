@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 MAX_TILT = 0.01  # terms that an orientation has as 0 may be this share of the others: about half a degree
 UNNAMED_SIDE_DATA = range(max(kind.value for kind in Type) + 1, 48)  # FFmpeg's types that PyAV has no name for
-Turn = tuple[bool, bool, bool]
+Orientation = tuple[bool, bool, bool]  # transpose, flip rows, flip columns
 _logged: set[object] = set()
 
 
@@ -50,12 +50,13 @@ def log_aspect(aspect: Fraction | None, *, path: str | os.PathLike) -> None:
                           "ratio are not reported.", os.fspath(path), aspect.numerator, aspect.denominator)
 
 
-def rgb(frame: av.VideoFrame, *, converter: VideoReformatter | None = None, turn: Turn | None = None) -> Tensor:
+def rgb(frame: av.VideoFrame, *, converter: VideoReformatter | None = None,
+        orientation: Orientation | None = None) -> Tensor:
     """A decoded frame -> (H, W, 3) uint8, upright, transparency composited on white.
 
-    Pass one ``converter`` for all frames of a file: creating one costs as much as converting a small frame. ``turn``
-    is the frame's :func:`orientation`, where the frame itself does not have it. A DataError without a path is raised
-    for colours that FFmpeg cannot convert.
+    Pass one ``converter`` for all frames of a file: creating one costs as much as converting a small frame.
+    ``orientation`` replaces the frame's own :func:`orientation_of`. A DataError without a path is raised for colours
+    that FFmpeg cannot convert.
     """
     converter = converter or VideoReformatter()
     components = frame.format.components
@@ -64,7 +65,7 @@ def rgb(frame: av.VideoFrame, *, converter: VideoReformatter | None = None, turn
         pixels = _on_white(_convert(frame, "rgba64le" if deep else "rgba", converter))
     else:
         pixels = _convert(frame, "rgb24", converter)
-    transpose, flip_rows, flip_columns = turn or orientation(frame)
+    transpose, flip_rows, flip_columns = orientation or orientation_of(frame)
     if transpose:
         pixels = pixels.swapaxes(0, 1)
     pixels = pixels[::-1 if flip_rows else 1, ::-1 if flip_columns else 1]
@@ -91,8 +92,8 @@ def _on_white(pixels: np.ndarray) -> np.ndarray:
     return np.round(255 * (1 - (1 - colour) * opacity)).astype(np.uint8)
 
 
-def orientation(frame: av.VideoFrame) -> Turn:
-    """(transpose, flip rows, flip columns): the steps, in this order, by which a stored picture becomes upright.
+def orientation_of(frame: av.VideoFrame) -> Orientation:
+    """The steps, in this order, by which a stored picture becomes upright.
 
     The display matrix maps column x and row y to x' = a x + c y and y' = b x + d y (ISO 14496-12). Scales are ignored.
     Any but the eight orientations is logged and not applied.
@@ -139,14 +140,16 @@ def check_one_size(sizes: Iterable[tuple[int, int]], *, path: str | os.PathLike)
 class RGBFrames(Sequence[Tensor]):
     """Decoded frames of one size, converted to RGB when indexed, which halves the memory of a 720p clip."""
 
-    def __init__(self, frames: Sequence[av.VideoFrame], *, path: str | os.PathLike, turn: Turn | None = None):
-        check_one_size(((frame.width, frame.height) if (turn or orientation(frame))[0] else (frame.height, frame.width)
-                        for frame in frames), path=path)
-        self._frames, self._path, self._turn, self._converter = frames, path, turn, VideoReformatter()
+    def __init__(self, frames: Sequence[av.VideoFrame], *, path: str | os.PathLike,
+                 orientation: Orientation | None = None):
+        transposed = [(orientation or orientation_of(frame))[0] for frame in frames]
+        check_one_size(((frame.width, frame.height) if swap else (frame.height, frame.width)
+                        for frame, swap in zip(frames, transposed, strict=True)), path=path)
+        self._frames, self._path, self._orientation, self._converter = frames, path, orientation, VideoReformatter()
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def __getitem__(self, index: int) -> Tensor:
         with path_in_errors(self._path):
-            return rgb(self._frames[index], converter=self._converter, turn=self._turn)
+            return rgb(self._frames[index], converter=self._converter, orientation=self._orientation)

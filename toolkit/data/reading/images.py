@@ -86,7 +86,7 @@ def rgb_of(image: Image.Image, *, path: str | os.PathLike) -> Tensor:
 
 
 def _check_tiff(image: Image.Image, path: str | os.PathLike) -> None:
-    """Raise a DataError for TIFF files of which Pillow would return a preview or other values."""
+    """Raise a DataError for the kinds of TIFF files that Pillow reads wrongly."""
     tags, base = getattr(image, "tag_v2", {}), ExifTags.Base
     bits = max(np.atleast_1d(tags.get(base.BitsPerSample, 8)))
     problems = {"a small preview of a raw photo": tags.get(base.NewSubfileType, 0) & 1 and image.tell() == 0,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from toolkit.contracts import DataError
 from toolkit.data.reading.files import check_regular, name_of, path_in_errors, unreadable
-from toolkit.data.reading.frames import RGBFrames, Turn, log_aspect, orientation, rgb
+from toolkit.data.reading.frames import Orientation, RGBFrames, log_aspect, orientation_of, rgb
 from toolkit.data.reading.video_index import (
     INDEXES,
     NO_TIME,
@@ -52,7 +52,7 @@ class VideoFile(AbstractContextManager):
     """
 
     _container = _decoder = None
-    _turn: Turn | None = None  # the orientation of the frames, where the decoder does not give it
+    _orientation: Orientation | None = None  # of the frames, where the decoder does not give it
     _position_token: object = None  # replaced at each seek and reopening, so that an iterator notices; None: closed
 
     def __init__(self, source: str | os.PathLike | bytes, *, name: str | os.PathLike | None = None,
@@ -105,7 +105,7 @@ class VideoFile(AbstractContextManager):
         if decoder.name in WITH_ALPHA and _has_alpha(stream):
             decoder = av.CodecContext.create(WITH_ALPHA[decoder.name], "r")
             decoder.extradata = stream.codec_context.extradata
-            stream.codec_context.thread_count = 1  # it decodes one frame, see _turn_of
+            stream.codec_context.thread_count = 1  # it decodes one frame, see _orientation_of
         decoder.thread_type = self.thread_type
         if self.thread_type == "NONE":
             decoder.thread_count = 1
@@ -166,8 +166,8 @@ class VideoFile(AbstractContextManager):
                     if not begun and not self._decoder.is_open:
                         self._decoder.thread_count = 1  # several threads report errors some packets later
                     packet.pts = packet.dts = number  # the decoder copies it to the packet's frame
-                    if begun and self._turn is None and self._decoder is not self._stream.codec_context:
-                        self._turn = self._turn_of(packet)
+                    if begun and self._orientation is None and self._decoder is not self._stream.codec_context:
+                        self._orientation = self._orientation_of(packet)
                 try:
                     frames = self._decoder.decode(packet)
                 except av.error.InvalidDataError:
@@ -178,10 +178,10 @@ class VideoFile(AbstractContextManager):
                     self.num_decoded += 1
                     yield -1 if frame.pts is None else frame.pts, frame
 
-    def _turn_of(self, packet: av.Packet) -> Turn | None:
+    def _orientation_of(self, packet: av.Packet) -> Orientation | None:
         """The orientation of a keyframe by FFmpeg's own decoder, to which the stream passes the display matrix."""
         frames = self._stream.codec_context.decode(packet)
-        return orientation(frames[0]) if frames else None
+        return orientation_of(frames[0]) if frames else None
 
     def _seek(self, keyframe: int) -> Iterator[tuple[int, av.Packet]]:
         """(number, packet) from a keyframe on: by the fastest seek that finds it, or by reading from the start."""
@@ -317,7 +317,7 @@ class VideoFile(AbstractContextManager):
                 if frame is None:
                     raise unreadable(self.path, f"needed frame {number}, got {len(self.times)} frames; ask for fewer.")
             chosen.append(frame)
-        return RGBFrames(chosen, path=self.path, turn=self._turn)
+        return RGBFrames(chosen, path=self.path, orientation=self._orientation)
 
     def rgb_frames(self, *, start: int = 0, frame_stride: int = 1) -> Iterator[Tensor]:
         """Every ``frame_stride``-th frame from the ``start``-th on, (H, W, 3) uint8."""
@@ -328,5 +328,5 @@ class VideoFile(AbstractContextManager):
     def _rgb_frames(self, start: int, frame_stride: int) -> Iterator[Tensor]:
         for frame in islice(self.frames_from(start), 0, None, frame_stride):
             with path_in_errors(self.path):
-                pixels = rgb(frame, turn=self._turn)
+                pixels = rgb(frame, orientation=self._orientation)
             yield pixels

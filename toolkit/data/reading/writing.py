@@ -185,10 +185,10 @@ class MediaWriter(AbstractContextManager):
 
     def write(self, pixels: Tensor) -> None:
         """Add frames (3, T, H, W) of about [-1, 1], clamped; a single first frame waits for more."""
-        _check_pixels(self._image, pixels)
         if self._first is not None:
             pixels, self._first = torch.cat([self._first, pixels], dim=1), None
         if pixels.shape[1] == 1 and self._video is None:
+            _check_pixels(self._image, pixels)
             self._first = pixels
             return
         if self._video is None:
