@@ -179,28 +179,39 @@ def test_one_transparent_grey_of_few_bits_is_on_white(bits, row, transparent, ex
     assert image_frame(content, name="x.png")[0, 0, :, 0].tolist() == expected
 
 
-def tiff(tags: dict[int, int], content: bytes) -> bytes:
-    """A little-endian TIFF of one strip, 2 pixels wide and 1 high."""
-    tags = {256: 2, 257: 1, 259: 1, 262: 1, 277: 1, 278: 1, 279: len(content)} | tags
-    tags[273] = 8 + 2 + 12 * (len(tags) + 1) + 4  # where the strip begins
-    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in sorted(tags.items()))
-    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4) + content
+def tiff(tags: dict[int, tuple[int, ...]], *strips: bytes) -> bytes:
+    """A little-endian TIFF, 2 pixels wide and 1 high; values of tags are 16-bit."""
+    tags = {256: (2,), 257: (1,), 259: (1,), 262: (1,), 277: (1,), 278: (1,), 279: tuple(map(len, strips))} | tags
+    place = 8 + 2 + 12 * (len(tags) + 1) + 4  # after the header and the list of tags
+    tags[273] = tuple(place + sum(map(len, strips[:number])) for number in range(len(strips)))
+    entries, long_values = b"", b""
+    for tag, values in sorted(tags.items()):
+        content = struct.pack(f"<{len(values)}H", *values)
+        if len(content) > 4:
+            content, long_values = struct.pack("<I", place + sum(map(len, strips)) + len(long_values)), (
+                long_values + content)
+        entries += struct.pack("<HHI", tag, 3, len(values)) + content.ljust(4, b"\0")
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4) + b"".join(strips) + long_values
 
 
-@pytest.mark.parametrize(("tags", "content", "problem"), [
-    ({254: 1, 258: 8}, b"\0\xff", "a small preview of a raw photo"),
-    ({258: 32}, struct.pack("<2I", 0, 2**31), "32-bit integers"),
-    ({258: 16, 262: 0}, struct.pack("<2H", 0, 20000), "16-bit values in which 0 is white"),
-    ({258: 16, 277: 3, 284: 2}, bytes(12), "16-bit colours in separate planes"),
-    ({258: 16, 339: 2}, struct.pack("<2h", -9, 9), "signed integers")])
-def test_a_tiff_whose_values_pillow_changes_is_refused(tags, content, problem):
+RGB = {258: (16, 16, 16), 262: (2,), 277: (3,)}
+
+
+@pytest.mark.parametrize(("tags", "strips", "problem"), [
+    ({254: (1,), 258: (8,)}, [b"\0\xff"], "a small preview of a raw photo"),
+    ({258: (32,)}, [struct.pack("<2I", 0, 2**31)], "32-bit integers"),
+    ({258: (16,), 262: (0,)}, [struct.pack("<2H", 0, 20000)], "16-bit values in which 0 is white"),
+    (RGB | {284: (2,)}, [struct.pack("<2H", 0, 40000)] * 3, "16-bit colours in separate planes"),
+    ({258: (16,), 339: (2,)}, [struct.pack("<2h", -9, 9)], "signed integers")])
+def test_a_tiff_that_pillow_reads_wrongly_is_refused(tags, strips, problem):
     with pytest.raises(DataError, match=f"x.tif: needed an image that Pillow can read, got {problem};"):
-        image_frame(tiff(tags, content), name="x.tif")
+        image_frame(tiff(tags, *strips), name="x.tif")
 
 
-def test_a_tiff_of_16_bits_is_read():
-    content = tiff({258: 16}, struct.pack("<2H", 0, 40000))
-    assert image_frame(content, name="x.tif")[0, 0, :, 0].tolist() == [0, 156]
+@pytest.mark.parametrize(("tags", "channels"), [({258: (16,)}, 1), (RGB, 3)])
+def test_a_tiff_of_16_bits_is_read(tags, channels):
+    content = tiff(tags, struct.pack(f"<{2 * channels}H", *[0] * channels, *[40000] * channels))
+    assert np.abs(image_frame(content, name="x.tif")[0].numpy().astype(int) - [[[0] * 3, [156] * 3]]).max() <= 1
 
 
 def test_one_transparent_colour_of_16_bits_is_on_white(tmp_path):
